@@ -1,0 +1,35 @@
+# make demo · make test · make check · make bench. Needs python3 (3.11 or later) and nothing else.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check setup bench clean
+
+demo: .venv/core  ## train the names model and print 20 names
+	$(BIN)/microgpt train names
+
+test: .venv/full  ## the whole test suite
+	$(BIN)/python -m pytest -n auto
+
+check: .venv/full  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+setup: .venv/full  ## .venv with all that tests and benchmarks need
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "microgpt needs Python 3.11 or later, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+
+.venv/core: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) -e .
+	touch $@
+
+.venv/full: .venv/core
+	$(PIP) -e '.[dev,torch]'
+	touch $@

@@ -1,0 +1,270 @@
+"""The configuration: what a model is, how it is trained, on what, and how the run is kept.
+
+Four sections, each checked key by key, to and from TOML and plain dicts. Layers are merged before they are
+checked: defaults < scenario file < --config file < flags.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from microgpt.errors import UsageError
+
+Positive = Annotated[int, Field(gt=0, strict=True)]
+Count = Annotated[int, Field(ge=0, strict=True)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+# What a family sets; every key given beside it wins.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "classic": {"position": "learned", "activation": "relu", "final_norm": False, "qk_norm": False},
+    "modern": {
+        "position": "rope",
+        "activation": "relu2",
+        "final_norm": True,
+        "qk_norm": False,
+        "rope_pairs": "half",
+    },
+    "nanochat": {
+        "position": "rope",
+        "activation": "relu2",
+        "final_norm": True,
+        "qk_norm": True,
+        "rope_pairs": "half",
+    },
+}
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(Section):
+    """The architecture: everything that fixes the shapes and the arithmetic of the model."""
+
+    family: Annotated[Literal["classic", "modern", "nanochat"], Field(description="options set together")] = "classic"
+    vocab_size: Annotated[Positive | None, Field(description="tokens (default: the tokenizer's)")] = None
+    block_size: Annotated[Positive, Field(description="context length in tokens")] = 16
+    n_layer: Annotated[Positive, Field(description="transformer blocks")] = 1
+    n_head: Annotated[Positive, Field(description="attention heads; divides n_embd")] = 4
+    n_embd: Annotated[Positive, Field(description="width of the residual stream")] = 16
+    position: Annotated[Literal["learned", "rope"], Field(description="how positions are told apart")] = "learned"
+    rope_pairs: Annotated[Literal["interleaved", "half"], Field(description="which channels RoPE rotates together")] = (
+        "interleaved"
+    )
+    rope_base: Annotated[float, Field(gt=1, description="RoPE's longest wavelength / 2 pi")] = 10000.0
+    activation: Annotated[Literal["relu", "relu2", "gelu"], Field(description="the MLP's activation")] = "relu"
+    norm_embedding: Annotated[bool, Field(description="RMSNorm right after the embedding")] = True
+    final_norm: Annotated[bool, Field(description="RMSNorm before the head")] = False
+    tie_embeddings: Annotated[bool, Field(description="the head uses wte")] = False
+    qk_norm: Annotated[bool, Field(description="RMSNorm on queries and keys, per head")] = False
+    softcap: Annotated[Rate, Field(description="logits = cap * tanh(logits / cap); 0 is off")] = 0.0
+    init_std: Annotated[Rate, Field(description="standard deviation of the first values")] = 0.08
+    residual_init: Annotated[
+        Literal["same", "zero", "scaled"],
+        Field(description="attn_wo and mlp_fc2: same, 0 or /sqrt(2 n_layer)"),
+    ] = "same"
+    dropout: Annotated[Fraction, Field(description="dropped share of embedding and residual branches")] = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_family(cls, given: Any) -> Any:
+        return {**FAMILIES.get(given.get("family", ""), {}), **given} if isinstance(given, Mapping) else given
+
+    @model_validator(mode="after")
+    def _check_shapes(self) -> Self:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd must be divisible by n_head, got {self.n_embd} and {self.n_head}")
+        if self.position == "rope" and self.head_dim % 2:
+            raise ValueError(f"RoPE needs an even head size, got n_embd / n_head = {self.head_dim}")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Channels a head."""
+        return self.n_embd // self.n_head
+
+    @property
+    def vocab(self) -> int:
+        """The vocabulary's size, which must be known by now."""
+        assert self.vocab_size is not None, "the tokenizer sets vocab_size before a model is built"
+        return self.vocab_size
+
+
+class Optim(Section):
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980) and the learning rate's schedule."""
+
+    learning_rate: Annotated[Rate, Field(description="highest learning rate")] = 0.01
+    beta1: Annotated[Fraction, Field(description="decay of the first moment")] = 0.85
+    beta2: Annotated[Fraction, Field(description="decay of the second moment")] = 0.99
+    eps: Annotated[float, Field(gt=0, description="Adam's epsilon")] = 1e-8
+    weight_decay: Annotated[Rate, Field(description="decoupled decay (AdamW)")] = 0.0
+    schedule: Annotated[Literal["constant", "linear", "cosine"], Field(description="how the learning rate falls")] = (
+        "linear"
+    )
+    warmup_steps: Annotated[Count, Field(description="steps from 0 to the highest rate")] = 0
+    min_learning_rate: Annotated[Rate, Field(description="where the schedule ends")] = 0.0
+    clip_norm: Annotated[Rate, Field(description="longest global gradient; 0 is off")] = 0.0
+
+    @model_validator(mode="after")
+    def _check_floor(self) -> Self:
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate must not exceed learning_rate, "
+                f"got {self.min_learning_rate} and {self.learning_rate}"
+            )
+        return self
+
+
+class Data(Section):
+    """Where the text comes from and how it becomes rows of tokens."""
+
+    dataset: Annotated[str | None, Field(description="a data set by name (microgpt data list)")] = None
+    path: Annotated[str | None, Field(description="a text file instead")] = None
+    tokenizer: Annotated[Literal["char"], Field(description="how text becomes tokens")] = "char"
+    trailing_bos: Annotated[bool, Field(description="a document ends with BOS")] = True
+    val_fraction: Annotated[
+        Fraction | None, Field(description="held-out documents (default: 0.1 if eval_every is set, else 0)")
+    ] = None
+
+
+class Run(Section):
+    """How long, how fast, with what, and what is kept."""
+
+    steps: Annotated[Positive, Field(description="optimizer steps in all")] = 1000
+    batch_size: Annotated[Positive, Field(description="rows a pass")] = 1
+    grad_accum: Annotated[Positive, Field(description="passes an optimizer step")] = 1
+    seed: Annotated[Count, Field(description="one seed, one model")] = 42
+    engine: Annotated[str, Field(description="auto, or a rung of the ladder")] = "auto"
+    dtype: Annotated[Literal["auto", "float64", "float32", "bfloat16"], Field(description="numbers of the engine")] = (
+        "auto"
+    )
+    device: Annotated[str, Field(description="auto, cpu, cuda, mps")] = "auto"
+    threads: Annotated[Count, Field(description="threads of the engine; 0 lets it choose")] = 0
+    checkpoint_every: Annotated[Count, Field(description="steps between checkpoints; 0: at the end")] = 0
+    keep: Annotated[Positive, Field(description="newest checkpoints to keep")] = 3
+    eval_every: Annotated[Count, Field(description="steps between held-out losses; 0 is off")] = 0
+    sample_every: Annotated[Count, Field(description="steps between samples; 0 is off")] = 0
+    samples: Annotated[Count, Field(description="samples at the end")] = 20
+    temperature: Annotated[Rate, Field(description="temperature of the samples")] = 0.5
+
+
+class Config(Section):
+    """The whole: what `run.toml` holds, and what a scenario file may set."""
+
+    name: str = "custom"
+    description: str = ""
+    model: Model = Model()
+    optim: Optim = Optim()
+    data: Data = Data()
+    run: Run = Run()
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any], where: str = "configuration") -> Config:
+        """Check a nested dict. Raises UsageError with `where` and the key."""
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise UsageError(f"{where}: {_one_line(error)}", "E_CONFIG") from None
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Config:
+        """Read a whole configuration. Raises UsageError."""
+        return cls.from_dict(read_toml(path), str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The nested dict without the keys that are not set (TOML knows no null)."""
+        return self.model_dump(exclude_none=True)
+
+    def to_toml(self) -> str:
+        """The text that `from_toml` reads back to an equal configuration."""
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+    def with_vocab(self, vocab_size: int) -> Config:
+        """The same with the tokenizer's vocabulary. Raises UsageError if another size was asked for."""
+        if self.model.vocab_size not in (None, vocab_size):
+            raise UsageError(
+                f"model.vocab_size: the tokenizer has {vocab_size} tokens, got {self.model.vocab_size}; leave it out"
+            )
+        return self.replace(model={"vocab_size": vocab_size})
+
+    def replace(self, **sections: Mapping[str, Any]) -> Config:
+        """The same with some keys of some sections changed, checked again."""
+        return Config.from_dict(merge(self.to_dict(), sections))
+
+
+SECTIONS: dict[str, type[Section]] = {"model": Model, "optim": Optim, "data": Data, "run": Run}
+
+
+def keys() -> Iterator[tuple[str, str, Any]]:
+    """Every configuration key as (section, key, pydantic field), in the order of the file."""
+    for section, cls in SECTIONS.items():
+        for key, field in cls.model_fields.items():
+            yield section, key, field
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts, later layers over earlier ones; a family given later also resets what it sets."""
+    out: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, Mapping):
+                value = {**FAMILIES.get(value.get("family", ""), {}), **value} if key == "model" else value
+                out[key] = {**out.get(key, {}), **value}
+            else:
+                out[key] = value
+    return out
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict. Raises UsageError with the line of a mistake."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); name a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not TOML: {error}") from None
+
+
+def scenarios() -> dict[str, Path]:
+    """The scenario files that ship with the package, by name."""
+    folder = resources.files("microgpt") / "scenarios"
+    return {Path(str(f)).stem: Path(str(f)) for f in sorted(folder.iterdir(), key=str) if f.name.endswith(".toml")}
+
+
+def scenario(name: str) -> dict[str, Any]:
+    """A scenario's layer by its name. Raises UsageError with the nearest names."""
+    known = scenarios()
+    if name not in known:
+        raise UsageError(f"no scenario is called {name!r}; {nearest(name, known)}")
+    return {"name": name, **read_toml(known[name])}
+
+
+def nearest(name: str, known: Mapping[str, Any]) -> str:
+    """'did you mean …?' for a mistyped name."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(known)}"
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first mistake of a ValidationError as 'section.key: sentence (got …)'."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        section = SECTIONS.get(str(first["loc"][0]), Config)
+        return f"{where}: there is no such key; {nearest(str(first['loc'][-1]), section.model_fields)}"
+    sentence = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if first["type"] == "value_error":
+        return f"{where}: {sentence}"
+    return f"{where}: {sentence}, got {first['input']!r}"

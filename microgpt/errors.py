@@ -1,0 +1,64 @@
+"""The errors a user can meet: one line that says what, where, what was expected and what to do.
+
+Each family has its exit status, so that a script can tell a typing mistake from a full disk; each error has a
+stable code, so that a program can tell them apart without reading the sentence.
+"""
+
+from __future__ import annotations
+
+
+class MicrogptError(Exception):
+    """Something a user can mend. `str(error)` is the one line to show."""
+
+    status = 1
+    code = "E_ERROR"
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        if code:
+            self.code = code
+
+
+class UsageError(MicrogptError):
+    """A flag, a name or a configuration key that cannot be."""
+
+    status = 2
+    code = "E_USAGE"
+
+
+class DataError(MicrogptError):
+    """A text, a data set or a prompt that cannot be used."""
+
+    status = 3
+    code = "E_DATA"
+
+
+class CheckpointError(MicrogptError):
+    """A model or run folder that is missing, damaged, foreign or contradicted."""
+
+    status = 4
+    code = "E_CHECKPOINT"
+
+
+class MachineError(MicrogptError):
+    """The disk, the memory, a permission or a missing optional part."""
+
+    status = 5
+    code = "E_MACHINE"
+
+
+class NumericError(MicrogptError):
+    """A loss or a gradient that is no longer a number."""
+
+    status = 6
+    code = "E_NUMERIC"
+
+
+class Stopped(MicrogptError):
+    """A signal ended the run after its state was saved; the status is 128 + the signal's number."""
+
+    code = "E_STOPPED"
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + signal_number

@@ -1,0 +1,188 @@
+"""Every byte that goes to disk, and every byte that is trusted when it comes back.
+
+Nothing is written in place: a file or folder is made under a temporary name, flushed, renamed, and the parent
+flushed, so that after a crash either the old or the new is there, whole. A flush that fails is never tried
+again on the same file (Linux may have dropped the pages): the temporary file is thrown away. The module's `os`
+is the one thing that a test replaces to make the disk full, slow or dead at any call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from microgpt.errors import CheckpointError, MachineError
+
+TEMPORARY = ".tmp-"
+
+
+@contextmanager
+def disk(doing: str, path: Path) -> Iterator[None]:
+    """Turn an OSError into one line that names the file, the reason and what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        where = f"{error.filename or path}".replace(TEMPORARY, "")
+        raise MachineError(f"{where}: cannot {doing} ({reason}){_advice(error.errno)}", "E_DISK") from error
+
+
+def _advice(number: int | None) -> str:
+    import errno
+
+    return {
+        errno.ENOSPC: "; free some space and go on with --resume",
+        errno.EDQUOT: "; your quota is used up: free some space and go on with --resume",
+        errno.EACCES: "; choose a folder that you may write to with --out",
+        errno.EPERM: "; choose a folder that you may write to with --out",
+        errno.EROFS: "; the file system is read-only: choose another folder with --out",
+        errno.EMFILE: "; too many open files: raise the limit (ulimit -n)",
+    }.get(number or 0, "")
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write and flush a file that nobody reads yet. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_folder(path: Path) -> None:
+    """Flush a folder's entries, where the system can (Windows cannot open folders)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace a file by new content: after a crash the old or the new is there, whole. Raises OSError."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    try:
+        write_new(temporary, data)
+        os.replace(temporary, path)
+    except BaseException:
+        _forget(temporary)
+        raise
+    flush_folder(path.parent)
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """A temporary folder to fill, which becomes `final` at the end. Raises OSError; then nothing is left.
+
+    Files in it are to be written with `write_new`; sub-folders are flushed here.
+    """
+    temporary = final.with_name(f"{TEMPORARY}{final.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    os.mkdir(temporary)
+    try:
+        yield temporary
+        for folder in (*(entry for entry in sorted(temporary.iterdir()) if entry.is_dir()), temporary):
+            flush_folder(folder)
+        os.rename(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    flush_folder(final.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a crash never leaves half of it under its own name. Raises OSError."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    os.rename(path, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a crash left under temporary names."""
+    for entry in folder.glob(f"{TEMPORARY}*"):
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            _forget(entry)
+
+
+def append(path: Path, text: str) -> None:
+    """Add lines to a log. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        view = memoryview(text.encode())
+        while view:
+            view = view[os.write(descriptor, view) :]
+    finally:
+        os.close(descriptor)
+
+
+def flush(path: Path) -> None:
+    """Flush a file that was appended to. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _forget(path: Path) -> None:
+    with suppress(OSError):
+        os.unlink(path)
+
+
+def sha256(path: Path) -> str:
+    """A file's SHA-256 in hexadecimal. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path, limit: int = 2**26) -> Any:
+    """A JSON file, strictly: UTF-8, no duplicate keys, no NaN, not nested beyond reason, at most `limit` bytes.
+
+    Raises CheckpointError with the reason.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(data) > limit:
+        raise CheckpointError(f"{path}: larger than {limit} bytes; not a file of ours")
+    return parse_json(data, str(path))
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """JSON bytes with the strictness of `read_json`. Raises CheckpointError."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(pairs)
+        if len(out) != len(pairs):
+            raise ValueError("a key occurs twice")
+        return out
+
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word} is not JSON")
+
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+    except RecursionError:
+        raise CheckpointError(f"{where}: damaged JSON (nested too deeply)", "E_JSON") from None
+    except ValueError as error:
+        raise CheckpointError(f"{where}: damaged JSON ({error})", "E_JSON") from None
+
+
+def to_json(value: Any) -> bytes:
+    """Indented JSON, the same bytes for the same value."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -1,0 +1,52 @@
+"""Adam and the schedules, written once, in plain operators: floats, NumPy arrays and torch tensors alike."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from microgpt.config import Optim
+
+
+def adam(p: Any, g: Any, m: Any, v: Any, optim: Optim, step: int, lr: float) -> tuple[Any, Any, Any]:
+    """One update of weights p from gradients g with moments m, v: returns the new (p, m, v).
+
+    Kingma & Ba 2015 (arXiv:1412.6980), algorithm 1; the decay is decoupled (Loshchilov & Hutter 2019,
+    arXiv:1711.05101). `step` counts from 0. Nothing is changed in place.
+    """
+    m = optim.beta1 * m + (1 - optim.beta1) * g
+    v = optim.beta2 * v + (1 - optim.beta2) * g**2
+    m_hat = m / (1 - optim.beta1 ** (step + 1))
+    v_hat = v / (1 - optim.beta2 ** (step + 1))
+    if optim.weight_decay:
+        p = p - lr * optim.weight_decay * p
+    return p - lr * m_hat / (v_hat**0.5 + optim.eps), m, v
+
+
+def clip_scale(norm: float, clip_norm: float) -> float:
+    """What gradients of this global norm are multiplied by so that it is at most `clip_norm` (0: never)."""
+    return clip_norm / norm if clip_norm and norm > clip_norm else 1.0
+
+
+def learning_rate(optim: Optim, step: int, steps: int) -> float:
+    """The rate of optimizer step `step` (from 0) of `steps`.
+
+    Warmup rises from 0 at step 0; then the schedule falls from `learning_rate` at the end of the warmup to
+    `min_learning_rate` at `steps`.
+    """
+    high, low, warmup = optim.learning_rate, optim.min_learning_rate, optim.warmup_steps
+    if step < warmup:
+        return high * step / warmup
+    if optim.schedule == "constant":
+        return high
+    progress = (step - warmup) / max(1, steps - warmup)
+    if optim.schedule == "linear":
+        return low + (high - low) * (1 - progress)
+    return low + (high - low) * (0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def learning_rates(optim: Optim, first: int, count: int, steps: int) -> np.ndarray:
+    """The rates of `count` steps from `first` on, float64 (count,)."""
+    return np.array([learning_rate(optim, step, steps) for step in range(first, first + count)])
