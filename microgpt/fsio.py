@@ -186,3 +186,13 @@ def parse_json(data: bytes, where: str) -> Any:
 def to_json(value: Any) -> bytes:
     """Indented JSON, the same bytes for the same value."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def make_folder(path: Path) -> None:
+    """One new folder. Raises OSError."""
+    os.mkdir(path)
+
+
+def make_folders(path: Path) -> None:
+    """A folder and its parents, where missing. Raises OSError."""
+    os.makedirs(path, exist_ok=True)

@@ -1,0 +1,292 @@
+"""A folder that can speak alone: weights, tokenizer, configuration, and all that an exact resume needs.
+
+A checkpoint is never changed once it has its name. Its manifest holds the size and SHA-256 of every file, and
+nothing is believed, or given memory, before it agrees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from microgpt import fsio
+from microgpt.config import Config
+from microgpt.errors import CheckpointError, UsageError
+from microgpt.model import Tensors, n_params, table
+from microgpt.tokenizers import Tokenizer
+from microgpt.tokenizers import read as read_tokenizer
+
+FORMAT = 1
+MANIFEST = "MANIFEST.json"
+STEP_FOLDER = re.compile(r"step-(\d{8,})")
+SIZES = {"F64": 8, "F32": 4}
+HEADER_LIMIT = 10_000_000  # bytes of a safetensors header; ours have 100 a tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model folder that was opened: what it is, and its tensors on demand."""
+
+    path: Path
+    config: Config
+    tokenizer: Tokenizer
+    state: dict[str, Any]  # trainer/state.json; empty in a folder without it
+    files: dict[str, dict[str, Any]] | None  # the manifest's; None in a folder without it
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return int(self.state.get("step", 0))
+
+    def weights(self) -> Tensors:
+        """The model's matrices by name. Raises CheckpointError if a file is damaged."""
+        shapes = {w.name: w.shape for w in table(self.config.model)}
+        return read_tensors(self.path, "model.safetensors", self.files, shapes)
+
+    def tensors(self) -> Tensors:
+        """The matrices and Adam's moments `m.*`, `v.*`. Raises CheckpointError if a file is damaged."""
+        shapes = {part + w.name: w.shape for part in ("m.", "v.") for w in table(self.config.model)}
+        return self.weights() | read_tensors(self.path, "trainer/optimizer.safetensors", self.files, shapes)
+
+
+def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, state: dict[str, Any]) -> Path:
+    """Write `folder`/step-XXXXXXXX whole or not at all; returns it. Raises OSError.
+
+    `tensors` are weights and moments; `state` is JSON, with `step`.
+    """
+    from safetensors.numpy import save
+
+    weights = {w.name: tensors[w.name] for w in table(config.model)}
+    moments = {name: value for name, value in tensors.items() if name not in weights}
+    contents = {
+        "config.json": fsio.to_json(describe(config, tokenizer, next(iter(weights.values())).dtype)),
+        "generation_config.json": fsio.to_json(generation_config(config, tokenizer)),
+        "tokenizer.json": tokenizer.to_json(),
+        "README.md": model_card(config, tokenizer, state).encode(),
+        "model.safetensors": save(weights, {"format": "pt"}),
+        "trainer/optimizer.safetensors": save(moments, {"format": "pt"}),
+        "trainer/state.json": fsio.to_json(state),
+    }
+    final = folder / f"step-{state['step']:08d}"
+    if (final / MANIFEST).is_file():
+        return final
+    if final.exists():  # a file system that renames folders bit by bit left it without its manifest
+        fsio.remove_folder(final)
+    with fsio.new_folder(final) as temporary:
+        fsio.make_folder(temporary / "trainer")
+        for name, data in contents.items():
+            fsio.write_new(temporary / name, data)
+        files = {n: {"size": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in contents.items()}
+        manifest = {"format": FORMAT, "step": state["step"], "files": files}
+        fsio.write_new(temporary / MANIFEST, fsio.to_json(manifest))
+    return final
+
+
+def describe(config: Config, tokenizer: Tokenizer, dtype: np.dtype[Any]) -> dict[str, Any]:
+    """config.json: the names that Hugging Face tools know, and our whole configuration."""
+    model = config.model
+    return {
+        "model_type": "microgpt",
+        "architectures": ["MicroGPT"],
+        "vocab_size": model.vocab,
+        "hidden_size": model.n_embd,
+        "intermediate_size": 4 * model.n_embd,
+        "num_hidden_layers": model.n_layer,
+        "num_attention_heads": model.n_head,
+        "max_position_embeddings": model.block_size,
+        "hidden_act": model.activation,
+        "tie_word_embeddings": model.tie_embeddings,
+        "bos_token_id": tokenizer.bos,
+        "eos_token_id": tokenizer.bos,
+        "dtype": str(dtype),
+        "microgpt": config.to_dict(),
+    }
+
+
+def generation_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
+    """generation_config.json: how the model is sampled unless asked otherwise."""
+    return {
+        "bos_token_id": tokenizer.bos,
+        "eos_token_id": tokenizer.bos,
+        "do_sample": config.run.temperature > 0,
+        "temperature": config.run.temperature,
+        "max_length": config.model.block_size,
+    }
+
+
+def model_card(config: Config, tokenizer: Tokenizer, state: dict[str, Any]) -> str:
+    """README.md: what the folder holds, in words."""
+    model = config.model
+    loss = state.get("loss")
+    trained = f"{state['step']} of {config.run.steps} steps" + (f", last loss {loss:.4f}" if loss is not None else "")
+    return f"""---
+library_name: microgpt
+pipeline_tag: text-generation
+---
+
+# {config.name}
+
+A GPT of {n_params(model):,} parameters ({model.n_layer} layers, {model.n_embd} wide, {model.n_head} heads,
+context {model.block_size}), with a {tokenizer.kind} tokenizer of {model.vocab} tokens.
+
+- family: {model.family}
+- trained: {trained}, seed {config.run.seed}
+- data: {config.data.dataset or config.data.path or "unknown"}
+
+    microgpt generate .
+"""
+
+
+def find(path: Path) -> Path:
+    """The model folder that a path means: itself, or the newest checkpoint of a run. Raises CheckpointError."""
+    if (path / "config.json").is_file():
+        return path
+    steps = list_steps(path / "checkpoints")
+    if steps:
+        return steps[-1]
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such folder; name a run or model folder (microgpt train makes one)")
+    raise CheckpointError(f"{path}: neither a model folder (config.json) nor a run with checkpoints")
+
+
+def list_steps(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first: named, and with a manifest."""
+    if not folder.is_dir():
+        return []
+    found = ((STEP_FOLDER.fullmatch(entry.name), entry) for entry in folder.iterdir())
+    steps = [(int(match[1]), entry) for match, entry in found if match and (entry / MANIFEST).is_file()]
+    return [entry for _, entry in sorted(steps)]
+
+
+def read(path: Path) -> Checkpoint:
+    """Open a run, checkpoint or exported folder. Raises CheckpointError with the file that is wrong."""
+    path = find(path)
+    files = None
+    if (path / MANIFEST).is_file():
+        manifest = fsio.read_json(path / MANIFEST)
+        files = _manifest_files(manifest, path)
+    described = fsio.parse_json(_read(path, "config.json", files), str(path / "config.json"))
+    given = described.get("microgpt") if isinstance(described, dict) else None
+    if not isinstance(given, dict):
+        raise CheckpointError(f"{path / 'config.json'}: not a microgpt model; see microgpt import")
+    try:
+        config = Config.from_dict(given)
+    except UsageError as error:
+        raise CheckpointError(f"{path / 'config.json'}: {error}") from None
+    if config.model.vocab_size is None:
+        raise CheckpointError(f"{path / 'config.json'}: model.vocab_size is missing")
+    tokenizer = read_tokenizer(_read(path, "tokenizer.json", files), str(path / "tokenizer.json"))
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise CheckpointError(
+            f"{path / 'tokenizer.json'}: {tokenizer.vocab_size} tokens, but the model has {config.model.vocab_size}"
+        )
+    state: Any = {}
+    if files is not None and "trainer/state.json" in files:
+        state = fsio.parse_json(_read(path, "trainer/state.json", files), str(path / "trainer/state.json"))
+        if not isinstance(state, dict) or not isinstance(state.get("step"), int) or state["step"] != manifest["step"]:
+            raise CheckpointError(f"{path / 'trainer/state.json'}: its step is not the manifest's")
+    return Checkpoint(path, config, tokenizer, state, files)
+
+
+def _manifest_files(manifest: Any, path: Path) -> dict[str, dict[str, Any]]:
+    where = path / MANIFEST
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise CheckpointError(f"{where}: not a manifest")
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{where}: format {manifest.get('format')!r}; this version reads format {FORMAT}")
+    named = STEP_FOLDER.fullmatch(path.name)
+    if named and manifest.get("step") != int(named[1]):
+        raise CheckpointError(f"{where}: its step {manifest.get('step')!r} is not the folder's")
+    for name, entry in manifest["files"].items():
+        if not (
+            isinstance(entry, dict) and isinstance(entry.get("size"), int) and isinstance(entry.get("sha256"), str)
+        ):
+            raise CheckpointError(f"{where}: no size and sha256 for {name!r}")
+    return dict(manifest["files"])
+
+
+def _read(path: Path, name: str, files: dict[str, dict[str, Any]] | None) -> bytes:
+    """A file's bytes, equal to what the manifest says of them. Raises CheckpointError."""
+    where = path / name
+    try:
+        size = where.stat().st_size
+        if files is not None:
+            if name not in files:
+                raise CheckpointError(f"{where}: not in the manifest", "E_MANIFEST")
+            if size != files[name]["size"]:
+                raise CheckpointError(
+                    f"{where}: {size} bytes, the manifest says {files[name]['size']}; the file is damaged", "E_HASH"
+                )
+        data = where.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{where}: cannot be read ({error.strerror})") from error
+    if files is not None and hashlib.sha256(data).hexdigest() != files[name]["sha256"]:
+        raise CheckpointError(f"{where}: its SHA-256 is not the manifest's; the file is damaged", "E_HASH")
+    return data
+
+
+def read_tensors(
+    path: Path, name: str, files: dict[str, dict[str, Any]] | None, shapes: dict[str, tuple[int, int]]
+) -> Tensors:
+    """The tensors of a safetensors file, which must be exactly those of `shapes`. Raises CheckpointError."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    where, data = path / name, _read(path, name, files)
+    check_header(data, str(where), shapes)
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{where}: not a safetensors file ({error})", "E_SAFETENSORS") from None
+
+
+def check_header(data: bytes, where: str, shapes: dict[str, tuple[int, int]]) -> None:
+    """Refuse what the safetensors library lets through: duplicate names, sizes that are not the file's, tensors
+    that the model does not have. Raises CheckpointError."""
+
+    def refuse(reason: str) -> CheckpointError:
+        return CheckpointError(f"{where}: {reason}", "E_SAFETENSORS")
+
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(len(data) - 8, HEADER_LIMIT):
+        raise refuse(f"not a safetensors file (header of {length} bytes in a file of {len(data)})")
+    header = fsio.parse_json(data[8 : 8 + length], where)
+    if not isinstance(header, dict):
+        raise refuse("not a safetensors file (its header is no object)")
+    header.pop("__metadata__", None)
+    if header.keys() != shapes.keys():
+        odd = sorted(header.keys() ^ shapes.keys())[0]
+        raise refuse(f"tensor {odd!r} is {'unknown to the model' if odd in header else 'missing'}")
+    spans = []
+    for name, entry in header.items():
+        dtype, shape, span = (
+            entry.get(key) if isinstance(entry, dict) else None for key in ("dtype", "shape", "data_offsets")
+        )
+        if dtype not in SIZES:
+            raise refuse(f"tensor {name!r} has dtype {dtype!r}; expected one of {', '.join(SIZES)}")
+        if shape != list(shapes[name]):
+            raise refuse(f"tensor {name!r} has shape {shape!r}; the model's is {list(shapes[name])}")
+        size = SIZES[dtype] * shapes[name][0] * shapes[name][1]
+        if not (
+            isinstance(span, list)
+            and len(span) == 2
+            and all(type(x) is int for x in span)
+            and span[1] - span[0] == size
+        ):
+            raise refuse(f"tensor {name!r} lies at {span!r}; expected {size} bytes")
+        spans.append((span[0], span[1]))
+    ends = [0, *(end for _, end in sorted(spans))]
+    if [begin for begin, _ in sorted(spans)] != ends[:-1] or ends[-1] != len(data) - 8 - length:
+        raise refuse("its tensors overlap or leave holes")
+
+
+def rotate(folder: Path, keep: int, best: int | None) -> None:
+    """Remove all but the newest `keep` checkpoints and the best one. Raises OSError."""
+    for old in list_steps(folder)[:-keep]:
+        if best is None or old.name != f"step-{best:08d}":
+            fsio.remove_folder(old)

@@ -1,0 +1,56 @@
+"""The command line: one verb, one function, imported when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from microgpt import __version__
+from microgpt.errors import MicrogptError
+
+app = App(name="microgpt", help="Learn, train and use small GPTs on the machine you have.", version=__version__)
+app.command("microgpt.commands.train:train", name="train", help="Train a model on a scenario or a text file.")
+app.command("microgpt.commands.generate:generate", name="generate", alias="sample", help="Let a model write.")
+app.command("microgpt.commands.info:info", name="info", help="Show what a run or model folder holds.")
+app.command("microgpt.commands.data:app", name="data", help="List and fetch data sets.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status. Errors are one line, with a traceback only after --debug."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        app(words, exit_on_error=False, print_error=False, result_action="return_none")
+    except MicrogptError as error:
+        return _fail(str(error), error.status, error if debug else None)
+    except CycloptsError as error:
+        return _fail(" ".join(str(error).split()), 2, error if debug else None)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130, None)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said
+        return 141
+    except MemoryError as error:
+        return _fail("out of memory; try a smaller model, --batch-size or --block-size", 5, error if debug else None)
+    except Exception as error:
+        hint = "" if debug else "; this is a defect of microgpt: run again with --debug and report what it prints"
+        return _fail(f"{type(error).__name__}: {error}{hint}", 70, error if debug else None)
+    return 0
+
+
+def _fail(sentence: str, status: int, error: BaseException | None) -> int:
+    if error is not None:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"microgpt: {sentence}", file=sys.stderr)
+    return status
+
+
+def script() -> None:
+    """The entry point of the installed command."""
+    sys.exit(main())

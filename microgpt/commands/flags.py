@@ -1,0 +1,80 @@
+"""Every configuration key as a flag: one class a section, whose fields are None unless given."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from microgpt.config import SECTIONS, Config, merge, nearest, read_toml, scenario, scenarios
+from microgpt.errors import UsageError
+
+# Flags that have another name than their key, or a second one.
+NAMES = {
+    "path": ("--data",),
+    "learning_rate": ("--learning-rate", "--lr"),
+    "min_learning_rate": ("--min-learning-rate", "--min-lr"),
+    "checkpoint_every": ("--checkpoint-every", "--save-every"),
+    "keep": ("--keep", "--keep-last"),
+}
+
+
+def _section(name: str, cls: Any) -> Any:
+    group = Group(f"{name.capitalize()} options")
+    fields = []
+    for key, field in cls.model_fields.items():
+        parameter = Parameter(help=field.description, name=NAMES.get(key), group=group, show_default=False)
+        fields.append((key, Annotated[_plain(field.annotation), parameter], None))
+    flags = dataclasses.make_dataclass(f"{name.capitalize()}Flags", fields, frozen=True)
+    flags.__module__ = __name__  # cyclopts looks for the fields' types where a class was made
+    return flags
+
+
+def _plain(annotation: Any) -> Any:
+    """The key's type without its limits (the configuration checks those), or None."""
+    if getattr(annotation, "__metadata__", None):
+        return _plain(annotation.__origin__)
+    return annotation | None
+
+
+ModelFlags = _section("model", SECTIONS["model"])
+OptimFlags = _section("optim", SECTIONS["optim"])
+DataFlags = _section("data", SECTIONS["data"])
+RunFlags = _section("run", SECTIONS["run"])
+
+
+def given(**sections: Any) -> dict[str, dict[str, Any]]:
+    """The layer of flags that were given, by section."""
+    return {
+        name: {key: value for key, value in dataclasses.asdict(flags).items() if value is not None}
+        for name, flags in sections.items()
+        if flags is not None
+    }
+
+
+def resolve(source: str, config_file: Path | None, flags: dict[str, dict[str, Any]]) -> Config:
+    """Defaults < scenario < --config file < flags, checked. `source` is a scenario's name or a text file."""
+    layers: list[dict[str, Any]] = [base(source)]
+    if config_file:
+        layers.append(read_toml(config_file))
+        Config.from_dict(merge(*layers), str(config_file))
+    return Config.from_dict(merge(*layers, flags), "flags")
+
+
+def base(source: str) -> dict[str, Any]:
+    """The layer of a scenario, or of a text file in its place. Raises UsageError with the nearest names."""
+    if source in scenarios():
+        return scenario(source)
+    path = Path(source)
+    if path.is_file():
+        return {"name": path.stem, "data": {"path": source}}
+    if path.suffix or os_separator(source):
+        raise UsageError(f"{source}: no such file; name a text file or a scenario ({', '.join(scenarios())})")
+    raise UsageError(f"no scenario or file is called {source!r}; {nearest(source, scenarios())}")
+
+
+def os_separator(source: str) -> bool:
+    """Whether a word looks like a path."""
+    return "/" in source or "\\" in source

@@ -1,0 +1,95 @@
+"""microgpt info"""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from microgpt import checkpoint
+from microgpt.model import flops_per_token, n_params, table
+from microgpt.runfolder import RunFolder
+
+
+def info(run: Path, *, json: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """Show what a run or model folder holds: configuration, parameters, tokenizer, data, losses, files.
+
+    Parameters
+    ----------
+    run
+        A run, checkpoint or exported folder.
+    json
+        Print one JSON object.
+    """
+    facts = gather(run)
+    if json:
+        print(jsonlib.dumps(facts, ensure_ascii=False))
+    else:
+        show(facts)
+
+
+def gather(run: Path) -> dict[str, Any]:
+    """Everything that is known of a folder. Raises CheckpointError."""
+    saved = checkpoint.read(run)
+    saved.weights()
+    model = saved.config.model
+    files = sorted(entry for entry in saved.path.rglob("*") if entry.is_file())
+    losses: dict[str, Any] = {key: saved.state.get(key) for key in ("loss", "val_loss", "best")}
+    lines = [line["loss"] for line in RunFolder(run).metrics() if "loss" in line]
+    if lines:
+        losses |= {"first": lines[0], "mean_of_last_50": sum(lines[-50:]) / len(lines[-50:])}
+    return {
+        "path": str(saved.path),
+        "name": saved.config.name,
+        "step": saved.step,
+        "n_params": n_params(model),
+        "flops_per_token": flops_per_token(model),
+        "config": saved.config.to_dict(),
+        "parameters": {w.name: list(w.shape) for w in table(model)},
+        "tokenizer": {
+            "kind": saved.tokenizer.kind,
+            "vocab_size": saved.tokenizer.vocab_size,
+            "bos": saved.tokenizer.bos,
+        },
+        "data": saved.state.get("data"),
+        "engine": {key: saved.state.get(key) for key in ("engine", "dtype", "threads")},
+        "losses": losses,
+        "checkpoints": [str(path) for path in checkpoint.list_steps(run / "checkpoints")],
+        "files": {str(entry.relative_to(saved.path)): entry.stat().st_size for entry in files},
+    }
+
+
+def show(facts: dict[str, Any]) -> None:
+    """The facts as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+
+    def grid(title: str, rows: dict[str, Any], numbers: bool = False) -> None:
+        drawn = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+        drawn.add_column(style="bold")
+        drawn.add_column(justify="right" if numbers else "left", overflow="fold")
+        for key, value in rows.items():
+            drawn.add_row(key, f"{value:,}" if numbers else str(value))
+        console.print(drawn)
+        console.print()
+
+    tokenizer, data = facts["tokenizer"], facts["data"] or {}
+    summary = {
+        "path": facts["path"],
+        "step": f"{facts['step']:,} of {facts['config']['run']['steps']:,}",
+        "parameters": f"{facts['n_params']:,}",
+        "tokenizer": f"{tokenizer['kind']}, vocabulary {tokenizer['vocab_size']}, BOS {tokenizer['bos']}",
+        "data": f"{data.get('source', 'unknown')}, {data.get('documents', '?')} documents",
+        "engine": " ".join(str(value) for value in facts["engine"].values() if value),
+        **{f"loss, {key}": value for key, value in facts["losses"].items() if value is not None},
+    }
+    grid(facts["name"], summary)
+    for section in ("model", "optim", "data", "run"):
+        grid(section, facts["config"][section])
+    shapes = {f"{name} {tuple(shape)}": shape[0] * shape[1] for name, shape in facts["parameters"].items()}
+    grid("parameters", shapes, numbers=True)
+    grid("files (bytes)", facts["files"], numbers=True)

@@ -1,0 +1,102 @@
+"""Logits → token, token → tokens, tokens → text: every reply of every command comes out of these three."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from microgpt.engines import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is chosen. Temperature 0 is greedy; the filters are off by default."""
+
+    temperature: float = 0.5
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int] = ()) -> np.ndarray:
+    """The distribution (V,) that a token is drawn from, float64; greedy puts all on the first largest.
+
+    Repetition penalty (Keskar et al. 2019, arXiv:1909.05858), temperature, then top-k, top-p (Holtzman et al.
+    2020, arXiv:1904.09751) and min-p (Nguyen et al. 2024, arXiv:2407.01082), each on what the one before left.
+    """
+    z = logits.astype(np.float64)
+    if sampling.repetition_penalty != 1 and len(seen):
+        at = np.unique(np.asarray(seen))
+        z[at] = np.where(z[at] > 0, z[at] / sampling.repetition_penalty, z[at] * sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        p = np.zeros(len(z))
+        p[z.argmax()] = 1.0
+        return p
+    z /= sampling.temperature
+    p = np.exp(z - z.max())
+    p /= p.sum()
+    if 0 < sampling.top_k < len(p) or sampling.top_p < 1:
+        order = np.argsort(-p, kind="stable")
+        kept = order[: sampling.top_k or None]
+        if sampling.top_p < 1:
+            mass = np.cumsum(p[kept] / p[kept].sum())
+            kept = kept[: int(np.searchsorted(mass, sampling.top_p)) + 1]
+        p = _only(p, kept)
+    if sampling.min_p > 0:
+        p = _only(p, np.flatnonzero(p >= sampling.min_p * p.max()))
+    return p
+
+
+def _only(p: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    out = np.zeros(len(p))
+    out[kept] = p[kept]
+    return out / out.sum()
+
+
+def draw(p: np.ndarray, rng: Random) -> int:
+    """A token from a distribution, the one that `rng.choices` would draw."""
+    mass = np.cumsum(p)
+    return min(int(np.searchsorted(mass, rng.random() * mass[-1], side="right")), len(p) - 1)
+
+
+def tokens(
+    engine: Engine, state: Any, prompt: Sequence[int], room: int, sampling: Sampling, rng: Random, stop: int
+) -> Iterator[int]:
+    """Tokens after the prompt until `stop` is drawn or `room` positions are used, prompt included."""
+    seen, cache = list(prompt), None
+    fresh = np.array(seen, dtype=np.int32)
+    while len(seen) <= room:
+        logits, cache = engine.logits(state, fresh, cache)
+        token = draw(probabilities(logits[-1], sampling, seen), rng)
+        if token == stop:
+            return
+        yield token
+        seen.append(token)
+        fresh = np.array([token], dtype=np.int32)
+
+
+def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    """The text of `pieces` up to the first of `stops`; what may be the beginning of one is held back."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        ends = [at for at in (held.find(stop) for stop in stops) if at >= 0]
+        if ends:
+            yield held[: min(ends)]
+            return
+        safe = len(held) - max((_overlap(held, stop) for stop in stops), default=0)
+        if safe:
+            yield held[:safe]
+        held = held[safe:]
+    if held:
+        yield held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How much of the end of `text` is a beginning of `stop`."""
+    return next((n for n in range(min(len(text), len(stop)), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,129 @@
+"""A run on disk: its configuration, its metrics, its checkpoints, and the lock that only one trainer holds."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from microgpt import checkpoint, fsio
+from microgpt.config import Config
+from microgpt.errors import CheckpointError, MachineError, UsageError
+
+
+class RunFolder:
+    """The files of one run: run.toml, metrics.jsonl, checkpoints/."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "run.toml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+
+    def config(self) -> Config:
+        """The configuration that the run was started with. Raises CheckpointError if there is no run."""
+        if not self.config_file.is_file():
+            raise CheckpointError(f"{self.path}: no run to resume (run.toml is missing); start one without --resume")
+        try:
+            return Config.from_toml(self.config_file)
+        except UsageError as error:
+            raise CheckpointError(str(error)) from None
+
+    def is_taken(self) -> bool:
+        """Whether there is a run in it already."""
+        return self.config_file.exists() or bool(checkpoint.list_steps(self.checkpoints))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder, so that a second trainer is refused; the lock is the process's and dies with it.
+
+        Raises MachineError with who holds it. Makes the folder.
+        """
+        from filelock import FileLock, Timeout
+
+        owner = self.path / ".owner.json"
+        with fsio.disk("be made", self.path):
+            fsio.make_folders(self.checkpoints)
+        lock = FileLock(self.path / ".lock")
+        try:
+            with fsio.disk("be locked", self.path / ".lock"):
+                lock.acquire(timeout=0.2)
+        except Timeout:
+            holder = json.loads(owner.read_text()) if owner.is_file() else {}
+            raise MachineError(
+                f"{self.path}: another trainer is at work in it (process {holder.get('pid', '?')} on "
+                f"{holder.get('host', '?')} since {holder.get('since', '?')}); wait for it, or use another --out",
+                "E_LOCKED",
+            ) from None
+        except NotImplementedError:
+            print(
+                f"microgpt: {self.path}: this file system has no locks; start no second trainer here", file=sys.stderr
+            )
+        try:
+            with fsio.disk("be written", self.path):
+                fsio.sweep(self.path)
+                fsio.sweep(self.checkpoints)
+                since = time.strftime("%Y-%m-%d %H:%M:%S")
+                fsio.write_atomic(
+                    owner, fsio.to_json({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+                )
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, config: Config) -> None:
+        """Write run.toml and empty metrics. Raises OSError."""
+        fsio.write_atomic(self.metrics_file, b"")
+        fsio.write_atomic(self.config_file, config.to_toml().encode())
+
+    def rewind(self, step: int) -> None:
+        """Drop the metrics of later steps than `step`, which will be computed again. Raises OSError."""
+        if not self.metrics_file.exists():
+            return
+        kept = []
+        for line in self.metrics_file.read_bytes().splitlines(keepends=True):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break  # a line cut short by a crash
+            if not line.endswith(b"\n") or entry["step"] > step:
+                break
+            kept.append(line)
+        fsio.write_atomic(self.metrics_file, b"".join(kept))
+
+    def metrics(self) -> Iterator[dict[str, float]]:
+        """The metrics' lines; a last one that a crash cut short is left out."""
+        if not self.metrics_file.exists():
+            return
+        with open(self.metrics_file, encoding="utf-8") as file:
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    return
+
+
+def new_folder(name: str) -> Path:
+    """runs/NAME, or the first of runs/NAME-2, -3, … that holds no run yet."""
+    return next(path for path in _folders(name) if not RunFolder(path).is_taken())
+
+
+def last_folder(name: str) -> Path:
+    """The last of runs/NAME, runs/NAME-2, … that holds a run; runs/NAME if none does."""
+    last = Path("runs") / name
+    for path in _folders(name):
+        if not RunFolder(path).is_taken():
+            return last
+        last = path
+    raise AssertionError("folders do not end")
+
+
+def _folders(name: str) -> Iterator[Path]:
+    yield Path("runs") / name
+    yield from (Path("runs") / f"{name}-{n}" for n in itertools.count(2))

@@ -1,0 +1,137 @@
+"""What a person sees while a run goes on: the plan, a bar with rate and time left, and what was saved.
+
+All of it goes to stderr, so that stdout holds results alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from microgpt.model import n_params
+from microgpt.train import Job, Report
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a person would use."""
+    if seconds < 1:
+        return "under a second"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def count(n: int, noun: str) -> str:
+    """'1 layer', '2 layers'."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def describe_plan(job: Job) -> list[str]:
+    """The plan of a run, a line a subject."""
+    config, model, run = job.config, job.config.model, job.config.run
+    corpus = job.corpus
+    held = corpus.n_documents - corpus.n_train
+    steps = f"{run.steps:,} steps of {count(job.rows, 'document')}"
+    expected = duration(job.choice.seconds_per_step * run.steps)
+    lines = [f"note    {note}" for note in job.documents.notes]
+    lines += [
+        f"data    {job.documents.source}: {count(corpus.n_documents, 'document')}, {len(corpus.tokens):,} tokens"
+        + (f", {held:,} held out" if held else "")
+        + f"; {job.tokenizer.kind} tokenizer, vocabulary {model.vocab}",
+        f"model   {model.family}: {n_params(model):,} parameters ({count(model.n_layer, 'layer')}, "
+        f"{model.n_embd} wide, {count(model.n_head, 'head')}, context {model.block_size})",
+        f"engine  {job.choice.name} in {job.choice.dtype}: {job.choice.why}",
+        f"run     {steps}, about {expected}",
+    ]
+    for section in ("model", "optim", "data", "run"):
+        keys = config.to_dict()[section]
+        lines.append(f"{section:7} " + " ".join(f"{key}={value}" for key, value in keys.items()))
+    return lines
+
+
+class Terminal(Report):
+    """The report of a run on stderr: a live bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.began = self.told = time.monotonic()
+        self.at_start = 0
+        self.tokens = 0
+        self.steps = 0
+
+    def plan(self, job: Job) -> None:
+        for line in describe_plan(job):
+            say(line)
+        self.steps = job.config.run.steps
+        self.began = self.told = time.monotonic()
+        if sys.stderr.isatty():
+            self.bar = self._bar()
+
+    def _bar(self) -> Any:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        bar = Progress(
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=False,
+        )
+        bar.add_task("train", total=self.steps, loss="-", rate="-")
+        bar.start()
+        return bar
+
+    def resumed(self, path: Path, step: int) -> None:
+        say(f"resumed {path} at step {step:,}")
+        self.at_start = step
+
+    def progress(self, step: int, loss: float, tokens: int) -> None:
+        self.tokens += tokens
+        now = time.monotonic()
+        seconds = max(now - self.began, 1e-9)
+        rate = f"{(step - self.at_start) / seconds:,.0f} steps/s  {self.tokens / seconds:,.0f} tokens/s"
+        if self.bar:
+            self.bar.update(self.bar.task_ids[0], completed=step, loss=f"{loss:.4f}", rate=rate)
+        elif now - self.told > 5 or step == self.steps:
+            left = duration((self.steps - step) * seconds / max(1, step - self.at_start))
+            say(
+                f"step {step:,} / {self.steps:,}  loss {loss:.4f}  {rate}"
+                + (f"  {left} left" if step < self.steps else "")
+            )
+            self.told = now
+
+    def evaluated(self, step: int, loss: float) -> None:
+        self._line(f"step {step:,}  held-out loss {loss:.4f}")
+
+    def sample(self, step: int, text: str) -> None:
+        self._line(f"step {step:,}  sample: {text}")
+
+    def saved(self, path: Path) -> None:
+        self._line(f"saved   {path}")
+
+    def _line(self, text: str) -> None:
+        if self.bar:
+            self.bar.console.print(text, markup=False, highlight=False)
+        else:
+            say(text)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
