@@ -23,6 +23,7 @@ FLOORS = [
     {"engines", "tokenizers"},
     {"data", "generate", "evaluate", "checkpoint", "runfolder"},
     {"train", "writer"},
+    {"bench", "doctor"},
     {"terminal", "commands"},
     {"cli"},
     {"__main__"},
