@@ -11,11 +11,10 @@ Legend: T positions, D n_embd, V vocabulary; a Matrix is a tuple of rows, most o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import reduce
 from itertools import accumulate, chain
-from operator import add, mul
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec
 
@@ -23,6 +22,7 @@ from microgpt import optim as rules
 from microgpt.config import Model, Optim
 from microgpt.dropout import scales
 from microgpt.engines.lists import from_lists, to_array, to_lists
+from microgpt.engines.tuples import Matrix, Vector, dot, join, matrix, plus, product, split, times, transpose
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from microgpt.model import Tensors
 
 P = ParamSpec("P")
-Vector = tuple[float, ...]
-Matrix = tuple[Vector, ...]
 Weights = Mapping[str, Matrix]  # and gradients, by the names of their weights
 Back = Callable[[Matrix], tuple[Matrix, Weights]]
 
@@ -65,41 +63,6 @@ class Value(NamedTuple):
 def start(x: Matrix) -> Value:
     """A matrix before any step."""
     return Value(x, lambda dy: (dy, {}))
-
-
-def both(a: Value, b: Value) -> Value:
-    """The sum of two that were computed from the same matrix; the way back takes both ways."""
-
-    def back(dy: Matrix) -> tuple[Matrix, Weights]:
-        (da, grads_a), (db, grads_b) = a.back(dy), b.back(dy)
-        return plus(da, db), merge(grads_a, grads_b)
-
-    return Value(plus(a.data, b.data), back)
-
-
-def dot(a: Vector, b: Vector) -> float:
-    """The inner product of two vectors."""
-    return sum(map(mul, a, b))
-
-
-def product(a: Matrix, b: Matrix) -> Matrix:
-    """A B^T: (n, k), (m, k) -> (n, m)."""
-    return tuple(tuple(dot(row, column) for column in b) for row in a)
-
-
-def transpose(a: Matrix) -> Matrix:
-    """Rows to columns."""
-    return tuple(zip(*a, strict=True))
-
-
-def plus(a: Matrix, b: Matrix) -> Matrix:
-    """A + B."""
-    return tuple(tuple(map(add, row, other)) for row, other in zip(a, b, strict=True))
-
-
-def times(a: Matrix, b: Matrix) -> Matrix:
-    """A and B, number by number."""
-    return tuple(tuple(map(mul, row, other)) for row, other in zip(a, b, strict=True))
 
 
 def merge(a: Weights, b: Weights) -> Weights:
@@ -137,7 +100,7 @@ def rotate(x: Matrix, first: int, model: Model) -> Value:
         a, b = (row[0::2], row[1::2]) if model.rope_pairs == "interleaved" else (row[:half], row[half:])
         left = tuple(x * math.cos(t) - y * math.sin(t) for x, y, t in zip(a, b, angles, strict=True))
         right = tuple(x * math.sin(t) + y * math.cos(t) for x, y, t in zip(a, b, angles, strict=True))
-        return sum(zip(left, right, strict=True), ()) if model.rope_pairs == "interleaved" else left + right
+        return tuple(chain(*zip(left, right, strict=True))) if model.rope_pairs == "interleaved" else left + right
 
     def back(dy: Matrix) -> tuple[Matrix, Weights]:
         return tuple(turn(row, -first - t) for t, row in enumerate(dy)), {}
@@ -176,9 +139,9 @@ def softcap(x: Matrix, cap: float) -> Value:
 
 def each(x: Matrix, function: Callable[[float], tuple[float, float]]) -> Value:
     """A function of every number, which returns its value and its derivative."""
-    both = tuple(tuple(map(function, row)) for row in x)
-    slopes = tuple(tuple(slope for _, slope in row) for row in both)
-    return Value(tuple(tuple(y for y, _ in row) for row in both), lambda dy: (times(dy, slopes), {}))
+    pairs = tuple(tuple(map(function, row)) for row in x)
+    slopes = tuple(tuple(slope for _, slope in row) for row in pairs)
+    return Value(tuple(tuple(y for y, _ in row) for row in pairs), lambda dy: (times(dy, slopes), {}))
 
 
 def relu(x: float) -> tuple[float, float]:
@@ -204,10 +167,10 @@ def attention(q: Value, k: Value, v: Value, model: Model) -> Value:
     The queries are the last of the positions of the keys, and see those up to their own. All three were computed
     from one matrix, so their three ways back lead to one gradient.
     """
-    parts = tuple(map(attend, split(q.data, model), split(k.data, model), split(v.data, model)))
+    parts = tuple(map(attend, *(split(of.data, model.head_dim) for of in (q, k, v))))
 
     def back(dy: Matrix) -> tuple[Matrix, Weights]:
-        by_head = (way(d) for (_, way), d in zip(parts, split(dy, model), strict=True))
+        by_head = (way(d) for (_, way), d in zip(parts, split(dy, model.head_dim), strict=True))
         ways = tuple(of.back(join(dx)) for of, dx in zip((q, k, v), zip(*by_head, strict=True), strict=True))
         return reduce(plus, (dx for dx, _ in ways)), reduce(merge, (grads for _, grads in ways))
 
@@ -229,17 +192,6 @@ def attend(q: Matrix, k: Matrix, v: Matrix) -> tuple[Matrix, Callable[[Matrix], 
     return product(weights, transpose(v)), back
 
 
-def split(x: Matrix, model: Model) -> tuple[Matrix, ...]:
-    """The channels of every head: (T, D) to heads of (T, D / H)."""
-    size = model.head_dim
-    return tuple(tuple(row[at : at + size] for row in x) for at in range(0, model.n_embd, size))
-
-
-def join(heads: Iterable[Matrix]) -> Matrix:
-    """The inverse of `split`."""
-    return tuple(tuple(chain(*rows)) for rows in zip(*heads, strict=True))
-
-
 class Cache(NamedTuple):
     """The keys and values (T, D) of the positions so far, for every layer."""
 
@@ -256,9 +208,9 @@ class Block(NamedTuple):
 
 
 def forward(
-    model: Model, w: Weights, tokens: Sequence[int], cache: Cache | None = None, masks: Sequence[Matrix] = ()
+    model: Model, w: Weights, tokens: Sequence[int], cache: Cache | None = None, drops: Sequence[Matrix] = ()
 ) -> tuple[Value, Cache]:
-    """The logits (T, V) after each of T more tokens, and a cache with them in it. `masks` is dropout, if any."""
+    """The logits (T, V) after each of T more tokens, and a cache with them in it. `drops` is dropout, if any."""
     past = cache or Cache(((),) * model.n_layer, ((),) * model.n_layer)
     first = len(past.keys[0])
 
@@ -267,14 +219,14 @@ def forward(
         q = n.then(linear, w, f"layer{i}.attn_wq").then(by_head, first, model)
         k = n.then(linear, w, f"layer{i}.attn_wk").then(by_head, first, model).then(append, past.keys[i])
         v = n.then(linear, w, f"layer{i}.attn_wv").then(append, past.values[i])
-        mix = attention(q, k, v, model).then(linear, w, f"layer{i}.attn_wo").when(masks, dropout, masks, 2 * i + 1)
+        mix = attention(q, k, v, model).then(linear, w, f"layer{i}.attn_wo").when(drops, dropout, drops, 2 * i + 1)
         x = before.x.then(residual, mix)
         h = rmsnorm(x.data).then(linear, w, f"layer{i}.mlp_fc1").then(activate, model.activation)
-        out = h.then(linear, w, f"layer{i}.mlp_fc2").when(masks, dropout, masks, 2 * i + 2)
+        out = h.then(linear, w, f"layer{i}.mlp_fc2").when(drops, dropout, drops, 2 * i + 2)
         return Block(x.then(residual, out), k.data, v.data)
 
     x = embed(tokens, w).when(model.position == "learned", place, w, first)
-    x0 = x.when(model.norm_embedding, rmsnorm).when(masks, dropout, masks, 0)
+    x0 = x.when(model.norm_embedding, rmsnorm).when(drops, dropout, drops, 0)
     blocks = tuple(accumulate(range(model.n_layer), block, initial=Block(x0, (), ())))[1:]
     normed = blocks[-1].x.when(model.final_norm, rmsnorm)
     logits = normed.then(linear, w, "wte" if model.tie_embeddings else "lm_head")
@@ -306,11 +258,11 @@ def by_head(x: Matrix, first: int, model: Model) -> Value:
     """Rotation and norm of queries or keys, head by head, where the model has them."""
     heads = tuple(
         start(head).when(model.position == "rope", rotate, first, model).when(model.qk_norm, rmsnorm)
-        for head in split(x, model)
+        for head in split(x, model.head_dim)
     )
 
     def back(dy: Matrix) -> tuple[Matrix, Weights]:
-        return join(head.back(d)[0] for head, d in zip(heads, split(dy, model), strict=True)), {}
+        return join(head.back(d)[0] for head, d in zip(heads, split(dy, model.head_dim), strict=True)), {}
 
     return Value(join(head.data for head in heads), back)
 
@@ -320,14 +272,19 @@ def append(x: Matrix, past: Matrix) -> Value:
     return Value(past + x, lambda dy: (dy[len(past) :], {}))
 
 
-def dropout(x: Matrix, masks: Sequence[Matrix], place: int) -> Value:
+def dropout(x: Matrix, drops: Sequence[Matrix], at: int) -> Value:
     """x times the mask of a place (Srivastava et al. 2014)."""
-    return Value(times(x, masks[place]), lambda dy: (times(dy, masks[place]), {}))
+    return Value(times(x, drops[at]), lambda dy: (times(dy, drops[at]), {}))
 
 
 def residual(x: Matrix, branch: Value) -> Value:
-    """x and the branch that was computed from it."""
-    return both(start(x), branch)
+    """x and the branch that was computed from it; the way back takes both ways."""
+
+    def back(dy: Matrix) -> tuple[Matrix, Weights]:
+        dx, grads = branch.back(dy)
+        return plus(dy, dx), grads
+
+    return Value(plus(x, branch.data), back)
 
 
 def cross_entropy(logits: Matrix, targets: Sequence[int], weights: Sequence[float]) -> Value:
@@ -352,21 +309,20 @@ def step_loss(model: Model, w: Weights, feed: Feed, i: int, dropping: bool) -> V
 
     def row_loss(row: int, tokens: list[int], scored: list[bool]) -> Value:
         drops = masks(model, feed.seed, feed.first_step + i, row, len(tokens) - 1) if dropping else ()
-        logits, _ = forward(model, w, tokens[:-1], masks=drops)
+        logits, _ = forward(model, w, tokens[:-1], drops=drops)
         return logits.then(cross_entropy, tokens[1:], tuple(weight * counts for counts in scored[1:]))
 
-    return reduce(both, (row_loss(row, *tokens) for row, tokens in enumerate(feed.rows(i))))
+    def back(dy: Matrix) -> tuple[Matrix, Weights]:
+        return (), reduce(merge, (loss.back(dy)[1] for loss in losses))
+
+    losses = tuple(row_loss(row, *tokens) for row, tokens in enumerate(feed.rows(i)))
+    return Value(((sum(loss.data[0][0] for loss in losses),),), back)
 
 
 def masks(model: Model, seed: int, step: int, row: int, T: int) -> tuple[Matrix, ...]:
     """Dropout for one row, for every place, keyed so that every engine drops the same numbers."""
     places = range(2 * model.n_layer + 1)
     return tuple(matrix(scales(model.dropout, seed, step, row, at, T, model.n_embd).tolist()) for at in places)
-
-
-def matrix(rows: list[list[float]]) -> Matrix:
-    """Lists as a Matrix."""
-    return tuple(map(tuple, rows))
 
 
 class State(NamedTuple):
@@ -421,7 +377,10 @@ class Engine:
         return from_lists(*state)
 
     def train(self, state: State, feed: Feed, lrs: np.ndarray) -> tuple[State, np.ndarray]:
-        def advance(now: Progress, i: int, lr: float) -> Progress:
+        def advance(now: Progress, one: tuple[int, float]) -> Progress:
+            if now.losses and not math.isfinite(now.losses[-1]):
+                return now
+            i, lr = one
             mean = step_loss(self.model, now.state.w, feed, i, self.model.dropout > 0)
             loss, (_, grads) = mean.data[0][0], mean.back(((1.0,),))
             norm = math.sqrt(sum(dot(row, row) for rows in grads.values() for row in rows))
@@ -431,10 +390,7 @@ class Engine:
             after = update(now.state, grads, self.optim, feed.first_step + i, lr, scale)
             return Progress(after, (*now.losses, loss))
 
-        def unless_ended(now: Progress, step: tuple[int, float]) -> Progress:
-            return now if now.losses and not math.isfinite(now.losses[-1]) else advance(now, *step)
-
-        end = reduce(unless_ended, enumerate(lrs.tolist()), Progress(state, ()))
+        end = reduce(advance, enumerate(lrs.tolist()), Progress(state, ()))
         return end.state, to_array(end.losses)
 
     def loss(self, state: State, feed: Feed) -> np.ndarray:
