@@ -53,7 +53,7 @@ MUTANTS = [
     Mutant(MANUAL, "the mask lets the next token through", "k=1 + S - T)", "k=2 + S - T)"),
     Mutant(MANUAL, "no mask", "scores += future(", "0 * future("),
     Mutant(MANUAL, "attention is not scaled", "scores *= q.shape[-1] ** -0.5", "pass"),
-    Mutant(MANUAL, "the cache is off by one", "end = self.length + k.shape[2]", "end = self.length = max(0, self.length - 1) + k.shape[2]"),
+    Mutant(MANUAL, "the cache is off by one", "cache.length += T", "cache.length += max(1, T - 1)"),
     Mutant(MANUAL, "decoding starts at position 0 again", "first = cache.length if cache else 0", "first = 0"),
     Mutant(MANUAL, "softcap's gradient lacks the square", "(trace.logits / model.softcap) ** 2", "(trace.logits / model.softcap)"),
     Mutant(MANUAL, "no dropout on the embedding's way back", "dx = dx * drops[0]", "pass"),
