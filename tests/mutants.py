@@ -35,7 +35,9 @@ class Mutant(NamedTuple):
         return ["tests/engines/test_ladder.py", "-k", rung]
 
 
-MANUAL, SCALAR, PYTORCH = (f"engines/{rung}.py" for rung in ("manual", "scalar", "pytorch"))
+SCALAR, FUNCTIONAL, TENSOR, MANUAL, PYTORCH = (
+    f"engines/{rung}.py" for rung in ("scalar", "functional", "tensor", "manual", "pytorch")
+)
 MUTANTS = [
     Mutant(MANUAL, "no gradient into earlier keys", "ds.swapaxes(-1, -2) @ q,", "(ds * np.eye(*ds.shape[-2:], dtype=ds.dtype)).swapaxes(-1, -2) @ q,"),
     Mutant(MANUAL, "no gradient into earlier values", "p.swapaxes(-1, -2) @ dy", "(p * np.eye(*p.shape[-2:], dtype=p.dtype)).swapaxes(-1, -2) @ dy"),
@@ -68,10 +70,24 @@ MUTANTS = [
     Mutant(MANUAL, "dump hands out the state itself", "a.copy() for part", "a for part"),
     Mutant(SCALAR, "ReLU swallows NaN", "max(self.data, 0.0)", "max(0.0, self.data)"),
     Mutant(SCALAR, "log's gradient", "(1 / self.data,)", "(1.0,)"),
-    Mutant(SCALAR, "gradients of a refused step stay", "forget(state.w)\n                    break", "break"),
+    Mutant(SCALAR, "gradients of a refused step stay", "self._forget(state.w)\n", "pass\n"),
     Mutant(SCALAR, "the mean of all positions", "(1 / max(1, len(losses)))", "(1 / max(1, feed.targets(i) + 1))"),
     Mutant(SCALAR, "RoPE turns the wrong way", "x[a] * cos - x[b] * sin, x[a] * sin + x[b] * cos", "x[a] * cos + x[b] * sin, x[b] * cos - x[a] * sin"),
     Mutant(SCALAR, "a norm of the values too", "q, k = (by_head(y, position, model) for y in (q, k))", "q, k, v = (by_head(y, position, model) for y in (q, k, v))"),
+    Mutant(FUNCTIONAL, "one gradient of two uses", "plus(a[name], b[name]) for name", "a[name] for name"),
+    Mutant(FUNCTIONAL, "the residual's own way back dropped", "return plus(dy, dx), grads", "return dx, grads"),
+    Mutant(FUNCTIONAL, "softmax's gradient lacks the sum", "pi * (dpi - along) for", "pi * dpi for"),
+    Mutant(FUNCTIONAL, "ReLU2's gradient lacks its factor", "(x * x, 2 * x)", "(x * x, x)"),
+    Mutant(FUNCTIONAL, "RoPE's gradient turns like its values", "turn(row, -first - t)", "turn(row, first + t)"),
+    Mutant(FUNCTIONAL, "queries see one key less after a cache", "k[: earlier + t]", "k[: max(t, earlier + t - (earlier > 0))]"),
+    Mutant(FUNCTIONAL, "a repeated token's gradients overwrite", "if j == i)", "if j == i and index.index(j) == i)"),
+    Mutant(FUNCTIONAL, "an update that is not finite", "if not math.isfinite(loss + norm):", "if False:"),
+    Mutant(TENSOR, "a node keeps its last gradient alone", "child.grad = child.grad + grad", "child.grad = grad"),
+    Mutant(TENSOR, "a repeated token's gradients overwrite", "np.add.at(da, index, dy)", "da[index] = dy"),
+    Mutant(TENSOR, "a product's second gradient", "a.swapaxes(-1, -2) @ dy))", "0 * (a.swapaxes(-1, -2) @ dy)))"),
+    Mutant(TENSOR, "a cache forgets", "self.keys[layer] = np.concatenate([self.keys[layer], k.data], axis=2)", "self.keys[layer] = np.concatenate([self.keys[layer] * 0, k.data], axis=2)"),
+    Mutant(TENSOR, "positions restart after a cache", "first = cache.keys[0].shape[2] if cache else 0", "first = 0"),
+    Mutant(TENSOR, "gradients of a refused step stay", "p.grad = 0.0\n", "p.grad = p.grad * 0.0\n"),
     Mutant(PYTORCH, "the mask of a continued row", ".tril(S - T)", ".tril()"),
     Mutant(PYTORCH, "passes overwrite", "g += torch.autograd.grad", "g = torch.autograd.grad"),
     Mutant(PYTORCH, "GELU without its tanh", 'approximate="tanh"', 'approximate="none"'),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
@@ -495,11 +494,11 @@ def test_overflow_is_no_exception(rung: str, activation: str) -> None:
 # --- the names run
 
 
+RealData = Callable[[str], Path]
+
+
 @cache
-def names() -> tuple[Model, Tensors, list[list[int]]]:
-    path = Path(os.environ.get("MICROGPT_DATA_DIR", "")) / "names.txt"
-    if not path.is_file():
-        pytest.skip("names.txt is looked for in MICROGPT_DATA_DIR")
+def names(path: Path) -> tuple[Model, Tensors, list[list[int]]]:
     docs = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     rng = Random(42)
     rng.shuffle(docs)
@@ -509,21 +508,22 @@ def names() -> tuple[Model, Tensors, list[list[int]]]:
     return model, first_values(model, rng), [row[: model.block_size + 1] for row in rows]
 
 
-def names_losses(rung: str, steps: int, dtype: str = "float64") -> Any:
-    model, tensors, rows = names()
+def names_losses(path: Path, rung: str, steps: int, dtype: str = "float64") -> np.ndarray:
+    model, tensors, rows = names(path)
     it = build(rung, model, Optim(), dtype)
     return it.train(it.load(tensors), pack(rows[:steps]), learning_rates(Optim(), 0, steps, 1000))[1]
 
 
 @every_rung
-def test_golden_losses(rung: str) -> None:
+def test_golden_losses(real_data: RealData, rung: str) -> None:
     steps = 100 if rung in SLOW else 1000
-    found, expected = names_losses(rung, steps), golden()[:steps]
+    found, expected = names_losses(real_data("names"), rung, steps), golden()[:steps]
     if rung == DEFINITION:
         assert [repr(x) for x in found.tolist()] == [repr(x) for x in expected.tolist()]
     np.testing.assert_allclose(found, expected, rtol=FLOAT64)
 
 
 @pytest.mark.parametrize("rung", [rung for rung, dtype in ROUNDED if dtype == "float32"])
-def test_golden_losses_in_float32(rung: str) -> None:
-    assert names_losses(rung, 200, "float32")[199] == pytest.approx(golden()[199], rel=1e-4)
+def test_golden_losses_in_float32(real_data: RealData, rung: str) -> None:
+    losses = names_losses(real_data("names"), rung, 200, "float32")
+    assert losses[199] == pytest.approx(golden()[199], rel=1e-4)
