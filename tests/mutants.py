@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class Mutant(NamedTuple):
     def tests(self) -> list[str]:
         """The tests that ought to notice: the ladder's for this rung, or those of what all rungs share."""
         if not self.file.startswith("engines/"):
-            return ["tests/test_optim.py", "tests/engines/test_ladder.py"]
+            return ["tests/test_optim.py", "tests/test_dropout.py", "tests/engines/test_ladder.py"]
         rung = self.file.removeprefix("engines/").split("/")[0].removesuffix(".py")
         return ["tests/engines/test_ladder.py", "-k", rung]
 
@@ -107,7 +108,7 @@ MUTANTS = [
 ]  # fmt: skip
 
 
-def caught(mutant: Mutant) -> str | None:
+def caught(mutant: Mutant, tests: Sequence[str] | None = None) -> str | None:
     """The first test that fails with the mutant in place, or None if it survives."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
@@ -120,9 +121,19 @@ def caught(mutant: Mutant) -> str | None:
             raise ValueError(f"{mutant.file}: {mutant.old!r} occurs {text.count(mutant.old)} times; mend the table")
         target.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
         # The copy's folder comes first on the path of `python -m`, before any installed package.
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *mutant.tests]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "--tb=no",
+            "-p",
+            "no:cacheprovider",
+            *(tests or mutant.tests),
+        ]
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", done.stdout, re.MULTILINE)
         return failed[1] if done.returncode == 1 and failed else None
 
 
