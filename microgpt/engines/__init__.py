@@ -79,7 +79,7 @@ LADDER: dict[str, Rung] = {
         ("cuda", "mps", "cpu"),  # the first that is there
         "torch",
         6e-4,
-        3e10,
+        2e10,
     ),
 }
 
