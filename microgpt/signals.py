@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop soon; the second one as a wish to stop now."""
+"""Ctrl-C and SIGTERM: while a run goes on a wish to stop soon, the second one to stop now; else an exception."""
 
 from __future__ import annotations
 
@@ -8,6 +8,27 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised like Ctrl-C where nothing needs to be saved."""
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Within the block SIGTERM raises Terminated. Outside the main thread nothing changes."""
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Wish:
