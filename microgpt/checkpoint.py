@@ -221,6 +221,9 @@ def read(path: Path) -> Checkpoint:
     if (path / MANIFEST).is_file():
         manifest = fsio.read_json(path / MANIFEST)
         files = _manifest_files(manifest, path)
+        for name in files:
+            if not name.endswith(".safetensors"):  # those are checked when they are loaded
+                _read(path, name, files)
     elif STEP_FOLDER.fullmatch(path.name) or (path / "trainer").exists():
         raise CheckpointError(f"{path / MANIFEST}: missing; the checkpoint is not complete", "E_MANIFEST")
     described = fsio.parse_json(_read(path, "config.json", files), str(path / "config.json"))
@@ -264,6 +267,8 @@ def _manifest_files(manifest: Any, path: Path) -> dict[str, dict[str, Any]]:
             isinstance(entry, dict) and isinstance(entry.get("size"), int) and isinstance(entry.get("sha256"), str)
         ):
             raise CheckpointError(f"{where}: no size and sha256 for {name!r}")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise CheckpointError(f"{where}: {name!r} lies outside the folder")
     return dict(manifest["files"])
 
 
