@@ -340,7 +340,7 @@ def check_header(data: bytes, where: str, shapes: dict[str, tuple[int, int]]) ->
         dtype, shape, span = (
             entry.get(key) if isinstance(entry, dict) else None for key in ("dtype", "shape", "data_offsets")
         )
-        if dtype not in SIZES:
+        if not isinstance(dtype, str) or dtype not in SIZES:
             raise refuse(f"tensor {name!r} has dtype {dtype!r}; expected one of {', '.join(SIZES)}")
         if shape != list(shapes[name]):
             raise refuse(f"tensor {name!r} has shape {shape!r}; the model's is {list(shapes[name])}")

@@ -12,7 +12,12 @@ from microgpt import __version__
 from microgpt.errors import MicrogptError
 from microgpt.signals import Terminated, raised
 
-app = App(name="microgpt", help="Learn, train and use small GPTs on the machine you have.", version=__version__)
+app = App(
+    name="microgpt",
+    help="Learn, train and use small GPTs on the machine you have.",
+    version=__version__,
+    suppress_keyboard_interrupt=False,  # it would end the process without a word, and SIGTERM as if it were Ctrl-C
+)
 app.command("microgpt.commands.train:train", name="train", help="Train a model on a scenario or a text file.")
 app.command("microgpt.commands.generate:generate", name="generate", alias="sample", help="Let a model write.")
 app.command("microgpt.commands.info:info", name="info", help="Show what a run or model folder holds.")

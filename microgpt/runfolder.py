@@ -11,11 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from microgpt import checkpoint, fsio
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, MachineError, UsageError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 
 class RunFolder:
@@ -62,21 +65,14 @@ class RunFolder:
 
         Raises MachineError with who holds it. Makes the folder.
         """
-        from filelock import FileLock, Timeout
+        from filelock import FileLock
 
         with fsio.disk("be made", self.path):
             fsio.make_folders(self.checkpoints)
         lock = FileLock(self.lock_file)
         try:
             with fsio.disk("be locked", self.lock_file):
-                lock.acquire(timeout=0.2)
-        except Timeout:
-            holder = self._holder()
-            raise MachineError(
-                f"{self.path}: another trainer is at work in it (process {holder.get('pid', '?')} on "
-                f"{holder.get('host', '?')} since {holder.get('since', '?')}); wait for it, or use another --out",
-                "E_LOCKED",
-            ) from None
+                self._acquire(lock)
         except NotImplementedError:
             print(
                 f"microgpt: {self.path}: this file system has no locks; start no second trainer here", file=sys.stderr
@@ -92,6 +88,19 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def _acquire(self, lock: FileLock) -> None:
+        from filelock import Timeout
+
+        try:
+            lock.acquire(timeout=0.2)
+        except Timeout:  # an OSError too: refused here, before it is taken for one of the disk
+            holder = self._holder()
+            raise MachineError(
+                f"{self.path}: another trainer is at work in it (process {holder.get('pid', '?')} on "
+                f"{holder.get('host', '?')} since {holder.get('since', '?')}); wait for it, or use another --out",
+                "E_LOCKED",
+            ) from None
 
     def _holder(self) -> dict[str, Any]:
         try:

@@ -16,6 +16,7 @@ import pytest
 
 from microgpt import checkpoint, fsio
 from microgpt.cli import main
+from microgpt.config import SECTIONS
 from microgpt.errors import CheckpointError
 
 FILES = [
@@ -133,11 +134,12 @@ def drop(*path: Any) -> Change:
 
 
 ODD = [None, -1, 0.5, 2**70, "x", [], {}, [[1]], True, 1e300]
+MODEL = ("n_embd", "family", "block_size")
 HOSTILE: list[tuple[str, Change]] = [
-    *(("config.json", put("microgpt", "model", key, value=v)) for key in ("n_embd", "family", "block_size") for v in ODD),
+    *(("config.json", put("microgpt", "model", key, value=v)) for key in MODEL for v in ODD),
     *(("config.json", put("microgpt", "model", "n_layer", value=v)) for v in (-1, 0, 2, 2**31, 2**70, "1", [1])),
     *(("config.json", put("microgpt", "model", "vocab_size", value=v)) for v in (0, 21, 23, 2**62, "22")),
-    *(("config.json", put("microgpt", key, value=v)) for key in ("model", "optim", "run", "data") for v in ([1], "x", 3)),
+    *(("config.json", put("microgpt", key, value=v)) for key in SECTIONS for v in ([1], "x", 3)),
     ("config.json", put("microgpt", "optim", "eval", value="__import__('os').system('x')")),
     ("config.json", put("microgpt", "name", value="\ud800")),
     ("config.json", drop("microgpt", "model", "vocab_size")),
@@ -288,9 +290,11 @@ def test_hostile_tensor_files(folder: Path, file: str) -> None:
     for what, data in tensor_variants((folder / file).read_bytes()).items():
         (folder / file).write_bytes(data)
         reseal(folder)
-        with pytest.raises(CheckpointError):
+        try:
             open_all(folder)
-            pytest.fail(what)
+        except CheckpointError:
+            continue
+        pytest.fail(f"{what} was taken")
 
 
 def test_links_and_pipes(folder: Path, tmp_path: Path) -> None:

@@ -31,18 +31,21 @@ def test_a_second_trainer_is_refused(
 ) -> None:
     out = copy()
     first = spawn(go_on([], out), tmp_path / "log", linger)
-    while "resumed" not in (tmp_path / "log").read_text():
-        time.sleep(0.01)
-    capsys.readouterr()
-    before = (out / "metrics.jsonl").read_bytes()
-    assert main(go_on([], out)) == 5
-    said = capsys.readouterr().err.splitlines()
+    try:
+        while "resumed" not in (tmp_path / "log").read_text():
+            time.sleep(0.01)
+        capsys.readouterr()
+        before = (out / "metrics.jsonl").read_bytes()
+        status, said = main(go_on([], out)), capsys.readouterr().err.splitlines()
+        read = main(["info", str(out)])
+    finally:
+        os.kill(first, signal.SIGKILL)
+        wait(first)
+    assert status == 5
     assert f"another trainer is at work in it (process {first} on {socket.gethostname()} since 20" in said[-1]
     assert not any(line.startswith("data ") for line in said), "refused before the data was read"
-    assert main(["info", str(out)]) == 0, "readers are welcome"
+    assert read == 0, "readers are welcome"
     assert (out / "metrics.jsonl").read_bytes() == before
-    os.kill(first, signal.SIGKILL)
-    wait(first)
     assert finish([], out) == reference.end, "the lock died with its holder"
 
 
