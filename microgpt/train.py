@@ -288,7 +288,7 @@ class Loop:
         """Keep the last healthy state, and say where it went wrong."""
         self.save()
         weights = {name: a for name, a in self.engine.dump(self.state).items() if not name.startswith(("m.", "v."))}
-        largest = max(weights, key=lambda name: float(np.abs(weights[name]).max()))
+        largest = max(weights, key=lambda name: float(np.nan_to_num(np.abs(weights[name]).max(), nan=np.inf)))
         corpus, rows = self.job.corpus, self.job.rows
         places = [int(corpus.order[(self.step * rows + i) % corpus.n_train]) + 1 for i in range(min(rows, 8))]
         what = "gradient" if np.isnan(loss) else "loss"
