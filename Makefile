@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check crash setup clean
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -16,6 +16,9 @@ check: .venv/full  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+crash: .venv/full  ## 1000 random kills, signals, races: the figures of docs/crash.md
+	$(BIN)/python -m tests.crash.long_form
 
 setup: .venv/full  ## .venv with all that tests and benchmarks need
 
