@@ -21,6 +21,8 @@ app = App(
 app.command("microgpt.commands.train:train", name="train", help="Train a model on a scenario or a text file.")
 app.command("microgpt.commands.generate:generate", name="generate", alias="sample", help="Let a model write.")
 app.command("microgpt.commands.info:info", name="info", help="Show what a run or model folder holds.")
+app.command("microgpt.commands.bench:bench", name="bench", help="Measure how fast engines train.")
+app.command("microgpt.commands.doctor:doctor", name="doctor", help="Say what this machine has.")
 app.command("microgpt.commands.data:app", name="data", help="List and fetch data sets.")
 
 

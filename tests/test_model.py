@@ -23,7 +23,7 @@ def test_first_values_are_drawn_matrix_by_matrix_row_by_row() -> None:
     values = first_values(model, random.Random(3))
     order = ["wte", "wpe", "lm_head"]
     for i in range(2):
-        order += [f"layer{i}.{name}" for name in "attn_wq attn_wk attn_wv attn_wo mlp_fc1 mlp_fc2".split()]
+        order += [f"layer{i}.{name}" for name in ["attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2"]]
     assert list(values) == order
     for name in order:
         rows, columns = values[name].shape

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-import gpt
 import numpy as np
 import pytest
 
+import gpt
 from microgpt.cli import main
 
 GOLDEN = [line.strip() for line in (Path(__file__).parent / "golden" / "names_losses.txt").read_text().splitlines()]
-SAMPLES = (
-    "kamon ann karai jaire vialan karia yeran anna areli kaina konna keylen liole alerin earan lenne kana lara alela anton"
-).split()
+SAMPLES = """
+kamon ann karai jaire vialan karia yeran anna areli kaina konna keylen liole alerin earan lenne kana lara alela anton
+""".split()
 
 RealData = Callable[[str], Path]
 
