@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from microgpt.errors import CheckpointError
 from microgpt.fsio import parse_json
 
 BOS = "<bos>"
+KINDS = ("char",)
 
 
 class Tokenizer(Protocol):
@@ -29,6 +30,9 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> np.ndarray:
         """int32 tokens of a text without BOS. Raises DataError with the character and its position."""
 
+    def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The int32 tokens of all texts one after another, and how many each has. Raises DataError."""
+
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens; special tokens have none."""
 
@@ -36,7 +40,7 @@ class Tokenizer(Protocol):
         """The tokenizer.json that `read` and the `tokenizers` library open."""
 
 
-def train(kind: str, texts: Iterable[str]) -> Tokenizer:
+def train(kind: str, texts: Iterable[str], **options: Any) -> Tokenizer:
     """A new tokenizer learnt from texts."""
     from microgpt.tokenizers.char import Char
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,10 @@ class Char:
                 "E_UNKNOWN_TOKEN",
             )
         return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        return self.encode("".join(texts)), lengths
 
     def decode(self, tokens: Iterable[int]) -> str:
         return "".join(self.chars[token] for token in tokens if token < len(self.chars))
