@@ -16,8 +16,8 @@ from microgpt.data.documents import Documents
 from microgpt.data.encode import load
 from microgpt.engines import Engine, Feed
 from microgpt.errors import MicrogptError
-from microgpt.tokenizers import Tokenizer
 from microgpt.generate import Sampling, tokens
+from microgpt.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ import numpy as np
 from microgpt import checkpoint, fsio
 from microgpt.config import Config
 from microgpt.data.corpus import Corpus, all_held_out, build
-from microgpt.data.documents import Documents
 from microgpt.data.datasets import cache_folder
+from microgpt.data.documents import Documents
 from microgpt.data.encode import load
 from microgpt.data.sources import keep_stdin
 from microgpt.engines import Choice, Engine, choose

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -137,7 +137,7 @@ def check(
 
 def _going_on(
     chain: bool, max_tokens: int | None, max_chars: int | None, chain_context: int | None, block_size: int
-) -> dict[str, int | None]:
+) -> dict[str, Any]:
     """How far prose goes, as `Writer.prose` takes it. Raises UsageError with the flag and its limits."""
     if not chain:
         for flag, value in (("--max-chars", max_chars), ("--chain-context", chain_context)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import re
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -19,7 +20,7 @@ def scenarios(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
     json
         Print one JSON object.
     """
-    rows = {name: facts(name) for name in known()}
+    rows = {name: facts(name) for name in sorted(known(), key=_natural)}
     if json:
         print(jsonlib.dumps(rows))
         return
@@ -28,13 +29,19 @@ def scenarios(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
 
     from microgpt.terminal import duration
 
-    drawn = Table("name", "parameters", "steps", "time here", "data", "about", box=None, pad_edge=False)
+    drawn = Table("name", "parameters", "steps", "time here", "data", box=None, pad_edge=False)
+    drawn.add_column("about", no_wrap=True)
     for name, row in rows.items():
         size = f"{row['n_params']:,}" if row["n_params"] else "?"
         about = duration(row["seconds"]) if row["seconds"] is not None else "?"
         drawn.add_row(name, size, f"{row['steps']:,}", about, row["data"], row["description"])
     Console(highlight=False).print(drawn)
     print("time here: estimated for --engine auto; microgpt train NAME starts one")
+
+
+def _natural(name: str) -> list[str]:
+    """vidya_9 before vidya_10."""
+    return [part.rjust(6, "0") if part[:1].isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def facts(name: str) -> dict[str, Any]:
@@ -51,7 +58,7 @@ def facts(name: str) -> dict[str, Any]:
         seconds = choice.seconds_per_step * config.run.steps
     return {
         "description": config.description,
-        "data": config.data.dataset or "a file of yours (--data FILE)",
+        "data": config.data.dataset or "--data FILE",
         "n_params": size,
         "steps": config.run.steps,
         "seconds": seconds,
