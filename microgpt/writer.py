@@ -124,8 +124,14 @@ class Writer:
     def _documents(self, drawn: Iterator[int]) -> Iterator[str]:
         """Tokens as text, BOS as what stands between documents of the run's format."""
         between = {"chunks": "", "paragraphs": "\n\n"}.get(self.config.data.format, "\n")
+        stream = self.tokenizer.stream()
         for token in drawn:
-            yield between if token == self.tokenizer.bos else self.tokenizer.decode([token])
+            if token == self.tokenizer.bos:
+                yield stream.end() + between
+                stream = self.tokenizer.stream()
+            else:
+                yield stream.feed([token])
+        yield stream.end()
 
     def generate(
         self, prompt: str = "", *, seed: int | None = None, max_tokens: int | None = None, **sampling: Any

@@ -47,7 +47,7 @@ class Documents:
     @property
     def notes(self) -> list[str]:
         """What a user should be told about the text, a line each."""
-        return [*self._notes, *(f"{self.source}: {count:,} {what}" for what, count in self.tally.items() if count)]
+        return [*self._notes, *(f"{self.source}: {what}: {count:,}" for what, count in self.tally.items() if count)]
 
     def batches(self) -> Iterator[list[str]]:
         """The documents in lists of a few megabytes. Raises DataError."""
