@@ -12,7 +12,7 @@ import numpy as np
 
 from microgpt.config import Config, Data
 from microgpt.data.corpus import Corpus, all_held_out, build
-from microgpt.data.documents import Documents
+from microgpt.data.documents import Documents, shared
 from microgpt.data.encode import load
 from microgpt.engines import Engine, Feed
 from microgpt.errors import MicrogptError
@@ -70,8 +70,11 @@ def evaluate(
     note = None
     try:
         documents, _, encoded = load(data, tokenizer)
-        rng = Random(config.run.seed)
-        training = documents, build(encoded, tokenizer.bos, rng, val_fraction=data.val_fraction or 0.0, joined=joined)
+        rng, fraction = Random(config.run.seed), data.val_fraction or 0.0
+        training = (
+            documents,
+            build(encoded, tokenizer.bos, rng, val_fraction=fraction, joined=joined, shared=shared(data)),
+        )
     except MicrogptError as error:
         if path is None and not data.val_path:
             raise

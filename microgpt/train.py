@@ -21,7 +21,7 @@ from microgpt import checkpoint, fsio
 from microgpt.config import Config
 from microgpt.data.corpus import Corpus, all_held_out, build
 from microgpt.data.datasets import cache_folder
-from microgpt.data.documents import Documents
+from microgpt.data.documents import Documents, shared
 from microgpt.data.encode import load
 from microgpt.data.sources import keep_stdin
 from microgpt.engines import Choice, Engine, choose
@@ -117,7 +117,7 @@ def prepare(config: Config, report: Report | None = None) -> Job:
         raise UsageError("--patience: counts held-out losses; set --eval-every as well")
     documents, tokenizer, encoded = load(data, tell=tell)
     rng, joined = Random(run.seed), data.packing == "joined"
-    corpus = validation = build(encoded, tokenizer.bos, rng, val_fraction=fraction, joined=joined)
+    corpus = validation = build(encoded, tokenizer.bos, rng, val_fraction=fraction, joined=joined, shared=shared(data))
     if data.val_path:
         held_out = data.model_copy(update={"path": data.val_path, "drop_duplicates": False})
         validation = all_held_out(load(held_out, tokenizer, tell)[2], tokenizer.bos, joined=joined)

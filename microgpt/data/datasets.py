@@ -200,6 +200,8 @@ class Resuming:
                     advance(len(data))
                     if had > self.size:
                         break  # more than the data set: the hash will refuse it
+        if had < self.size:
+            raise OSError(f"{url}: broke off after {had} of {self.size} bytes")
         self.part.replace(output_file)
 
     @contextmanager

@@ -118,14 +118,15 @@ class Documents:
             else:
                 *found, rest = (rest + piece).split("\n")
             batch = list(enumerate(found, number))
+            begun = found[0] if found else rest  # only the line that was begun before can be longer than a piece
+            if len(begun) > MAX_LINE and not too_long:
+                why = f"a line of more than {MAX_LINE:,} characters; break it, or read it with --format chunks"
+                self._bad(source, number, why, begun)
+                too_long = True
+            if too_long:
+                batch, too_long = batch[1:], not found
+                rest = "" if not found else rest
             number += len(found)
-            if too_long and found:
-                batch, too_long = batch[1:], False
-            if len(rest) > MAX_LINE:
-                if not too_long:
-                    why = f"a line of more than {MAX_LINE:,} characters; break it, or read it with --format chunks"
-                    self._bad(source, number, why, rest)
-                rest, too_long = "", True
             yield batch
 
     def _objects(self, source: Source, batch: Batch) -> Batch:
@@ -157,6 +158,14 @@ class Documents:
 
 
 COPIES = {True: "exact duplicates dropped", False: "exact duplicates kept (--drop-duplicates leaves them out)"}
+
+
+def shared(data: Data) -> int:
+    """With how many documents on either side a document shares text."""
+    if data.format != "chunks":
+        return 0
+    overlap = data.chunk_size // 2 if data.chunk_overlap is None else data.chunk_overlap
+    return -(-data.chunk_size // (data.chunk_size - overlap)) - 1
 
 
 def read_documents(data: Data) -> Documents:
