@@ -175,7 +175,7 @@ def build(
             f"{len(order) + len(apart)} documents are too few to hold out {val_fraction:.0%} of them; set "
             f"--val-fraction 0, or name a held-out file with --val-data"
         )
-    return Corpus(encoded, np.frombuffer(order + apart, dtype=np.int64), n_train, bos, joined)
+    return Corpus(encoded, np.frombuffer(order + apart if apart else order, dtype=np.int64), n_train, bos, joined)
 
 
 def all_held_out(encoded: Encoded, bos: int, *, joined: bool = False) -> Corpus:

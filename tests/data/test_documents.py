@@ -62,7 +62,7 @@ def test_folding_does_not_depend_on_where_pieces_are_cut() -> None:
         for second in range(cut, len(text)):
             assert "".join(fold([text[:cut], text[cut:second], text[second:]])) == "a b c d e"
     pieces = ["ab", "", "c", "defgh", "ij"]
-    assert [text for batch in chunks(pieces, 4, 1) for _, text in batch] == ["abcd", "defg", "ghij"]
+    assert [text for _, batch in chunks(pieces, 4, 1) for text in batch] == ["abcd", "defg", "ghij"]
 
 
 def test_whitespace_may_stay(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -150,3 +152,35 @@ def test_a_tokenizer_file(text: Path, tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         load(Data(path=str(text), tokenizer=str(path)))
+
+
+MEASURE = """
+import resource, sys
+from microgpt.config import Data
+from microgpt.data import documents, sources
+from microgpt.data.encode import load
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+path, small, mapped = sys.argv[1:]
+load(Data(path=small))
+if mapped == "yes":
+    documents.IN_MEMORY, sources.PIECE = 1 << 18, 1 << 18
+before = peak()
+load(Data(path=path))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="measures memory as POSIX systems do")
+def test_memory_stays_far_below_the_text(cache: Path, text: Path, tmp_path: Path) -> None:
+    """The short form of benchmarks/tokenise_large.py: 30 MB of text, of which a quarter of a megabyte is held."""
+    large = tmp_path / "large.txt"
+    content = text.read_text(encoding="utf-8")
+    large.write_text(content * (30_000_000 // len(content.encode())), encoding="utf-8")
+    grown = {}
+    for mapped in ("yes", "no"):
+        command = [sys.executable, "-c", MEASURE, str(large), str(text), mapped]
+        grown[mapped] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert grown["yes"] < 30_000_000 < grown["no"]
