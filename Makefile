@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check setup round-trip clean
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -18,6 +18,9 @@ check: .venv/full  ## format, lint and types
 	$(BIN)/mypy
 
 setup: .venv/full  ## .venv with all that tests and benchmarks need
+
+round-trip: .venv/full  ## a million random Unicode texts there and back through the tokenizer
+	$(BIN)/python -m benchmarks.tokenizers --round-trip 1000000
 
 clean:
 	rm -rf .venv
