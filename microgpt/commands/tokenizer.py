@@ -71,7 +71,8 @@ def _documents(files: tuple[Path, ...], whole: bool) -> Iterator[str]:
         documents = Documents([file_source(path)], Data(format="lines"), str(path))
         yield from [read_text(path)] if whole else documents.texts
         for note in documents.notes:
-            print(f"note: {note}", file=sys.stderr)
+            if "empty documents" not in note:  # they teach nothing
+                print(f"note: {note}", file=sys.stderr)
 
 
 @app.command
