@@ -43,5 +43,5 @@ clean:
 	touch $@
 
 .venv/full: .venv/core
-	$(PIP) -e '.[dev,torch]'
+	$(PIP) -e '.[dev,torch,data]'
 	touch $@
