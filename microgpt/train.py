@@ -148,16 +148,15 @@ def train(
     """
     report = report or Report()
     folder = RunFolder(Path(out) if out else new_folder(config.name))
-    if resume:
-        folder.config()
-    elif folder.is_taken():
-        raise UsageError(f"{folder.path}: holds a run already; go on with --resume, or choose another --out")
+    folder.require(run=resume)
+    folder.require_free()
     if stop_at is not None and not 0 < stop_at <= config.run.steps:
         raise UsageError(f"--stop-at: must lie between 1 and --steps ({config.run.steps}), got {stop_at}")
     with fsio.disk("be written", cache_folder()):
         job = prepare(config, report)
     report.plan(job)
     with folder.lock(), listen() as wish:
+        folder.require(run=resume)  # another trainer may have come and gone while the data was read
         loop = Loop(job, folder, report, wish)
         with fsio.disk("be written", folder.path):
             if resume:
@@ -184,7 +183,8 @@ class Loop:
         self.loss: float | None = None
         self.val_loss: float | None = None
         self.best: dict[str, Any] | None = None
-        self.seconds_per_step = max(job.choice.seconds_per_step, 1e-7)
+        self.evaluated = 0  # the step of the last evaluation
+        self.seconds_per_step = max(job.choice.seconds_per_step, BLOCK_SECONDS / 16)  # until it is measured
 
     def begin(self) -> None:
         """Step 0: draw the first values."""
@@ -196,35 +196,43 @@ class Loop:
             fsio.write_atomic(self.folder.rejects_file, "".join(f"{line}\n" for line in lines).encode())
 
     def take_up(self) -> None:
-        """Restore the newest checkpoint. Raises CheckpointError if it belongs to another run."""
-        newest = checkpoint.read(self.folder.path)
+        """Restore the newest checkpoint; begin anew if none was written yet.
+
+        Raises CheckpointError if it is damaged or belongs to another run.
+        """
+        steps = checkpoint.list_steps(self.folder.checkpoints)
+        if not steps:
+            self.begin()
+            return
+        try:
+            newest = checkpoint.read(steps[-1])
+            state, tensors = newest.trainer(), newest.tensors()
+        except CheckpointError as error:
+            older = f"; remove {steps[-1]} to go on from {steps[-2].name}" if steps[1:] else ""
+            raise CheckpointError(f"{error}{older}", error.code) from None
         self._same_run(newest)
-        state = newest.state
-        self.state = self.engine.load(newest.tensors())
+        self.state = self.engine.load(tensors)
         self.step = self.saved = newest.step
-        self.tokens, self.seconds, self.loss = state["tokens"], state["seconds"], state["loss"]
-        self.val_loss, self.best = state["val_loss"], state["best"]
-        version, keys, spare = state["generator"]
-        self.generator = (version, tuple(keys), spare)
-        self.folder.rewind(self.step)
+        self.tokens, self.seconds, self.loss = state.tokens, state.seconds, state.loss
+        self.val_loss, self.evaluated = state.val_loss, state.evaluated
+        self.best = state.best.model_dump() if state.best else None
+        self.generator = state.rng().getstate()
+        self.folder.rewind(self.step, self.evaluated)
         self.report.resumed(newest.path, self.step)
 
     def _same_run(self, saved: checkpoint.Checkpoint) -> None:
-        job = self.job
-        for what, ours, theirs in (
-            ("data", job.corpus.fingerprint, saved.state.get("data", {}).get("sha256")),
-            ("held-out data", job.validation.fingerprint, saved.state.get("data", {}).get("held_out_sha256")),
-            ("tokenizer", job.tokenizer.to_json(), saved.tokenizer.to_json()),
-            ("model", job.config.model, saved.config.model),
-            ("optim", job.config.optim, saved.config.optim),
-            ("run.seed", job.config.run.seed, saved.config.run.seed),
-            ("run.batch_size", job.rows, saved.config.run.batch_size * saved.config.run.grad_accum),
-            ("run.engine", job.choice.name, saved.config.run.engine),
-            ("run.dtype", job.choice.dtype, saved.config.run.dtype),
-        ):
-            if ours != theirs:
+        """Refuse, by the name of what differs, to go on as another run."""
+        source = saved.state["data"]
+        ours, theirs = _identity(self.job.config), _identity(saved.config)
+        ours |= {"data": self.job.corpus.fingerprint, "tokenizer": self.job.tokenizer.to_json()}
+        ours |= {"held-out data": self.job.validation.fingerprint}
+        theirs |= {"data": source.get("sha256"), "tokenizer": saved.tokenizer.to_json()}
+        theirs |= {"held-out data": source.get("held_out_sha256")}
+        for what in sorted(ours, key=lambda name: ("." in name, name == "held-out data")):  # data, tokenizer first
+            if ours[what] != theirs[what]:
+                change = f" ({theirs[what]!r} then, {ours[what]!r} now)" if "." in what else ""
                 raise CheckpointError(
-                    f"{saved.path}: the {what} is not the one that this checkpoint was trained with, so going on would "
+                    f"{saved.path}: {what} is not what this checkpoint was trained with{change}, so going on would "
                     f"not be the same run; restore it, or start a new run with another --out",
                     "E_OTHER_RUN",
                 )
@@ -232,18 +240,16 @@ class Loop:
     def run(self, target: int) -> Trained:
         """Step until `target`, doing what is due on the way; save and sample at the end."""
         run = self.job.config.run
+        self.evaluate_if_due()  # what a signal cut short
         while self.step < target and not self.is_stale():
             self.block(target)
-            if run.eval_every and self.step % run.eval_every == 0:
-                self.evaluate()
-            if run.sample_every and self.step % run.sample_every == 0:
+            self.evaluate_if_due()
+            if self._is_due(run.sample_every):
                 rng = Random(f"{run.seed} sample {self.step}")
                 self.report.sample(self.step, self.sample(rng))
-            if run.checkpoint_every and self.step % run.checkpoint_every == 0:
+            if self._is_due(run.checkpoint_every):
                 self.save()
-            if self.wish.number is not None:
-                self.save()
-                raise Stopped(f"stopped at step {self.step} of {run.steps}; everything is saved", self.wish.number)
+            self.pause()
         self.save()
         rng = Random()
         rng.setstate(self.generator)
@@ -258,6 +264,16 @@ class Loop:
         """Whether the last `patience` held-out losses brought no new best."""
         run = self.job.config.run
         return bool(run.patience and self.best and self.step - self.best["step"] >= run.patience * run.eval_every)
+
+    def pause(self) -> None:
+        """If a signal came, save and raise Stopped. Called often enough to answer within a quarter of a second."""
+        if self.wish.number is not None:
+            self.save()
+            steps = self.job.config.run.steps
+            raise Stopped(f"stopped at step {self.step} of {steps}; everything is saved", self.wish.number)
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self.step % every == 0
 
     def block(self, target: int) -> None:
         """Train until something is due, or for about BLOCK_SECONDS. Raises NumericError."""
@@ -310,7 +326,7 @@ class Loop:
         """Keep the last healthy state, and say where it went wrong."""
         self.save()
         weights = {name: a for name, a in self.engine.dump(self.state).items() if not name.startswith(("m.", "v."))}
-        largest = max(weights, key=lambda name: float(np.abs(weights[name]).max()))
+        largest = max(weights, key=lambda name: float(np.nan_to_num(np.abs(weights[name]).max(), nan=np.inf)))
         corpus, rows = self.job.corpus, self.job.rows
         block = self.job.config.model.block_size
         places = [corpus.place(self.step * rows + i, block) + 1 for i in range(min(rows, 8))]
@@ -321,10 +337,16 @@ class Loop:
             f"{self.step} is saved; try a smaller --learning-rate or --clip-norm 1"
         )
 
+    def evaluate_if_due(self) -> None:
+        """Evaluate, unless this step was; a signal may cut it short, then it is due again after --resume."""
+        if self._is_due(self.job.config.run.eval_every) and self.evaluated != self.step:
+            self.evaluate()
+
     def evaluate(self) -> None:
         """The held-out loss, into the metrics; remember the best step."""
-        block = self.job.config.model.block_size
-        self.val_loss = held_out_loss(self.engine, self.state, self.job.validation.held_out(block))
+        feeds = self.job.validation.held_out(self.job.config.model.block_size)
+        self.val_loss = held_out_loss(self.engine, self.state, feeds, self.pause)
+        self.evaluated = self.step
         fsio.append(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
         self.report.evaluated(self.step, self.val_loss)
         if self.best is None or self.val_loss < self.best["val_loss"]:
@@ -337,7 +359,11 @@ class Loop:
         tokenizer, config = self.job.tokenizer, self.job.config
         sampling = Sampling(config.run.temperature)
         drawn = tokens(self.engine, self.state, [tokenizer.bos], config.model.block_size, sampling, rng, tokenizer.bos)
-        return tokenizer.decode(list(drawn))
+        chosen = []
+        for token in drawn:
+            self.pause()
+            chosen.append(token)
+        return tokenizer.decode(chosen)
 
     def save(self) -> None:
         """Write this step's checkpoint, unless it is there, then drop the oldest ones. Raises MachineError."""
@@ -363,13 +389,29 @@ class Loop:
             "seconds": self.seconds,
             "loss": self.loss,
             "val_loss": self.val_loss,
+            "evaluated": self.evaluated,
             "best": self.best,
         }
         tensors = self.engine.dump(self.state)
-        if not all(np.isfinite(value).all() for value in tensors.values()):
-            raise NumericError(f"step {self.step}: a weight or moment is not finite; not saved, older checkpoints stay")
+        for name, value in tensors.items():
+            if not np.isfinite(value).all():
+                raise NumericError(f"step {self.step}: {name} is not finite; not saved, older checkpoints stay")
         fsio.flush(self.folder.metrics_file)
         path = checkpoint.write(self.folder.checkpoints, job.config, job.tokenizer, tensors, state)
         self.saved = self.step
         checkpoint.rotate(self.folder.checkpoints, job.config.run.keep, self.best["step"] if self.best else None)
         self.report.saved(path)
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    """What must not change when a run goes on, by the configuration key; the rest only says what is shown or kept."""
+    sections = config.to_dict()
+    run = ["seed", "batch_size", "grad_accum", "engine", "dtype", "device", "threads"]
+    if config.optim.schedule != "constant":
+        run.append("steps")
+    return {
+        **{f"model.{key}": value for key, value in sections["model"].items()},
+        **{f"optim.{key}": value for key, value in sections["optim"].items()},
+        "data.val_fraction": config.data.val_fraction,
+        **{f"run.{key}": sections["run"][key] for key in run},
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +61,7 @@ def train(
     else:
         resolved = resolve(source, config, flags, size)
         out = out or new_folder(resolved.name)
-    again = f"microgpt train {source} --resume --out {out}"
+    again = shlex.join(["microgpt", "train", source, "--resume", "--out", str(out)])
     try:
         with Terminal() as report:
             result = train_run(resolved, out, resume=resume, stop_at=stop_at, report=report)
@@ -76,7 +77,7 @@ def train(
     if result.step < resolved.run.steps and not result.stopped_early:
         say(f"go on   {again}")
     else:
-        say(f"try     microgpt generate {out}")
+        say(f"try     {shlex.join(['microgpt', 'generate', str(out)])}")
 
 
 def _result(result: Any) -> dict[str, Any]:
