@@ -228,12 +228,9 @@ class Loop:
         ours |= {"held-out data": self.job.validation.fingerprint}
         theirs |= {"data": source.get("sha256"), "tokenizer": saved.tokenizer.to_json()}
         theirs |= {"held-out data": source.get("held_out_sha256")}
-        for what in sorted(
-            ours.keys() | theirs.keys(), key=lambda name: ("." in name, name)
-        ):  # data and tokenizer first
-            then, now = theirs.get(what), ours.get(what)
-            if then != now:
-                change = f" ({then!r} then, {now!r} now)" if "." in what else ""
+        for what in sorted(ours, key=lambda name: ("." in name, name == "held-out data")):  # data, tokenizer first
+            if ours[what] != theirs[what]:
+                change = f" ({theirs[what]!r} then, {ours[what]!r} now)" if "." in what else ""
                 raise CheckpointError(
                     f"{saved.path}: {what} is not what this checkpoint was trained with{change}, so going on would "
                     f"not be the same run; restore it, or start a new run with another --out",
@@ -347,8 +344,8 @@ class Loop:
 
     def evaluate(self) -> None:
         """The held-out loss, into the metrics; remember the best step."""
-        block = self.job.config.model.block_size
-        self.val_loss = held_out_loss(self.engine, self.state, self.job.validation.held_out(block), self.pause)
+        feeds = self.job.validation.held_out(self.job.config.model.block_size)
+        self.val_loss = held_out_loss(self.engine, self.state, feeds, self.pause)
         self.evaluated = self.step
         fsio.append(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
         self.report.evaluated(self.step, self.val_loss)

@@ -176,7 +176,7 @@ def test_other_rows_are_another_run(
     flags = [word for key, value in change.items() for word in (f"--{key.replace('_', '-')}", str(value))]
     flags = [word for word in flags if word != "True"]
     assert main(["train", str(text), "--resume", "--out", out, *flags]) == 4
-    assert "is not the one that this checkpoint was trained with" in capsys.readouterr().err
+    assert "not what this checkpoint was trained with" in capsys.readouterr().err
 
 
 def test_rejects_are_written_to_the_run(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,6 +149,7 @@ class Corpus:
             which = np.searchsorted(ends, at, side="right")
             at += self.offsets[stream[which] + 1] - ends[which]
         tokens = self.tokens[at].astype(np.int32, copy=False)
+        self.encoded.release()
         scored = np.ones(len(tokens), dtype=bool)
         scored[offsets[:-1]] = False
         return Feed(tokens, offsets, steps.astype(np.int64), scored, first_step, rows_a_pass, seed)

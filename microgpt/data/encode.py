@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -45,6 +46,12 @@ class Encoded:
     sizes: np.ndarray  # int64 (documents,), bytes of each text in UTF-8
     sha256: str  # of the tokens as <i4 and of the offsets as <i8
     kept: np.ndarray | None = None  # int64: the documents that are no copies of others; None: all
+    pages: mmap.mmap | None = None  # the file that the tokens lie in
+
+    def release(self) -> None:
+        """Let go of the file's pages that were read, so that memory does not fill with them."""
+        if self.pages is not None and hasattr(self.pages, "madvise"):
+            self.pages.madvise(mmap.MADV_DONTNEED)
 
 
 def load(data: Data, tokenizer: Tokenizer | None = None, tell: Tell = quiet) -> tuple[Documents, Tokenizer, Encoded]:
@@ -201,8 +208,10 @@ def _open(folder: Path, documents: Documents) -> tuple[Tokenizer, Encoded]:
     dtype = np.dtype(meta["dtype"])
     if (folder / "tokens.bin").stat().st_size != meta["tokens"] * dtype.itemsize:
         raise DataError(f"{folder}: its files are not whole; remove this folder, it is made again")
-    tokens = np.memmap(folder / "tokens.bin", dtype, "r")
+    with open(folder / "tokens.bin", "rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    tokens = np.frombuffer(pages, dtype)
     offsets = np.memmap(folder / "offsets.bin", np.dtype("<i8"), "r")
     sizes = np.memmap(folder / "sizes.bin", np.dtype("<i8"), "r")
     kept = np.fromfile(folder / "kept.bin", "<i8") if (folder / "kept.bin").is_file() else None
-    return tokenizer, Encoded(tokens, offsets, sizes, meta["sha256"], kept)
+    return tokenizer, Encoded(tokens, offsets, sizes, meta["sha256"], kept, pages)

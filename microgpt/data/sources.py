@@ -23,7 +23,7 @@ from microgpt import fsio
 from microgpt.data.datasets import cache_folder
 from microgpt.errors import DataError, MachineError
 
-PIECE = 1 << 22  # bytes read at once
+PIECE = 1 << 20  # bytes read at once
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl")
 COMPRESSED = (".gz", ".zst")
 BAD = re.compile("[\0\udc80-\udcff]")  # NUL, and bytes that are not UTF-8 after surrogateescape

@@ -100,7 +100,7 @@ def test_tokens_and_merges_are_shown(run: Run, text: Path, tmp_path: Path) -> No
     table = run("show", "--merges", "--tokenizer", out)[1].splitlines()
     assert table[0].split() == ["merge", "token", "left", "right", "together"]
     assert len(table) == 5
-    assert table[1].split() == ["1", "13", "'t'", "'h'", "'th'"]
+    assert table[1].split() == ["1", "12", "'t'", "'h'", "'th'"]
 
 
 def test_nothing_shown_can_steer_a_terminal() -> None:

@@ -89,11 +89,19 @@ def test_no_text_becomes_a_special_token(kind: str, unk: bool, text: str) -> Non
 
 @every_kind
 def test_no_token_is_learnt_from_a_special_tokens_text(kind: str) -> None:
-    tokenizer = train(kind, ["".join(LITERALS)] * 50, roles=True, unk=True)
+    tokenizer = train(kind, [*LITERALS, "".join(LITERALS)] * 5, roles=True, unk=True)
     vocabulary = json.loads(tokenizer.to_json())["model"]["vocab"]
     assert [vocabulary[literal] for literal in LITERALS] == [tokenizer.special[literal[1:-1]] for literal in LITERALS]
     assert len(tokenizer.encode("<bos>")) > 1
     read(tokenizer.to_json(), "it")
+
+
+def test_a_piece_too_long_for_one_encoder_does_not_bring_special_tokens_by_the_other() -> None:
+    tokenizer = trained("bpe")
+    text = " " * 10**6 + "<bos>"
+    ids = tokenizer.encode(text)
+    assert tokenizer.bos not in ids
+    assert tokenizer.decode(ids) == text
 
 
 @every_kind
@@ -251,6 +259,16 @@ def test_a_megabyte_of_one_letter_can_be_learnt_from(kind: str) -> None:
     assert tokenizer.decode(read(tokenizer.to_json(), "it").encode(text)) == text
 
 
+def _doubling() -> bytes:
+    """Merges each of which would make a token twice as long as its name says (with forty: out of memory)."""
+    file = json.loads(trained("bpe-vidya").to_json())
+    names = ["a", *(f"{i:02}" for i in range(5))]
+    file["model"]["vocab"] = {name: i for i, name in enumerate([*names, "<bos>"])}
+    file["model"]["merges"] = [[name, name] for name in names[:-1]]
+    file["added_tokens"][0]["id"] = len(names)
+    return json.dumps(file).encode()
+
+
 def _mended(tokenizer: Tokenizer, *path: str | int, value: object) -> bytes:
     file = json.loads(tokenizer.to_json())
     place = file
@@ -292,6 +310,7 @@ HOSTILE = {
         trained("bpe"), "model", "merges", value=json.loads(trained("bpe").to_json())["model"]["merges"][::-1]
     ),
     "merges are text": _mended(trained("bpe"), "model", "merges", value="ab"),
+    "merges that double": _doubling(),
     "no merges": _mended(trained("bpe"), "model", "merges", value=[]),
 }
 
@@ -302,6 +321,11 @@ def test_hostile_files_are_refused_by_name(name: str) -> None:
         read(HOSTILE[name], "its/tokenizer.json")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+def test_merges_are_compared_with_the_names_before_anything_is_built_from_them() -> None:
+    with pytest.raises(CheckpointError, match="is not its two parts"):
+        read(HOSTILE["merges that double"], "it")
 
 
 def test_what_differs_is_named() -> None:

@@ -18,6 +18,7 @@ from microgpt.tokenizers.word import LOSSLESS, LOSSY, SPACES
         ("Don't stop_it, now!", ["Don", "'", "t", " ", "stop_it", ",", " ", "now", "!"]),
         ("a  b\n", ["a", " ", " ", "b", "\n"]),
         ("“Élan”—東京。", ["“", "Élan", "”", "—", "東京", "。"]),
+        ("well‐known≠`~", ["well", "‐", "known", "≠", "`", "~"]),
         ("x² 3.14 €5 🙂", ["x²", " ", "3", ".", "14", " ", "€", "5", " ", "🙂"]),
     ],
 )
