@@ -82,6 +82,12 @@ class RunFolder:
         fsio.write_atomic(self.metrics_file, b"")
         fsio.write_atomic(self.config_file, config.to_toml().encode())
 
+    def go_on(self, config: Config, step: int) -> None:
+        """Note what was changed for the rest of the run, and rewind the metrics. Raises OSError."""
+        self.rewind(step)
+        if self.config() != config:
+            fsio.write_atomic(self.config_file, config.to_toml().encode())
+
     def rewind(self, step: int) -> None:
         """Drop the metrics of later steps than `step`, which will be computed again. Raises OSError."""
         if not self.metrics_file.exists():

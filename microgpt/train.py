@@ -16,16 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import checkpoint, fsio
-from microgpt.config import Config
+from microgpt import chat, checkpoint, fsio, lora
+from microgpt.config import Config, Data
+from microgpt.data.chats import Chats, is_chat, read_chats
 from microgpt.data.corpus import Corpus, build
+from microgpt.data.dialogues import Dialogues, Mix, build_dialogues
 from microgpt.data.documents import Documents, read_documents
 from microgpt.engines import Choice, Engine, choose
-from microgpt.errors import CheckpointError, NumericError, Stopped, UsageError
+from microgpt.errors import CheckpointError, DataError, NumericError, Stopped, UsageError
 from microgpt.evaluate import held_out_loss
 from microgpt.generate import Sampling, tokens
-from microgpt.model import first_values
+from microgpt.model import first_values, n_params
 from microgpt.optim import learning_rates
+from microgpt.resume import SCHEDULE
 from microgpt.runfolder import RunFolder, new_folder
 from microgpt.signals import Wish, listen
 from microgpt.tokenizers import Tokenizer
@@ -61,11 +64,12 @@ class Job:
     """Everything that a run needs, ready and checked."""
 
     config: Config  # resolved: with the vocabulary, the engine and its dtype
-    documents: Documents
+    documents: Documents | Chats
     tokenizer: Tokenizer
-    corpus: Corpus
+    corpus: Corpus | Dialogues | Mix
     choice: Choice
     rng: Random  # after the shuffle
+    source: checkpoint.Checkpoint | None  # what is gone on from: the run's own checkpoint, or a fine-tuned base
 
     @property
     def rows(self) -> int:
@@ -83,20 +87,27 @@ class Trained:
     val_loss: float | None  # the last held-out one
     seconds: float
     samples: list[str] = field(default_factory=list)
+    verb: str = "generate"  # the command that uses the model
 
 
-def prepare(config: Config) -> Job:
+def prepare(config: Config, source: checkpoint.Checkpoint | None = None) -> Job:
     """Read the data, learn the tokenizer, choose the engine. Writes nothing.
 
-    Raises UsageError, DataError or MachineError.
+    What goes on from a checkpoint (`source`, or the base of a fine-tuning) has its tokenizer from there.
+    Raises UsageError, DataError, CheckpointError or MachineError.
     """
-    documents = read_documents(config.data)
-    tokenizer = train_tokenizer(config.data.tokenizer, documents.texts)
+    if source is None and config.finetune.base:
+        source = checkpoint.read(Path(config.finetune.base))
+    documents = read(config.data)
+    tokenizer = source.tokenizer if source else learn_tokenizer(config.data, documents)
     rng = Random(config.run.seed)
     fraction = config.data.val_fraction
     if fraction is None:
         fraction = 0.1 if config.run.eval_every else 0.0
-    corpus = build(documents.texts, tokenizer, rng, trailing_bos=config.data.trailing_bos, val_fraction=fraction)
+    corpus: Corpus | Dialogues | Mix = encode(documents, tokenizer, config, config.data, rng, fraction)
+    if config.finetune.replay and config.replay_data:
+        old = encode(read(config.replay_data), tokenizer, config, config.replay_data, rng, 0.0)
+        corpus = Mix(corpus, old, config.finetune.replay)
     config = config.with_vocab(tokenizer.vocab_size)
     per_step = config.run.batch_size * config.run.grad_accum * corpus.mean_row(config.model.block_size)
     run = config.run
@@ -106,7 +117,42 @@ def prepare(config: Config) -> Job:
     config = config.replace(
         data={"val_fraction": fraction}, run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device}
     )
-    return Job(config, documents, tokenizer, corpus, choice, rng)
+    return Job(config, documents, tokenizer, corpus, choice, rng, source)
+
+
+def read(data: Data) -> Documents | Chats:
+    """The text of a data section: documents or conversations. Raises UsageError or DataError."""
+    return read_chats(data) if is_chat(data) else read_documents(data)
+
+
+def learn_tokenizer(data: Data, documents: Documents | Chats) -> Tokenizer:
+    """A tokenizer of these texts, with the tokens of roles where they are conversations."""
+    return train_tokenizer(data.tokenizer, documents.texts, roles=isinstance(documents, Chats))
+
+
+def encode(
+    documents: Documents | Chats, tokenizer: Tokenizer, config: Config, data: Data, rng: Random, fraction: float
+) -> Corpus | Dialogues:
+    """Documents, or the rows of conversations, as tokens in the order of training. Raises DataError or UsageError."""
+    if not isinstance(documents, Chats):
+        return build(documents.texts, tokenizer, rng, trailing_bos=data.trailing_bos, val_fraction=fraction)
+    block = config.model.block_size
+    if not chat.can_chat(tokenizer):
+        raise UsageError(f"{documents.source}: conversations need a tokenizer with roles, and this model has none")
+    if block < chat.SMALLEST_BLOCK:
+        raise UsageError(
+            f"block_size: conversations need at least {chat.SMALLEST_BLOCK} tokens of context, got {block}"
+        )
+    groups = []
+    for place, conversation in zip(documents.places, documents.conversations, strict=True):
+        try:
+            groups.append(list(chat.rows(conversation, tokenizer, block, score=data.score)))
+        except DataError as error:
+            raise DataError(f"{place}: {error}", error.code) from None
+    longer = sum(len(group) > 1 for group in groups)
+    if longer:
+        documents.notes.append(f"{documents.source}: {longer:,} conversations longer than the context, in several rows")
+    return build_dialogues(groups, rng, lambda ids: len(tokenizer.decode(ids).encode()), val_fraction=fraction)
 
 
 def train(
@@ -115,13 +161,16 @@ def train(
     *,
     resume: bool = False,
     stop_at: int | None = None,
+    max_time: float | None = None,
     report: Report | None = None,
 ) -> Trained:
     """Train from the beginning, or with `resume` from the newest checkpoint in `out`, to `steps` or `stop_at`.
 
+    `max_time` seconds after the call the run is saved and has ended, wherever it is.
     Raises UsageError, DataError, CheckpointError, MachineError; NumericError where a loss or gradient is no
     longer finite; Stopped after a signal, when the state is saved.
     """
+    deadline = None if max_time is None else time.monotonic() + max_time
     report = report or Report()
     folder = RunFolder(Path(out) if out else new_folder(config.name))
     if resume:
@@ -130,10 +179,10 @@ def train(
         raise UsageError(f"{folder.path}: holds a run already; go on with --resume, or choose another --out")
     if stop_at is not None and not 0 < stop_at <= config.run.steps:
         raise UsageError(f"--stop-at: must lie between 1 and --steps ({config.run.steps}), got {stop_at}")
-    job = prepare(config)
+    job = _prepare_again(config, folder) if resume else prepare(config)
     report.plan(job)
     with folder.lock(), listen() as wish:
-        loop = Loop(job, folder, report, wish)
+        loop = Loop(job, folder, report, wish, deadline)
         with fsio.disk("be written", folder.path):
             if resume:
                 loop.take_up()
@@ -142,15 +191,44 @@ def train(
             return loop.run(stop_at or config.run.steps)
 
 
+def _prepare_again(config: Config, folder: RunFolder) -> Job:
+    """The job of a run that goes on. Raises CheckpointError where the data is no longer what its tokenizer knows."""
+    newest = checkpoint.read(folder.path)
+    try:
+        return prepare(config, newest)
+    except DataError as error:
+        if error.code != "E_UNKNOWN_TOKEN":
+            raise
+        raise other_run(newest.path, f"data ({error})") from None
+
+
+def other_run(path: Path, what: str) -> CheckpointError:
+    """The refusal to go on with a run when something that fixes it has changed."""
+    return CheckpointError(
+        f"{path}: the {what} is not the one that this checkpoint was trained with, so going on would "
+        f"not be the same run; restore it, or start a new run with another --out",
+        "E_OTHER_RUN",
+    )
+
+
+def build_engine(job: Job) -> Engine:
+    """The engine of a run, within the one that trains adapters where the run has them."""
+    config, choice, tuned = job.config, job.choice, job.config.finetune
+    options: dict[str, Any] = {"dtype": choice.dtype, "device": choice.device, "threads": config.run.threads}
+    if tuned.lora_rank:
+        options |= {"inside": choice.cls, "rank": tuned.lora_rank, "alpha": tuned.alpha}
+        return lora.Adapted(config.model, config.optim, **options)
+    return choice.cls(config.model, config.optim, **options)
+
+
 class Loop:
     """A run in motion: the engine's state, the step it has reached, and what is due when."""
 
-    def __init__(self, job: Job, folder: RunFolder, report: Report, wish: Wish) -> None:
-        self.job, self.folder, self.report, self.wish = job, folder, report, wish
-        config, run = job.config, job.config.run
-        self.engine: Engine = job.choice.cls(
-            config.model, config.optim, dtype=job.choice.dtype, device=job.choice.device, threads=run.threads
-        )
+    def __init__(self, job: Job, folder: RunFolder, report: Report, wish: Wish, deadline: float | None = None) -> None:
+        self.job, self.folder, self.report, self.wish, self.deadline = job, folder, report, wish, deadline
+        config = job.config
+        self.engine = build_engine(job)
+        self.seconds_to_save = 0.5 + 24 * n_params(config.model) / 1e8  # until it is measured
         self.state: Any = None
         self.step = 0
         self.saved: int | None = None
@@ -163,8 +241,12 @@ class Loop:
         self.validation = job.corpus.held_out(config.model.block_size)
 
     def begin(self) -> None:
-        """Step 0: draw the first values."""
-        self.state = self.engine.load(first_values(self.job.config.model, self.job.rng))
+        """Step 0: draw the first values, or take those of the base."""
+        job, model = self.job, self.job.config.model
+        tensors = job.source.weights() if job.source else first_values(model, job.rng)
+        if job.config.finetune.lora_rank:
+            tensors = tensors | lora.first_adapters(model, job.config.finetune.lora_rank, job.rng)
+        self.state = self.engine.load(tensors)
         self.generator = self.job.rng.getstate()
         self.folder.begin(self.job.config)
 
@@ -179,7 +261,7 @@ class Loop:
         self.val_loss, self.best = state["val_loss"], state["best"]
         version, keys, spare = state["generator"]
         self.generator = (version, tuple(keys), spare)
-        self.folder.rewind(self.step)
+        self.folder.go_on(self.job.config, self.step)
         self.report.resumed(newest.path, self.step)
 
     def _same_run(self, saved: checkpoint.Checkpoint) -> None:
@@ -188,18 +270,22 @@ class Loop:
             ("data", job.corpus.fingerprint, saved.state.get("data", {}).get("sha256")),
             ("tokenizer", job.tokenizer.to_json(), saved.tokenizer.to_json()),
             ("model", job.config.model, saved.config.model),
-            ("optim", job.config.optim, saved.config.optim),
+            ("optim", *self._optimizers(saved.config)),
+            ("finetune", job.config.finetune, saved.config.finetune),
             ("run.seed", job.config.run.seed, saved.config.run.seed),
             ("run.batch_size", job.rows, saved.config.run.batch_size * saved.config.run.grad_accum),
             ("run.engine", job.choice.name, saved.config.run.engine),
             ("run.dtype", job.choice.dtype, saved.config.run.dtype),
         ):
             if ours != theirs:
-                raise CheckpointError(
-                    f"{saved.path}: the {what} is not the one that this checkpoint was trained with, so going on would "
-                    f"not be the same run; restore it, or start a new run with another --out",
-                    "E_OTHER_RUN",
-                )
+                raise other_run(saved.path, what)
+
+    def _optimizers(self, saved: Config) -> tuple[Any, Any]:
+        """What must be equal of the optimizers: all, or if the schedule begins anew, all but the schedule."""
+        ours, theirs = self.job.config.optim, saved.optim
+        if self.job.config.schedule_from == saved.schedule_from:
+            return ours, theirs
+        return ours.model_dump(exclude=set(SCHEDULE)), theirs.model_dump(exclude=set(SCHEDULE))
 
     def run(self, target: int) -> Trained:
         """Step until `target`, doing what is due on the way; save and sample at the end."""
@@ -216,11 +302,19 @@ class Loop:
             if self.wish.number is not None:
                 self.save()
                 raise Stopped(f"stopped at step {self.step} of {run.steps}; everything is saved", self.wish.number)
+            if self._out_of_time():
+                break
         self.save()
         rng = Random()
         rng.setstate(self.generator)
-        samples = [self.sample(rng) for _ in range(run.samples)] if target == run.steps else []
-        return Trained(self.folder.path, self.step, self.loss, self.val_loss, self.seconds, samples)
+        samples = [self.sample(rng) for _ in range(run.samples)] if self.step == run.steps else []
+        verb = "chat" if chat.can_chat(self.job.tokenizer) else "generate"
+        return Trained(self.folder.path, self.step, self.loss, self.val_loss, self.seconds, samples, verb)
+
+    def _out_of_time(self) -> bool:
+        """Whether another step, and saving after it, would end too late."""
+        needed = 2 * self.seconds_to_save + max(2 * self.seconds_per_step, BLOCK_SECONDS)
+        return self.deadline is not None and time.monotonic() + needed > self.deadline
 
     def block(self, target: int) -> None:
         """Train until something is due, or for about BLOCK_SECONDS. Raises NumericError."""
@@ -235,7 +329,8 @@ class Loop:
             rows_a_pass=config.run.batch_size,
             seed=config.run.seed,
         )
-        lrs = learning_rates(config.optim, self.step, count, config.run.steps)
+        begun = config.schedule_from
+        lrs = learning_rates(config.optim, self.step - begun, count, config.run.steps - begun)
         start = time.perf_counter()
         self.state, losses = self.engine.train(self.state, feed, lrs)
         spent = time.perf_counter() - start
@@ -297,14 +392,26 @@ class Loop:
         """One document from the model as it is."""
         tokenizer, config = self.job.tokenizer, self.job.config
         sampling = Sampling(config.run.temperature)
+        if isinstance(self.job.documents, Chats):
+            return self._reply(self.job.documents, sampling, rng)
         drawn = tokens(self.engine, self.state, [tokenizer.bos], config.model.block_size, sampling, rng, tokenizer.bos)
         return tokenizer.decode(list(drawn))
+
+    def _reply(self, chats: Chats, sampling: Sampling, rng: Random) -> str:
+        """A question of the data and what the model answers."""
+        tokenizer, block = self.job.tokenizer, self.job.config.model.block_size
+        conversation = rng.choice(chats.conversations)
+        question = conversation[: next(i for i, said in enumerate(conversation) if said.role == "assistant")]
+        prompt = chat.prompt(question, tokenizer, block)
+        drawn = chat.answer(self.engine, self.state, tokenizer, prompt.tokens, block, sampling, rng)
+        asked = "\n".join(message.content for message in question)
+        return f"> {asked}\n{tokenizer.decode(list(drawn))}\n"
 
     def save(self) -> None:
         """Write this step's checkpoint, unless it is there, then drop the oldest ones. Raises MachineError."""
         if self.saved == self.step:
             return
-        job = self.job
+        job, began = self.job, time.monotonic()
         version, keys, spare = self.generator
         state = {
             "step": self.step,
@@ -330,6 +437,6 @@ class Loop:
             raise NumericError(f"step {self.step}: a weight or moment is not finite; not saved, older checkpoints stay")
         fsio.flush(self.folder.metrics_file)
         path = checkpoint.write(self.folder.checkpoints, job.config, job.tokenizer, tensors, state)
-        self.saved = self.step
+        self.saved, self.seconds_to_save = self.step, time.monotonic() - began
         checkpoint.rotate(self.folder.checkpoints, job.config.run.keep, self.best["step"] if self.best else None)
         self.report.saved(path)
