@@ -157,8 +157,8 @@ def model_card(config: Config, tokenizer: Tokenizer, state: dict[str, Any]) -> s
         origin = f"\n- fine-tuned from: {tuned.base}"
     if tuned.lora_rank:
         origin += (
-            f"\n- adapters of rank {tuned.lora_rank} in {ADAPTERS}: the model is W + {tuned.alpha / tuned.lora_rank:g} B A; "
-            f"model.safetensors holds W"
+            f"\n- adapters of rank {tuned.lora_rank} in {ADAPTERS}: model.safetensors holds W, "
+            f"the model is W + {tuned.alpha / tuned.lora_rank:g} B A"
         )
     trained = f"{state['step']} of {config.run.steps} steps" + (f", last loss {loss:.4f}" if loss is not None else "")
     return f"""---

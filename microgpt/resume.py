@@ -49,8 +49,8 @@ def resumed(out: Path, flags: Flags, extend: int | None = None) -> Config:
             fixed = getattr(getattr(saved, section), key)
             if not free and value != fixed:
                 raise UsageError(
-                    f"--{key.replace('_', '-')} {value}: the run in {out} has {section}.{key} = {fixed}, which going on "
-                    f"cannot change; leave it out, or start a new run with another --out"
+                    f"--{key.replace('_', '-')} {value}: the run in {out} has {section}.{key} = {fixed}, which "
+                    f"going on cannot change; leave it out, or start a new run with another --out"
                 )
     config = Config.from_dict(merge(saved.to_dict(), flags), "flags")
     if extend is not None:

@@ -24,6 +24,7 @@ class RunFolder:
         self.path = path
         self.config_file = path / "run.toml"
         self.metrics_file = path / "metrics.jsonl"
+        self.rejects_file = path / "rejects.jsonl"
         self.checkpoints = path / "checkpoints"
 
     def config(self) -> Config:

@@ -7,6 +7,7 @@ signal is answered within a quarter of a second.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,28 +18,32 @@ from typing import Any
 import numpy as np
 
 from microgpt import chat, checkpoint, fsio, lora
-from microgpt.config import Config, Data
-from microgpt.data.chats import Chats, is_chat, read_chats
-from microgpt.data.corpus import Corpus, build
-from microgpt.data.dialogues import Dialogues, Mix, build_dialogues
-from microgpt.data.documents import Documents, read_documents
+from microgpt.config import Config
+from microgpt.data.chats import Chats
+from microgpt.data.datasets import cache_folder
+from microgpt.data.dialogues import Mix
+from microgpt.data.documents import Documents
+from microgpt.data.sources import keep_stdin
 from microgpt.engines import Choice, Engine, choose
 from microgpt.errors import CheckpointError, DataError, NumericError, Stopped, UsageError
 from microgpt.evaluate import held_out_loss
 from microgpt.generate import Sampling, tokens
+from microgpt.material import Rows, read
 from microgpt.model import first_values, n_params
 from microgpt.optim import learning_rates
 from microgpt.resume import SCHEDULE
 from microgpt.runfolder import RunFolder, new_folder
 from microgpt.signals import Wish, listen
 from microgpt.tokenizers import Tokenizer
-from microgpt.tokenizers import train as train_tokenizer
 
 BLOCK_SECONDS = 0.1  # the length of a block of steps that is aimed at
 
 
 class Report:
     """What a run tells on its way; this one keeps quiet."""
+
+    def reading(self, what: str, done: int, total: int) -> None:
+        """On the way through a long text: what is done, bytes of it so far and in all."""
 
     def plan(self, job: Job) -> None:
         """Before anything starts."""
@@ -58,6 +63,9 @@ class Report:
     def saved(self, path: Path) -> None:
         """A checkpoint was written."""
 
+    def stopped_early(self, step: int, best: dict[str, Any]) -> None:
+        """The held-out loss has not fallen for long enough; `best` has the step and val_loss of the best one."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -66,14 +74,15 @@ class Job:
     config: Config  # resolved: with the vocabulary, the engine and its dtype
     documents: Documents | Chats
     tokenizer: Tokenizer
-    corpus: Corpus | Dialogues | Mix
+    corpus: Rows
+    validation: Rows  # its held-out documents are measured; the corpus, or a text of its own
     choice: Choice
     rng: Random  # after the shuffle
     source: checkpoint.Checkpoint | None  # what is gone on from: the run's own checkpoint, or a fine-tuned base
 
     @property
     def rows(self) -> int:
-        """Documents an optimizer step."""
+        """Rows an optimizer step."""
         return self.config.run.batch_size * self.config.run.grad_accum
 
 
@@ -86,73 +95,54 @@ class Trained:
     loss: float | None  # of the last step
     val_loss: float | None  # the last held-out one
     seconds: float
+    stopped_early: bool = False
+    best_step: int | None = None
     samples: list[str] = field(default_factory=list)
     verb: str = "generate"  # the command that uses the model
 
 
-def prepare(config: Config, source: checkpoint.Checkpoint | None = None) -> Job:
-    """Read the data, learn the tokenizer, choose the engine. Writes nothing.
+def prepare(config: Config, report: Report | None = None, source: checkpoint.Checkpoint | None = None) -> Job:
+    """Read the data, learn the tokenizer, choose the engine. Writes nothing but the cache of long texts.
 
     What goes on from a checkpoint (`source`, or the base of a fine-tuning) has its tokenizer from there.
     Raises UsageError, DataError, CheckpointError or MachineError.
     """
     if source is None and config.finetune.base:
         source = checkpoint.read(Path(config.finetune.base))
-    documents = read(config.data)
-    tokenizer = source.tokenizer if source else learn_tokenizer(config.data, documents)
-    rng = Random(config.run.seed)
-    fraction = config.data.val_fraction
+    tell = (report or Report()).reading
+    run, data = config.run, config.data
+    if data.path == "-":
+        data = data.model_copy(update={"path": str(keep_stdin())})
+    fraction = data.val_fraction
     if fraction is None:
-        fraction = 0.1 if config.run.eval_every else 0.0
-    corpus: Corpus | Dialogues | Mix = encode(documents, tokenizer, config, config.data, rng, fraction)
+        fraction = 0.1 if run.eval_every and not data.val_path else 0.0
+    if run.eval_every and not (fraction or data.val_path):
+        raise UsageError(
+            "--eval-every: nothing is held out; set --val-fraction above 0, or name a file with --val-data"
+        )
+    if run.patience and not run.eval_every:
+        raise UsageError("--patience: counts held-out losses; set --eval-every as well")
+    rng, block = Random(run.seed), config.model.block_size
+    text = read(data, block, source.tokenizer if source else None, tell)
+    tokenizer = text.tokenizer
+    corpus: Rows = text.rows(rng, fraction)
+    validation = corpus
+    if data.val_path:
+        held_out = data.model_copy(update={"path": data.val_path, "drop_duplicates": False})
+        validation = read(held_out, block, tokenizer, tell).held_out()
     if config.finetune.replay and config.replay_data:
-        old = encode(read(config.replay_data), tokenizer, config, config.replay_data, rng, 0.0)
+        old = read(config.replay_data, block, tokenizer, tell).rows(rng, 0.0)
         corpus = Mix(corpus, old, config.finetune.replay)
     config = config.with_vocab(tokenizer.vocab_size)
-    per_step = config.run.batch_size * config.run.grad_accum * corpus.mean_row(config.model.block_size)
-    run = config.run
+    per_step = run.batch_size * run.grad_accum * corpus.mean_row(config.model.block_size)
     choice = choose(
         config.model, config.optim, name=run.engine, dtype=run.dtype, device=run.device, tokens_per_step=per_step
     )
     config = config.replace(
-        data={"val_fraction": fraction}, run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device}
+        data={**data.model_dump(exclude_none=True), "val_fraction": fraction},
+        run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device},
     )
-    return Job(config, documents, tokenizer, corpus, choice, rng, source)
-
-
-def read(data: Data) -> Documents | Chats:
-    """The text of a data section: documents or conversations. Raises UsageError or DataError."""
-    return read_chats(data) if is_chat(data) else read_documents(data)
-
-
-def learn_tokenizer(data: Data, documents: Documents | Chats) -> Tokenizer:
-    """A tokenizer of these texts, with the tokens of roles where they are conversations."""
-    return train_tokenizer(data.tokenizer, documents.texts, roles=isinstance(documents, Chats))
-
-
-def encode(
-    documents: Documents | Chats, tokenizer: Tokenizer, config: Config, data: Data, rng: Random, fraction: float
-) -> Corpus | Dialogues:
-    """Documents, or the rows of conversations, as tokens in the order of training. Raises DataError or UsageError."""
-    if not isinstance(documents, Chats):
-        return build(documents.texts, tokenizer, rng, trailing_bos=data.trailing_bos, val_fraction=fraction)
-    block = config.model.block_size
-    if not chat.can_chat(tokenizer):
-        raise UsageError(f"{documents.source}: conversations need a tokenizer with roles, and this model has none")
-    if block < chat.SMALLEST_BLOCK:
-        raise UsageError(
-            f"block_size: conversations need at least {chat.SMALLEST_BLOCK} tokens of context, got {block}"
-        )
-    groups = []
-    for place, conversation in zip(documents.places, documents.conversations, strict=True):
-        try:
-            groups.append(list(chat.rows(conversation, tokenizer, block, score=data.score)))
-        except DataError as error:
-            raise DataError(f"{place}: {error}", error.code) from None
-    longer = sum(len(group) > 1 for group in groups)
-    if longer:
-        documents.notes.append(f"{documents.source}: {longer:,} conversations longer than the context, in several rows")
-    return build_dialogues(groups, rng, lambda ids: len(tokenizer.decode(ids).encode()), val_fraction=fraction)
+    return Job(config, text.documents, tokenizer, corpus, validation, choice, rng, source)
 
 
 def train(
@@ -179,7 +169,8 @@ def train(
         raise UsageError(f"{folder.path}: holds a run already; go on with --resume, or choose another --out")
     if stop_at is not None and not 0 < stop_at <= config.run.steps:
         raise UsageError(f"--stop-at: must lie between 1 and --steps ({config.run.steps}), got {stop_at}")
-    job = _prepare_again(config, folder) if resume else prepare(config)
+    with fsio.disk("be written", cache_folder()):
+        job = _prepare_again(config, folder, report) if resume else prepare(config, report)
     report.plan(job)
     with folder.lock(), listen() as wish:
         loop = Loop(job, folder, report, wish, deadline)
@@ -191,11 +182,11 @@ def train(
             return loop.run(stop_at or config.run.steps)
 
 
-def _prepare_again(config: Config, folder: RunFolder) -> Job:
+def _prepare_again(config: Config, folder: RunFolder, report: Report) -> Job:
     """The job of a run that goes on. Raises CheckpointError where the data is no longer what its tokenizer knows."""
     newest = checkpoint.read(folder.path)
     try:
-        return prepare(config, newest)
+        return prepare(config, report, newest)
     except DataError as error:
         if error.code != "E_UNKNOWN_TOKEN":
             raise
@@ -238,7 +229,6 @@ class Loop:
         self.val_loss: float | None = None
         self.best: dict[str, Any] | None = None
         self.seconds_per_step = max(job.choice.seconds_per_step, 1e-7)
-        self.validation = job.corpus.held_out(config.model.block_size)
 
     def begin(self) -> None:
         """Step 0: draw the first values, or take those of the base."""
@@ -249,6 +239,9 @@ class Loop:
         self.state = self.engine.load(tensors)
         self.generator = self.job.rng.getstate()
         self.folder.begin(self.job.config)
+        if rejects := self.job.documents.rejects:
+            lines = (json.dumps(reject._asdict(), ensure_ascii=False) for reject in rejects)
+            fsio.write_atomic(self.folder.rejects_file, "".join(f"{line}\n" for line in lines).encode())
 
     def take_up(self) -> None:
         """Restore the newest checkpoint. Raises CheckpointError if it belongs to another run."""
@@ -268,6 +261,7 @@ class Loop:
         job = self.job
         for what, ours, theirs in (
             ("data", job.corpus.fingerprint, saved.state.get("data", {}).get("sha256")),
+            ("held-out data", job.validation.fingerprint, saved.state.get("data", {}).get("held_out_sha256")),
             ("tokenizer", job.tokenizer.to_json(), saved.tokenizer.to_json()),
             ("model", job.config.model, saved.config.model),
             ("optim", *self._optimizers(saved.config)),
@@ -290,7 +284,7 @@ class Loop:
     def run(self, target: int) -> Trained:
         """Step until `target`, doing what is due on the way; save and sample at the end."""
         run = self.job.config.run
-        while self.step < target:
+        while self.step < target and not self.is_stale():
             self.block(target)
             if run.eval_every and self.step % run.eval_every == 0:
                 self.evaluate()
@@ -307,9 +301,19 @@ class Loop:
         self.save()
         rng = Random()
         rng.setstate(self.generator)
-        samples = [self.sample(rng) for _ in range(run.samples)] if self.step == run.steps else []
+        stale = self.is_stale() and self.step < target
+        if stale:
+            self.report.stopped_early(self.step, self.best or {})
+        samples = [self.sample(rng) for _ in range(run.samples)] if stale or self.step == run.steps else []
+        best = self.best["step"] if self.best else None
         verb = "chat" if chat.can_chat(self.job.tokenizer) else "generate"
-        return Trained(self.folder.path, self.step, self.loss, self.val_loss, self.seconds, samples, verb)
+        path, seconds = self.folder.path, self.seconds
+        return Trained(path, self.step, self.loss, self.val_loss, seconds, stale, best, samples, verb)
+
+    def is_stale(self) -> bool:
+        """Whether the last `patience` held-out losses brought no new best."""
+        run = self.job.config.run
+        return bool(run.patience and self.best and self.step - self.best["step"] >= run.patience * run.eval_every)
 
     def _out_of_time(self) -> bool:
         """Whether another step, and saving after it, would end too late."""
@@ -370,7 +374,8 @@ class Loop:
         weights = {name: a for name, a in self.engine.dump(self.state).items() if not name.startswith(("m.", "v."))}
         largest = max(weights, key=lambda name: float(np.abs(weights[name]).max()))
         corpus, rows = self.job.corpus, self.job.rows
-        places = [int(corpus.order[(self.step * rows + i) % corpus.n_train]) + 1 for i in range(min(rows, 8))]
+        block = self.job.config.model.block_size
+        places = [corpus.place(self.step * rows + i, block) + 1 for i in range(min(rows, 8))]
         what = "gradient" if np.isnan(loss) else "loss"
         raise NumericError(
             f"step {self.step + 1}: the {what} is not finite ({loss}), with document {', '.join(map(str, places))} and "
@@ -380,12 +385,13 @@ class Loop:
 
     def evaluate(self) -> None:
         """The held-out loss, into the metrics; remember the best step."""
-        self.val_loss = held_out_loss(self.engine, self.state, self.validation)
+        block = self.job.config.model.block_size
+        self.val_loss = held_out_loss(self.engine, self.state, self.job.validation.held_out(block))
         fsio.append(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
         self.report.evaluated(self.step, self.val_loss)
         if self.best is None or self.val_loss < self.best["val_loss"]:
             self.best = {"step": self.step, "val_loss": self.val_loss}
-            if self.job.config.run.checkpoint_every:
+            if self.job.config.run.checkpoint_every or self.job.config.run.patience:
                 self.save()
 
     def sample(self, rng: Random) -> str:
@@ -419,9 +425,10 @@ class Loop:
             "generator": [version, list(keys), spare],
             "data": {
                 "sha256": job.corpus.fingerprint,
+                "held_out_sha256": job.validation.fingerprint,
                 "source": job.documents.source,
                 "documents": job.corpus.n_documents,
-                "next": self.step * job.rows % job.corpus.n_train,
+                "next": self.step * job.rows % job.corpus.n_rows(job.config.model.block_size),
             },
             "engine": job.choice.name,
             "dtype": job.choice.dtype,

@@ -168,9 +168,7 @@ class Talk:
             [*system, *asked], self.sampling, self.rng, max_tokens=self.max_tokens, stops=self.stops
         )
         if reply.tokens_dropped and not self.json:
-            say(
-                f"note    the conversation is longer than the context: its first {reply.tokens_dropped} tokens are left out"
-            )
+            say(f"note    too long for the context: the first {reply.tokens_dropped} tokens are left out")
         try:
             self.show(reply)
         finally:

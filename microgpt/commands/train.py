@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve
+from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve, run_name
 from microgpt.config import Config
 from microgpt.errors import MicrogptError, UsageError
 from microgpt.runfolder import RunFolder, last_folder, new_folder
@@ -23,6 +23,7 @@ def train(
     *,
     out: Path | None = None,
     config: Path | None = None,
+    size: str | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     extend: int | None = None,
     stop_at: int | None = None,
@@ -38,11 +39,13 @@ def train(
     Parameters
     ----------
     source
-        A scenario's name, or a text file with a document a line.
+        A scenario's name, or text: a file, folder, glob, or - for standard input.
     out
         The run's folder (default: runs/NAME, numbered if it is taken).
     config
         A TOML file over the scenario; flags go over both.
+    size
+        nano, micro, mini, small or medium: sets width, depth, heads, context, learning rate and batch.
     resume
         Go on from the newest checkpoint of the run, to the very same end; --steps then is a new total.
     extend
@@ -60,12 +63,14 @@ def train(
     if resume:
         from microgpt.resume import resumed
 
-        out = out or last_folder(Path(source).stem)
-        if config:
-            raise UsageError("--config: a run that goes on has its own run.toml; leave it out")
+        out = out or last_folder(run_name(source))
+        if config or size:
+            raise UsageError(
+                f"--{'config' if config else 'size'}: a run that goes on has its own run.toml; leave it out"
+            )
         resolved = resumed(out, flags, extend)
     else:
-        resolved = resolve(source, config, flags)
+        resolved = resolve(source, config, flags, size)
         out = out or new_folder(resolved.name)
     again = f"microgpt train {source} --resume --out {out}"
     result = run_and_tell(resolved, out, again, resume=resume, stop_at=stop_at, max_time=max_time, as_json=json)
@@ -97,7 +102,7 @@ def run_and_tell(
         raise
     for sample in [] if as_json else result.samples:
         print(sample)
-    if result.step < config.run.steps:
+    if result.step < config.run.steps and not result.stopped_early:
         say(f"go on   {again}")
     else:
         say(f"try     microgpt {result.verb} {out}")

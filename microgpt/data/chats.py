@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 from microgpt.config import Data
-from microgpt.data.documents import read_text
+from microgpt.data.documents import Reject
+from microgpt.data.sources import find_sources, pieces
 from microgpt.errors import DataError, UsageError
 
 Role = Literal["system", "user", "assistant"]
@@ -38,6 +38,11 @@ class Chats(NamedTuple):
     notes: list[str]
 
     @property
+    def rejects(self) -> list[Reject]:
+        """None: a mistake in a conversation ends the reading."""
+        return []
+
+    @property
     def texts(self) -> list[str]:
         """What was said, message by message."""
         return [message.content for conversation in self.conversations for message in conversation]
@@ -47,20 +52,26 @@ def is_chat(data: Data) -> bool:
     """Whether a data section means conversations: it says so, or names a .jsonl that begins with one."""
     if data.format != "auto" or not data.path:
         return data.format == "chat"
-    path = Path(data.path)
-    if path.suffix != ".jsonl" or not path.is_file():
+    first = find_sources(data.path)[0]
+    if first.suffix != ".jsonl":
         return False
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        return looks_like_chats(file.read(1 << 20))
+    with first.open() as file:
+        return looks_like_chats(file.read(1 << 20).decode("utf-8-sig", errors="replace"))
 
 
 def read_chats(data: Data) -> Chats:
     """The conversations of a data section. Raises UsageError if no file is named, DataError as `parse_chats`."""
     if not data.path:
         raise UsageError("no conversations to train on; name a file with --data: JSONL, a conversation a line")
-    notes: list[str] = []
-    chats = parse_chats(read_text(Path(data.path), notes), data.path)
-    return chats._replace(notes=notes + chats.notes)
+    tally: Counter[str] = Counter()
+    parts = [parse_chats("".join(pieces(source, tally)), source.name) for source in find_sources(data.path)]
+    told = [f"{data.path}: {n:,} {what}" for what, n in tally.items() if n]
+    return Chats(
+        [conversation for part in parts for conversation in part.conversations],
+        [place for part in parts for place in part.places],
+        data.path,
+        told + [note for part in parts for note in part.notes],
+    )
 
 
 def looks_like_chats(text: str) -> bool:

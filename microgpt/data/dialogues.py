@@ -40,6 +40,8 @@ class Dialogues:
     n_train: int  # rows trained on, the first ones; the rest is held out
     held_out_bytes: int  # of the scored text of the held-out rows, in UTF-8
 
+    joined = False  # a row is never made of several conversations
+
     @property
     def n_documents(self) -> int:
         """Rows in all."""
@@ -88,19 +90,20 @@ class Dialogues:
 
 def build_dialogues(
     conversations: Sequence[Sequence[Scored]],
-    rng: Random,
+    rng: Random | None,
     n_bytes: Callable[[list[int]], int],
     *,
     val_fraction: float,
 ) -> Dialogues:
-    """Shuffle conversations with `rng` and hold out the last of them, with all their rows.
+    """Shuffle conversations with `rng` and hold out the last of them, with all their rows (without `rng`: all).
 
     `n_bytes` measures the text of scored tokens. Raises DataError if too few are left to train on.
     """
     order = list(range(len(conversations)))
-    rng.shuffle(order)
     n_held = round(len(order) * val_fraction)
-    if n_held == len(order) or (val_fraction and not n_held):
+    if rng:
+        rng.shuffle(order)
+    if rng and (n_held == len(order) or (val_fraction and not n_held)):
         raise DataError(
             f"{len(order)} conversations are too few to hold out {val_fraction:.0%} of them; set --val-fraction 0"
         )
