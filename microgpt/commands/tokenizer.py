@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from microgpt import fsio, tokenizers
-from microgpt.data.documents import lines, read_text
+from microgpt.data.sources import read_text
 from microgpt.errors import CheckpointError, DataError, UsageError
 from microgpt.tokenizers import Tokenizer
 
@@ -66,11 +66,8 @@ def train(
 
 def _documents(files: tuple[Path, ...], whole: bool) -> Iterator[str]:
     for path in files:
-        notes: list[str] = []
-        text = read_text(path, notes)
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
-        yield from [text] if whole else lines(text)
+        text = read_text(path)
+        yield from [text] if whole else (line for line in map(str.strip, text.split("\n")) if line)
 
 
 @app.command
