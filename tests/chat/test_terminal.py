@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from microgpt.terminal import printable
 
-pty = pytest.importorskip("pty")
-PATIENCE = 60.0  # seconds until something that should come is missed
+pty, fcntl, termios = (pytest.importorskip(name) for name in ("pty", "fcntl", "termios"))  # not on Windows
+PATIENCE = 20.0  # seconds until something that should come is missed
 
 
 class Person:
@@ -34,7 +33,7 @@ class Person:
             stderr=other,
             env=environment,
             start_new_session=True,
-            preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0) and None,
         )
         os.close(other)
 
@@ -52,8 +51,9 @@ class Person:
 
     def leaves(self) -> int:
         """Wait for the end; returns the exit status."""
-        while self._read():
-            pass
+        until = time.monotonic() + PATIENCE
+        while self._read() and self.process.poll() is None:
+            assert time.monotonic() < until, f"it did not leave: {self.screen!r}"
         return self.process.wait(PATIENCE)
 
     def _read(self) -> bool:
@@ -71,8 +71,8 @@ class Person:
 def person(chat_run: Path) -> Iterator[Callable[..., Person]]:
     people: list[Person] = []
 
-    def sit_down(*flags: str) -> Person:
-        command = [sys.executable, "-m", "microgpt", "chat", str(chat_run), "--temperature", "0", *flags]
+    def sit_down(*flags: str, program: Sequence[str] = ("-m", "microgpt")) -> Person:
+        command = [sys.executable, *program, "chat", str(chat_run), "--temperature", "0", *flags]
         people.append(Person(command))
         return people[-1]
 
@@ -134,21 +134,41 @@ def test_ctrl_d_leaves_and_ctrl_c_empties_the_line(person: Callable[..., Person]
     me.sees("> ")
     me.types("hi\n")
     me.sees("hello there\n")
+    me.sees("> ")
+    time.sleep(0.2)  # now it waits for keys
     me.types("\x04")
     assert me.leaves() == 0
 
 
-def test_ctrl_c_stops_the_reply_only(person: Callable[..., Person]) -> None:
-    me = person("--engine", "scalar", "--temperature", "9", "--seed", "5")  # slow, and it does not come to an end soon
+SLOWLY = """
+import sys, time
+from microgpt import chat
+from microgpt.cli import main
+answer = chat.answer
+def slow(*given):
+    for token in answer(*given):
+        time.sleep(0.3)
+        yield token
+chat.answer = slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_stops_the_reply_only(person: Callable[..., Person], tmp_path: Path) -> None:
+    me = person(program=["-c", SLOWLY])
     me.sees("> ")
     me.types("hi\n")
-    me.sees("hi\n")
-    time.sleep(0.3)
-    os.kill(me.process.pid, signal.SIGINT)
-    me.sees("> ")
+    me.sees("hel")
+    me.types("\x03")
+    assert "there" not in me.sees("> ")
+    me.types(f"/save {tmp_path}/talk.jsonl\n")
+    me.sees("saved")
     assert me.process.poll() is None
     me.types("/quit\n")
     assert me.leaves() == 0
+    said = json.loads((tmp_path / "talk.jsonl").read_text())[1]["content"]
+    assert "hello".startswith(said[:5])
+    assert said.startswith("hel")
 
 
 def test_a_cut_history_is_told(person: Callable[..., Person]) -> None:
@@ -156,6 +176,8 @@ def test_a_cut_history_is_told(person: Callable[..., Person]) -> None:
     me.sees("> ")
     me.types("hi " * 30 + "\n")
     assert "tokens are left out" in me.sees("left out")
+    me.sees("> ")
+    time.sleep(0.2)  # now it waits for keys
     me.types("\x04")
     assert me.leaves() == 0
 
