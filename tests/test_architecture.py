@@ -21,7 +21,7 @@ FLOORS = [
     {"config", "fsio"},
     {"dropout", "model", "optim", "signals"},
     {"engines", "tokenizers"},
-    {"data", "generate", "evaluate", "checkpoint", "runfolder", "chat", "lora"},
+    {"data", "generate", "evaluate", "checkpoint", "runfolder", "chat", "lora", "material"},
     {"resume", "train", "writer", "talk"},
     {"bench", "doctor"},
     {"terminal", "commands"},

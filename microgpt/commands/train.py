@@ -13,7 +13,7 @@ from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags,
 from microgpt.config import Config
 from microgpt.errors import MicrogptError, UsageError
 from microgpt.runfolder import RunFolder, last_folder, new_folder
-from microgpt.terminal import Terminal, say
+from microgpt.terminal import Terminal, for_stdout, say
 
 Flags = Parameter(name="*")
 
@@ -101,7 +101,7 @@ def run_and_tell(
             say(f"go on   {again}")
         raise
     for sample in [] if as_json else result.samples:
-        print(sample)
+        print(for_stdout(sample))
     if result.step < config.run.steps and not result.stopped_early:
         say(f"go on   {again}")
     else:
