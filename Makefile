@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup clean mutants proof-gradients
+.PHONY: demo test check setup clean crash mutants proof-gradients
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -16,6 +16,9 @@ check: .venv/full  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+crash: .venv/full  ## 1000 random kills, signals, races: the figures of docs/crash.md
+	$(BIN)/python -m tests.crash.long_form
 
 mutants: .venv/full  ## break the engines in some fifty ways; the suite must catch each
 	$(BIN)/python -m tests.mutants

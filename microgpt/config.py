@@ -72,6 +72,10 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+def _family(given: Mapping[str, Any]) -> dict[str, Any]:
+    return FAMILIES.get(str(given.get("family", "")), {})
+
+
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values do not change."""
 
@@ -108,7 +112,7 @@ class Model(Section):
     @model_validator(mode="before")
     @classmethod
     def _expand_family(cls, given: Any) -> Any:
-        return {**FAMILIES.get(given.get("family", ""), {}), **given} if isinstance(given, Mapping) else given
+        return {**_family(given), **given} if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _check_shapes(self) -> Self:
@@ -289,7 +293,8 @@ class Config(Section):
         """The same with the tokenizer's vocabulary. Raises UsageError if another size was asked for."""
         if self.model.vocab_size not in (None, vocab_size):
             raise UsageError(
-                f"model.vocab_size: the tokenizer has {vocab_size} tokens, got {self.model.vocab_size}; leave it out"
+                f"model.vocab_size: the tokenizer has {vocab_size} tokens, got {self.model.vocab_size}; leave it out, "
+                f"or with --resume bring back the text that the run began with"
             )
         return self.replace(model={"vocab_size": vocab_size})
 
@@ -315,10 +320,11 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     for layer in layers:
         for key, value in layer.items():
             if isinstance(value, Mapping):
-                value = {**FAMILIES.get(value.get("family", ""), {}), **value} if key == "model" else value
+                value = {**_family(value), **value} if key == "model" else value
                 taken_back = {lost for given, lost in _resets(key) if given in value}
-                kept = {name: old for name, old in out.get(key, {}).items() if name not in taken_back}
-                out[key] = {**kept, **value}
+                below = out.get(key)
+                kept = below if isinstance(below, Mapping) else {}
+                out[key] = {**{name: old for name, old in kept.items() if name not in taken_back}, **value}
             else:
                 out[key] = value
     return out

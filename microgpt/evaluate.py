@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -18,6 +19,8 @@ from microgpt.errors import MicrogptError
 from microgpt.generate import Sampling, tokens
 from microgpt.material import Material, read
 from microgpt.tokenizers import Tokenizer
+
+BLOCK_SECONDS = 0.1  # the longest time between two pauses that is aimed at
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,28 @@ class Evaluation:
     note: str | None = None
 
 
-def held_out_loss(engine: Engine, state: Any, feeds: Iterable[Feed]) -> float:
-    """The mean of -log probability over all scored targets of the feeds, in nats."""
-    return _total(engine, state, feeds)[0]
+def held_out_loss(engine: Engine, state: Any, feeds: Iterable[Feed], pause: Callable[[], None] = lambda: None) -> float:
+    """The mean of -log probability over all scored targets of the feeds, in nats.
+
+    `pause` is called every now and then; it may end the evaluation by raising.
+    """
+    return _total(engine, state, feeds, pause)[0]
 
 
-def _total(engine: Engine, state: Any, feeds: Iterable[Feed]) -> tuple[float, int]:
-    nats, targets = 0.0, 0
+def _total(
+    engine: Engine, state: Any, feeds: Iterable[Feed], pause: Callable[[], None] = lambda: None
+) -> tuple[float, int]:
+    nats, targets, size = 0.0, 0, 1
     for feed in feeds:
         counts = np.array([feed.targets(step) for step in range(feed.n_steps)])
-        nats += float(np.dot(engine.loss(state, feed), counts))
+        first = 0
+        while first < feed.n_steps:
+            pause()
+            start = time.perf_counter()
+            losses = engine.loss(state, feed.part(first, first + size))
+            nats += float(np.dot(losses, counts[first : first + size]))
+            first += size
+            size = 2 * size if time.perf_counter() - start < BLOCK_SECONDS / 2 else size
         targets += int(counts.sum())
     return nats / max(1, targets), targets
 

@@ -104,7 +104,7 @@ class Adapted:
         """Optimizer steps on the adapters alone."""
         losses = []
         for i, lr in enumerate(lrs.tolist()):
-            state.merged, loss = self.inner.train(state.merged, one_step(feed, i), np.zeros(1))
+            state.merged, loss = self.inner.train(state.merged, feed.part(i, i + 1), np.zeros(1))
             losses.append(float(loss[0]))
             if not math.isfinite(losses[-1]):
                 break
@@ -138,19 +138,3 @@ class Adapted:
     def _merged(self, state: State) -> State:
         state.merged = self.inner.load(merge(state.weights, state.adapters, self.scale))
         return state
-
-
-def one_step(feed: Feed, step: int) -> Feed:
-    """One step of a feed, as a feed of its own."""
-    first, last = feed.steps[step], feed.steps[step + 1]
-    offsets = feed.offsets[first : last + 1]
-    where = slice(offsets[0], offsets[-1])
-    return Feed(
-        feed.tokens[where],
-        offsets - offsets[0],
-        np.array([0, last - first], dtype=np.int64),
-        feed.scored[where],
-        feed.first_step + step,
-        feed.rows_a_pass,
-        feed.seed,
-    )

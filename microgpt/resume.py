@@ -9,7 +9,7 @@ from typing import Any
 
 from microgpt import checkpoint
 from microgpt.config import Config, merge
-from microgpt.errors import UsageError
+from microgpt.errors import CheckpointError, UsageError
 from microgpt.optim import learning_rate
 from microgpt.runfolder import RunFolder
 
@@ -37,27 +37,34 @@ Flags = Mapping[str, Mapping[str, Any]]
 def resumed(out: Path, flags: Flags, extend: int | None = None) -> Config:
     """The configuration with which the run in `out` goes on: its own, under the flags that may change it.
 
-    `run.steps` is the new total. `extend` adds steps to the end of a finished run: the learning rate stays where it
-    was, unless flags of its schedule are given, which then begins anew at that step. Raises UsageError for a flag
-    that contradicts what the checkpoint fixes.
+    `run.steps` is a new total. `extend` adds steps to the end of a finished run: the learning rate stays where it
+    was, unless flags of its schedule are given, which then begins anew at that step. Raises CheckpointError for a flag
+    that contradicts what the checkpoint fixes, UsageError for a total that is passed already.
     """
     saved = RunFolder(out).config()
-    step = checkpoint.read(out).step
+    steps = checkpoint.list_steps(out / "checkpoints")
+    step = int(steps[-1].name.removeprefix("step-")) if steps else 0
     for section, given in flags.items():
         for key, value in given.items():
             free = key in FREE.get(section, ()) or (extend is not None and section == "optim" and key in SCHEDULE)
             fixed = getattr(getattr(saved, section), key)
             if not free and value != fixed:
-                raise UsageError(
-                    f"--{key.replace('_', '-')} {value}: the run in {out} has {section}.{key} = {fixed}, which "
-                    f"going on cannot change; leave it out, or start a new run with another --out"
-                )
+                raise other_run(out, f"{section}.{key}", f" ({fixed!r} then, {value!r} now)")
     config = Config.from_dict(merge(saved.to_dict(), flags), "flags")
     if extend is not None:
         return _extended(config, saved, step, extend, flags)
     if config.run.steps < step:
         raise UsageError(f"--steps {config.run.steps}: the run in {out} is at step {step} already; name a larger total")
     return config
+
+
+def other_run(path: Path, what: str, change: str = "") -> CheckpointError:
+    """The refusal to go on with a run when something that fixes it has changed."""
+    return CheckpointError(
+        f"{path}: {what} is not what this checkpoint was trained with{change}, so going on would not be the same run; "
+        f"restore it, or start a new run with another --out",
+        "E_OTHER_RUN",
+    )
 
 
 def _extended(config: Config, saved: Config, step: int, extend: int, flags: Flags) -> Config:

@@ -31,7 +31,7 @@ from microgpt.generate import Sampling, tokens
 from microgpt.material import Rows, read
 from microgpt.model import first_values, n_params
 from microgpt.optim import learning_rates
-from microgpt.resume import SCHEDULE
+from microgpt.resume import SCHEDULE, other_run
 from microgpt.runfolder import RunFolder, new_folder
 from microgpt.signals import Wish, listen
 from microgpt.tokenizers import Tokenizer
@@ -163,16 +163,15 @@ def train(
     deadline = None if max_time is None else time.monotonic() + max_time
     report = report or Report()
     folder = RunFolder(Path(out) if out else new_folder(config.name))
-    if resume:
-        folder.config()
-    elif folder.is_taken():
-        raise UsageError(f"{folder.path}: holds a run already; go on with --resume, or choose another --out")
+    folder.require(run=resume)
+    folder.require_free()
     if stop_at is not None and not 0 < stop_at <= config.run.steps:
         raise UsageError(f"--stop-at: must lie between 1 and --steps ({config.run.steps}), got {stop_at}")
     with fsio.disk("be written", cache_folder()):
         job = _prepare_again(config, folder, report) if resume else prepare(config, report)
     report.plan(job)
     with folder.lock(), listen() as wish:
+        folder.require(run=resume)  # another trainer may have come and gone while the data was read
         loop = Loop(job, folder, report, wish, deadline)
         with fsio.disk("be written", folder.path):
             if resume:
@@ -184,22 +183,28 @@ def train(
 
 def _prepare_again(config: Config, folder: RunFolder, report: Report) -> Job:
     """The job of a run that goes on. Raises CheckpointError where the data is no longer what its tokenizer knows."""
-    newest = checkpoint.read(folder.path)
+    if not checkpoint.list_steps(folder.checkpoints):
+        return prepare(config, report)  # the run came to its end before its first checkpoint
+    newest = read_newest(folder)
     try:
         return prepare(config, report, newest)
     except DataError as error:
         if error.code != "E_UNKNOWN_TOKEN":
             raise
-        raise other_run(newest.path, f"data ({error})") from None
+        raise other_run(newest.path, "data", f" ({error})") from None
 
 
-def other_run(path: Path, what: str) -> CheckpointError:
-    """The refusal to go on with a run when something that fixes it has changed."""
-    return CheckpointError(
-        f"{path}: the {what} is not the one that this checkpoint was trained with, so going on would "
-        f"not be the same run; restore it, or start a new run with another --out",
-        "E_OTHER_RUN",
-    )
+def read_newest(folder: RunFolder) -> checkpoint.Checkpoint:
+    """The newest checkpoint, whole. Raises CheckpointError that names the one before where it is damaged."""
+    steps = checkpoint.list_steps(folder.checkpoints)
+    try:
+        newest = checkpoint.read(steps[-1])
+        newest.trainer()
+        newest.tensors()
+    except CheckpointError as error:
+        older = f"; remove {steps[-1]} to go on from {steps[-2].name}" if steps[1:] else ""
+        raise CheckpointError(f"{error}{older}", error.code) from None
+    return newest
 
 
 def build_engine(job: Job) -> Engine:
@@ -228,7 +233,8 @@ class Loop:
         self.loss: float | None = None
         self.val_loss: float | None = None
         self.best: dict[str, Any] | None = None
-        self.seconds_per_step = max(job.choice.seconds_per_step, 1e-7)
+        self.evaluated = 0  # the step of the last evaluation
+        self.seconds_per_step = max(job.choice.seconds_per_step, BLOCK_SECONDS / 16)  # until it is measured
 
     def begin(self) -> None:
         """Step 0: draw the first values, or take those of the base."""
@@ -244,58 +250,50 @@ class Loop:
             fsio.write_atomic(self.folder.rejects_file, "".join(f"{line}\n" for line in lines).encode())
 
     def take_up(self) -> None:
-        """Restore the newest checkpoint. Raises CheckpointError if it belongs to another run."""
-        newest = checkpoint.read(self.folder.path)
+        """Restore the newest checkpoint; begin anew if none was written yet.
+
+        Raises CheckpointError if it is damaged or belongs to another run.
+        """
+        if not checkpoint.list_steps(self.folder.checkpoints):
+            self.begin()
+            return
+        newest = read_newest(self.folder)
+        state, tensors = newest.trainer(), newest.tensors()
         self._same_run(newest)
-        state = newest.state
-        self.state = self.engine.load(newest.tensors())
+        self.state = self.engine.load(tensors)
         self.step = self.saved = newest.step
-        self.tokens, self.seconds, self.loss = state["tokens"], state["seconds"], state["loss"]
-        self.val_loss, self.best = state["val_loss"], state["best"]
-        version, keys, spare = state["generator"]
-        self.generator = (version, tuple(keys), spare)
-        self.folder.go_on(self.job.config, self.step)
+        self.tokens, self.seconds, self.loss = state.tokens, state.seconds, state.loss
+        self.val_loss, self.evaluated = state.val_loss, state.evaluated
+        self.best = state.best.model_dump() if state.best else None
+        self.generator = state.rng().getstate()
+        self.folder.go_on(self.job.config, self.step, self.evaluated)
         self.report.resumed(newest.path, self.step)
 
     def _same_run(self, saved: checkpoint.Checkpoint) -> None:
-        job = self.job
-        for what, ours, theirs in (
-            ("data", job.corpus.fingerprint, saved.state.get("data", {}).get("sha256")),
-            ("held-out data", job.validation.fingerprint, saved.state.get("data", {}).get("held_out_sha256")),
-            ("tokenizer", job.tokenizer.to_json(), saved.tokenizer.to_json()),
-            ("model", job.config.model, saved.config.model),
-            ("optim", *self._optimizers(saved.config)),
-            ("finetune", job.config.finetune, saved.config.finetune),
-            ("run.seed", job.config.run.seed, saved.config.run.seed),
-            ("run.batch_size", job.rows, saved.config.run.batch_size * saved.config.run.grad_accum),
-            ("run.engine", job.choice.name, saved.config.run.engine),
-            ("run.dtype", job.choice.dtype, saved.config.run.dtype),
-        ):
-            if ours != theirs:
-                raise other_run(saved.path, what)
-
-    def _optimizers(self, saved: Config) -> tuple[Any, Any]:
-        """What must be equal of the optimizers: all, or if the schedule begins anew, all but the schedule."""
-        ours, theirs = self.job.config.optim, saved.optim
-        if self.job.config.schedule_from == saved.schedule_from:
-            return ours, theirs
-        return ours.model_dump(exclude=set(SCHEDULE)), theirs.model_dump(exclude=set(SCHEDULE))
+        """Refuse, by the name of what differs, to go on as another run."""
+        source, job = saved.state["data"], self.job
+        anew = job.config.schedule_from != saved.config.schedule_from
+        ours, theirs = _identity(job.config, anew), _identity(saved.config, anew)
+        ours |= {"data": job.corpus.fingerprint, "held-out data": job.validation.fingerprint}
+        theirs |= {"data": source.get("sha256"), "held-out data": source.get("held_out_sha256")}
+        ours["tokenizer"], theirs["tokenizer"] = job.tokenizer.to_json(), saved.tokenizer.to_json()
+        for what in sorted(ours, key=lambda name: "." in name):  # data and tokenizer first
+            if ours[what] != theirs[what]:
+                raise other_run(saved.path, what, f" ({theirs[what]!r} then, {ours[what]!r} now)" * ("." in what))
 
     def run(self, target: int) -> Trained:
         """Step until `target`, doing what is due on the way; save and sample at the end."""
         run = self.job.config.run
+        self.evaluate_if_due()  # what a signal cut short
         while self.step < target and not self.is_stale():
             self.block(target)
-            if run.eval_every and self.step % run.eval_every == 0:
-                self.evaluate()
-            if run.sample_every and self.step % run.sample_every == 0:
+            self.evaluate_if_due()
+            if self._is_due(run.sample_every):
                 rng = Random(f"{run.seed} sample {self.step}")
                 self.report.sample(self.step, self.sample(rng))
-            if run.checkpoint_every and self.step % run.checkpoint_every == 0:
+            if self._is_due(run.checkpoint_every):
                 self.save()
-            if self.wish.number is not None:
-                self.save()
-                raise Stopped(f"stopped at step {self.step} of {run.steps}; everything is saved", self.wish.number)
+            self.pause()
             if self._out_of_time():
                 break
         self.save()
@@ -319,6 +317,16 @@ class Loop:
         """Whether another step, and saving after it, would end too late."""
         needed = 2 * self.seconds_to_save + max(2 * self.seconds_per_step, BLOCK_SECONDS)
         return self.deadline is not None and time.monotonic() + needed > self.deadline
+
+    def pause(self) -> None:
+        """If a signal came, save and raise Stopped. Called often enough to answer within a quarter of a second."""
+        if self.wish.number is not None:
+            self.save()
+            steps = self.job.config.run.steps
+            raise Stopped(f"stopped at step {self.step} of {steps}; everything is saved", self.wish.number)
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self.step % every == 0
 
     def block(self, target: int) -> None:
         """Train until something is due, or for about BLOCK_SECONDS. Raises NumericError."""
@@ -372,7 +380,7 @@ class Loop:
         """Keep the last healthy state, and say where it went wrong."""
         self.save()
         weights = {name: a for name, a in self.engine.dump(self.state).items() if not name.startswith(("m.", "v."))}
-        largest = max(weights, key=lambda name: float(np.abs(weights[name]).max()))
+        largest = max(weights, key=lambda name: float(np.nan_to_num(np.abs(weights[name]).max(), nan=np.inf)))
         corpus, rows = self.job.corpus, self.job.rows
         block = self.job.config.model.block_size
         places = [corpus.place(self.step * rows + i, block) + 1 for i in range(min(rows, 8))]
@@ -383,10 +391,17 @@ class Loop:
             f"{self.step} is saved; try a smaller --learning-rate or --clip-norm 1"
         )
 
+    def evaluate_if_due(self) -> None:
+        """Evaluate, unless this step was; a signal may cut it short, then it is due again after --resume."""
+        if self._is_due(self.job.config.run.eval_every) and self.evaluated != self.step:
+            self.evaluate()
+
     def evaluate(self) -> None:
         """The held-out loss, into the metrics; remember the best step."""
         block = self.job.config.model.block_size
-        self.val_loss = held_out_loss(self.engine, self.state, self.job.validation.held_out(block))
+        held_out = self.job.validation.held_out(block)
+        self.val_loss = held_out_loss(self.engine, self.state, held_out, self.pause)
+        self.evaluated = self.step
         fsio.append(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
         self.report.evaluated(self.step, self.val_loss)
         if self.best is None or self.val_loss < self.best["val_loss"]:
@@ -401,7 +416,11 @@ class Loop:
         if isinstance(self.job.documents, Chats):
             return self._reply(self.job.documents, sampling, rng)
         drawn = tokens(self.engine, self.state, [tokenizer.bos], config.model.block_size, sampling, rng, tokenizer.bos)
-        return tokenizer.decode(list(drawn))
+        chosen = []
+        for token in drawn:
+            self.pause()
+            chosen.append(token)
+        return tokenizer.decode(chosen)
 
     def _reply(self, chats: Chats, sampling: Sampling, rng: Random) -> str:
         """A question of the data and what the model answers."""
@@ -437,13 +456,32 @@ class Loop:
             "seconds": self.seconds,
             "loss": self.loss,
             "val_loss": self.val_loss,
+            "evaluated": self.evaluated,
             "best": self.best,
         }
         tensors = self.engine.dump(self.state)
-        if not all(np.isfinite(value).all() for value in tensors.values()):
-            raise NumericError(f"step {self.step}: a weight or moment is not finite; not saved, older checkpoints stay")
+        for name, value in tensors.items():
+            if not np.isfinite(value).all():
+                raise NumericError(f"step {self.step}: {name} is not finite; not saved, older checkpoints stay")
         fsio.flush(self.folder.metrics_file)
         path = checkpoint.write(self.folder.checkpoints, job.config, job.tokenizer, tensors, state)
         self.saved, self.seconds_to_save = self.step, time.monotonic() - began
         checkpoint.rotate(self.folder.checkpoints, job.config.run.keep, self.best["step"] if self.best else None)
         self.report.saved(path)
+
+
+def _identity(config: Config, anew: bool) -> dict[str, Any]:
+    """What must not change when a run goes on, by the configuration key; the rest only says what is shown or kept.
+
+    The total of steps may: a new one stretches the schedule. Where the schedule begins `anew`, its keys may too.
+    """
+    sections = config.to_dict()
+    run = ["seed", "batch_size", "grad_accum", "engine", "dtype", "device", "threads"]
+    optim = {key: value for key, value in sections["optim"].items() if not (anew and key in SCHEDULE)}
+    return {
+        **{f"model.{key}": value for key, value in sections["model"].items()},
+        **{f"optim.{key}": value for key, value in optim.items()},
+        **{f"finetune.{key}": value for key, value in sections["finetune"].items()},
+        "data.val_fraction": config.data.val_fraction,
+        **{f"run.{key}": sections["run"][key] for key in run},
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,7 +73,7 @@ def train(
     else:
         resolved = resolve(source, config, flags, size)
         out = out or new_folder(resolved.name)
-    again = f"microgpt train {source} --resume --out {out}"
+    again = shlex.join(["microgpt", "train", source, "--resume", "--out", str(out)])
     result = run_and_tell(resolved, out, again, resume=resume, stop_at=stop_at, max_time=max_time, as_json=json)
     if json:
         print(jsonlib.dumps(result))
@@ -105,7 +106,7 @@ def run_and_tell(
     if result.step < config.run.steps and not result.stopped_early:
         say(f"go on   {again}")
     else:
-        say(f"try     microgpt {result.verb} {out}")
+        say(f"try     {shlex.join(['microgpt', result.verb, str(out)])}")
     return _result(result)
 
 
