@@ -20,10 +20,13 @@ app = App(
 )
 app.command("microgpt.commands.train:train", name="train", help="Train a model on a scenario or a text file.")
 app.command("microgpt.commands.generate:generate", name="generate", alias="sample", help="Let a model write.")
+app.command("microgpt.commands.eval:evaluate", name="eval", help="Measure a model on held-out or other text.")
+app.command("microgpt.commands.scenarios:scenarios", name="scenarios", help="List what can be trained by name.")
 app.command("microgpt.commands.info:info", name="info", help="Show what a run or model folder holds.")
 app.command("microgpt.commands.bench:bench", name="bench", help="Measure how fast engines train.")
 app.command("microgpt.commands.doctor:doctor", name="doctor", help="Say what this machine has.")
 app.command("microgpt.commands.data:app", name="data", help="List and fetch data sets.")
+app.command("microgpt.commands.tokenizer:app", name="tokenizer", help="Train, use and look at tokenizers.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

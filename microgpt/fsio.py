@@ -120,9 +120,14 @@ def sweep(folder: Path) -> None:
 
 def append(path: Path, text: str) -> None:
     """Add lines to a log. Raises OSError."""
+    append_bytes(path, text.encode())
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    """Add bytes to a file. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        view = memoryview(text.encode())
+        view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
     finally:

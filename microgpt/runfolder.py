@@ -28,6 +28,7 @@ class RunFolder:
         self.path = path
         self.config_file = path / "run.toml"
         self.metrics_file = path / "metrics.jsonl"
+        self.rejects_file = path / "rejects.jsonl"
         self.checkpoints = path / "checkpoints"
         self.lock_file = path / ".lock"
         self.owner_file = path / ".owner.json"

@@ -7,6 +7,7 @@ signal is answered within a quarter of a second.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,11 @@ import numpy as np
 
 from microgpt import checkpoint, fsio
 from microgpt.config import Config
-from microgpt.data.corpus import Corpus, build
-from microgpt.data.documents import Documents, read_documents
+from microgpt.data.corpus import Corpus, all_held_out, build
+from microgpt.data.datasets import cache_folder
+from microgpt.data.documents import Documents, shared
+from microgpt.data.encode import load
+from microgpt.data.sources import keep_stdin
 from microgpt.engines import Choice, Engine, choose
 from microgpt.errors import CheckpointError, NumericError, Stopped, UsageError
 from microgpt.evaluate import held_out_loss
@@ -29,13 +33,15 @@ from microgpt.optim import learning_rates
 from microgpt.runfolder import RunFolder, new_folder
 from microgpt.signals import Wish, listen
 from microgpt.tokenizers import Tokenizer
-from microgpt.tokenizers import train as train_tokenizer
 
 BLOCK_SECONDS = 0.1  # the length of a block of steps that is aimed at
 
 
 class Report:
     """What a run tells on its way; this one keeps quiet."""
+
+    def reading(self, what: str, done: int, total: int) -> None:
+        """On the way through a long text: what is done, bytes of it so far and in all."""
 
     def plan(self, job: Job) -> None:
         """Before anything starts."""
@@ -55,6 +61,9 @@ class Report:
     def saved(self, path: Path) -> None:
         """A checkpoint was written."""
 
+    def stopped_early(self, step: int, best: dict[str, Any]) -> None:
+        """The held-out loss has not fallen for long enough; `best` has the step and val_loss of the best one."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -64,12 +73,13 @@ class Job:
     documents: Documents
     tokenizer: Tokenizer
     corpus: Corpus
+    validation: Corpus  # its held-out documents are measured; the corpus, or a text of its own
     choice: Choice
     rng: Random  # after the shuffle
 
     @property
     def rows(self) -> int:
-        """Documents an optimizer step."""
+        """Rows an optimizer step."""
         return self.config.run.batch_size * self.config.run.grad_accum
 
 
@@ -82,31 +92,45 @@ class Trained:
     loss: float | None  # of the last step
     val_loss: float | None  # the last held-out one
     seconds: float
+    stopped_early: bool = False
+    best_step: int | None = None
     samples: list[str] = field(default_factory=list)
 
 
-def prepare(config: Config) -> Job:
-    """Read the data, learn the tokenizer, choose the engine. Writes nothing.
+def prepare(config: Config, report: Report | None = None) -> Job:
+    """Read the data, learn the tokenizer, choose the engine. Writes nothing but the cache of long texts.
 
     Raises UsageError, DataError or MachineError.
     """
-    documents = read_documents(config.data)
-    tokenizer = train_tokenizer(config.data.tokenizer, documents.texts)
-    rng = Random(config.run.seed)
-    fraction = config.data.val_fraction
+    tell = (report or Report()).reading
+    run, data = config.run, config.data
+    if data.path == "-":
+        data = data.model_copy(update={"path": str(keep_stdin())})
+    fraction = data.val_fraction
     if fraction is None:
-        fraction = 0.1 if config.run.eval_every else 0.0
-    corpus = build(documents.texts, tokenizer, rng, trailing_bos=config.data.trailing_bos, val_fraction=fraction)
+        fraction = 0.1 if run.eval_every and not data.val_path else 0.0
+    if run.eval_every and not (fraction or data.val_path):
+        raise UsageError(
+            "--eval-every: nothing is held out; set --val-fraction above 0, or name a file with --val-data"
+        )
+    if run.patience and not run.eval_every:
+        raise UsageError("--patience: counts held-out losses; set --eval-every as well")
+    documents, tokenizer, encoded = load(data, tell=tell)
+    rng, joined = Random(run.seed), data.packing == "joined"
+    corpus = validation = build(encoded, tokenizer.bos, rng, val_fraction=fraction, joined=joined, shared=shared(data))
+    if data.val_path:
+        held_out = data.model_copy(update={"path": data.val_path, "drop_duplicates": False})
+        validation = all_held_out(load(held_out, tokenizer, tell)[2], tokenizer.bos, joined=joined)
     config = config.with_vocab(tokenizer.vocab_size)
-    per_step = config.run.batch_size * config.run.grad_accum * corpus.mean_row(config.model.block_size)
-    run = config.run
+    per_step = run.batch_size * run.grad_accum * corpus.mean_row(config.model.block_size)
     choice = choose(
         config.model, config.optim, name=run.engine, dtype=run.dtype, device=run.device, tokens_per_step=per_step
     )
     config = config.replace(
-        data={"val_fraction": fraction}, run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device}
+        data={**data.model_dump(exclude_none=True), "val_fraction": fraction},
+        run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device},
     )
-    return Job(config, documents, tokenizer, corpus, choice, rng)
+    return Job(config, documents, tokenizer, corpus, validation, choice, rng)
 
 
 def train(
@@ -128,7 +152,8 @@ def train(
     folder.require_free()
     if stop_at is not None and not 0 < stop_at <= config.run.steps:
         raise UsageError(f"--stop-at: must lie between 1 and --steps ({config.run.steps}), got {stop_at}")
-    job = prepare(config)
+    with fsio.disk("be written", cache_folder()):
+        job = prepare(config, report)
     report.plan(job)
     with folder.lock(), listen() as wish:
         folder.require(run=resume)  # another trainer may have come and gone while the data was read
@@ -160,13 +185,15 @@ class Loop:
         self.best: dict[str, Any] | None = None
         self.evaluated = 0  # the step of the last evaluation
         self.seconds_per_step = max(job.choice.seconds_per_step, BLOCK_SECONDS / 16)  # until it is measured
-        self.validation = job.corpus.held_out(config.model.block_size)
 
     def begin(self) -> None:
         """Step 0: draw the first values."""
         self.state = self.engine.load(first_values(self.job.config.model, self.job.rng))
         self.generator = self.job.rng.getstate()
         self.folder.begin(self.job.config)
+        if rejects := self.job.documents.rejects:
+            lines = (json.dumps(reject._asdict(), ensure_ascii=False) for reject in rejects)
+            fsio.write_atomic(self.folder.rejects_file, "".join(f"{line}\n" for line in lines).encode())
 
     def take_up(self) -> None:
         """Restore the newest checkpoint; begin anew if none was written yet.
@@ -198,10 +225,15 @@ class Loop:
         source = saved.state["data"]
         ours, theirs = _identity(self.job.config), _identity(saved.config)
         ours |= {"data": self.job.corpus.fingerprint, "tokenizer": self.job.tokenizer.to_json()}
+        ours |= {"held-out data": self.job.validation.fingerprint}
         theirs |= {"data": source.get("sha256"), "tokenizer": saved.tokenizer.to_json()}
-        for what in sorted(ours, key=lambda name: "." in name):  # data and tokenizer first
-            if ours[what] != theirs[what]:
-                change = f" ({theirs[what]!r} then, {ours[what]!r} now)" if "." in what else ""
+        theirs |= {"held-out data": source.get("held_out_sha256")}
+        for what in sorted(
+            ours.keys() | theirs.keys(), key=lambda name: ("." in name, name)
+        ):  # data and tokenizer first
+            then, now = theirs.get(what), ours.get(what)
+            if then != now:
+                change = f" ({then!r} then, {now!r} now)" if "." in what else ""
                 raise CheckpointError(
                     f"{saved.path}: {what} is not what this checkpoint was trained with{change}, so going on would "
                     f"not be the same run; restore it, or start a new run with another --out",
@@ -212,7 +244,7 @@ class Loop:
         """Step until `target`, doing what is due on the way; save and sample at the end."""
         run = self.job.config.run
         self.evaluate_if_due()  # what a signal cut short
-        while self.step < target:
+        while self.step < target and not self.is_stale():
             self.block(target)
             self.evaluate_if_due()
             if self._is_due(run.sample_every):
@@ -224,8 +256,17 @@ class Loop:
         self.save()
         rng = Random()
         rng.setstate(self.generator)
-        samples = [self.sample(rng) for _ in range(run.samples)] if target == run.steps else []
-        return Trained(self.folder.path, self.step, self.loss, self.val_loss, self.seconds, samples)
+        stale = self.step < target
+        if stale:
+            self.report.stopped_early(self.step, self.best or {})
+        samples = [self.sample(rng) for _ in range(run.samples)] if stale or target == run.steps else []
+        best = self.best["step"] if self.best else None
+        return Trained(self.folder.path, self.step, self.loss, self.val_loss, self.seconds, stale, best, samples)
+
+    def is_stale(self) -> bool:
+        """Whether the last `patience` held-out losses brought no new best."""
+        run = self.job.config.run
+        return bool(run.patience and self.best and self.step - self.best["step"] >= run.patience * run.eval_every)
 
     def pause(self) -> None:
         """If a signal came, save and raise Stopped. Called often enough to answer within a quarter of a second."""
@@ -290,7 +331,8 @@ class Loop:
         weights = {name: a for name, a in self.engine.dump(self.state).items() if not name.startswith(("m.", "v."))}
         largest = max(weights, key=lambda name: float(np.nan_to_num(np.abs(weights[name]).max(), nan=np.inf)))
         corpus, rows = self.job.corpus, self.job.rows
-        places = [int(corpus.order[(self.step * rows + i) % corpus.n_train]) + 1 for i in range(min(rows, 8))]
+        block = self.job.config.model.block_size
+        places = [corpus.place(self.step * rows + i, block) + 1 for i in range(min(rows, 8))]
         what = "gradient" if np.isnan(loss) else "loss"
         raise NumericError(
             f"step {self.step + 1}: the {what} is not finite ({loss}), with document {', '.join(map(str, places))} and "
@@ -305,13 +347,14 @@ class Loop:
 
     def evaluate(self) -> None:
         """The held-out loss, into the metrics; remember the best step."""
-        self.val_loss = held_out_loss(self.engine, self.state, self.validation, self.pause)
+        block = self.job.config.model.block_size
+        self.val_loss = held_out_loss(self.engine, self.state, self.job.validation.held_out(block), self.pause)
         self.evaluated = self.step
         fsio.append(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
         self.report.evaluated(self.step, self.val_loss)
         if self.best is None or self.val_loss < self.best["val_loss"]:
             self.best = {"step": self.step, "val_loss": self.val_loss}
-            if self.job.config.run.checkpoint_every:
+            if self.job.config.run.checkpoint_every or self.job.config.run.patience:
                 self.save()
 
     def sample(self, rng: Random) -> str:
@@ -337,9 +380,10 @@ class Loop:
             "generator": [version, list(keys), spare],
             "data": {
                 "sha256": job.corpus.fingerprint,
+                "held_out_sha256": job.validation.fingerprint,
                 "source": job.documents.source,
                 "documents": job.corpus.n_documents,
-                "next": self.step * job.rows % job.corpus.n_train,
+                "next": self.step * job.rows % job.corpus.n_rows(job.config.model.block_size),
             },
             "engine": job.choice.name,
             "dtype": job.choice.dtype,
