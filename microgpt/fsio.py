@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,27 @@ def parse_json(data: bytes, where: str) -> Any:
 def to_json(value: Any) -> bytes:
     """Indented JSON, the same bytes for the same value."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def keep_stream(folder: Path, pieces: Iterable[bytes], suffix: str) -> tuple[Path, int]:
+    """Keep a stream as a file that is named by its content; returns it and its size. Raises OSError."""
+    temporary = folder / f"{TEMPORARY}stream-{os.getpid()}"
+    _forget(temporary)
+    digest, size = hashlib.sha256(), 0
+    try:
+        write_new(temporary, b"")
+        for data in pieces:
+            digest.update(data)
+            size += len(data)
+            append_bytes(temporary, data)
+        flush(temporary)
+        final = folder / f"{digest.hexdigest()[:16]}{suffix}"
+        os.replace(temporary, final)
+    except BaseException:
+        _forget(temporary)
+        raise
+    flush_folder(folder)
+    return final, size
 
 
 def make_folder(path: Path) -> None:

@@ -97,16 +97,10 @@ def keep_stdin() -> Path:
     """
     folder = cache_folder() / "stdin"
     fsio.make_folders(folder)
-    digest, size = hashlib.sha256(), 0
-    temporary = folder / f"{fsio.TEMPORARY}stdin"
-    with open(temporary, "wb") as file:
-        while data := sys.stdin.buffer.read(PIECE):
-            digest.update(data)
-            size += file.write(data)
+    path, size = fsio.keep_stream(folder, iter(lambda: sys.stdin.buffer.read(PIECE), b""), ".txt")
     if not size:
-        temporary.unlink()
         raise DataError("standard input: empty; pipe text into --data -")
-    return temporary.replace(folder / f"{digest.hexdigest()[:16]}.txt")
+    return path
 
 
 def sha256(sources: list[Source]) -> str:
