@@ -198,7 +198,10 @@ def to_json(value: Any) -> bytes:
 
 
 def keep_stream(folder: Path, pieces: Iterable[bytes], suffix: str) -> tuple[Path, int]:
-    """Keep a stream as a file that is named by its content; returns it and its size. Raises OSError."""
+    """Keep a stream as a file that is named by its content; returns it and its size. Nothing of an empty one is kept.
+
+    Raises OSError.
+    """
     temporary = folder / f"{TEMPORARY}stream-{os.getpid()}"
     _forget(temporary)
     digest, size = hashlib.sha256(), 0
@@ -210,10 +213,10 @@ def keep_stream(folder: Path, pieces: Iterable[bytes], suffix: str) -> tuple[Pat
             append_bytes(temporary, data)
         flush(temporary)
         final = folder / f"{digest.hexdigest()[:16]}{suffix}"
-        os.replace(temporary, final)
-    except BaseException:
+        if size:
+            os.replace(temporary, final)
+    finally:
         _forget(temporary)
-        raise
     flush_folder(folder)
     return final, size
 

@@ -47,12 +47,12 @@ def test_texts_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_texts_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path, fragment in (
-        (tmp_path / "none.txt", "no such file"),
-        (tmp_path, "no text file in this folder"),
-        (tmp_path / ("x" * 300), "File name too long"),
+    for path, status, fragment in (
+        (tmp_path / "none.txt", 3, "no such file"),
+        (tmp_path, 3, "no text file in this folder"),
+        (tmp_path / ("x" * 300), 5, "File name too long"),
     ):
-        fails(new(path, tmp_path / "run"), capsys, 3, fragment)
+        fails(new(path, tmp_path / "run"), capsys, status, fragment)
     assert not (tmp_path / "run").exists()
 
 
