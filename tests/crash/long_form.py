@@ -119,15 +119,8 @@ class Long:
                 out = self.folder / "run"
                 shutil.copytree(self.folder / "half", out)
                 words = [sys.executable, "-m", "microgpt", *go_on([], out), "--stop-at", "5"]
-                inject = [
-                    "strace",
-                    "-P",
-                    str(out),
-                    *self._paths(out),
-                    "-e",
-                    f"inject={call}:signal=SIGKILL:when={when}",
-                ]
-                done = subprocess.run([*inject, "-o", os.devnull, *words], capture_output=True)
+                inject = ["strace", "-o", os.devnull, "-e", f"inject={call}:signal=SIGKILL:when={when}"]
+                done = subprocess.run([*inject, *words], capture_output=True)
                 self.check([], out)
                 if done.returncode == 0:
                     break
