@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup clean crash mutants proof-gradients
+.PHONY: demo test check setup clean crash round-trip mutants proof-gradients proof-memory
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -27,6 +27,12 @@ proof-gradients: .venv/full  ## every rung's gradients against differences, 200 
 	$(BIN)/python -m pytest tests/engines/test_ladder.py --long -k limit_of_differences
 
 setup: .venv/full  ## .venv with all that tests and benchmarks need
+
+round-trip: .venv/full  ## a million random Unicode texts there and back through the tokenizer
+	$(BIN)/python -m benchmarks.tokenizers --round-trip 1000000
+
+proof-memory: .venv/full  ## 1 GB of text tokenised in less than 1 GB of memory
+	$(BIN)/python benchmarks/tokenise_large.py
 
 clean:
 	rm -rf .venv

@@ -42,6 +42,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+def _family(given: Mapping[str, Any]) -> dict[str, Any]:
+    return FAMILIES.get(str(given.get("family", "")), {})
+
+
 # What a key given in a later layer takes back of earlier ones, unless it is given beside it.
 RESETS: dict[str, dict[str, tuple[str, ...]]] = {
     "data": {
@@ -70,10 +74,6 @@ SIZES: dict[str, dict[str, Any]] = {
         ("medium", 6, 384, 6, 256, 1e-3, 32),
     )
 }
-
-
-def _family(given: Mapping[str, Any]) -> dict[str, Any]:
-    return FAMILIES.get(str(given.get("family", "")), {})
 
 
 class Section(BaseModel):
@@ -321,10 +321,10 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in layer.items():
             if isinstance(value, Mapping):
                 value = {**_family(value), **value} if key == "model" else value
-                taken_back = {lost for given, lost in _resets(key) if given in value}
                 below = out.get(key)
-                kept = below if isinstance(below, Mapping) else {}
-                out[key] = {**{name: old for name, old in kept.items() if name not in taken_back}, **value}
+                taken_back = {lost for given, lost in _resets(key) if given in value}
+                kept = {n: old for n, old in below.items() if n not in taken_back} if isinstance(below, Mapping) else {}
+                out[key] = {**kept, **value}
             else:
                 out[key] = value
     return out

@@ -53,14 +53,15 @@ def _total(
     nats, targets, size = 0.0, 0, 1
     for feed in feeds:
         counts = np.array([feed.targets(step) for step in range(feed.n_steps)])
+        losses: list[np.ndarray] = []
         first = 0
         while first < feed.n_steps:
             pause()
             start = time.perf_counter()
-            losses = engine.loss(state, feed.part(first, first + size))
-            nats += float(np.dot(losses, counts[first : first + size]))
+            losses.append(engine.loss(state, feed.part(first, first + size)))
             first += size
             size = 2 * size if time.perf_counter() - start < BLOCK_SECONDS / 2 else size
+        nats += float(np.dot(np.concatenate(losses), counts))
         targets += int(counts.sum())
     return nats / max(1, targets), targets
 

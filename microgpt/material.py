@@ -10,7 +10,7 @@ from microgpt.config import Data
 from microgpt.data.chats import Chats, is_chat, read_chats
 from microgpt.data.corpus import Corpus, all_held_out, build
 from microgpt.data.dialogues import Dialogues, Mix, build_dialogues
-from microgpt.data.documents import Documents
+from microgpt.data.documents import Documents, shared
 from microgpt.data.encode import Encoded, Tell, learn, load, quiet
 from microgpt.errors import DataError, UsageError
 from microgpt.tokenizers import Tokenizer
@@ -31,7 +31,9 @@ class Material:
         """What is trained on, shuffled with `rng`, and what is held out. Raises DataError if too little is left."""
         if isinstance(self.tokens, Encoded):
             joined = self.data.packing == "joined"
-            return build(self.tokens, self.tokenizer.bos, rng, val_fraction=val_fraction, joined=joined)
+            return build(
+                self.tokens, self.tokenizer.bos, rng, val_fraction=val_fraction, joined=joined, shared=shared(self.data)
+            )
         return build_dialogues(self.tokens, rng, self._n_bytes, val_fraction=val_fraction)
 
     def held_out(self) -> Corpus | Dialogues:

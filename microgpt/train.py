@@ -277,9 +277,10 @@ class Loop:
         ours |= {"data": job.corpus.fingerprint, "held-out data": job.validation.fingerprint}
         theirs |= {"data": source.get("sha256"), "held-out data": source.get("held_out_sha256")}
         ours["tokenizer"], theirs["tokenizer"] = job.tokenizer.to_json(), saved.tokenizer.to_json()
-        for what in sorted(ours, key=lambda name: "." in name):  # data and tokenizer first
-            if ours[what] != theirs[what]:
-                raise other_run(saved.path, what, f" ({theirs[what]!r} then, {ours[what]!r} now)" * ("." in what))
+        for what in sorted(ours.keys() | theirs.keys(), key=lambda name: ("." in name, name)):  # data first
+            then, now = theirs.get(what), ours.get(what)
+            if then != now:
+                raise other_run(saved.path, what, f" ({then!r} then, {now!r} now)" if "." in what else "")
 
     def run(self, target: int) -> Trained:
         """Step until `target`, doing what is due on the way; save and sample at the end."""

@@ -126,7 +126,11 @@ class Writer:
         between = {"chunks": "", "paragraphs": "\n\n"}.get(self.config.data.format, "\n")
         stream = self.tokenizer.stream()
         for token in drawn:
-            yield stream.feed([token]) + (between if token == self.tokenizer.bos else "")
+            if token == self.tokenizer.bos:
+                yield stream.end() + between
+                stream = self.tokenizer.stream()
+            else:
+                yield stream.feed([token])
         yield stream.end()
 
     def generate(

@@ -15,8 +15,8 @@ MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "mar
 NAMES = {"eval", "exec", "compile", "__import__"}
 CALLS = {"torch.load", "os.system", "os.popen", "yaml.load", "np.save", "np.savez", "np.fromfile", "torch.save"}
 WRITES = {
-    *(f"os.{name}" for name in "write remove unlink rename replace rmdir removedirs mkdir makedirs truncate".split()),  # noqa: SIM905
-    *(f"shutil.{name}" for name in "rmtree move copy copy2 copyfile copytree make_archive unpack_archive".split()),  # noqa: SIM905
+    *(f"os.{name}" for name in "write remove unlink rename replace rmdir removedirs mkdir makedirs truncate".split()),
+    *(f"shutil.{name}" for name in "rmtree move copy copy2 copyfile copytree make_archive unpack_archive".split()),
 }  # fmt: skip
 METHODS = {"write_text", "write_bytes", "touch", "unlink", "rmdir", "rename", "symlink_to", "hardlink_to", "tofile"}
 

@@ -32,7 +32,13 @@ def _section(name: str, cls: Any) -> Any:
     for key, field in cls.model_fields.items():
         if key in NO_FLAG:
             continue
-        parameter = Parameter(help=field.description, name=NAMES.get(key), group=group, show_default=False)
+        parameter = Parameter(
+            help=field.description,
+            name=NAMES.get(key),
+            group=group,
+            show_default=False,
+            allow_leading_hyphen=key == "path",  # - is standard input
+        )
         fields.append((key, Annotated[_plain(field.annotation), parameter], None))
     flags = dataclasses.make_dataclass(f"{name.capitalize()}Flags", fields, frozen=True)
     flags.__module__ = __name__  # cyclopts looks for the fields' types where a class was made

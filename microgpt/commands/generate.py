@@ -17,7 +17,7 @@ from microgpt.terminal import for_stdout, say
 def generate(
     run: Path,
     *,
-    prompt: Annotated[str | None, Parameter(alias="-p")] = None,
+    prompt: Annotated[str | None, Parameter(alias="-p", allow_leading_hyphen=True)] = None,
     prompt_file: Path | None = None,
     num_samples: Annotated[int, Parameter(alias="-n")] = 20,
     temperature: Annotated[float | None, Parameter(alias="--temp")] = None,

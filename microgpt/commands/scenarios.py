@@ -29,8 +29,10 @@ def scenarios(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
 
     from microgpt.terminal import duration
 
-    drawn = Table("name", "parameters", "steps", "time here", "data", box=None, pad_edge=False)
-    drawn.add_column("about", no_wrap=True)
+    drawn = Table(box=None, pad_edge=False, expand=True)
+    for title in ("name", "parameters", "steps", "time here", "data"):
+        drawn.add_column(title, no_wrap=True)
+    drawn.add_column("about", no_wrap=True, ratio=1)
     for name, row in rows.items():
         size = f"{row['n_params']:,}" if row["n_params"] else "?"
         about = duration(row["seconds"]) if row["seconds"] is not None else "?"

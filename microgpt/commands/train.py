@@ -20,7 +20,7 @@ Flags = Parameter(name="*")
 
 
 def train(
-    source: str = "names",
+    source: Annotated[str, Parameter(allow_leading_hyphen=True)] = "names",
     *,
     out: Path | None = None,
     config: Path | None = None,

@@ -154,18 +154,28 @@ class Corpus:
         return Feed(tokens, offsets, steps.astype(np.int64), scored, first_step, rows_a_pass, seed)
 
 
-def build(encoded: Encoded, bos: int, rng: Random, *, val_fraction: float = 0.0, joined: bool = False) -> Corpus:
-    """Shuffle the documents' order with `rng` and hold out the last of it. Raises DataError if too few are left."""
-    n = len(encoded.offsets) - 1
-    order = array("q", encoded.kept if encoded.kept is not None else range(n))
+def build(
+    encoded: Encoded, bos: int, rng: Random, *, val_fraction: float = 0.0, joined: bool = False, shared: int = 0
+) -> Corpus:
+    """Shuffle the documents' order with `rng` and hold out the last of it. Raises DataError if too few are left.
+
+    Where each document shares text with `shared` neighbours on either side (chunks that overlap), the text's end
+    is held out instead, and the documents between are left out, so that nothing held out is trained on.
+    """
+    order = array("q", encoded.kept if encoded.kept is not None else range(len(encoded.offsets) - 1))
+    n_held = round(len(order) * val_fraction)
+    apart = array("q")
+    if shared and n_held:
+        apart = order[len(order) - n_held :]
+        del order[max(0, len(order) - n_held - shared) :]
     rng.shuffle(order)
-    n_train = len(order) - round(len(order) * val_fraction)
-    if n_train < 1 or (val_fraction and n_train == len(order)):
+    n_train = len(order) if apart else len(order) - n_held
+    if n_train < 1 or (val_fraction and not n_held):
         raise DataError(
-            f"{len(order)} documents are too few to hold out {val_fraction:.0%} of them; set --val-fraction 0, "
-            f"or name a held-out file with --val-data"
+            f"{len(order) + len(apart)} documents are too few to hold out {val_fraction:.0%} of them; set "
+            f"--val-fraction 0, or name a held-out file with --val-data"
         )
-    return Corpus(encoded, np.frombuffer(order, dtype=np.int64), n_train, bos, joined)
+    return Corpus(encoded, np.frombuffer(order + apart if apart else order, dtype=np.int64), n_train, bos, joined)
 
 
 def all_held_out(encoded: Encoded, bos: int, *, joined: bool = False) -> Corpus:

@@ -195,11 +195,13 @@ class Resuming:
             reply.raise_for_status()
             had = had if reply.status_code == 206 else 0
             with open(self.part, "ab" if had else "wb") as file, self._bar(had) as advance:
-                for data in reply.iter_content(1 << 16):
+                for data in reply.iter_content(1 << 13):
                     had += file.write(data)
                     advance(len(data))
                     if had > self.size:
                         break  # more than the data set: the hash will refuse it
+        if had < self.size:
+            raise OSError(f"{url}: broke off after {had} of {self.size} bytes")
         self.part.replace(output_file)
 
     @contextmanager

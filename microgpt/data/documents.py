@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ IN_MEMORY = 64 << 20  # characters that are held at once; longer text is read fr
 MAX_LINE = 1 << 24  # characters of a line
 SHOWN = 200  # characters of a reject that are kept
 
-Batch = list[tuple[int, str]]  # texts with the line, or the number of the chunk, where each begins
+Batch = tuple[Sequence[int], list[str]]  # the line, or the number of the chunk, where each text begins; the texts
 
 
 class Reject(NamedTuple):
@@ -47,7 +47,7 @@ class Documents:
     @property
     def notes(self) -> list[str]:
         """What a user should be told about the text, a line each."""
-        return [*self._notes, *(f"{self.source}: {count:,} {what}" for what, count in self.tally.items() if count)]
+        return [*self._notes, *(f"{self.source}: {what}: {count:,}" for what, count in self.tally.items() if count)]
 
     def batches(self) -> Iterator[list[str]]:
         """The documents in lists of a few megabytes. Raises DataError."""
@@ -57,8 +57,8 @@ class Documents:
         self.tally, self.rejects = Counter(), []
         for source in self.sources:
             for batch in self._split(source):
-                texts = [text for _, text in (self._healthy(source, batch) if self.data.skip_bad else batch)]
-                empty = len(texts) - sum(map(bool, texts))
+                texts = self._healthy(source, batch) if self.data.skip_bad else batch[1]
+                empty = texts.count("")
                 self.tally["empty documents " + ("dropped" if self.data.drop_empty else "kept")] += empty
                 yield list(filter(None, texts)) if empty and self.data.drop_empty else texts
         self.tally["rejects left out (--skip-bad); they are listed in rejects.jsonl"] += len(self.rejects)
@@ -66,6 +66,8 @@ class Documents:
     def hold(self, limit: int) -> bool:
         """Take all documents into memory, unless they are more than `limit` characters. Raises DataError."""
         held: list[str] = []
+        if sum(source.size for source in self.sources) > 4 * limit:  # bytes, so surely longer
+            return False
         for batch in self.batches():
             limit -= sum(map(len, batch))
             held += batch
@@ -107,7 +109,7 @@ class Documents:
             return paragraphs(numbered)
         if kind == "jsonl":
             return (self._objects(source, batch) for batch in numbered)
-        return ([(line, text.strip()) for line, text in batch] for batch in numbered)
+        return ((numbers, list(map(str.strip, texts))) for numbers, texts in numbered)
 
     def _lines(self, source: Source, text: Iterator[str]) -> Iterator[Batch]:
         """The lines of a text with their numbers; a line beyond MAX_LINE is bad."""
@@ -117,35 +119,38 @@ class Documents:
                 found, rest = [rest] if rest else [], ""
             else:
                 *found, rest = (rest + piece).split("\n")
-            batch = list(enumerate(found, number))
-            number += len(found)
-            if too_long and found:
-                batch, too_long = batch[1:], False
-            if len(rest) > MAX_LINE:
-                if not too_long:
-                    why = f"a line of more than {MAX_LINE:,} characters; break it, or read it with --format chunks"
-                    self._bad(source, number, why, rest)
-                rest, too_long = "", True
-            yield batch
+            numbers = range(number, number + len(found))
+            begun = found[0] if found else rest  # only the line that was begun before can be longer than a piece
+            if len(begun) > MAX_LINE and not too_long:
+                why = f"a line of more than {MAX_LINE:,} characters; break it, or read it with --format chunks"
+                self._bad(source, number, why, begun)
+                too_long = True
+            if too_long:
+                numbers, too_long = numbers[1:], not found
+                rest = rest if found else ""
+                found = found[1:]
+            number = numbers.stop
+            yield numbers, found
 
     def _objects(self, source: Source, batch: Batch) -> Batch:
-        found = []
-        for number, line in batch:
+        numbers, found = list[int](), list[str]()
+        for number, line in zip(*batch, strict=True):
             try:
-                found.append((number, text_of(line, self.data.text_field)))
+                found.append(text_of(line, self.data.text_field))
+                numbers.append(number)
             except ValueError as error:
                 self._bad(source, number, str(error), line)
-        return found
+        return numbers, found
 
-    def _healthy(self, source: Source, batch: Batch) -> Batch:
+    def _healthy(self, source: Source, batch: Batch) -> list[str]:
         """A batch without the texts that hold a NUL or bytes that are not UTF-8, which become rejects."""
         found = []
-        for number, text in batch:
+        for number, text in zip(*batch, strict=True):
             if bad := BAD.search(text):
                 what = "a NUL character" if bad[0] == "\0" else f"byte 0x{ord(bad[0]) - 0xDC00:02x} is not UTF-8"
                 self._bad(source, number, f"{what} at character {bad.start() + 1}", text)
             else:
-                found.append((number, text))
+                found.append(text)
         return found
 
     def _bad(self, source: Source, line: int, why: str, text: str) -> None:
@@ -157,6 +162,14 @@ class Documents:
 
 
 COPIES = {True: "exact duplicates dropped", False: "exact duplicates kept (--drop-duplicates leaves them out)"}
+
+
+def shared(data: Data) -> int:
+    """With how many documents on either side a document shares text."""
+    if data.format != "chunks":
+        return 0
+    overlap = data.chunk_size // 2 if data.chunk_overlap is None else data.chunk_overlap
+    return -(-data.chunk_size // (data.chunk_size - overlap)) - 1
 
 
 def read_documents(data: Data) -> Documents:
@@ -199,7 +212,7 @@ def chunks(text: Iterable[str], size: int, overlap: int) -> Iterator[Batch]:
         rest += piece
         found = [rest[at : at + size] for at in range(0, len(rest) - size + 1, size - overlap)]
         rest = rest[len(found) * (size - overlap) :]
-        yield list(enumerate(found, number))
+        yield range(number, number + len(found)), found
         number += len(found)
 
 
@@ -207,17 +220,18 @@ def paragraphs(numbered: Iterable[Batch]) -> Iterator[Batch]:
     """Lines with blank lines around them; their own line ends and indents stay."""
     first, current = 1, list[str]()
     for batch in numbered:
-        found = []
-        for number, line in batch:
+        numbers, found = list[int](), list[str]()
+        for number, line in zip(*batch, strict=True):
             if line and not line.isspace():
                 first = first if current else number
                 current.append(line.rstrip())
             elif current:
-                found.append((first, "\n".join(current)))
+                found.append("\n".join(current))
+                numbers.append(first)
                 current = []
-        yield found
+        yield numbers, found
     if current:
-        yield [(first, "\n".join(current))]
+        yield [first], ["\n".join(current)]
 
 
 def text_of(line: str, field: str) -> str:

@@ -104,7 +104,8 @@ def _encode(documents: Documents, tokenizer: Tokenizer, batch: list[str]) -> tup
 
 
 def _sizes(batch: list[str]) -> np.ndarray:
-    sizes = (len(text) if text.isascii() else len(text.encode()) for text in batch)
+    plain = all(map(str.isascii, batch))
+    sizes = map(len, batch) if plain else (len(text.encode()) for text in batch)
     return np.fromiter(sizes, dtype=np.int64, count=len(batch))
 
 
@@ -152,7 +153,8 @@ def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, 
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<i4")
     digest, n, done = hashlib.sha256(), 0, 0
     copies: list[np.ndarray] = []
-    files = [folder / name for name in ("tokens.bin", "ends.bin", "sizes.bin")]
+    files = [folder / name for name in ("tokens.bin", "offsets.bin", "sizes.bin")]
+    fsio.append_bytes(files[1], bytes(8))
     for batch in documents.batches():
         if not batch:
             continue
@@ -168,7 +170,9 @@ def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, 
         tell("encoding", min(done, total), total)
     if not n:
         raise documents.nothing()
-    digest.update(np.concatenate([[0], np.fromfile(files[1], "<i8")]).astype("<i8").data)
+    with open(files[1], "rb") as written:
+        while data := written.read(1 << 22):
+            digest.update(data)
     if copies:
         _, first = np.unique(np.concatenate(copies), return_index=True)
         documents.tally[reading.COPIES[True]] += sum(map(len, copies)) - len(first)
@@ -200,7 +204,7 @@ def _open(folder: Path, documents: Documents) -> tuple[Tokenizer, Encoded]:
     if (folder / "tokens.bin").stat().st_size != meta["tokens"] * dtype.itemsize:
         raise DataError(f"{folder}: its files are not whole; remove this folder, it is made again")
     tokens = np.memmap(folder / "tokens.bin", dtype, "r")
-    offsets = np.concatenate([[0], np.fromfile(folder / "ends.bin", "<i8")])
-    sizes = np.fromfile(folder / "sizes.bin", "<i8")
+    offsets = np.memmap(folder / "offsets.bin", np.dtype("<i8"), "r")
+    sizes = np.memmap(folder / "sizes.bin", np.dtype("<i8"), "r")
     kept = np.fromfile(folder / "kept.bin", "<i8") if (folder / "kept.bin").is_file() else None
     return tokenizer, Encoded(tokens, offsets, sizes, meta["sha256"], kept)

@@ -152,7 +152,7 @@ def _checked(source: Source, tally: Counter[str], skip_bad: bool) -> Iterator[st
         if text:
             yield text
     newlines = decoder.newlines
-    tally["files whose line ends CRLF were read as LF"] += newlines is not None and newlines != "\n"
+    tally["files whose line ends (CRLF) were read as LF"] += newlines is not None and newlines != "\n"
 
 
 def _describe(char: str, source: Source) -> str:

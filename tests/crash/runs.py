@@ -17,7 +17,7 @@ from microgpt.cli import main
 from microgpt.signals import Terminated, raised
 
 STEPS = 40
-NAMES = "ada ben cleo dora emil finn gina hugo ines jan kira lena mara nils olga pia rosa sven tina ulla".split()  # noqa: SIM905
+NAMES = "ada ben cleo dora emil finn gina hugo ines jan kira lena mara nils olga pia rosa sven tina ulla".split()
 
 
 def write_data(folder: Path) -> Path:
