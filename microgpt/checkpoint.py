@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from microgpt import fsio
+from microgpt import chat, fsio, lora
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.model import Tensors, n_params, table
@@ -26,6 +26,7 @@ from microgpt.tokenizers import read as read_tokenizer
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
+ADAPTERS = "adapters.safetensors"
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
 SIZES = {"F64": 8, "F32": 4}
 HEADER_LIMIT = 10_000_000  # bytes of a safetensors header; ours have 100 a tensor
@@ -95,14 +96,28 @@ class Checkpoint:
         return state
 
     def weights(self) -> Tensors:
-        """The model's matrices by name. Raises CheckpointError if a file is damaged."""
+        """The matrices that the model computes with, its adapters merged in. Raises CheckpointError if damaged."""
+        weights, tuned = self.base(), self.config.finetune
+        return lora.merge(weights, self.adapters(), tuned.alpha / tuned.lora_rank) if tuned.lora_rank else weights
+
+    def base(self) -> Tensors:
+        """The matrices by name without adapters. Raises CheckpointError if a file is damaged."""
         shapes = {w.name: w.shape for w in table(self.config.model)}
         return read_tensors(self.path, "model.safetensors", self.files, shapes)
 
+    def adapters(self) -> Tensors:
+        """The adapters of a model that was fine-tuned with them, else nothing. Raises CheckpointError if damaged."""
+        rank = self.config.finetune.lora_rank
+        shapes = {w.name: w.shape for w in lora.table(self.config.model, rank)}
+        return read_tensors(self.path, ADAPTERS, self.files, shapes) if rank else {}
+
     def tensors(self) -> Tensors:
-        """The matrices and Adam's moments `m.*`, `v.*`. Raises CheckpointError if a file is damaged."""
-        shapes = {part + w.name: w.shape for part in ("m.", "v.") for w in table(self.config.model)}
-        return self.weights() | read_tensors(self.path, "trainer/optimizer.safetensors", self.files, shapes)
+        """Matrices, adapters, and Adam's moments `m.*`, `v.*` of what learns. Raises CheckpointError if damaged."""
+        model, rank = self.config.model, self.config.finetune.lora_rank
+        learning = lora.table(model, rank) if rank else table(model)
+        shapes = {part + w.name: w.shape for part in ("m.", "v.") for w in learning}
+        moments = read_tensors(self.path, "trainer/optimizer.safetensors", self.files, shapes)
+        return self.base() | self.adapters() | moments
 
 
 def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, state: dict[str, Any]) -> Path:
@@ -113,7 +128,9 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, 
     from safetensors.numpy import save
 
     weights = {w.name: tensors[w.name] for w in table(config.model)}
-    moments = {name: value for name, value in tensors.items() if name not in weights}
+    rank = config.finetune.lora_rank
+    adapters = {w.name: tensors[w.name] for w in lora.table(config.model, rank)} if rank else {}
+    moments = {name: value for name, value in tensors.items() if name not in weights and name not in adapters}
     contents = {
         "config.json": fsio.to_json(describe(config, tokenizer, next(iter(weights.values())).dtype)),
         "generation_config.json": fsio.to_json(generation_config(config, tokenizer)),
@@ -123,6 +140,11 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, 
         "trainer/optimizer.safetensors": save(moments, {"format": "pt"}),
         "trainer/state.json": fsio.to_json(state),
     }
+    if rank:
+        contents[ADAPTERS] = save(adapters, {"format": "pt"})
+    if chat.can_chat(tokenizer):
+        contents["chat_template.jinja"] = chat.TEMPLATE.encode()
+        contents["tokenizer_config.json"] = fsio.to_json(chat.tokenizer_config(config.model.block_size))
     final = folder / f"step-{state['step']:08d}"
     if (final / MANIFEST).is_file():
         return final
@@ -153,17 +175,22 @@ def describe(config: Config, tokenizer: Tokenizer, dtype: np.dtype[Any]) -> dict
         "hidden_act": model.activation,
         "tie_word_embeddings": model.tie_embeddings,
         "bos_token_id": tokenizer.bos,
-        "eos_token_id": tokenizer.bos,
+        "eos_token_id": _end(tokenizer),
         "dtype": str(dtype),
         "microgpt": config.to_dict(),
     }
+
+
+def _end(tokenizer: Tokenizer) -> int:
+    """The token that ends what the model writes: its turn, or the document."""
+    return chat.end_turn(tokenizer) if chat.can_chat(tokenizer) else tokenizer.bos
 
 
 def generation_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     """generation_config.json: how the model is sampled unless asked otherwise."""
     return {
         "bos_token_id": tokenizer.bos,
-        "eos_token_id": tokenizer.bos,
+        "eos_token_id": _end(tokenizer),
         "do_sample": config.run.temperature > 0,
         "temperature": config.run.temperature,
         "max_length": config.model.block_size,
@@ -174,6 +201,16 @@ def model_card(config: Config, tokenizer: Tokenizer, state: dict[str, Any]) -> s
     """README.md: what the folder holds, in words."""
     model = config.model
     loss = state.get("loss")
+    command = "chat" if chat.can_chat(tokenizer) else "generate"
+    tuned = config.finetune
+    origin = ""
+    if tuned.base:
+        origin = f"\n- fine-tuned from: {tuned.base}"
+    if tuned.lora_rank:
+        origin += (
+            f"\n- adapters of rank {tuned.lora_rank} in {ADAPTERS}: model.safetensors holds W, "
+            f"the model is W + {tuned.alpha / tuned.lora_rank:g} B A"
+        )
     trained = f"{state['step']} of {config.run.steps} steps" + (f", last loss {loss:.4f}" if loss is not None else "")
     return f"""---
 library_name: microgpt
@@ -187,9 +224,9 @@ context {model.block_size}), with a {tokenizer.kind} tokenizer of {model.vocab} 
 
 - family: {model.family}
 - trained: {trained}, seed {config.run.seed}
-- data: {config.data.dataset or config.data.path or "unknown"}
+- data: {config.data.dataset or config.data.path or "unknown"}{origin}
 
-    microgpt generate .
+    microgpt {command} .
 """
 
 

@@ -20,6 +20,8 @@ app = App(
 )
 app.command("microgpt.commands.train:train", name="train", help="Train a model on a scenario or a text file.")
 app.command("microgpt.commands.generate:generate", name="generate", alias="sample", help="Let a model write.")
+app.command("microgpt.commands.chat:chat", name="chat", help="Talk with a chat model.")
+app.command("microgpt.commands.finetune:finetune", name="finetune", help="Continue from a model on new data.")
 app.command("microgpt.commands.eval:evaluate", name="eval", help="Measure a model on held-out or other text.")
 app.command("microgpt.commands.scenarios:scenarios", name="scenarios", help="List what can be trained by name.")
 app.command("microgpt.commands.info:info", name="info", help="Show what a run or model folder holds.")

@@ -165,9 +165,12 @@ class Data(Section):
     dataset: Annotated[str | None, Field(description="a data set by name (microgpt data list)")] = None
     path: Annotated[str | None, Field(description="a file, folder or glob instead; - is standard input")] = None
     format: Annotated[
-        Literal["auto", "lines", "paragraphs", "chunks", "jsonl"],
-        Field(description="what a document is (auto: jsonl for *.jsonl, else lines)"),
+        Literal["auto", "lines", "paragraphs", "chunks", "jsonl", "chat"],
+        Field(description="what a document is (auto: jsonl or chat for *.jsonl by its first line, else lines)"),
     ] = "auto"
+    score: Annotated[
+        Literal["assistant", "all"], Field(description="chat: the loss counts the answers alone, or every turn")
+    ] = "assistant"
     chunk_size: Annotated[Positive, Field(description="characters a chunk")] = 128
     chunk_overlap: Annotated[Count | None, Field(description="shared with the chunk before (default: half)")] = None
     fold_whitespace: Annotated[bool, Field(description="chunks: any whitespace becomes one space")] = True
@@ -228,6 +231,20 @@ class Run(Section):
     temperature: Annotated[Rate, Field(description="temperature of the samples")] = 0.5
 
 
+class Finetune(Section):
+    """What a run continues from, if not from random first values."""
+
+    base: Annotated[str | None, Field(description="the model that the run began with")] = None
+    lora_rank: Annotated[Count, Field(description="rank of the adapters; 0 trains all weights")] = 0
+    lora_alpha: Annotated[Rate, Field(description="adapters count alpha / rank; 0 means 2 rank")] = 0.0
+    replay: Annotated[Fraction, Field(description="share of rows from the base's own training data")] = 0.0
+
+    @property
+    def alpha(self) -> float:
+        """The adapters' alpha."""
+        return self.lora_alpha or 2.0 * self.lora_rank
+
+
 class Config(Section):
     """The whole: what `run.toml` holds, and what a scenario file may set."""
 
@@ -237,6 +254,9 @@ class Config(Section):
     optim: Optim = Optim()
     data: Data = Data()
     run: Run = Run()
+    finetune: Finetune = Finetune()
+    replay_data: Data | None = None  # what the base was trained on, where some of it is replayed
+    schedule_from: Count = 0  # the step that the learning rate's schedule begins at; --extend sets it
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], where: str = "configuration") -> Config:

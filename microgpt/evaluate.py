@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from microgpt.config import Config, Data
-from microgpt.data.corpus import Corpus, all_held_out, build
-from microgpt.data.documents import Documents, shared
-from microgpt.data.encode import load
+from microgpt.data.corpus import Corpus
+from microgpt.data.documents import Documents
 from microgpt.engines import Engine, Feed
 from microgpt.errors import MicrogptError
 from microgpt.generate import Sampling, tokens
+from microgpt.material import Material, read
 from microgpt.tokenizers import Tokenizer
 
 BLOCK_SECONDS = 0.1  # the longest time between two pauses that is aimed at
@@ -53,18 +53,17 @@ def _total(
     """The mean loss, and how many targets it is the mean of."""
     nats, targets, size = 0.0, 0, 1
     for feed in feeds:
+        losses: list[np.ndarray] = []
         first = 0
         while first < feed.n_steps:
             pause()
-            part = feed.part(first, first + size)
             start = time.perf_counter()
-            losses = engine.loss(state, part)
-            spent = time.perf_counter() - start
-            counts = np.array([part.targets(step) for step in range(part.n_steps)])
-            nats += float(np.dot(losses, counts))
-            targets += int(counts.sum())
+            losses.append(engine.loss(state, feed.part(first, first + size)))
             first += size
-            size = 2 * size if spent < BLOCK_SECONDS / 2 else size
+            size = 2 * size if time.perf_counter() - start < BLOCK_SECONDS / 2 else size
+        counts = np.array([feed.targets(step) for step in range(feed.n_steps)])
+        nats += float(np.dot(np.concatenate(losses), counts))  # at once: how it was cut must not show in the sum
+        targets += int(counts.sum())
     return nats / max(1, targets), targets
 
 
@@ -83,16 +82,12 @@ def evaluate(
     `samples` texts are drawn and looked for in the training text. Raises DataError if the text cannot be used.
     """
     data = config.data
-    joined = data.packing == "joined"
-    training: tuple[Documents, Corpus] | None = None
+    block = config.model.block_size
+    training: Material | None = None
     note = None
     try:
-        documents, _, encoded = load(data, tokenizer)
-        rng, fraction = Random(config.run.seed), data.val_fraction or 0.0
-        training = (
-            documents,
-            build(encoded, tokenizer.bos, rng, val_fraction=fraction, joined=joined, shared=shared(data)),
-        )
+        training = read(data, block, tokenizer)
+        trained_on = training.rows(Random(config.run.seed), data.val_fraction or 0.0)
     except MicrogptError as error:
         if path is None and not data.val_path:
             raise
@@ -100,18 +95,16 @@ def evaluate(
     other = path or data.val_path
     if other:
         measured = data.model_copy(update={"path": other, "format": _format(data, other), "drop_duplicates": False})
-        which, corpus = other, all_held_out(load(measured, tokenizer)[2], tokenizer.bos, joined=joined)
+        which, corpus = other, read(measured, block, tokenizer).held_out()
     else:
         assert training
-        documents, corpus = training
-        which = f"{documents.source}, {'held out' if data.val_fraction else 'the training text itself'}"
-        if not data.val_fraction:
-            corpus = all_held_out(corpus.encoded, tokenizer.bos, joined=joined)
-    loss, targets = _total(engine, state, corpus.held_out(config.model.block_size))
+        which = f"{training.documents.source}, {'held out' if data.val_fraction else 'the training text itself'}"
+        corpus = trained_on if data.val_fraction else training.held_out()
+    loss, targets = _total(engine, state, corpus.held_out(block))
     size = corpus.held_out_bytes
     share = None
-    if training and samples:
-        share = verbatim(draw(engine, state, config, tokenizer, samples, seed), *training)
+    if training and isinstance(training.documents, Documents) and isinstance(trained_on, Corpus) and samples:
+        share = verbatim(draw(engine, state, config, tokenizer, samples, seed), training.documents, trained_on)
     return Evaluation(
         data=which,
         documents=len(corpus.order) - corpus.n_train,
@@ -128,6 +121,8 @@ def evaluate(
 
 def _format(data: Data, path: str) -> str:
     """The run's format, but JSONL for a file of that name and lines for another where the run read JSONL."""
+    if data.format == "chat":
+        return "chat"
     if path.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
         return "jsonl"
     return "lines" if data.format == "jsonl" else data.format

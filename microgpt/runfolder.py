@@ -115,6 +115,12 @@ class RunFolder:
         fsio.write_atomic(self.config_file, config.to_toml().encode())
         fsio.write_atomic(self.metrics_file, b"")
 
+    def go_on(self, config: Config, step: int, evaluated: int) -> None:
+        """Note what was changed for the rest of the run, and rewind the metrics. Raises OSError."""
+        self.rewind(step, evaluated)
+        if self.config() != config:
+            fsio.write_atomic(self.config_file, config.to_toml().encode())
+
     def rewind(self, step: int, evaluated: int) -> None:
         """Drop the metrics of steps after `step` and evaluations after `evaluated`, which will be computed again.
 

@@ -20,6 +20,19 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """A text without the control characters (C0, DEL, C1) that could move a terminal's cursor or change its state."""
+    return text.translate(CONTROL)
+
+
+def for_stdout(text: str) -> str:
+    """A model's text as stdout should have it: made harmless where that is a terminal, else as it is."""
+    return printable(text) if sys.stdout.isatty() else text
+
+
 def duration(seconds: float) -> str:
     """Seconds in the unit that a person would use."""
     if seconds < 1:
@@ -57,6 +70,9 @@ def describe_plan(job: Job) -> list[str]:
     for section in ("model", "optim", "data", "run"):
         keys = config.to_dict()[section]
         lines.append(f"{section:7} " + " ".join(f"{key}={value}" for key, value in keys.items()))
+    if config.finetune.base:
+        tuned = config.finetune.model_dump().items()
+        lines.append("finetune " + " ".join(f"{key}={value}" for key, value in tuned if value is not None))
     return lines
 
 
@@ -123,7 +139,7 @@ class Terminal(Report):
         self._line(f"step {step:,}  held-out loss {loss:.4f}")
 
     def sample(self, step: int, text: str) -> None:
-        self._line(f"step {step:,}  sample: {text}")
+        self._line(f"step {step:,}  sample: {printable(text)}")
 
     def saved(self, path: Path) -> None:
         self._line(f"saved   {path}")

@@ -13,7 +13,7 @@ from microgpt import checkpoint
 from microgpt.config import Config
 from microgpt.engines import Engine, choose
 from microgpt.errors import CheckpointError, DataError
-from microgpt.generate import Sampling, onwards, tokens, until
+from microgpt.generate import Sampling, onwards, texts, tokens, until
 from microgpt.tokenizers import Tokenizer
 
 DTYPES = {"F64": "float64", "F32": "float32"}
@@ -88,7 +88,7 @@ class Writer:
         if max_tokens is not None:
             room = min(room, len(prompt) + max_tokens - 1)
         drawn = tokens(self.engine, self.state, prompt, room, sampling, rng, self.tokenizer.bos)
-        return until((self.tokenizer.decode([token]) for token in drawn), stops)
+        return until(texts(self.tokenizer, drawn), stops)
 
     def prose(
         self,

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from microgpt.errors import DataError, UsageError
 from microgpt.generate import Sampling
-from microgpt.terminal import say
+from microgpt.terminal import for_stdout, say
 
 
 def generate(
@@ -105,7 +105,7 @@ def generate(
                 continue
             print(text, end="")
             for piece in pieces:
-                print(piece, end="", flush=sys.stdout.isatty())
+                print(for_stdout(piece), end="", flush=sys.stdout.isatty())
             print()
     if json:
         print(jsonlib.dumps({"model": str(writer.path), "samples": results}, ensure_ascii=False))

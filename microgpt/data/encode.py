@@ -66,8 +66,9 @@ def load(data: Data, tokenizer: Tokenizer | None = None, tell: Tell = quiet) -> 
     return documents, tokenizer, encode(documents, tokenizer)
 
 
-def learn(data: Data, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer that a data section names: learnt from the texts, or read from its file."""
+def learn(data: Data, texts: Iterable[str], *, roles: bool = False) -> Tokenizer:
+    """The tokenizer that a data section names: learnt from the texts (with the tokens of conversations, `roles`), or
+    read from its file."""
     if data.tokenizer not in KINDS:
         path = Path(data.tokenizer)
         try:
@@ -76,7 +77,8 @@ def learn(data: Data, texts: Iterable[str]) -> Tokenizer:
             raise DataError(
                 f"--tokenizer {path}: cannot be read ({error.strerror}); name a tokenizer.json, or {', '.join(KINDS)}"
             ) from None
-    return train_tokenizer(data.tokenizer, texts, vocab_size=data.tokenizer_size, merges=data.bpe_merges, unk=data.unk)
+    size, merges = data.tokenizer_size, data.bpe_merges
+    return train_tokenizer(data.tokenizer, texts, vocab_size=size, merges=merges, roles=roles, unk=data.unk)
 
 
 def encode(documents: Documents, tokenizer: Tokenizer) -> Encoded:

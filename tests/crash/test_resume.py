@@ -48,7 +48,6 @@ CHANGES = {
     "run.grad_accum": [2],
     "run.dtype": ["float32"],
     "run.engine": ["scalar"],
-    "run.steps": [39, 41, 400],
 }
 TABLE = [(name, value) for name, values in CHANGES.items() for value in values]
 
