@@ -15,6 +15,8 @@ app = App(name="microgpt", help="Learn, train and use small GPTs on the machine 
 app.command("microgpt.commands.train:train", name="train", help="Train a model on a scenario or a text file.")
 app.command("microgpt.commands.generate:generate", name="generate", alias="sample", help="Let a model write.")
 app.command("microgpt.commands.info:info", name="info", help="Show what a run or model folder holds.")
+app.command("microgpt.commands.export:export", name="export", help="Write a model so that other programs open it.")
+app.command("microgpt.commands.import_:import_", name="import", help="Open another program's model here.")
 app.command("microgpt.commands.data:app", name="data", help="List and fetch data sets.")
 
 
