@@ -186,7 +186,7 @@ def read(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path / 'tokenizer.json'}: {tokenizer.vocab_size} tokens, but the model has {config.model.vocab_size}"
         )
-    state: Any = {}
+    state: Any = {} if files is None else {"step": manifest["step"]}
     if files is not None and "trainer/state.json" in files:
         state = fsio.parse_json(_read(path, "trainer/state.json", files), str(path / "trainer/state.json"))
         if not isinstance(state, dict) or not isinstance(state.get("step"), int) or state["step"] != manifest["step"]:

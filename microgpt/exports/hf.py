@@ -23,6 +23,7 @@ from microgpt.tokenizers import BOS
 
 ACTIVATIONS = {"relu": "relu", "relu2": "relu2", "gelu": "gelu_pytorch_tanh"}  # as transformers calls them
 CODE = "modeling_microgpt.py"
+HINT = "; --custom-code writes a class of ours beside the weights"
 
 
 def write(source: Source, out: Path) -> list[str]:
@@ -56,7 +57,7 @@ def write(source: Source, out: Path) -> list[str]:
 
 def arcee(model: Model, weights: Tensors) -> tuple[dict[str, Any], Tensors]:
     """config.json and weights of an ArceeForCausalLM. Raises UsageError with what it cannot hold."""
-    require("ArceeForCausalLM", (*common(model), (not model.softcap, f"softcap = {model.softcap}")))
+    require("ArceeForCausalLM", (*common(model), (not model.softcap, f"softcap = {model.softcap}")), HINT)
     one = np.ones(model.n_embd)
     head = weights["wte" if model.tie_embeddings else "lm_head"]
     tied = model.tie_embeddings and not model.norm_embedding
@@ -82,7 +83,7 @@ def arcee(model: Model, weights: Tensors) -> tuple[dict[str, Any], Tensors]:
 
 def nanochat(model: Model, weights: Tensors) -> tuple[dict[str, Any], Tensors]:
     """config.json and weights of a NanoChatForCausalLM. Raises UsageError with what it cannot hold."""
-    require("NanoChatForCausalLM", (*common(model), (model.norm_embedding, "norm_embedding = false")))
+    require("NanoChatForCausalLM", (*common(model), (model.norm_embedding, "norm_embedding = false")), HINT)
     out = {"model.embed_tokens.weight": weights["wte"]}
     for i in range(model.n_layer):
         out |= attention(model, weights, i, "half reversed")
@@ -102,10 +103,9 @@ def nanochat(model: Model, weights: Tensors) -> tuple[dict[str, Any], Tensors]:
 
 def common(model: Model) -> tuple[tuple[bool, str], ...]:
     """What both classes need."""
-    hint = "; --custom-code writes a class of ours beside the weights"
     return (
-        (model.position == "rope", f"position = {model.position} (it has rope){hint}"),
-        (model.final_norm, f"final_norm = false (it always has one){hint}"),
+        (model.position == "rope", f"position = {model.position} (it has rope)"),
+        (model.final_norm, "final_norm = false (it always has one)"),
     )
 
 

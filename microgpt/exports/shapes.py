@@ -36,11 +36,11 @@ def normed(wte: np.ndarray) -> np.ndarray:
     return x / np.sqrt((x * x).mean(axis=1, keepdims=True) + EPS)
 
 
-def require(reader: str, needs: Iterable[tuple[bool, str]]) -> None:
+def require(reader: str, needs: Iterable[tuple[bool, str]], hint: str = "") -> None:
     """Raise UsageError with everything that `reader` cannot hold of a model; `needs` are (fulfilled, sentence)."""
     problems = [sentence for fulfilled, sentence in needs if not fulfilled]
     if problems:
-        raise UsageError(f"{reader} cannot hold this model: {'; '.join(problems)}", "E_FORMAT")
+        raise UsageError(f"{reader} cannot hold this model: {', '.join(problems)}{hint}", "E_FORMAT")
 
 
 def write_folder(out: Path, contents: dict[str, bytes]) -> None:

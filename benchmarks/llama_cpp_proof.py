@@ -1,0 +1,64 @@
+"""llama.cpp reads our GGUF file: tokens, logits and greedy text against ours.
+
+Not in the test suite, because llama-cpp-python is built from source. In an environment that has it:
+
+    microgpt export RUN --to gguf --out model.gguf
+    python benchmarks/llama_cpp_proof.py expect RUN > expected.json         (with microgpt)
+    python benchmarks/llama_cpp_proof.py check model.gguf expected.json     (with llama-cpp-python)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+PROMPTS = ("", "m", "jo", "Maria said, ", "née\n", "  two  spaces 12345 it's")
+
+
+def expect(run: str) -> None:
+    """Print our tokens, logits and greedy text for each prompt as JSON."""
+    from microgpt.errors import DataError
+    from microgpt.writer import Writer
+
+    writer = Writer.open(run)
+    rows = []
+    for prompt in PROMPTS:
+        try:
+            tokens, dropped = writer.encode(prompt)
+        except DataError:
+            continue  # this model does not know the characters
+        if dropped:
+            continue
+        logits, _ = writer.engine.logits(writer.state, np.array(tokens, np.int32), None)
+        text = "".join(writer.generate(prompt, temperature=0))
+        rows.append({"prompt": prompt, "tokens": tokens, "logits": logits.tolist(), "text": text})
+    print(json.dumps({"block_size": writer.config.model.block_size, "rows": rows}))
+
+
+def check(model: str, expected: str) -> None:
+    """Compare llama.cpp's tokens, logits and greedy text with ours."""
+    from llama_cpp import Llama
+
+    given = json.loads(Path(expected).read_text())
+    f32 = 0  # ggml's number for float32, which the KV cache is rounded below by default
+    llama = Llama(model, n_ctx=given["block_size"], n_batch=512, logits_all=True, verbose=False, n_threads=1, type_k=f32, type_v=f32)
+    for row in given["rows"]:
+        tokens = llama.tokenize(row["prompt"].encode(), add_bos=True, special=False)
+        assert tokens == row["tokens"], f"{row['prompt']!r}: tokens {tokens}, ours {row['tokens']}"
+        llama.reset()
+        llama.eval(tokens)
+        logits = np.array(llama.scores[: len(tokens)])
+        difference = float(np.abs(logits - np.array(row["logits"])).max())
+        room = given["block_size"] - len(tokens)
+        out = llama.create_completion(tokens, temperature=0, max_tokens=room, repeat_penalty=1.0)
+        text = out["choices"][0]["text"]
+        print(f"{row['prompt']!r:28} logits within {difference:.1e}, greedy text {text[:50]!r}")
+        assert row["text"].startswith(text), f"ours: {row['text']!r}"
+        assert text or not row["text"]
+
+
+if __name__ == "__main__":
+    {"expect": expect, "check": check}[sys.argv[1]](*sys.argv[2:])
