@@ -1,10 +1,10 @@
-# make demo · make test · make check · make bench. Needs python3 (3.11 or later) and nothing else.
+# make demo · make test · make check. Needs python3 (3.11 or later) and nothing else.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup bench clean
+.PHONY: demo test check setup clean
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names

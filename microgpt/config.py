@@ -177,6 +177,14 @@ class Config(Section):
             raise UsageError(f"{where}: {_one_line(error)}", "E_CONFIG") from None
 
     @classmethod
+    def of(cls, name: str, **sections: Mapping[str, Any]) -> Config:
+        """A scenario by its name, with keys of some sections changed: `Config.of("names", run={"steps": 200})`.
+
+        Raises UsageError.
+        """
+        return cls.from_dict(merge(scenario(name), sections), name)
+
+    @classmethod
     def from_toml(cls, path: Path) -> Config:
         """Read a whole configuration. Raises UsageError."""
         return cls.from_dict(read_toml(path), str(path))

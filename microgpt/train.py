@@ -111,7 +111,7 @@ def prepare(config: Config) -> Job:
 
 def train(
     config: Config,
-    out: Path | None = None,
+    out: Path | str | None = None,
     *,
     resume: bool = False,
     stop_at: int | None = None,
@@ -123,7 +123,7 @@ def train(
     longer finite; Stopped after a signal, when the state is saved.
     """
     report = report or Report()
-    folder = RunFolder(out or new_folder(config.name))
+    folder = RunFolder(Path(out) if out else new_folder(config.name))
     if resume:
         folder.config()
     elif folder.is_taken():

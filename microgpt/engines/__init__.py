@@ -70,6 +70,8 @@ class Rung(NamedTuple):
 # From the slowest, which is the definition, to the fastest.
 LADDER: dict[str, Rung] = {
     "scalar": Rung("every number remembers where it came from", ("float64",), ("cpu",), None, 0.0, 2.2e6),
+    "functional": Rung("value and the way back; nothing is mutated", ("float64",), ("cpu",), None, 0.0, 2.5e7),
+    "tensor": Rung("one graph node per matrix", ("float32", "float64"), ("cpu",), None, 4e-4, 2e10),
     "manual": Rung("no graph: the backward pass by hand", ("float32", "float64"), ("cpu",), None, 2e-4, 2e10),
 }
 

@@ -83,7 +83,12 @@ def pack(
     rows_a_pass: int = 0,
     seed: int = 0,
 ) -> Feed:
-    """A feed of rows in order; every token but a row's first is scored unless `scored` says otherwise."""
+    """A feed of rows in order; every token but a row's first is scored unless `scored` says otherwise.
+
+    Raises ValueError for a row of fewer than two tokens, which has no position to train.
+    """
+    if any(len(row) < 2 for row in rows):
+        raise ValueError("a row needs at least two tokens")
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     tokens = np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(offsets[-1]))

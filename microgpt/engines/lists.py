@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from microgpt.config import Model
 from microgpt.model import Tensors, table
 
 Lists = dict[str, list[list[float]]]
+Rows = Mapping[str, Sequence[Sequence[float]]]
 
 
 def to_lists(model: Model, tensors: Tensors) -> tuple[Lists, Lists, Lists]:
@@ -24,14 +25,14 @@ def to_lists(model: Model, tensors: Tensors) -> tuple[Lists, Lists, Lists]:
     return part(""), part("m."), part("v.")
 
 
-def from_lists(w: Lists, m: Lists, v: Lists) -> Tensors:
-    """The inverse of `to_lists`, as float64 arrays."""
+def from_lists(w: Rows, m: Rows, v: Rows) -> Tensors:
+    """The inverse of `to_lists`, as float64 arrays; tuples do as well."""
     parts = (("", w), ("m.", m), ("v.", v))
     return {prefix + name: to_array(rows) for prefix, part in parts for name, rows in part.items()}
 
 
-def to_array(numbers: list[Any]) -> np.ndarray:
-    """Nested lists as a float64 array."""
+def to_array(numbers: Sequence[Any]) -> np.ndarray:
+    """Nested lists or tuples as a float64 array."""
     return np.array(numbers, dtype=np.float64)
 
 

@@ -398,7 +398,7 @@ class Engine:
 
     def logits(self, state: State, tokens: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
         cache = cache or Cache(self.model, self.dtype)
-        with threadpool_limits(self.threads or None):
+        with threadpool_limits(self.threads or None), np.errstate(all="ignore"):
             return forward(self.model, state.w, np.asarray(tokens)[None], cache).logits, cache
 
 

@@ -65,6 +65,8 @@ class Value:
         return Value(e, (self,), (e,))
 
     def log(self) -> Value:
+        if self.data == 0:  # a probability too small for a float: the loss is infinite, and says so
+            return Value(-math.inf, (self,), (math.inf,))
         return Value(math.log(self.data), (self,), (1 / self.data,))
 
     def tanh(self) -> Value:
@@ -72,7 +74,7 @@ class Value:
         return Value(t, (self,), (1 - t * t,))
 
     def relu(self) -> Value:
-        return Value(max(0.0, self.data), (self,), (float(self.data > 0),))
+        return Value(max(self.data, 0.0), (self,), (float(self.data > 0),))
 
     def backward(self) -> None:
         """Add the derivative of this number to `grad` of every number it was made of (the chain rule)."""
@@ -277,15 +279,29 @@ class Engine:
         losses: list[float] = []
         with no_collector():
             for i, lr in enumerate(lrs.tolist()):
-                loss = step_loss(self.model, state.w, feed, i, self.model.dropout > 0)
-                losses.append(loss.data)
-                loss.backward()
-                norm = math.hypot(*(x.grad for rows in state.w.values() for row in rows for x in row))
-                if not math.isfinite(loss.data + norm):
-                    losses[-1] = math.nan if math.isfinite(loss.data) else loss.data
+                loss, norm = self._gradients(state.w, feed, i)
+                losses.append(loss)
+                if not math.isfinite(loss + norm * norm):
+                    losses[-1] = math.nan if math.isfinite(loss) else loss
+                    self._forget(state.w)
                     break
                 self._update(state, feed.first_step + i, lr, rules.clip_scale(norm, self.optim.clip_norm))
         return state, to_array(losses)
+
+    def _gradients(self, w: Weights, feed: Feed, i: int) -> tuple[float, float]:
+        """The loss of step i and the norm of its gradient, which is left in the nodes."""
+        try:
+            loss = step_loss(self.model, w, feed, i, self.model.dropout > 0)
+        except OverflowError:  # Python's powers raise where arrays become infinite
+            return math.inf, math.inf
+        loss.backward()
+        return loss.data, math.hypot(*(x.grad for rows in w.values() for row in rows for x in row))
+
+    def _forget(self, w: Weights) -> None:
+        for rows in w.values():
+            for row in rows:
+                for x in row:
+                    x.grad = 0.0
 
     def _update(self, state: State, step: int, lr: float, scale: float) -> None:
         for name, rows in state.w.items():

@@ -1,0 +1,170 @@
+"""How fast an engine trains a model, and how true it stays to the definition: measured, not claimed."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import io
+import resource
+import sys
+import time
+import tokenize
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from microgpt.config import Config
+from microgpt.engines import LADDER, Feed, pack
+from microgpt.errors import MachineError, UsageError
+from microgpt.model import first_values, flops_per_token, n_params
+from microgpt.optim import learning_rates
+from microgpt.train import Job, prepare
+
+REPEATS = 3  # whole runs of which the fastest counts: these machines are noisy
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One engine on one model."""
+
+    engine: str
+    dtype: str
+    threads: int
+    n_params: int
+    steps: int
+    us_per_step: float  # microseconds
+    tokens_per_s: float
+    gflops: float  # 6 · parameters · tokens/s, in 1e9 a second
+    compile_s: float  # what the first call took beyond a later one
+    peak_rss_mb: float
+    loss_last50: float
+    losses: list[float]
+
+
+def measure(job: Job, feed: Feed, repeats: int = REPEATS) -> Measured:
+    """Train the feed's steps from the first values, `repeats` times after a call that compiles."""
+    config, choice = job.config, job.choice
+    rng = Random()
+    rng.setstate(job.rng.getstate())
+    tensors = first_values(config.model, rng)
+    lrs = learning_rates(config.optim, 0, feed.n_steps, max(config.run.steps, feed.n_steps))
+
+    start = time.perf_counter()
+    engine = choice.cls(
+        config.model, config.optim, dtype=choice.dtype, device=choice.device, threads=config.run.threads
+    )
+    one = _first(feed, 1)
+    engine.train(engine.load(tensors), one, lrs[:1])
+    cold = time.perf_counter() - start
+    start = time.perf_counter()
+    engine.train(engine.load(tensors), one, lrs[:1])
+    warm = time.perf_counter() - start
+
+    best, losses = float("inf"), np.zeros(0)
+    for _ in range(repeats):
+        state = engine.load(tensors)
+        start = time.perf_counter()
+        _, losses = engine.train(state, feed, lrs)
+        best = min(best, time.perf_counter() - start)
+    tokens_per_s = feed.n_targets / best
+    return Measured(
+        engine=choice.name,
+        dtype=choice.dtype,
+        threads=config.run.threads,
+        n_params=n_params(config.model),
+        steps=feed.n_steps,
+        us_per_step=1e6 * best / feed.n_steps,
+        tokens_per_s=tokens_per_s,
+        gflops=flops_per_token(config.model) * tokens_per_s / 1e9,
+        compile_s=max(0.0, cold - warm),
+        peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20),
+        loss_last50=float(losses[-50:].mean()),
+        losses=losses.tolist(),
+    )
+
+
+def _first(feed: Feed, steps: int) -> Feed:
+    """The first steps of a feed."""
+    rows = int(feed.steps[steps])
+    end = int(feed.offsets[rows])
+    return Feed(
+        feed.tokens[:end],
+        feed.offsets[: rows + 1],
+        feed.steps[: steps + 1],
+        feed.scored[:end],
+        feed.first_step,
+        feed.rows_a_pass,
+        feed.seed,
+    )
+
+
+def feed_of(job: Job, steps: int, full_context: bool) -> Feed:
+    """The first steps of a run: its documents in order, or rows filled to the block from the text as it comes."""
+    block, run = job.config.model.block_size, job.config.run
+    if not full_context:
+        return job.corpus.feed(0, steps, job.rows, block, rows_a_pass=run.batch_size, seed=run.seed)
+    at = np.arange(steps * job.rows)[:, None] * block + np.arange(block + 1)
+    rows = job.corpus.tokens[at % len(job.corpus.tokens)]
+    return pack(rows.tolist(), rows_a_step=job.rows, rows_a_pass=run.batch_size, seed=run.seed)
+
+
+def ladder(config: Config, budget: float = 4.0) -> list[Measured]:
+    """The same model on every engine that is there, in each float type it has, for about `budget` seconds each.
+
+    The slowest rung comes first; the others run at least its steps, so that losses can be compared.
+    """
+    found: list[Measured] = []
+    for name, rung in LADDER.items():
+        for dtype in sorted({"float64", "float32"} & set(rung.dtypes), reverse=True):
+            try:
+                job = prepare(config.replace(run={"engine": name, "dtype": dtype, "device": "cpu"}))
+            except (MachineError, UsageError):
+                continue
+            steps = min(config.run.steps, max(10, int(budget / REPEATS / max(job.choice.seconds_per_step, 1e-6))))
+            found.append(measure(job, feed_of(job, steps, False)))
+    return found
+
+
+def ladder_rows(found: list[Measured]) -> list[dict[str, Any]]:
+    """The table of a ladder: each engine against the first, which is the definition."""
+    base = found[0]
+    rows = []
+    for m in found:
+        common = min(len(m.losses), len(base.losses))
+        ours, theirs = np.array(m.losses[:common]), np.array(base.losses[:common])
+        rows.append(
+            {
+                **{key: value for key, value in asdict(m).items() if key != "losses"},
+                "idea": LADDER[m.engine].idea,
+                "lines": lines_of_code(m.engine),
+                "times_faster": base.us_per_step / m.us_per_step,
+                "loss_difference": float(np.abs(ours / theirs - 1).max()),
+            }
+        )
+    return rows
+
+
+def lines_of_code(rung: str) -> int:
+    """Lines of a rung's file or folder that are neither blank, comment nor docstring."""
+    spec = importlib.util.find_spec(f"microgpt.engines.{rung}")
+    assert spec is not None
+    assert spec.origin is not None
+    origin = Path(spec.origin)
+    files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+    return sum(_lines(path.read_text(encoding="utf-8")) for path in files)
+
+
+def _lines(source: str) -> int:
+    docs = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            docs |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    quiet = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    code = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in quiet:
+            code |= set(range(token.start[0], token.end[0] + 1))
+    return len(code - docs)

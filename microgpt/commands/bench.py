@@ -1,0 +1,139 @@
+"""microgpt bench"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import math
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from microgpt import bench as measuring
+from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve
+from microgpt.terminal import say
+from microgpt.train import prepare
+
+Flags = Parameter(name="*")
+
+
+def bench(
+    source: str = "ladder",
+    *,
+    scenario: str = "names",
+    full_context: Annotated[bool, Parameter(negative="")] = False,
+    plot: Path | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    model: Annotated[ModelFlags, Flags] = ModelFlags(),  # type: ignore[valid-type]
+    optim: Annotated[OptimFlags, Flags] = OptimFlags(),  # type: ignore[valid-type]
+    data: Annotated[DataFlags, Flags] = DataFlags(),  # type: ignore[valid-type]
+    run: Annotated[RunFlags, Flags] = RunFlags(),  # type: ignore[valid-type]
+) -> None:
+    """Measure how fast engines train: `bench ladder` all of them, `bench SCENARIO` one.
+
+    Parameters
+    ----------
+    source
+        ladder, or a scenario or text file to train with one engine (--engine, --dtype, --threads, --steps).
+    scenario
+        What the ladder trains.
+    full_context
+        Fill every row to the block instead of taking the documents as they are.
+    plot
+        Draw the ladder into this PNG or SVG file.
+    json
+        Print one JSON object.
+    """
+    flags = given(model=model, optim=optim, data=data, run=run)
+    if source == "ladder":
+        _ladder(resolve(scenario, None, flags), plot, json)
+        return
+    config = resolve(source, None, flags)
+    job = prepare(config)
+    say(f"measuring {job.choice.name} in {job.choice.dtype}, {config.run.steps:,} steps, best of {measuring.REPEATS}")
+    found = asdict(measuring.measure(job, measuring.feed_of(job, config.run.steps, full_context)))
+    del found["losses"]
+    print(jsonlib.dumps(found) if json else "\n".join(f"{key:14} {_number(value)}" for key, value in found.items()))
+
+
+def _ladder(config: Any, plot: Path | None, json: bool) -> None:
+    # One thread unless asked otherwise, so that rungs are compared by their idea.
+    config = config.replace(run={"threads": config.run.threads or 1})
+    say(f"training {config.name} on every engine, best of {measuring.REPEATS}")
+    rows = measuring.ladder_rows(measuring.ladder(config))
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {config.run.threads} thread used"
+    if plot:
+        draw(rows, plot, machine)
+    if json:
+        print(jsonlib.dumps({"scenario": config.name, "machine": machine, "rungs": rows}))
+        return
+    show(rows)
+    print(f"{config.name}, {rows[0]['n_params']:,} parameters; {machine}")
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The ladder as a table with bars, each tenfold in speed a bar's step longer."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("engine", "dtype", "idea"):
+        table.add_column(name)
+    for name in ("lines", "time a step", "tokens/s", "times faster", "loss off by"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for row in rows:
+        table.add_row(
+            row["engine"],
+            row["dtype"],
+            row["idea"],
+            str(row["lines"]),
+            _time(row["us_per_step"]),
+            f"{row['tokens_per_s']:,.0f}",
+            f"{row['times_faster']:,.0f}",
+            f"{row['loss_difference']:.0e}",
+            "█" * max(1, round(5 * math.log10(max(row["times_faster"], 1)))),
+        )
+    Console(highlight=False, width=None if os.isatty(1) else 150).print(table)
+
+
+def draw(rows: list[dict[str, Any]], path: Path, machine: str) -> None:
+    """The ladder as a picture: time a step, logarithmic. Raises MachineError without matplotlib."""
+    import importlib.util
+
+    from microgpt.errors import MachineError
+
+    if not importlib.util.find_spec("matplotlib"):
+        raise MachineError("--plot: matplotlib is not installed; pip install 'microgpt[plot]'")
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    names = [f"{row['engine']}\n{row['dtype']}" for row in rows]
+    figure, axes = pyplot.subplots(figsize=(1.2 * len(rows) + 2, 4.5))
+    bars = axes.bar(names, [row["us_per_step"] for row in rows], color="#3465a4")
+    axes.bar_label(bars, [_time(row["us_per_step"]) for row in rows], padding=3, fontsize=8)
+    axes.set_yscale("log")
+    axes.margins(y=0.15)
+    axes.set_ylabel("microseconds a step (log scale)")
+    axes.set_title(f"The same model, told {len({row['engine'] for row in rows})} ways", loc="left")
+    axes.text(0, -0.25, machine, transform=axes.transAxes, fontsize=7, color="#555753")
+    axes.tick_params(axis="x", labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, bbox_inches="tight", dpi=150)
+    pyplot.close(figure)
+
+
+def _time(microseconds: float) -> str:
+    for unit, size in (("s", 1e6), ("ms", 1e3)):
+        if microseconds >= size:
+            return f"{microseconds / size:.3g} {unit}"
+    return f"{microseconds:.3g} µs"
+
+
+def _number(value: Any) -> str:
+    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,44 @@
+"""The libraries that some rungs stand on: are they here, and do they do what they are for?"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from microgpt.errors import MachineError
+
+
+def compiler() -> dict[str, Any]:
+    """Numba's version, and whether it compiles here (NUMBA_DISABLE_JIT, or a broken install, would not tell)."""
+    if not importlib.util.find_spec("numba"):
+        return {"numba": None, "compiles": False}
+    import numba
+
+    twice = numba.njit(lambda x: x + x)
+    compiles = twice(21) == 42 and bool(getattr(twice, "signatures", ()))
+    return {"numba": numba.__version__, "compiles": compiles}
+
+
+def verify_compiler() -> None:
+    """Raise MachineError where Numba would run Python instead of machine code."""
+    found = compiler()
+    if not found["compiles"]:
+        raise MachineError(
+            f"MICROGPT_VERIFY_JIT: Numba ({found['numba'] or 'not installed'}) does not compile here; "
+            "unset NUMBA_DISABLE_JIT, or reinstall numba",
+            "E_JIT",
+        )
+
+
+def pytorch() -> dict[str, Any] | None:
+    """PyTorch's version, devices and threads, or None where it is not installed."""
+    if not importlib.util.find_spec("torch"):
+        return None
+    import torch
+
+    devices = ["cpu"]
+    if torch.cuda.is_available():
+        devices += [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return {"version": torch.__version__, "devices": devices, "threads": torch.get_num_threads()}

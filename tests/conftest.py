@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from microgpt.data import datasets
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the long forms: 200 random gradient checks a rung")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Where everything is installed, a skip is a failure."""
+    report = yield
+    if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but CI has everything: {report.longrepr}"
+    return report
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """The file of a data set in the folders of MICROGPT_DATA_DIR; the test is skipped without it."""
+
+    def path(name: str) -> Path:
+        found = datasets.locate(name)
+        if not found:
+            pytest.skip(f"{name} is not in a folder of MICROGPT_DATA_DIR")
+        return found
+
+    return path
+
+
+@pytest.fixture
+def given_names() -> Path:
+    """The package's own list of names."""
+    return Path(datasets.__file__).with_name("given_names.txt")
