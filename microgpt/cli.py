@@ -20,6 +20,7 @@ app.command("microgpt.commands.import_:import_", name="import", help="Open anoth
 app.command("microgpt.commands.bench:bench", name="bench", help="Measure how fast engines train.")
 app.command("microgpt.commands.doctor:doctor", name="doctor", help="Say what this machine has.")
 app.command("microgpt.commands.data:app", name="data", help="List and fetch data sets.")
+app.command("microgpt.commands.tokenizer:app", name="tokenizer", help="Train, use and look at tokenizers.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
