@@ -31,5 +31,5 @@ clean:
 	touch $@
 
 .venv/full: .venv/core
-	$(PIP) -e '.[dev,torch]'
+	$(PIP) -e '.[dev,export,torch]'
 	touch $@

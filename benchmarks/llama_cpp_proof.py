@@ -44,7 +44,16 @@ def check(model: str, expected: str) -> None:
 
     given = json.loads(Path(expected).read_text())
     f32 = 0  # ggml's number for float32, which the KV cache is rounded below by default
-    llama = Llama(model, n_ctx=given["block_size"], n_batch=512, logits_all=True, verbose=False, n_threads=1, type_k=f32, type_v=f32)
+    llama = Llama(
+        model,
+        n_ctx=given["block_size"],
+        n_batch=512,
+        logits_all=True,
+        verbose=False,
+        n_threads=1,
+        type_k=f32,
+        type_v=f32,
+    )
     for row in given["rows"]:
         tokens = llama.tokenize(row["prompt"].encode(), add_bos=True, special=False)
         assert tokens == row["tokens"], f"{row['prompt']!r}: tokens {tokens}, ours {row['tokens']}"

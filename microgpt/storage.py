@@ -6,6 +6,8 @@ the scales of matrix X are the tensor `X.scale`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from microgpt.errors import NumericError
@@ -33,9 +35,10 @@ def encode(tensors: Tensors, storage: str) -> bytes:
 
 def decode(data: bytes) -> Tensors:
     """The tensors of a safetensors file as float64 or float32. Its header must have been checked before."""
-    from safetensors import deserialize
+    import safetensors
 
-    raw = {name: (entry["dtype"], entry["shape"], entry["data"]) for name, entry in deserialize(data)}
+    read: Any = safetensors.deserialize
+    raw = {name: (entry["dtype"], entry["shape"], entry["data"]) for name, entry in read(data)}
     out = {}
     for name, (dtype, shape, content) in raw.items():
         if dtype == "I8":
@@ -110,9 +113,7 @@ def _finite(name: str, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _fits(
-    name: str, values: np.ndarray, stored: np.ndarray, good: np.ndarray, storage: str, limit: str
-) -> np.ndarray:
+def _fits(name: str, values: np.ndarray, stored: np.ndarray, good: np.ndarray, storage: str, limit: str) -> np.ndarray:
     if not good.all():
         largest = float(np.abs(values).max())
         raise NumericError(f"tensor {name!r} holds {largest:.6g}; {storage} ends at {limit}", "E_OVERFLOW")

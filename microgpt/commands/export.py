@@ -59,26 +59,28 @@ def export(
     done = write(run, to, out, storage=chosen[0] if chosen else None, custom_code=custom_code)
     facts = {**dataclasses.asdict(done), "path": str(done.path)}
     if quality and done.storage in ("float16", "bfloat16", "int8"):
-        facts |= _quality(run, done.storage)
+        facts |= _quality(run, to, done.storage)
     if json:
         print(jsonlib.dumps(facts))
         return
     print(done.path)
     say(f"wrote   {done.to}, {done.storage}, {done.bytes:,} bytes")
     for row in facts.get("quality", []):
-        say(
-            f"quality {row['storage']:<9}{row['bytes']:>12,} bytes   loss {row['loss']:.5f}   "
-            f"{row['bits_per_byte']:.5f} bits per byte"
-        )
+        say(f"quality {row['storage']:<9} loss {row['loss']:.5f}   {row['bits_per_byte']:.5f} bits per byte")
     if "quality_on" in facts:
         say(f"        measured on {facts['quality_on']}")
     for note in done.notes:
         say(f"note    {note}")
 
 
-def _quality(run: Path, storage: str) -> dict[str, Any]:
-    from microgpt import checkpoint
-    from microgpt.exports.quality import table
+def _quality(run: Path, to: str, stored: str) -> dict[str, Any]:
+    from microgpt import checkpoint, storage
+    from microgpt.exports.quality import Rounding, table
 
-    rows, about = table(checkpoint.read(run), [storage])
+    rounded: Rounding = storage.rounded
+    if to == "gguf":
+        from microgpt.exports import gguf_file
+
+        rounded = gguf_file.rounded
+    rows, about = table(checkpoint.read(run), [stored], rounded=rounded)
     return {"quality": rows, "quality_on": about}

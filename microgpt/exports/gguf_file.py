@@ -48,6 +48,17 @@ def write(source: Source, out: Path) -> list[str]:
     return []
 
 
+def rounded(weights: Tensors, stored: str) -> Tensors:
+    """What is left of the weights after they were stored: int8 has a float16 scale for each 32 numbers here."""
+    if stored != "int8":
+        return storage.rounded(weights, stored)
+    import gguf
+
+    kind = gguf.GGMLQuantizationType.Q8_0
+    small = {name: gguf.quants.quantize(values.astype(np.float32), kind) for name, values in weights.items()}
+    return {name: gguf.quants.dequantize(values, kind) for name, values in small.items()}
+
+
 def tensors(source: Source) -> Tensors:
     """The matrices by llama.cpp's names, float32 or float64."""
     model, weights = source.saved.config.model, source.weights
@@ -96,8 +107,8 @@ def _write(source: Source, path: Path, vocabulary: tuple[list[str], list[str], l
     writer.add_bos_token_id(bos)
     writer.add_eos_token_id(bos)
     writer.add_add_bos_token(True)
-    if "<|end_turn|>" in special:
-        writer.add_eot_token_id(tokens.index("<|end_turn|>"))
+    if "<end_turn>" in special:
+        writer.add_eot_token_id(tokens.index("<end_turn>"))
     template = source.saved.path / "chat_template.jinja"
     if template.is_file():
         writer.add_chat_template(template.read_text(encoding="utf-8"))
@@ -119,5 +130,3 @@ def _stored(gguf: Any, name: str, values: np.ndarray, stored: str) -> tuple[np.n
         return storage.to_bfloat16(name, values).view(np.uint8), gguf.GGMLQuantizationType.BF16
     kind = gguf.GGMLQuantizationType.Q8_0
     return gguf.quants.quantize(storage.rounded({name: values}, "float32")[name], kind), kind
-
-

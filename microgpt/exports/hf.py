@@ -47,8 +47,10 @@ def write(source: Source, out: Path) -> list[str]:
         about, weights = arcee(model, source.weights)
     about |= {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.bos, "dtype": source.storage}
     contents["config.json"] = fsio.to_json(about)
+    ends = [tokenizer.bos, *(i for name, i in tokenizer.special.items() if name == "end_turn")]
     contents["generation_config.json"] = fsio.to_json(
-        fsio.parse_json(contents["generation_config.json"], "") | {"pad_token_id": tokenizer.bos}
+        fsio.parse_json(contents["generation_config.json"], "")
+        | {"pad_token_id": tokenizer.bos, "eos_token_id": ends if len(ends) > 1 else tokenizer.bos}
     )
     contents["model.safetensors"] = storage.encode(weights, source.storage)
     write_folder(out, sealed(contents, saved.step) if source.custom_code else contents)

@@ -13,7 +13,8 @@ import numpy as np
 from microgpt import fsio
 from microgpt.config import Config
 from microgpt.errors import CheckpointError
-from microgpt.exports.imports import Foreign, configure, file_size, read_safetensors, read_tokenizer, sizes
+from microgpt.exports.foreign_tokenizer import read_tokenizer
+from microgpt.exports.imports import Foreign, configure, file_size, in_order, read_safetensors, sizes
 from microgpt.exports.shapes import EPS
 from microgpt.model import Tensors
 
@@ -43,13 +44,13 @@ def read_hf(path: Path) -> Foreign:
     _same(given, where, model)
     config = configure(path.resolve().name, model, file_size(weights_file), where)
     tied = bool(given.get("tie_word_embeddings", False))
-    tokenizer = read_tokenizer(path, config.model.vocab)
+    tokenizer, order = read_tokenizer(path, config.model.vocab, given.get("bos_token_id"))
     read = arcee if family == "arcee" else nanochat
     weights = read(weights_file, config, tied)
     source = f"a Hugging Face folder ({'ArceeForCausalLM' if family == 'arcee' else 'NanoChatForCausalLM'})"
     if family == "arcee":
         config = config.replace(model={"tie_embeddings": "lm_head" not in weights})
-    return Foreign(source, config, tokenizer, weights, {}, 0, [])
+    return Foreign(source, config, tokenizer, in_order(weights, order), {}, 0, [])
 
 
 def architecture(given: dict[str, Any], where: str, family: str) -> dict[str, Any]:
@@ -101,7 +102,9 @@ def arcee(file: Path, config: Config, tied: bool) -> Tensors:
     model = config.model
     D, V = model.n_embd, model.vocab
     shapes = layer_shapes(config, "up_proj", "down_proj")
-    gains = [f"model.layers.{i}.{n}_layernorm.weight" for i in range(model.n_layer) for n in ("input", "post_attention")]
+    gains = [
+        f"model.layers.{i}.{n}_layernorm.weight" for i in range(model.n_layer) for n in ("input", "post_attention")
+    ]
     shapes |= dict.fromkeys([*gains, "model.norm.weight"], (D,))
     shapes |= {"model.embed_tokens.weight": (V, D)} | ({} if tied else {"lm_head.weight": (V, D)})
     given = read_safetensors(file, shapes)

@@ -15,8 +15,10 @@ import numpy as np
 
 from microgpt import checkpoint, fsio
 from microgpt.config import Config
-from microgpt.errors import CheckpointError, DataError, UsageError
+from microgpt.errors import CheckpointError, UsageError
+from microgpt.exports.foreign_tokenizer import read_tokenizer
 from microgpt.exports.model_folder import described, sealed, trained
+from microgpt.exports.moonbase import ROLES
 from microgpt.exports.shapes import write_folder
 from microgpt.model import Tensors, n_params, table
 from microgpt.tokenizers import Tokenizer
@@ -146,21 +148,24 @@ def read_moonbase(path: Path) -> Foreign:
     moments: Tensors = {}
     step = 0
     notes = []
-    state_file = path / "trainer_state.json" if not (path / "train_state.json").is_file() else path / "train_state.json"
+    state_file = path / "train_state.json"
     optimizer = {part: path / f"optimizer_{part}.safetensors" for part in ("m", "v")}
     if all(file.is_file() for file in (*optimizer.values(), state_file)):
         state = fsio.read_json(state_file)
-        step = state.get("step") if isinstance(state, dict) else None
-        if type(step) is not int or step < 0:
-            raise CheckpointError(f"{state_file}: step must be a whole number, got {step!r}")
+        given = state.get("step") if isinstance(state, dict) else None
+        if type(given) is not int or given < 0:
+            raise CheckpointError(f"{state_file}: step must be a whole number, got {given!r}")
+        step = given
         for part, file in optimizer.items():
             moments |= {f"{part}.{name}": values for name, values in read_safetensors(file, shapes).items()}
         notes.append(f"Adam's moments after {step} steps came along")
-    for tensors, prefixes in ((weights, ("",)), (moments, ("m.", "v."))):
-        for name in (prefix + w for prefix in prefixes for w in ("wte", "lm_head")):
-            if name in tensors:
-                tensors[name] = np.ascontiguousarray(tensors[name][order])
-    return Foreign("muchq's folder", config, tokenizer, weights, moments, step, notes)
+    return Foreign("muchq's folder", config, tokenizer, in_order(weights, order), in_order(moments, order), step, notes)
+
+
+def in_order(tensors: Tensors, order: np.ndarray) -> Tensors:
+    """The same with the rows of the tables (wte, lm_head and their moments) taken in this order."""
+    tables = ("wte", "lm_head")
+    return {name: values[order] if name.rpartition(".")[2] in tables else values for name, values in tensors.items()}
 
 
 def _moonbase_tokenizer(path: Path, meta: dict[str, Any], vocab: int) -> tuple[Tokenizer, np.ndarray]:
@@ -169,18 +174,17 @@ def _moonbase_tokenizer(path: Path, meta: dict[str, Any], vocab: int) -> tuple[T
     if "chars" not in meta:
         if not (path / "tokenizer.json").is_file():
             raise CheckpointError(f"{where}: neither chars in it nor a tokenizer.json beside it")
-        return read_tokenizer(path, vocab), np.arange(vocab)
+        return read_tokenizer(path, vocab)
     special = meta.get("special_tokens") or []
-    if special not in ([], ["user", "assistant", "end_turn"]):
-        raise CheckpointError(f"{where}: special_tokens {special!r}; expected none, or user, assistant, end_turn")
-    tokenizer = char_tokenizer(meta["chars"], where, roles=bool(special))
+    if special not in ([], ROLES):
+        raise CheckpointError(f"{where}: special_tokens {special!r}; expected none, or {', '.join(ROLES)}")
+    tokenizer = char_tokenizer(meta["chars"], where, (*special, "bos"))
     if tokenizer.vocab_size != vocab:
         raise CheckpointError(f"{where}: {tokenizer.vocab_size} tokens, but vocab_size is {vocab}")
-    n = len(meta["chars"])
-    return tokenizer, np.array([*range(n), *([n + 3, n, n + 1, n + 2] if special else [n])])
+    return tokenizer, np.arange(vocab)
 
 
-def char_tokenizer(chars: Any, where: str, roles: bool = False) -> Tokenizer:
+def char_tokenizer(chars: Any, where: str, special: tuple[str, ...] = ("bos",)) -> Tokenizer:
     """A character tokenizer of a file's list. Raises CheckpointError."""
     from microgpt.tokenizers.char import Char
 
@@ -188,29 +192,10 @@ def char_tokenizer(chars: Any, where: str, roles: bool = False) -> Tokenizer:
         raise CheckpointError(f"{where}: the characters must be a list of single characters")
     if any("\ud800" <= char <= "\udfff" for char in chars):
         raise CheckpointError(f"{where}: half a surrogate pair among the characters")
-    if roles:
-        raise CheckpointError(f"{where}: a chat model; this version has no character tokenizer with roles")
     try:
-        return Char("".join(chars))
+        return Char("".join(chars), special)
     except ValueError as error:
         raise CheckpointError(f"{where}: {error}") from None
-
-
-def read_tokenizer(path: Path, vocab: int) -> Tokenizer:
-    """A folder's tokenizer.json, which must have as many tokens as the model. Raises CheckpointError."""
-    from microgpt.tokenizers import read
-
-    file = path / "tokenizer.json"
-    content = fsio.read_json(file)
-    if isinstance(content, dict):
-        content.pop("post_processor", None)  # it puts BOS before a text, as our commands do
-    try:
-        tokenizer = read(fsio.to_json(content), str(file))
-    except (DataError, ValueError) as error:
-        raise CheckpointError(f"{file}: {error}") from None
-    if tokenizer.vocab_size != vocab:
-        raise CheckpointError(f"{file}: {tokenizer.vocab_size} tokens, but the model has {vocab}")
-    return tokenizer
 
 
 def read_kgx(path: Path) -> Foreign:
@@ -251,5 +236,3 @@ def _matrix(rows: Any, shape: tuple[int, int], where: str) -> np.ndarray:
         return np.array(rows, dtype=np.float64)
     except OverflowError:
         raise CheckpointError(f"{where}: a number beyond float64") from None
-
-

@@ -20,7 +20,7 @@ def write(source: Source, out: Path) -> list[str]:
         "kgx's model.json",
         (
             (tokenizer.kind == "char", f"its tokens are characters, not {tokenizer.kind}"),
-            (chars is None or model.vocab == len(chars) + 1, "it has no special token but BOS"),
+            (len(tokenizer.special) == 1, "special tokens beside BOS"),
             (model.position == "learned", f"position = {model.position} (it has learned ones)"),
             (model.norm_embedding, "norm_embedding = false"),
             (not model.final_norm, "final_norm = true"),

@@ -16,11 +16,12 @@ def write(source: Source, out: Path) -> list[str]:
     """Write the folder `out`."""
     tokenizer, model = source.saved.tokenizer, source.saved.config.model
     chars: str = getattr(tokenizer, "chars", "")
+    special = tokenizer.special
+    chat = all(role in special for role in ROLES)
     require(
         "muchq's folder",
         (
             (tokenizer.kind == "char", f"its tokens are characters, not {tokenizer.kind}"),
-            (tokenizer.kind != "char" or model.vocab == len(chars) + 1, "it knows no special tokens but BOS"),
             (model.position == "learned", f"position = {model.position} (it has learned ones)"),
             (model.activation == "relu", f"activation = {model.activation} (it has relu)"),
             (model.norm_embedding, "norm_embedding = false"),
@@ -30,14 +31,19 @@ def write(source: Source, out: Path) -> list[str]:
             (not model.softcap, f"softcap = {model.softcap}"),
         ),
     )
+    kept = [*(ROLES if chat else ()), "bos"]
+    rows = [*range(len(chars)), *(special[name] for name in kept)]
     meta: dict[str, Any] = {
-        "vocab_size": model.vocab,
+        "vocab_size": len(rows),
         "n_embd": model.n_embd,
         "n_head": model.n_head,
         "n_layer": model.n_layer,
         "block_size": model.block_size,
         "chars": list(chars),
     }
-    weights = storage.encode(source.weights, source.storage)
-    write_folder(out, {"meta.json": fsio.to_json(meta), "weights.safetensors": weights})
-    return []
+    if chat:
+        meta["special_tokens"] = ROLES
+    weights = source.weights | {name: source.weights[name][rows] for name in ("wte", "lm_head")}
+    stored = storage.encode(weights, source.storage)
+    write_folder(out, {"meta.json": fsio.to_json(meta), "weights.safetensors": stored})
+    return [f"its token <{name}> stays behind: muchq's program knows none" for name in special if name not in kept]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -15,25 +15,26 @@ from microgpt.engines import choose
 from microgpt.errors import MicrogptError
 from microgpt.evaluate import held_out_loss
 from microgpt.generate import Sampling, tokens
-from microgpt.model import Tensors, n_params
+from microgpt.model import Tensors
 
+Rounding = Callable[[Tensors, str], Tensors]  # what is left of tensors after they were stored so
 MOST_DOCUMENTS = 1000
 OWN_TEXTS = 64
 
 
 def table(
-    saved: Checkpoint, storages: Sequence[str], texts: list[str] | None = None
+    saved: Checkpoint, storages: Sequence[str], texts: list[str] | None = None, rounded: Rounding = storage.rounded
 ) -> tuple[list[dict[str, Any]], str]:
     """A row a storage, the model as it is first, and the words that say on what text it was measured.
 
-    A row has storage, bytes (of the weights), loss (nats a token) and bits_per_byte.
+    A row has storage, loss (nats a token) and bits_per_byte.
     """
     weights = saved.weights()
     texts, about = (texts, "the given text") if texts else _texts(saved, weights)
     rows = []
     for stored in (str(weights["wte"].dtype), *storages):
-        loss, bits = measure(saved, storage.rounded(weights, stored), texts)
-        rows.append({"storage": stored, "bytes": _bytes(saved, stored), "loss": loss, "bits_per_byte": bits})
+        loss, bits = measure(saved, rounded(weights, stored), texts)
+        rows.append({"storage": stored, "loss": loss, "bits_per_byte": bits})
     return rows, about
 
 
@@ -48,17 +49,6 @@ def measure(saved: Checkpoint, weights: Tensors, texts: list[str]) -> tuple[floa
     loss = held_out_loss(engine, engine.load(weights), feed)
     n_bytes = len(saved.tokenizer.decode(feed.tokens[feed.scored].tolist()).encode())
     return loss, loss * feed.n_targets / (math.log(2) * max(1, n_bytes))
-
-
-def _bytes(saved: Checkpoint, stored: str) -> int:
-    scales = sum(w.shape[0] * 4 for w in _rows(saved)) if stored == "int8" else 0
-    return n_params(saved.config.model) * storage.BITS[storage.STORAGES[stored]] // 8 + scales
-
-
-def _rows(saved: Checkpoint) -> list[Any]:
-    from microgpt.model import table as weights_table
-
-    return weights_table(saved.config.model)
 
 
 def _texts(saved: Checkpoint, weights: Tensors) -> tuple[list[str], str]:
@@ -83,7 +73,7 @@ def _own(saved: Checkpoint, weights: Tensors) -> list[str]:
     choice = choose(config.model, config.optim, dtype=str(weights["wte"].dtype))
     engine = choice.cls(config.model, config.optim, dtype=choice.dtype, device=choice.device)
     state = engine.load(weights)
-    texts = []
+    texts: list[str] = []
     while len(texts) < OWN_TEXTS:
         drawn = tokens(engine, state, [bos], config.model.block_size, Sampling(temperature=1.0), rng, bos)
         texts.append(saved.tokenizer.decode(list(drawn)))
