@@ -20,6 +20,7 @@ from microgpt.exports.model_folder import described, kept, sealed
 from microgpt.exports.shapes import EPS, normed, pair_rows, require, write_folder
 from microgpt.model import Tensors
 from microgpt.tokenizers import BOS
+from microgpt.tokenizers.base import bos_first
 
 ACTIVATIONS = {"relu": "relu", "relu2": "relu2", "gelu": "gelu_pytorch_tanh"}  # as transformers calls them
 CODE = "modeling_microgpt.py"
@@ -145,13 +146,7 @@ def tokenizer_files(data: bytes, block_size: int) -> dict[str, bytes]:
     """tokenizer.json that puts BOS before a text, as our commands do, and what names its special tokens."""
     content = fsio.parse_json(data, "tokenizer.json")
     bos = next(token["id"] for token in content["added_tokens"] if token["content"] == BOS)
-    first = {"SpecialToken": {"id": BOS, "type_id": 0}}
-    content["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [first, {"Sequence": {"id": "A", "type_id": 0}}],
-        "pair": [first, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {BOS: {"id": BOS, "ids": [bos], "tokens": [BOS]}},
-    }
+    content["post_processor"] = bos_first(bos)
     special = {"bos_token": BOS, "eos_token": BOS, "pad_token": BOS}
     about = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -23,6 +23,7 @@ from microgpt.exports.shapes import write_folder
 from microgpt.model import Tensors, n_params, table
 from microgpt.tokenizers import Tokenizer
 
+LONGEST = 2**20  # tokens of context; a cache is made for all of them
 LARGEST_JSON = 2**30  # bytes; kgx's file of a model of 50 million numbers
 
 
@@ -103,6 +104,8 @@ def sizes(given: Any, where: str, names: dict[str, str]) -> dict[str, int]:
         if type(value) is not int or value < 1:
             raise CheckpointError(f"{where}: {theirs} must be a whole number above 0, got {value!r}")
         out[ours] = value
+    if out["block_size"] > LONGEST:
+        raise CheckpointError(f"{where}: {names['block_size']} must be at most {LONGEST:,}, got {out['block_size']:,}")
     return out
 
 
