@@ -15,6 +15,7 @@ import numpy as np
 from microgpt import fsio, storage
 from microgpt.exports import Source
 from microgpt.exports.bytelevel import as_byte_level
+from microgpt.exports.model_folder import kept
 from microgpt.exports.shapes import EPS, normed, pair_rows, require
 from microgpt.model import Tensors
 
@@ -109,9 +110,8 @@ def _write(source: Source, path: Path, vocabulary: tuple[list[str], list[str], l
     writer.add_add_bos_token(True)
     if "<end_turn>" in special:
         writer.add_eot_token_id(tokens.index("<end_turn>"))
-    template = source.saved.path / "chat_template.jinja"
-    if template.is_file():
-        writer.add_chat_template(template.read_text(encoding="utf-8"))
+    for template in kept(source.saved).values():
+        writer.add_chat_template(template.decode())
     for name, values in tensors(source).items():
         data, kind = _stored(gguf, name, values, source.storage)
         writer.add_tensor(name, data, raw_dtype=kind)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from microgpt import checkpoint, fsio, storage
-from microgpt.checkpoint import FORMAT, MANIFEST
+from microgpt.checkpoint import FORMAT, MANIFEST, Checkpoint
 from microgpt.config import Config
+from microgpt.errors import CheckpointError
 from microgpt.exports import Source
 from microgpt.exports.shapes import write_folder
 from microgpt.model import Tensors
@@ -22,7 +23,7 @@ def write(source: Source, out: Path) -> list[str]:
     saved = source.saved
     contents = described(saved.config, saved.tokenizer, source.storage, saved.step, saved.state.get("loss"))
     contents["model.safetensors"] = storage.encode(source.weights, source.storage)
-    write_folder(out, sealed(contents | kept(saved.path), saved.step))
+    write_folder(out, sealed(contents | kept(saved), saved.step))
     return []
 
 
@@ -39,9 +40,16 @@ def described(
     }
 
 
-def kept(path: Path) -> dict[str, bytes]:
-    """The files of a source folder that are copied as they are."""
-    return {name: (path / name).read_bytes() for name in KEPT if (path / name).is_file()}
+def kept(saved: Checkpoint) -> dict[str, bytes]:
+    """The files of the source folder that are copied as they are. Raises CheckpointError for a damaged one."""
+    out = {}
+    for name in KEPT:
+        if not (saved.path / name).is_file() or (saved.files is not None and name not in saved.files):
+            continue
+        out[name] = (saved.path / name).read_bytes()
+        if saved.files is not None and hashlib.sha256(out[name]).hexdigest() != saved.files[name]["sha256"]:
+            raise CheckpointError(f"{saved.path / name}: its SHA-256 is not the manifest's; the file is damaged")
+    return out
 
 
 def trained(weights: Tensors, moments: Tensors, state: dict[str, Any]) -> dict[str, bytes]:

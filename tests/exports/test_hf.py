@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microgpt.errors import UsageError
+from microgpt.errors import CheckpointError, UsageError
 from microgpt.exports import export
 from microgpt.exports.imports import import_model
 from microgpt.tokenizers import train
+from microgpt.tokenizers.char import Char
 from microgpt.writer import Writer
 from tests.exports.conftest import CLASSIC, MODERN, NANOCHAT, Build, greedy, logits
+from tests.exports.test_model_folder import reseal
 
+gguf = pytest.importorskip("gguf")
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -86,6 +90,27 @@ def test_other_tokenizers(build: Build, tmp_path: Path, kind: str) -> None:
     check(source, folder, "ArceeForCausalLM", "the cat — née")
     back = import_model(folder, tmp_path / "back").path
     assert np.abs(logits(back, [2, 4, 5]) - logits(source, [2, 4, 5])).max() < 1e-5
+
+
+TEMPLATE = """{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}<end_turn>{% endfor %}<assistant>"""
+
+
+def test_the_chat_template_comes_along(build: Build, tmp_path: Path) -> None:
+    roles = ("user", "assistant", "end_turn", "bos")
+    plain = export(build(tokenizer=Char("abc", roles), **MODERN), "safetensors", tmp_path / "plain").path
+    (plain / "chat_template.jinja").write_text(TEMPLATE)
+    reseal(plain)
+    folder = export(plain, "hf", tmp_path / "out").path
+    _, tokenizer = open_there(folder)
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "cab"}], return_dict=False)
+    assert ids == [6, 3, 2, 0, 1, 5, 4]
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [6, 5]
+    fields = gguf.GGUFReader(export(plain, "gguf", tmp_path / "model.gguf").path).fields
+    assert fields["tokenizer.chat_template"].contents() == TEMPLATE
+    assert (import_model(folder, tmp_path / "back").path / "chat_template.jinja").read_text() == TEMPLATE
+    (plain / "chat_template.jinja").write_text("something else")
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja: its SHA-256"):
+        export(plain, "hf", tmp_path / "again")
 
 
 @pytest.mark.parametrize("stored", ["float16", "bfloat16"])
