@@ -201,9 +201,9 @@ def test_a_name_cannot_become_markup(build: Build, tmp_path: Path, visit: Any) -
     from microgpt import checkpoint
     from microgpt.exports import Source
     from microgpt.exports.html_page import write as write_page
-    from microgpt.tokenizers.char import Char
 
-    saved = checkpoint.read(build(tokenizer=Char("ab</script>")))
+    tokenizer = train("bpe-vidya", ["</script>"] * 9)
+    saved = checkpoint.read(build(tokenizer=tokenizer))
     hostile = "</title><script>document.title = 'owned'</script>{{weights}}"
     changed = saved.config.model_copy(update={"name": hostile})
     object.__setattr__(saved, "config", changed)
@@ -211,7 +211,7 @@ def test_a_name_cannot_become_markup(build: Build, tmp_path: Path, visit: Any) -
     page = visit(tmp_path / "page.html")
     assert page.title() == f"{hostile} · microgpt"
     assert page.get_by_role("heading", level=1).text_content() == hostile
-    assert page.evaluate("tokenizer.encode('</script>').length") == 9
+    assert page.evaluate("tokenizer.encode('</script>').length") == 1
 
 
 def test_a_model_too_large_for_a_page_is_refused(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
