@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup clean mutants proof-gradients
+.PHONY: demo test check setup clean crash mutants proof-gradients proof-round-trip proof-memory
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -17,13 +17,22 @@ check: .venv/full  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+crash: .venv/full  ## 1000 random kills, signals, races: the figures of docs/crash.md
+	$(BIN)/python -m tests.crash.long_form
+
 mutants: .venv/full  ## break the engines in some fifty ways; the suite must catch each
 	$(BIN)/python -m tests.mutants
 
 proof-gradients: .venv/full  ## every rung's gradients against differences, 200 random sets of options
 	$(BIN)/python -m pytest tests/engines/test_ladder.py --long -k limit_of_differences
 
+proof-round-trip: .venv/full  ## a million random Unicode texts there and back through the tokenizer
+	$(BIN)/python -m benchmarks.tokenizers --round-trip 1000000
+
 setup: .venv/full  ## .venv with all that tests and benchmarks need
+
+proof-memory: .venv/full  ## 1 GB of text tokenised in less than 1 GB of memory
+	$(BIN)/python benchmarks/tokenise_large.py
 
 clean:
 	rm -rf .venv
@@ -37,5 +46,5 @@ clean:
 	touch $@
 
 .venv/full: .venv/core
-	$(PIP) -e '.[dev,export,torch]'
+	$(PIP) -e '.[dev,data,export,torch]'
 	touch $@

@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from microgpt import fsio, storage
+from microgpt import chat, fsio, lora, storage
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.model import Tensors, n_params, table
@@ -25,8 +28,44 @@ from microgpt.tokenizers import read as read_tokenizer
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
+ADAPTERS = "adapters.safetensors"
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
 HEADER_LIMIT = 10_000_000  # bytes of a safetensors header; ours have 100 a tensor
+
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Best(BaseModel):
+    """The step with the lowest held-out loss."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    step: Count
+    val_loss: float
+
+
+class TrainerState(BaseModel):
+    """trainer/state.json: what a run needs, beside the tensors, to go on as if it had never stopped."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    step: Count
+    tokens: Count
+    seconds: float
+    loss: float | None
+    val_loss: float | None
+    evaluated: Count  # the step of the last evaluation
+    best: Best | None
+    generator: list[Any]
+    data: dict[str, Any]
+
+    def rng(self) -> Random:
+        """The run's generator as it stood after the first values were drawn. Raises ValueError or its like."""
+        version, keys, spare = self.generator
+        rng = Random()
+        rng.setstate((version, tuple(keys), spare))
+        return rng
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +83,42 @@ class Checkpoint:
         """Optimizer steps taken."""
         return int(self.state.get("step", 0))
 
+    def trainer(self) -> TrainerState:
+        """The checked state of the trainer. Raises CheckpointError where a run cannot go on from it."""
+        where = self.path / "trainer" / "state.json"
+        try:
+            state = TrainerState.model_validate(self.state)
+            state.rng()
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise CheckpointError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"{where}: not the state of a generator ({error})") from None
+        return state
+
     def weights(self) -> Tensors:
-        """The model's matrices by name. Raises CheckpointError if a file is damaged."""
+        """The matrices that the model computes with, its adapters merged in. Raises CheckpointError if damaged."""
+        weights, tuned = self.base(), self.config.finetune
+        return lora.merge(weights, self.adapters(), tuned.alpha / tuned.lora_rank) if tuned.lora_rank else weights
+
+    def base(self) -> Tensors:
+        """The matrices by name without adapters. Raises CheckpointError if a file is damaged."""
         shapes = {w.name: w.shape for w in table(self.config.model)}
         return read_tensors(self.path, "model.safetensors", self.files, shapes)
 
+    def adapters(self) -> Tensors:
+        """The adapters of a model that was fine-tuned with them, else nothing. Raises CheckpointError if damaged."""
+        rank = self.config.finetune.lora_rank
+        shapes = {w.name: w.shape for w in lora.table(self.config.model, rank)}
+        return read_tensors(self.path, ADAPTERS, self.files, shapes) if rank else {}
+
     def tensors(self) -> Tensors:
-        """The matrices and Adam's moments `m.*`, `v.*`. Raises CheckpointError if a file is damaged."""
-        shapes = {part + w.name: w.shape for part in ("m.", "v.") for w in table(self.config.model)}
-        return self.weights() | read_tensors(self.path, "trainer/optimizer.safetensors", self.files, shapes)
+        """Matrices, adapters, and Adam's moments `m.*`, `v.*` of what learns. Raises CheckpointError if damaged."""
+        model, rank = self.config.model, self.config.finetune.lora_rank
+        learning = lora.table(model, rank) if rank else table(model)
+        shapes = {part + w.name: w.shape for part in ("m.", "v.") for w in learning}
+        moments = read_tensors(self.path, "trainer/optimizer.safetensors", self.files, shapes)
+        return self.base() | self.adapters() | moments
 
 
 def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, state: dict[str, Any]) -> Path:
@@ -63,7 +129,9 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, 
     from safetensors.numpy import save
 
     weights = {w.name: tensors[w.name] for w in table(config.model)}
-    moments = {name: value for name, value in tensors.items() if name not in weights}
+    rank = config.finetune.lora_rank
+    adapters = {w.name: tensors[w.name] for w in lora.table(config.model, rank)} if rank else {}
+    moments = {name: value for name, value in tensors.items() if name not in weights and name not in adapters}
     contents = {
         "config.json": fsio.to_json(describe(config, tokenizer, next(iter(weights.values())).dtype)),
         "generation_config.json": fsio.to_json(generation_config(config, tokenizer)),
@@ -73,6 +141,11 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, 
         "trainer/optimizer.safetensors": save(moments, {"format": "pt"}),
         "trainer/state.json": fsio.to_json(state),
     }
+    if rank:
+        contents[ADAPTERS] = save(adapters, {"format": "pt"})
+    if chat.can_chat(tokenizer):
+        contents["chat_template.jinja"] = chat.TEMPLATE.encode()
+        contents["tokenizer_config.json"] = fsio.to_json(chat.tokenizer_config(config.model.block_size))
     final = folder / f"step-{state['step']:08d}"
     if (final / MANIFEST).is_file():
         return final
@@ -103,17 +176,22 @@ def describe(config: Config, tokenizer: Tokenizer, dtype: np.dtype[Any]) -> dict
         "hidden_act": model.activation,
         "tie_word_embeddings": model.tie_embeddings,
         "bos_token_id": tokenizer.bos,
-        "eos_token_id": tokenizer.bos,
+        "eos_token_id": _end(tokenizer),
         "dtype": str(dtype),
         "microgpt": config.to_dict(),
     }
+
+
+def _end(tokenizer: Tokenizer) -> int:
+    """The token that ends what the model writes: its turn, or the document."""
+    return chat.end_turn(tokenizer) if chat.can_chat(tokenizer) else tokenizer.bos
 
 
 def generation_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     """generation_config.json: how the model is sampled unless asked otherwise."""
     return {
         "bos_token_id": tokenizer.bos,
-        "eos_token_id": tokenizer.bos,
+        "eos_token_id": _end(tokenizer),
         "do_sample": config.run.temperature > 0,
         "temperature": config.run.temperature,
         "max_length": config.model.block_size,
@@ -124,6 +202,16 @@ def model_card(config: Config, tokenizer: Tokenizer, state: dict[str, Any]) -> s
     """README.md: what the folder holds, in words."""
     model = config.model
     loss = state.get("loss")
+    command = "chat" if chat.can_chat(tokenizer) else "generate"
+    tuned = config.finetune
+    origin = ""
+    if tuned.base:
+        origin = f"\n- fine-tuned from: {tuned.base}"
+    if tuned.lora_rank:
+        origin += (
+            f"\n- adapters of rank {tuned.lora_rank} in {ADAPTERS}: model.safetensors holds W, "
+            f"the model is W + {tuned.alpha / tuned.lora_rank:g} B A"
+        )
     trained = f"{state['step']} of {config.run.steps} steps" + (f", last loss {loss:.4f}" if loss is not None else "")
     return f"""---
 library_name: microgpt
@@ -137,9 +225,9 @@ context {model.block_size}), with a {tokenizer.kind} tokenizer of {model.vocab} 
 
 - family: {model.family}
 - trained: {trained}, seed {config.run.seed}
-- data: {config.data.dataset or config.data.path or "unknown"}
+- data: {config.data.dataset or config.data.path or "unknown"}{origin}
 
-    microgpt generate .
+    microgpt {command} .
 """
 
 
@@ -171,6 +259,11 @@ def read(path: Path) -> Checkpoint:
     if (path / MANIFEST).is_file():
         manifest = fsio.read_json(path / MANIFEST)
         files = _manifest_files(manifest, path)
+        for name in files:
+            if not name.endswith(".safetensors"):  # those are checked when they are loaded
+                _read(path, name, files)
+    elif STEP_FOLDER.fullmatch(path.name) or (path / "trainer").exists():
+        raise CheckpointError(f"{path / MANIFEST}: missing; the checkpoint is not complete", "E_MANIFEST")
     described = fsio.parse_json(_read(path, "config.json", files), str(path / "config.json"))
     given = described.get("microgpt") if isinstance(described, dict) else None
     if not isinstance(given, dict):
@@ -181,6 +274,8 @@ def read(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path / 'config.json'}: {error}") from None
     if config.model.vocab_size is None:
         raise CheckpointError(f"{path / 'config.json'}: model.vocab_size is missing")
+    if config.model.n_layer > _size(path / "model.safetensors"):
+        raise CheckpointError(f"{path / 'config.json'}: {config.model.n_layer} layers do not fit in model.safetensors")
     tokenizer = read_tokenizer(_read(path, "tokenizer.json", files), str(path / "tokenizer.json"))
     if tokenizer.vocab_size != config.model.vocab_size:
         raise CheckpointError(
@@ -189,8 +284,10 @@ def read(path: Path) -> Checkpoint:
     state: Any = {} if files is None else {"step": manifest["step"]}
     if files is not None and "trainer/state.json" in files:
         state = fsio.parse_json(_read(path, "trainer/state.json", files), str(path / "trainer/state.json"))
-        if not isinstance(state, dict) or not isinstance(state.get("step"), int) or state["step"] != manifest["step"]:
+        if not isinstance(state, dict) or type(state.get("step")) is not int or state["step"] != manifest["step"]:
             raise CheckpointError(f"{path / 'trainer/state.json'}: its step is not the manifest's")
+        if not isinstance(state.get("data", {}), dict):
+            raise CheckpointError(f"{path / 'trainer/state.json'}: its data is no object")
     return Checkpoint(path, config, tokenizer, state, files)
 
 
@@ -208,27 +305,40 @@ def _manifest_files(manifest: Any, path: Path) -> dict[str, dict[str, Any]]:
             isinstance(entry, dict) and isinstance(entry.get("size"), int) and isinstance(entry.get("sha256"), str)
         ):
             raise CheckpointError(f"{where}: no size and sha256 for {name!r}")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise CheckpointError(f"{where}: {name!r} lies outside the folder")
     return dict(manifest["files"])
 
 
 def _read(path: Path, name: str, files: dict[str, dict[str, Any]] | None) -> bytes:
     """A file's bytes, equal to what the manifest says of them. Raises CheckpointError."""
     where = path / name
+    size = _size(where)
+    if files is not None:
+        if name not in files:
+            raise CheckpointError(f"{where}: not in the manifest", "E_MANIFEST")
+        if size != files[name]["size"]:
+            raise CheckpointError(
+                f"{where}: {size} bytes, the manifest says {files[name]['size']}; the file is damaged", "E_HASH"
+            )
     try:
-        size = where.stat().st_size
-        if files is not None:
-            if name not in files:
-                raise CheckpointError(f"{where}: not in the manifest", "E_MANIFEST")
-            if size != files[name]["size"]:
-                raise CheckpointError(
-                    f"{where}: {size} bytes, the manifest says {files[name]['size']}; the file is damaged", "E_HASH"
-                )
         data = where.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{where}: cannot be read ({error.strerror})") from error
     if files is not None and hashlib.sha256(data).hexdigest() != files[name]["sha256"]:
         raise CheckpointError(f"{where}: its SHA-256 is not the manifest's; the file is damaged", "E_HASH")
     return data
+
+
+def _size(where: Path) -> int:
+    """The size of a plain file: a pipe or device could be read for ever. Raises CheckpointError."""
+    try:
+        found = where.stat()
+    except OSError as error:
+        raise CheckpointError(f"{where}: cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise CheckpointError(f"{where}: not a plain file")
+    return found.st_size
 
 
 def read_tensors(
@@ -272,7 +382,7 @@ def check_header(data: bytes, where: str, shapes: Mapping[str, tuple[int, ...]])
         dtype, shape, span = (
             entry.get(key) if isinstance(entry, dict) else None for key in ("dtype", "shape", "data_offsets")
         )
-        if dtype not in storage.BITS or (dtype != "F32" and name.endswith(storage.SCALE)):
+        if not isinstance(dtype, str) or dtype not in storage.BITS or (dtype != "F32" and name.endswith(storage.SCALE)):
             raise refuse(f"tensor {name!r} has dtype {dtype!r}; expected one of {', '.join(storage.BITS)}")
         if shape != list(shapes[name]):
             raise refuse(f"tensor {name!r} has shape {shape!r}; the model's is {list(shapes[name])}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from microgpt.engines import Engine
+from microgpt.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +66,80 @@ def draw(p: np.ndarray, rng: Random) -> int:
 
 
 def tokens(
-    engine: Engine, state: Any, prompt: Sequence[int], room: int, sampling: Sampling, rng: Random, stop: int
+    engine: Engine,
+    state: Any,
+    prompt: Sequence[int],
+    room: int,
+    sampling: Sampling,
+    rng: Random,
+    stop: int,
+    *,
+    never: Sequence[int] = (),
+    never_first: Sequence[int] = (),
 ) -> Iterator[int]:
-    """Tokens after the prompt until `stop` is drawn or `room` positions are used, prompt included."""
+    """Tokens after the prompt until `stop` is drawn or `room` positions are used, prompt included.
+
+    Those of `never` are never drawn, those of `never_first` not as the first.
+    """
     seen, cache = list(prompt), None
     fresh = np.array(seen, dtype=np.int32)
     while len(seen) <= room:
         logits, cache = engine.logits(state, fresh, cache)
-        token = draw(probabilities(logits[-1], sampling, seen), rng)
+        last = logits[-1]
+        if never or never_first:
+            last = last.copy()
+            last[[*never, *(never_first if len(seen) == len(prompt) else ())]] = -np.inf
+        token = draw(probabilities(last, sampling, seen), rng)
         if token == stop:
             return
         yield token
         seen.append(token)
         fresh = np.array([token], dtype=np.int32)
+
+
+def onwards(
+    engine: Engine,
+    state: Any,
+    prompt: Sequence[int],
+    block_size: int,
+    sampling: Sampling,
+    rng: Random,
+    bos: int,
+    *,
+    keep: int = 0,
+) -> Iterator[int]:
+    """Tokens after the prompt past every BOS, which comes along as a token but never twice in a row.
+
+    They end with the context; with `keep` they go on without end, each time from BOS and the last `keep` tokens.
+    """
+    seen, cache = list(prompt), None
+    fresh, used = seen, 0
+    while True:
+        used += len(fresh)
+        if used > block_size:
+            if not keep:
+                return
+            kept = seen[-keep:]
+            seen = kept if kept[0] == bos else [bos, *kept]
+            fresh, used, cache = seen, len(seen), None
+        logits, cache = engine.logits(state, np.array(fresh, dtype=np.int32), cache)
+        last = np.array(logits[-1], dtype=np.float64)
+        if seen[-1] == bos:
+            last[bos] = -np.inf
+        token = draw(probabilities(last, sampling, seen), rng)
+        yield token
+        seen.append(token)
+        fresh = [token]
+
+
+def texts(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
+    """The text of tokens, piece by piece, never half a character."""
+    stream = tokenizer.stream()
+    for token in tokens:
+        if piece := stream.feed([token]):
+            yield piece
+    if rest := stream.end():
+        yield rest
 
 
 def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:

@@ -20,6 +20,19 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """A text without the control characters (C0, DEL, C1) that could move a terminal's cursor or change its state."""
+    return text.translate(CONTROL)
+
+
+def for_stdout(text: str) -> str:
+    """A model's text as stdout should have it: made harmless where that is a terminal, else as it is."""
+    return printable(text) if sys.stdout.isatty() else text
+
+
 def duration(seconds: float) -> str:
     """Seconds in the unit that a person would use."""
     if seconds < 1:
@@ -40,8 +53,9 @@ def describe_plan(job: Job) -> list[str]:
     """The plan of a run, a line a subject."""
     config, model, run = job.config, job.config.model, job.config.run
     corpus = job.corpus
-    held = corpus.n_documents - corpus.n_train
-    steps = f"{run.steps:,} steps of {count(job.rows, 'document')}"
+    held = len(job.validation.order) - job.validation.n_train
+    row = "context" if corpus.joined else "document"
+    steps = f"{run.steps:,} steps of {count(job.rows, row)}"
     expected = duration(job.choice.seconds_per_step * run.steps)
     lines = [f"note    {note}" for note in job.documents.notes]
     lines += [
@@ -56,6 +70,9 @@ def describe_plan(job: Job) -> list[str]:
     for section in ("model", "optim", "data", "run"):
         keys = config.to_dict()[section]
         lines.append(f"{section:7} " + " ".join(f"{key}={value}" for key, value in keys.items()))
+    if config.finetune.base:
+        tuned = config.finetune.model_dump().items()
+        lines.append("finetune " + " ".join(f"{key}={value}" for key, value in tuned if value is not None))
     return lines
 
 
@@ -68,6 +85,12 @@ class Terminal(Report):
         self.at_start = 0
         self.tokens = 0
         self.steps = 0
+
+    def reading(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.told > 2:
+            self._line(f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+            self.told = now
 
     def plan(self, job: Job) -> None:
         for line in describe_plan(job):
@@ -116,10 +139,15 @@ class Terminal(Report):
         self._line(f"step {step:,}  held-out loss {loss:.4f}")
 
     def sample(self, step: int, text: str) -> None:
-        self._line(f"step {step:,}  sample: {text}")
+        self._line(f"step {step:,}  sample: {printable(text)}")
 
     def saved(self, path: Path) -> None:
         self._line(f"saved   {path}")
+
+    def stopped_early(self, step: int, best: dict[str, Any]) -> None:
+        self._line(
+            f"stopped at step {step:,}: the best held-out loss stays {best['val_loss']:.4f} of step {best['step']:,}"
+        )
 
     def _line(self, text: str) -> None:
         if self.bar:

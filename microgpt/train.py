@@ -7,6 +7,7 @@ signal is answered within a quarter of a second.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,26 +17,33 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import checkpoint, fsio
+from microgpt import chat, checkpoint, fsio, lora
 from microgpt.config import Config
-from microgpt.data.corpus import Corpus, build
-from microgpt.data.documents import Documents, read_documents
+from microgpt.data.chats import Chats
+from microgpt.data.datasets import cache_folder
+from microgpt.data.dialogues import Mix
+from microgpt.data.documents import Documents
+from microgpt.data.sources import keep_stdin
 from microgpt.engines import Choice, Engine, choose
-from microgpt.errors import CheckpointError, NumericError, Stopped, UsageError
+from microgpt.errors import CheckpointError, DataError, NumericError, Stopped, UsageError
 from microgpt.evaluate import held_out_loss
 from microgpt.generate import Sampling, tokens
-from microgpt.model import first_values
+from microgpt.material import Rows, read
+from microgpt.model import first_values, n_params
 from microgpt.optim import learning_rates
+from microgpt.resume import SCHEDULE, other_run
 from microgpt.runfolder import RunFolder, new_folder
 from microgpt.signals import Wish, listen
 from microgpt.tokenizers import Tokenizer
-from microgpt.tokenizers import train as train_tokenizer
 
 BLOCK_SECONDS = 0.1  # the length of a block of steps that is aimed at
 
 
 class Report:
     """What a run tells on its way; this one keeps quiet."""
+
+    def reading(self, what: str, done: int, total: int) -> None:
+        """On the way through a long text: what is done, bytes of it so far and in all."""
 
     def plan(self, job: Job) -> None:
         """Before anything starts."""
@@ -55,21 +63,26 @@ class Report:
     def saved(self, path: Path) -> None:
         """A checkpoint was written."""
 
+    def stopped_early(self, step: int, best: dict[str, Any]) -> None:
+        """The held-out loss has not fallen for long enough; `best` has the step and val_loss of the best one."""
+
 
 @dataclass(frozen=True)
 class Job:
     """Everything that a run needs, ready and checked."""
 
     config: Config  # resolved: with the vocabulary, the engine and its dtype
-    documents: Documents
+    documents: Documents | Chats
     tokenizer: Tokenizer
-    corpus: Corpus
+    corpus: Rows
+    validation: Rows  # its held-out documents are measured; the corpus, or a text of its own
     choice: Choice
     rng: Random  # after the shuffle
+    source: checkpoint.Checkpoint | None  # what is gone on from: the run's own checkpoint, or a fine-tuned base
 
     @property
     def rows(self) -> int:
-        """Documents an optimizer step."""
+        """Rows an optimizer step."""
         return self.config.run.batch_size * self.config.run.grad_accum
 
 
@@ -82,31 +95,54 @@ class Trained:
     loss: float | None  # of the last step
     val_loss: float | None  # the last held-out one
     seconds: float
+    stopped_early: bool = False
+    best_step: int | None = None
     samples: list[str] = field(default_factory=list)
+    verb: str = "generate"  # the command that uses the model
 
 
-def prepare(config: Config) -> Job:
-    """Read the data, learn the tokenizer, choose the engine. Writes nothing.
+def prepare(config: Config, report: Report | None = None, source: checkpoint.Checkpoint | None = None) -> Job:
+    """Read the data, learn the tokenizer, choose the engine. Writes nothing but the cache of long texts.
 
-    Raises UsageError, DataError or MachineError.
+    What goes on from a checkpoint (`source`, or the base of a fine-tuning) has its tokenizer from there.
+    Raises UsageError, DataError, CheckpointError or MachineError.
     """
-    documents = read_documents(config.data)
-    tokenizer = train_tokenizer(config.data.tokenizer, documents.texts)
-    rng = Random(config.run.seed)
-    fraction = config.data.val_fraction
+    if source is None and config.finetune.base:
+        source = checkpoint.read(Path(config.finetune.base))
+    tell = (report or Report()).reading
+    run, data = config.run, config.data
+    if data.path == "-":
+        data = data.model_copy(update={"path": str(keep_stdin())})
+    fraction = data.val_fraction
     if fraction is None:
-        fraction = 0.1 if config.run.eval_every else 0.0
-    corpus = build(documents.texts, tokenizer, rng, trailing_bos=config.data.trailing_bos, val_fraction=fraction)
+        fraction = 0.1 if run.eval_every and not data.val_path else 0.0
+    if run.eval_every and not (fraction or data.val_path):
+        raise UsageError(
+            "--eval-every: nothing is held out; set --val-fraction above 0, or name a file with --val-data"
+        )
+    if run.patience and not run.eval_every:
+        raise UsageError("--patience: counts held-out losses; set --eval-every as well")
+    rng, block = Random(run.seed), config.model.block_size
+    text = read(data, block, source.tokenizer if source else None, tell)
+    tokenizer = text.tokenizer
+    corpus: Rows = text.rows(rng, fraction)
+    validation = corpus
+    if data.val_path:
+        held_out = data.model_copy(update={"path": data.val_path, "drop_duplicates": False})
+        validation = read(held_out, block, tokenizer, tell).held_out()
+    if config.finetune.replay and config.replay_data:
+        old = read(config.replay_data, block, tokenizer, tell).rows(rng, 0.0)
+        corpus = Mix(corpus, old, config.finetune.replay)
     config = config.with_vocab(tokenizer.vocab_size)
-    per_step = config.run.batch_size * config.run.grad_accum * corpus.mean_row(config.model.block_size)
-    run = config.run
+    per_step = run.batch_size * run.grad_accum * corpus.mean_row(config.model.block_size)
     choice = choose(
         config.model, config.optim, name=run.engine, dtype=run.dtype, device=run.device, tokens_per_step=per_step
     )
     config = config.replace(
-        data={"val_fraction": fraction}, run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device}
+        data={**data.model_dump(exclude_none=True), "val_fraction": fraction},
+        run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device},
     )
-    return Job(config, documents, tokenizer, corpus, choice, rng)
+    return Job(config, text.documents, tokenizer, corpus, validation, choice, rng, source)
 
 
 def train(
@@ -115,25 +151,28 @@ def train(
     *,
     resume: bool = False,
     stop_at: int | None = None,
+    max_time: float | None = None,
     report: Report | None = None,
 ) -> Trained:
     """Train from the beginning, or with `resume` from the newest checkpoint in `out`, to `steps` or `stop_at`.
 
+    `max_time` seconds after the call the run is saved and has ended, wherever it is.
     Raises UsageError, DataError, CheckpointError, MachineError; NumericError where a loss or gradient is no
     longer finite; Stopped after a signal, when the state is saved.
     """
+    deadline = None if max_time is None else time.monotonic() + max_time
     report = report or Report()
     folder = RunFolder(Path(out) if out else new_folder(config.name))
-    if resume:
-        folder.config()
-    elif folder.is_taken():
-        raise UsageError(f"{folder.path}: holds a run already; go on with --resume, or choose another --out")
+    folder.require(run=resume)
+    folder.require_free()
     if stop_at is not None and not 0 < stop_at <= config.run.steps:
         raise UsageError(f"--stop-at: must lie between 1 and --steps ({config.run.steps}), got {stop_at}")
-    job = prepare(config)
+    with fsio.disk("be written", cache_folder()):
+        job = _prepare_again(config, folder, report) if resume else prepare(config, report)
     report.plan(job)
     with folder.lock(), listen() as wish:
-        loop = Loop(job, folder, report, wish)
+        folder.require(run=resume)  # another trainer may have come and gone while the data was read
+        loop = Loop(job, folder, report, wish, deadline)
         with fsio.disk("be written", folder.path):
             if resume:
                 loop.take_up()
@@ -142,15 +181,50 @@ def train(
             return loop.run(stop_at or config.run.steps)
 
 
+def _prepare_again(config: Config, folder: RunFolder, report: Report) -> Job:
+    """The job of a run that goes on. Raises CheckpointError where the data is no longer what its tokenizer knows."""
+    if not checkpoint.list_steps(folder.checkpoints):
+        return prepare(config, report)  # the run came to its end before its first checkpoint
+    newest = read_newest(folder)
+    try:
+        return prepare(config, report, newest)
+    except DataError as error:
+        if error.code != "E_UNKNOWN_TOKEN":
+            raise
+        raise other_run(newest.path, "data", f" ({error})") from None
+
+
+def read_newest(folder: RunFolder) -> checkpoint.Checkpoint:
+    """The newest checkpoint, whole. Raises CheckpointError that names the one before where it is damaged."""
+    steps = checkpoint.list_steps(folder.checkpoints)
+    try:
+        newest = checkpoint.read(steps[-1])
+        newest.trainer()
+        newest.tensors()
+    except CheckpointError as error:
+        older = f"; remove {steps[-1]} to go on from {steps[-2].name}" if steps[1:] else ""
+        raise CheckpointError(f"{error}{older}", error.code) from None
+    return newest
+
+
+def build_engine(job: Job) -> Engine:
+    """The engine of a run, within the one that trains adapters where the run has them."""
+    config, choice, tuned = job.config, job.choice, job.config.finetune
+    options: dict[str, Any] = {"dtype": choice.dtype, "device": choice.device, "threads": config.run.threads}
+    if tuned.lora_rank:
+        options |= {"inside": choice.cls, "rank": tuned.lora_rank, "alpha": tuned.alpha}
+        return lora.Adapted(config.model, config.optim, **options)
+    return choice.cls(config.model, config.optim, **options)
+
+
 class Loop:
     """A run in motion: the engine's state, the step it has reached, and what is due when."""
 
-    def __init__(self, job: Job, folder: RunFolder, report: Report, wish: Wish) -> None:
-        self.job, self.folder, self.report, self.wish = job, folder, report, wish
-        config, run = job.config, job.config.run
-        self.engine: Engine = job.choice.cls(
-            config.model, config.optim, dtype=job.choice.dtype, device=job.choice.device, threads=run.threads
-        )
+    def __init__(self, job: Job, folder: RunFolder, report: Report, wish: Wish, deadline: float | None = None) -> None:
+        self.job, self.folder, self.report, self.wish, self.deadline = job, folder, report, wish, deadline
+        config = job.config
+        self.engine = build_engine(job)
+        self.seconds_to_save = 0.5 + 24 * n_params(config.model) / 1e8  # until it is measured
         self.state: Any = None
         self.step = 0
         self.saved: int | None = None
@@ -159,68 +233,100 @@ class Loop:
         self.loss: float | None = None
         self.val_loss: float | None = None
         self.best: dict[str, Any] | None = None
-        self.seconds_per_step = max(job.choice.seconds_per_step, 1e-7)
-        self.validation = job.corpus.held_out(config.model.block_size)
+        self.evaluated = 0  # the step of the last evaluation
+        self.seconds_per_step = max(job.choice.seconds_per_step, BLOCK_SECONDS / 16)  # until it is measured
 
     def begin(self) -> None:
-        """Step 0: draw the first values."""
-        self.state = self.engine.load(first_values(self.job.config.model, self.job.rng))
+        """Step 0: draw the first values, or take those of the base."""
+        job, model = self.job, self.job.config.model
+        tensors = job.source.weights() if job.source else first_values(model, job.rng)
+        if job.config.finetune.lora_rank:
+            tensors = tensors | lora.first_adapters(model, job.config.finetune.lora_rank, job.rng)
+        self.state = self.engine.load(tensors)
         self.generator = self.job.rng.getstate()
         self.folder.begin(self.job.config)
+        if rejects := self.job.documents.rejects:
+            lines = (json.dumps(reject._asdict(), ensure_ascii=False) for reject in rejects)
+            fsio.write_atomic(self.folder.rejects_file, "".join(f"{line}\n" for line in lines).encode())
 
     def take_up(self) -> None:
-        """Restore the newest checkpoint. Raises CheckpointError if it belongs to another run."""
-        newest = checkpoint.read(self.folder.path)
+        """Restore the newest checkpoint; begin anew if none was written yet.
+
+        Raises CheckpointError if it is damaged or belongs to another run.
+        """
+        if not checkpoint.list_steps(self.folder.checkpoints):
+            self.begin()
+            return
+        newest = read_newest(self.folder)
+        state, tensors = newest.trainer(), newest.tensors()
         self._same_run(newest)
-        state = newest.state
-        self.state = self.engine.load(newest.tensors())
+        self.state = self.engine.load(tensors)
         self.step = self.saved = newest.step
-        self.tokens, self.seconds, self.loss = state["tokens"], state["seconds"], state["loss"]
-        self.val_loss, self.best = state["val_loss"], state["best"]
-        version, keys, spare = state["generator"]
-        self.generator = (version, tuple(keys), spare)
-        self.folder.rewind(self.step)
+        self.tokens, self.seconds, self.loss = state.tokens, state.seconds, state.loss
+        self.val_loss, self.evaluated = state.val_loss, state.evaluated
+        self.best = state.best.model_dump() if state.best else None
+        self.generator = state.rng().getstate()
+        self.folder.go_on(self.job.config, self.step, self.evaluated)
         self.report.resumed(newest.path, self.step)
 
     def _same_run(self, saved: checkpoint.Checkpoint) -> None:
-        job = self.job
-        for what, ours, theirs in (
-            ("data", job.corpus.fingerprint, saved.state.get("data", {}).get("sha256")),
-            ("tokenizer", job.tokenizer.to_json(), saved.tokenizer.to_json()),
-            ("model", job.config.model, saved.config.model),
-            ("optim", job.config.optim, saved.config.optim),
-            ("run.seed", job.config.run.seed, saved.config.run.seed),
-            ("run.batch_size", job.rows, saved.config.run.batch_size * saved.config.run.grad_accum),
-            ("run.engine", job.choice.name, saved.config.run.engine),
-            ("run.dtype", job.choice.dtype, saved.config.run.dtype),
-        ):
-            if ours != theirs:
-                raise CheckpointError(
-                    f"{saved.path}: the {what} is not the one that this checkpoint was trained with, so going on would "
-                    f"not be the same run; restore it, or start a new run with another --out",
-                    "E_OTHER_RUN",
-                )
+        """Refuse, by the name of what differs, to go on as another run."""
+        source, job = saved.state["data"], self.job
+        anew = job.config.schedule_from != saved.config.schedule_from
+        ours, theirs = _identity(job.config, anew), _identity(saved.config, anew)
+        ours |= {"data": job.corpus.fingerprint, "held-out data": job.validation.fingerprint}
+        theirs |= {"data": source.get("sha256"), "held-out data": source.get("held_out_sha256")}
+        ours["tokenizer"], theirs["tokenizer"] = job.tokenizer.to_json(), saved.tokenizer.to_json()
+        for what in sorted(ours, key=lambda name: "." in name):  # data and tokenizer first
+            if ours[what] != theirs[what]:
+                raise other_run(saved.path, what, f" ({theirs[what]!r} then, {ours[what]!r} now)" * ("." in what))
 
     def run(self, target: int) -> Trained:
         """Step until `target`, doing what is due on the way; save and sample at the end."""
         run = self.job.config.run
-        while self.step < target:
+        self.evaluate_if_due()  # what a signal cut short
+        while self.step < target and not self.is_stale():
             self.block(target)
-            if run.eval_every and self.step % run.eval_every == 0:
-                self.evaluate()
-            if run.sample_every and self.step % run.sample_every == 0:
+            self.evaluate_if_due()
+            if self._is_due(run.sample_every):
                 rng = Random(f"{run.seed} sample {self.step}")
                 self.report.sample(self.step, self.sample(rng))
-            if run.checkpoint_every and self.step % run.checkpoint_every == 0:
+            if self._is_due(run.checkpoint_every):
                 self.save()
-            if self.wish.number is not None:
-                self.save()
-                raise Stopped(f"stopped at step {self.step} of {run.steps}; everything is saved", self.wish.number)
+            self.pause()
+            if self._out_of_time():
+                break
         self.save()
         rng = Random()
         rng.setstate(self.generator)
-        samples = [self.sample(rng) for _ in range(run.samples)] if target == run.steps else []
-        return Trained(self.folder.path, self.step, self.loss, self.val_loss, self.seconds, samples)
+        stale = self.is_stale() and self.step < target
+        if stale:
+            self.report.stopped_early(self.step, self.best or {})
+        samples = [self.sample(rng) for _ in range(run.samples)] if stale or self.step == run.steps else []
+        best = self.best["step"] if self.best else None
+        verb = "chat" if chat.can_chat(self.job.tokenizer) else "generate"
+        path, seconds = self.folder.path, self.seconds
+        return Trained(path, self.step, self.loss, self.val_loss, seconds, stale, best, samples, verb)
+
+    def is_stale(self) -> bool:
+        """Whether the last `patience` held-out losses brought no new best."""
+        run = self.job.config.run
+        return bool(run.patience and self.best and self.step - self.best["step"] >= run.patience * run.eval_every)
+
+    def _out_of_time(self) -> bool:
+        """Whether another step, and saving after it, would end too late."""
+        needed = 2 * self.seconds_to_save + max(2 * self.seconds_per_step, BLOCK_SECONDS)
+        return self.deadline is not None and time.monotonic() + needed > self.deadline
+
+    def pause(self) -> None:
+        """If a signal came, save and raise Stopped. Called often enough to answer within a quarter of a second."""
+        if self.wish.number is not None:
+            self.save()
+            steps = self.job.config.run.steps
+            raise Stopped(f"stopped at step {self.step} of {steps}; everything is saved", self.wish.number)
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self.step % every == 0
 
     def block(self, target: int) -> None:
         """Train until something is due, or for about BLOCK_SECONDS. Raises NumericError."""
@@ -235,7 +341,8 @@ class Loop:
             rows_a_pass=config.run.batch_size,
             seed=config.run.seed,
         )
-        lrs = learning_rates(config.optim, self.step, count, config.run.steps)
+        begun = config.schedule_from
+        lrs = learning_rates(config.optim, self.step - begun, count, config.run.steps - begun)
         start = time.perf_counter()
         self.state, losses = self.engine.train(self.state, feed, lrs)
         spent = time.perf_counter() - start
@@ -273,9 +380,10 @@ class Loop:
         """Keep the last healthy state, and say where it went wrong."""
         self.save()
         weights = {name: a for name, a in self.engine.dump(self.state).items() if not name.startswith(("m.", "v."))}
-        largest = max(weights, key=lambda name: float(np.abs(weights[name]).max()))
+        largest = max(weights, key=lambda name: float(np.nan_to_num(np.abs(weights[name]).max(), nan=np.inf)))
         corpus, rows = self.job.corpus, self.job.rows
-        places = [int(corpus.order[(self.step * rows + i) % corpus.n_train]) + 1 for i in range(min(rows, 8))]
+        block = self.job.config.model.block_size
+        places = [corpus.place(self.step * rows + i, block) + 1 for i in range(min(rows, 8))]
         what = "gradient" if np.isnan(loss) else "loss"
         raise NumericError(
             f"step {self.step + 1}: the {what} is not finite ({loss}), with document {', '.join(map(str, places))} and "
@@ -283,28 +391,51 @@ class Loop:
             f"{self.step} is saved; try a smaller --learning-rate or --clip-norm 1"
         )
 
+    def evaluate_if_due(self) -> None:
+        """Evaluate, unless this step was; a signal may cut it short, then it is due again after --resume."""
+        if self._is_due(self.job.config.run.eval_every) and self.evaluated != self.step:
+            self.evaluate()
+
     def evaluate(self) -> None:
         """The held-out loss, into the metrics; remember the best step."""
-        self.val_loss = held_out_loss(self.engine, self.state, self.validation)
+        feeds = self.job.validation.held_out(self.job.config.model.block_size)
+        self.val_loss = held_out_loss(self.engine, self.state, feeds, self.pause)
+        self.evaluated = self.step
         fsio.append(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
         self.report.evaluated(self.step, self.val_loss)
         if self.best is None or self.val_loss < self.best["val_loss"]:
             self.best = {"step": self.step, "val_loss": self.val_loss}
-            if self.job.config.run.checkpoint_every:
+            if self.job.config.run.checkpoint_every or self.job.config.run.patience:
                 self.save()
 
     def sample(self, rng: Random) -> str:
         """One document from the model as it is."""
         tokenizer, config = self.job.tokenizer, self.job.config
         sampling = Sampling(config.run.temperature)
+        if isinstance(self.job.documents, Chats):
+            return self._reply(self.job.documents, sampling, rng)
         drawn = tokens(self.engine, self.state, [tokenizer.bos], config.model.block_size, sampling, rng, tokenizer.bos)
-        return tokenizer.decode(list(drawn))
+        chosen = []
+        for token in drawn:
+            self.pause()
+            chosen.append(token)
+        return tokenizer.decode(chosen)
+
+    def _reply(self, chats: Chats, sampling: Sampling, rng: Random) -> str:
+        """A question of the data and what the model answers."""
+        tokenizer, block = self.job.tokenizer, self.job.config.model.block_size
+        conversation = rng.choice(chats.conversations)
+        question = conversation[: next(i for i, said in enumerate(conversation) if said.role == "assistant")]
+        prompt = chat.prompt(question, tokenizer, block)
+        drawn = chat.answer(self.engine, self.state, tokenizer, prompt.tokens, block, sampling, rng)
+        asked = "\n".join(message.content for message in question)
+        return f"> {asked}\n{tokenizer.decode(list(drawn))}\n"
 
     def save(self) -> None:
         """Write this step's checkpoint, unless it is there, then drop the oldest ones. Raises MachineError."""
         if self.saved == self.step:
             return
-        job = self.job
+        job, began = self.job, time.monotonic()
         version, keys, spare = self.generator
         state = {
             "step": self.step,
@@ -312,9 +443,10 @@ class Loop:
             "generator": [version, list(keys), spare],
             "data": {
                 "sha256": job.corpus.fingerprint,
+                "held_out_sha256": job.validation.fingerprint,
                 "source": job.documents.source,
                 "documents": job.corpus.n_documents,
-                "next": self.step * job.rows % job.corpus.n_train,
+                "next": self.step * job.rows % job.corpus.n_rows(job.config.model.block_size),
             },
             "engine": job.choice.name,
             "dtype": job.choice.dtype,
@@ -323,13 +455,32 @@ class Loop:
             "seconds": self.seconds,
             "loss": self.loss,
             "val_loss": self.val_loss,
+            "evaluated": self.evaluated,
             "best": self.best,
         }
         tensors = self.engine.dump(self.state)
-        if not all(np.isfinite(value).all() for value in tensors.values()):
-            raise NumericError(f"step {self.step}: a weight or moment is not finite; not saved, older checkpoints stay")
+        for name, value in tensors.items():
+            if not np.isfinite(value).all():
+                raise NumericError(f"step {self.step}: {name} is not finite; not saved, older checkpoints stay")
         fsio.flush(self.folder.metrics_file)
         path = checkpoint.write(self.folder.checkpoints, job.config, job.tokenizer, tensors, state)
-        self.saved = self.step
+        self.saved, self.seconds_to_save = self.step, time.monotonic() - began
         checkpoint.rotate(self.folder.checkpoints, job.config.run.keep, self.best["step"] if self.best else None)
         self.report.saved(path)
+
+
+def _identity(config: Config, anew: bool) -> dict[str, Any]:
+    """What must not change when a run goes on, by the configuration key; the rest only says what is shown or kept.
+
+    The total of steps may: a new one stretches the schedule. Where the schedule begins `anew`, its keys may too.
+    """
+    sections = config.to_dict()
+    run = ["seed", "batch_size", "grad_accum", "engine", "dtype", "device", "threads"]
+    optim = {key: value for key, value in sections["optim"].items() if not (anew and key in SCHEDULE)}
+    return {
+        **{f"model.{key}": value for key, value in sections["model"].items()},
+        **{f"optim.{key}": value for key, value in optim.items()},
+        **{f"finetune.{key}": value for key, value in sections["finetune"].items()},
+        "data.val_fraction": config.data.val_fraction,
+        **{f"run.{key}": sections["run"][key] for key in run},
+    }

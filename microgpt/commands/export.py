@@ -24,6 +24,7 @@ def export(
     bf16: Annotated[bool, Switch] = False,
     int8: Annotated[bool, Switch] = False,
     custom_code: Annotated[bool, Switch] = False,
+    merge: Annotated[bool, Switch] = False,
     quality: bool = True,
     json: Annotated[bool, Switch] = False,
 ) -> None:
@@ -46,6 +47,8 @@ def export(
         Numbers of 8 bits with a scale a row.
     custom_code
         With --to hf: write a class of ours beside the weights, for a model that transformers has no class for.
+    merge
+        Merge adapters (finetune --lora-rank) into the matrices: no format keeps them apart, so this is always done.
     quality
         With fewer bits: measure what they cost in loss and bits per byte.
     json

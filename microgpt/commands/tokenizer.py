@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from microgpt import fsio, tokenizers
-from microgpt.data.documents import lines, read_text
+from microgpt.config import Data
+from microgpt.data.documents import Documents
+from microgpt.data.sources import file_source, read_text
 from microgpt.errors import CheckpointError, DataError, UsageError
 from microgpt.tokenizers import Tokenizer
 
@@ -66,11 +68,11 @@ def train(
 
 def _documents(files: tuple[Path, ...], whole: bool) -> Iterator[str]:
     for path in files:
-        notes: list[str] = []
-        text = read_text(path, notes)
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
-        yield from [text] if whole else lines(text)
+        documents = Documents([file_source(path)], Data(format="lines"), str(path))
+        yield from [read_text(path)] if whole else documents.texts
+        for note in documents.notes:
+            if "empty documents" not in note:  # they teach nothing
+                print(f"note: {note}", file=sys.stderr)
 
 
 @app.command

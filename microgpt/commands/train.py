@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve
-from microgpt.config import Config, merge
-from microgpt.errors import MicrogptError
+from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve, run_name
+from microgpt.config import Config
+from microgpt.errors import MicrogptError, UsageError
 from microgpt.runfolder import RunFolder, last_folder, new_folder
-from microgpt.terminal import Terminal, say
+from microgpt.terminal import Terminal, for_stdout, say
 
 Flags = Parameter(name="*")
 
 
 def train(
-    source: str = "names",
+    source: Annotated[str, Parameter(allow_leading_hyphen=True)] = "names",
     *,
     out: Path | None = None,
     config: Path | None = None,
+    size: str | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
+    extend: int | None = None,
     stop_at: int | None = None,
+    max_time: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
     model: Annotated[ModelFlags, Flags] = ModelFlags(),  # type: ignore[valid-type]
     optim: Annotated[OptimFlags, Flags] = OptimFlags(),  # type: ignore[valid-type]
@@ -36,44 +40,74 @@ def train(
     Parameters
     ----------
     source
-        A scenario's name, or a text file with a document a line.
+        A scenario's name, or text: a file, folder, glob, or - for standard input.
     out
         The run's folder (default: runs/NAME, numbered if it is taken).
     config
         A TOML file over the scenario; flags go over both.
+    size
+        nano, micro, mini, small or medium: sets width, depth, heads, context, learning rate and batch.
     resume
-        Go on from the newest checkpoint of the run, to the very same end.
+        Go on from the newest checkpoint of the run, to the very same end; --steps then is a new total.
+    extend
+        Go on with a finished run for this many more steps, at the learning rate where it ended; flags of the
+        schedule (--learning-rate, --schedule, …) set another one from there.
     stop_at
         Save and end at this step, while the schedule stays that of --steps.
+    max_time
+        Save and end in time: seconds, or 90s, 30m, 1h30m.
     json
         Print the result as one JSON object.
     """
+    flags = given(model=model, optim=optim, data=data, run=run)
+    resume = resume or extend is not None
+    if resume:
+        from microgpt.resume import resumed
+
+        out = out or last_folder(run_name(source))
+        if config or size:
+            raise UsageError(
+                f"--{'config' if config else 'size'}: a run that goes on has its own run.toml; leave it out"
+            )
+        resolved = resumed(out, flags, extend)
+    else:
+        resolved = resolve(source, config, flags, size)
+        out = out or new_folder(resolved.name)
+    again = shlex.join(["microgpt", "train", source, "--resume", "--out", str(out)])
+    result = run_and_tell(resolved, out, again, resume=resume, stop_at=stop_at, max_time=max_time, as_json=json)
+    if json:
+        print(jsonlib.dumps(result))
+
+
+def run_and_tell(
+    config: Config,
+    out: Path,
+    again: str,
+    *,
+    resume: bool = False,
+    stop_at: int | None = None,
+    max_time: str | None = None,
+    as_json: bool = False,
+) -> dict[str, Any]:
+    """Train with a report on stderr; samples on stdout unless `as_json`; say what to do next, `again` to go on."""
+    from microgpt.resume import seconds
     from microgpt.train import train as train_run
 
-    flags = given(model=model, optim=optim, data=data, run=run)
-    if resume:
-        out = out or last_folder(Path(source).stem)
-        resolved = Config.from_dict(merge(RunFolder(out).config().to_dict(), flags), "flags")
-    else:
-        resolved = resolve(source, config, flags)
-        out = out or new_folder(resolved.name)
-    again = f"microgpt train {source} --resume --out {out}"
+    limit = None if max_time is None else seconds(max_time)
     try:
         with Terminal() as report:
-            result = train_run(resolved, out, resume=resume, stop_at=stop_at, report=report)
+            result = train_run(config, out, resume=resume, stop_at=stop_at, max_time=limit, report=report)
     except MicrogptError:
         if RunFolder(out).config_file.is_file():
             say(f"go on   {again}")
         raise
-    if json:
-        print(jsonlib.dumps(_result(result)))
-        return
-    for sample in result.samples:
-        print(sample)
-    if result.step < resolved.run.steps:
+    for sample in [] if as_json else result.samples:
+        print(for_stdout(sample))
+    if result.step < config.run.steps and not result.stopped_early:
         say(f"go on   {again}")
     else:
-        say(f"try     microgpt generate {out}")
+        say(f"try     {shlex.join(['microgpt', result.verb, str(out)])}")
+    return _result(result)
 
 
 def _result(result: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 from dataclasses import dataclass
@@ -92,6 +93,10 @@ def export(
     weights = saved.weights()
     if storage is None:
         storage = str(weights["wte"].dtype) if facts.storages[0] == "as trained" else facts.storages[0]
+    merged = []
+    if rank := saved.config.finetune.lora_rank:
+        merged = [f"its adapters of rank {rank} are merged into the matrices"]
+        saved = dataclasses.replace(saved, config=saved.config.replace(finetune={"lora_rank": 0}))
     out = out or Path(saved.config.name + facts.suffix)
     if out.exists():
         raise UsageError(f"{out}: is there already; name another file or folder with --out", "E_EXISTS")
@@ -99,7 +104,7 @@ def export(
     with fsio.disk("be written", out):
         fsio.make_folders(out.absolute().parent)
         notes = writer.write(Source(saved, weights, storage, custom_code), out)
-    return Exported(out, to, storage, size(out), notes)
+    return Exported(out, to, storage, size(out), [*merged, *notes])
 
 
 def size(path: Path) -> int:

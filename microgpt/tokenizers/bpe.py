@@ -77,7 +77,7 @@ class Bpe(Base):
         self, kind: str, alphabet: Sequence[str], merges: Sequence[Pair], special: Sequence[str] = ("bos",)
     ) -> None:
         self.kind = kind
-        self.merges = list(merges)
+        self.merges = [(left, right) for left, right in merges]
         self.n_alphabet = len(alphabet)
         self.names = list(alphabet)
         for left, right in self.merges:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from microgpt import checkpoint
+from microgpt import checkpoint, lora
 from microgpt.cli import main
 from microgpt.errors import CheckpointError, NumericError, UsageError
 from microgpt.exports import FORMATS, export
@@ -112,3 +112,15 @@ def test_the_command_reports_what_fewer_bits_cost(
     assert abs(before["bits_per_byte"] - after["bits_per_byte"]) < 0.2
     assert main(["export", str(source), "--to", "safetensors", "--half", "--int8"]) == 2
     assert "give one of them" in capsys.readouterr().err
+
+
+def test_adapters_are_merged(build: Build, tmp_path: Path) -> None:
+    saved = checkpoint.read(build())
+    config = saved.config.replace(finetune={"lora_rank": 2})
+    rng = np.random.default_rng(0)
+    adapters = {w.name: rng.normal(0, 0.3, w.shape).astype(np.float32) for w in lora.table(config.model, 2)}
+    tuned = checkpoint.write(tmp_path, config, saved.tokenizer, saved.weights() | adapters, {"step": 9})
+    done = export(tuned, "safetensors", tmp_path / "out")
+    assert done.notes == ["its adapters of rank 2 are merged into the matrices"]
+    np.testing.assert_array_equal(logits(done.path, [26, 1]), logits(tuned, [26, 1]))
+    assert np.abs(logits(done.path, [26, 1]) - logits(saved.path, [26, 1])).max() > 0.01

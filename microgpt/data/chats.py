@@ -1,0 +1,172 @@
+"""Files of conversations: JSONL, a conversation a line, checked message by message.
+
+A line is `[{"role": "user", "content": "…"}, …]` or `{"messages": […]}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+from microgpt.config import Data
+from microgpt.data.documents import Reject
+from microgpt.data.sources import find_sources, pieces
+from microgpt.errors import DataError, UsageError
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class Message(NamedTuple):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+Conversation = list[Message]
+
+
+class Chats(NamedTuple):
+    """Conversations to train on, where each stands, and what a user should be told about them."""
+
+    conversations: list[Conversation]
+    places: list[str]  # file:line of each
+    source: str
+    notes: list[str]
+
+    @property
+    def rejects(self) -> list[Reject]:
+        """None: a mistake in a conversation ends the reading."""
+        return []
+
+    @property
+    def texts(self) -> list[str]:
+        """What was said, message by message."""
+        return [message.content for conversation in self.conversations for message in conversation]
+
+
+def is_chat(data: Data) -> bool:
+    """Whether a data section means conversations: it says so, or names a .jsonl that begins with one."""
+    if data.format != "auto" or not data.path:
+        return data.format == "chat"
+    first = find_sources(data.path)[0]
+    if first.suffix != ".jsonl":
+        return False
+    with first.open() as file:
+        return looks_like_chats(file.read(1 << 20).decode("utf-8-sig", errors="replace"))
+
+
+def read_chats(data: Data) -> Chats:
+    """The conversations of a data section. Raises UsageError if no file is named, DataError as `parse_chats`."""
+    if not data.path:
+        raise UsageError("no conversations to train on; name a file with --data: JSONL, a conversation a line")
+    tally: Counter[str] = Counter()
+    parts = [parse_chats("".join(pieces(source, tally)), source.name) for source in find_sources(data.path)]
+    told = [f"{data.path}: {n:,} {what}" for what, n in tally.items() if n]
+    return Chats(
+        [conversation for part in parts for conversation in part.conversations],
+        [place for part in parts for place in part.places],
+        data.path,
+        told + [note for part in parts for note in part.notes],
+    )
+
+
+def looks_like_chats(text: str) -> bool:
+    """Whether the first line that is not blank is a conversation, well-formed or nearly."""
+    first = next((line.strip() for line in text.split("\n", 100) if line.strip()), "")
+    try:
+        value = json.loads(first)
+    except (ValueError, RecursionError):
+        return first.startswith("[{") and '"role"' in first
+    if isinstance(value, dict):
+        return "messages" in value
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "role" in value[0]
+
+
+def parse_chats(text: str, where: str) -> Chats:
+    """The conversations of a file that have an answer, each cut after its last one; what was left out is noted.
+
+    Raises DataError with `where`, the line and the message of a mistake, or if no conversation is left.
+    """
+    found: list[Conversation] = []
+    places: list[str] = []
+    tally: Counter[str] = Counter()
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"{where}:{number}"
+        messages = check_messages(_messages(line, place), place)
+        kept = until_last_answer(messages)
+        if kept:
+            found.append(kept)
+            places.append(place)
+        tally["cut after the last answer"] += 0 < len(kept) < len(messages)
+        tally["left out: no answer in it"] += bool(messages) and not kept
+        tally["left out: no message in it"] += not messages
+    if not found:
+        raise DataError(f"{where}: no conversation with an answer in it; expected one a line, as JSON")
+    notes = [f"{where}: {n:,} conversation{'' if n == 1 else 's'} {what}" for what, n in tally.items() if n]
+    return Chats(found, places, where, notes)
+
+
+def until_last_answer(messages: Conversation) -> Conversation:
+    """A conversation without the turns after its last answer; nothing if there is no answer."""
+    answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    return messages[: answers[-1] + 1] if answers else []
+
+
+def check_messages(given: Any, where: str) -> Conversation:
+    """A list of {role, content} as messages. Raises DataError with `where` and the message's number from 1."""
+    if not isinstance(given, list):
+        raise DataError(f"{where}: expected a list of messages, got {_sketch(given)}")
+    return [_message(message, f"{where}: message {n}") for n, message in enumerate(given, start=1)]
+
+
+def _message(given: Any, where: str) -> Message:
+    if not isinstance(given, dict):
+        raise DataError(f'{where}: expected {{"role": …, "content": …}}, got {_sketch(given)}')
+    for key in ("role", "content"):
+        if key not in given:
+            raise DataError(f"{where}: {key} is missing")
+    role, content = given["role"], given["content"]
+    if role not in ROLES:
+        raise DataError(f"{where}: role {_sketch(role)}; expected {', '.join(ROLES[:-1])} or {ROLES[-1]}")
+    if not isinstance(content, str):
+        raise DataError(f"{where}: content must be a text, got {_sketch(content)}")
+    if not content.strip():
+        raise DataError(f"{where}: content is empty; leave the message out, or say something")
+    try:
+        content.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: character {error.start + 1} is half a surrogate pair, which no text holds") from None
+    return Message(cast(Role, role), content)
+
+
+def _messages(line: str, where: str) -> Any:
+    def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(pairs)
+        if len(out) != len(pairs):
+            raise DataError(f"{where}: a key occurs twice in an object")
+        return out
+
+    try:
+        value = json.loads(line, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}:{error.colno}: not JSON ({error.msg}); expected a conversation a line") from None
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error}); expected a conversation a line") from None
+    except RecursionError:
+        raise DataError(f"{where}: JSON nested too deeply; expected a conversation a line") from None
+    if isinstance(value, dict):
+        if "messages" not in value:
+            raise DataError(f"{where}: an object without messages; expected a list of messages")
+        return value["messages"]
+    return value
+
+
+def _sketch(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 40 else text[:37] + "…"

@@ -1,0 +1,132 @@
+"""Going on: which configuration a run has when it is taken up again, made longer, or fine-tuned."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from microgpt import checkpoint
+from microgpt.config import Config, merge
+from microgpt.errors import CheckpointError, UsageError
+from microgpt.optim import learning_rate
+from microgpt.runfolder import RunFolder
+
+# What may change when a run goes on: how long, and what is told and kept on the way. The data's place may, since
+# its content is compared.
+FREE = {
+    "data": {"dataset", "path", "val_path"},
+    "run": {
+        "steps",
+        "threads",
+        "checkpoint_every",
+        "keep",
+        "eval_every",
+        "patience",
+        "sample_every",
+        "samples",
+        "temperature",
+    },
+}
+SCHEDULE = ("learning_rate", "schedule", "warmup_steps", "min_learning_rate")  # what --extend may set anew
+
+Flags = Mapping[str, Mapping[str, Any]]
+
+
+def resumed(out: Path, flags: Flags, extend: int | None = None) -> Config:
+    """The configuration with which the run in `out` goes on: its own, under the flags that may change it.
+
+    `run.steps` is a new total. `extend` adds steps to the end of a finished run: the learning rate stays where it
+    was, unless flags of its schedule are given, which then begins anew at that step. Raises CheckpointError for a flag
+    that contradicts what the checkpoint fixes, UsageError for a total that is passed already.
+    """
+    saved = RunFolder(out).config()
+    steps = checkpoint.list_steps(out / "checkpoints")
+    step = int(steps[-1].name.removeprefix("step-")) if steps else 0
+    for section, given in flags.items():
+        for key, value in given.items():
+            free = key in FREE.get(section, ()) or (extend is not None and section == "optim" and key in SCHEDULE)
+            fixed = getattr(getattr(saved, section), key)
+            if not free and value != fixed:
+                raise other_run(out, f"{section}.{key}", f" ({fixed!r} then, {value!r} now)")
+    config = Config.from_dict(merge(saved.to_dict(), flags), "flags")
+    if extend is not None:
+        return _extended(config, saved, step, extend, flags)
+    if config.run.steps < step:
+        raise UsageError(f"--steps {config.run.steps}: the run in {out} is at step {step} already; name a larger total")
+    return config
+
+
+def other_run(path: Path, what: str, change: str = "") -> CheckpointError:
+    """The refusal to go on with a run when something that fixes it has changed."""
+    return CheckpointError(
+        f"{path}: {what} is not what this checkpoint was trained with{change}, so going on would not be the same run; "
+        f"restore it, or start a new run with another --out",
+        "E_OTHER_RUN",
+    )
+
+
+def _extended(config: Config, saved: Config, step: int, extend: int, flags: Flags) -> Config:
+    if extend < 1 or "steps" in flags.get("run", {}):
+        raise UsageError("--extend adds steps to the total, 1 or more; give it without --steps")
+    if step < saved.run.steps:
+        raise UsageError(
+            f"--extend {extend}: the run is at step {step} of {saved.run.steps}; finish it with --resume first, "
+            f"or name a new total with --steps"
+        )
+    rate = last_rate(saved)
+    schedule = {"learning_rate": rate, "schedule": "constant", "warmup_steps": 0, "min_learning_rate": 0.0}
+    return Config.from_dict(
+        merge(
+            config.to_dict(),
+            {"optim": {**schedule, **flags.get("optim", {})}, "run": {"steps": saved.run.steps + extend}},
+            {"schedule_from": saved.run.steps},
+        ),
+        "flags",
+    )
+
+
+def last_rate(config: Config) -> float:
+    """The learning rate of a run's last step."""
+    begun = config.schedule_from
+    return learning_rate(config.optim, config.run.steps - 1 - begun, config.run.steps - begun)
+
+
+def finetuned(base: Path, data: str, flags: Flags) -> Config:
+    """The configuration of a run that continues from a model on a new file: the model's architecture and
+    tokenizer, a schedule of its own (linear, from 0.3 times the base's rate, with adapters from its whole rate).
+
+    `flags` may set keys of the sections optim, run, data and finetune. Raises UsageError or CheckpointError.
+    """
+    saved = checkpoint.read(base)
+    old = saved.config
+    tuned = {"base": str(base), **flags.get("finetune", {})}
+    if tuned.get("replay") and not (old.data.path or old.data.dataset):
+        raise UsageError(f"--replay: {base} does not say what it was trained on, so nothing of it can be replayed")
+    factor = 1.0 if tuned.get("lora_rank") else 0.3
+    schedule = {"learning_rate": old.optim.learning_rate * factor, "schedule": "linear", "warmup_steps": 0}
+    fresh = {"tokenizer": old.data.tokenizer, "trailing_bos": old.data.trailing_bos, "score": old.data.score}
+    run = {"steps": 300, "checkpoint_every": 0, "eval_every": 0, "sample_every": 0}
+    whole = {**old.to_dict(), "data": {}, "finetune": {}, "schedule_from": 0}
+    whole.pop("replay_data", None)
+    layers: list[Mapping[str, Any]] = [
+        whole,
+        {"name": f"{old.name}-tuned", "optim": {**schedule, "min_learning_rate": 0.0}, "run": run},
+        {"data": {**fresh, "path": data}, "finetune": tuned},
+        {section: keys for section, keys in flags.items() if section != "finetune"},
+    ]
+    if tuned.get("replay"):
+        layers.append({"replay_data": old.data.model_dump(exclude_none=True)})
+    return Config.from_dict(merge(*layers), "flags")
+
+
+def seconds(text: str) -> float:
+    """A length of time: 90, 90s, 30m, 1h30m, 2d. Raises UsageError."""
+    found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    total = (
+        sum(float(n or 0) * unit for n, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True)) if found else 0
+    )
+    if not total:
+        raise UsageError(f"--max-time {text!r}: expected seconds or a length such as 90s, 30m or 1h30m")
+    return total

@@ -1,0 +1,124 @@
+"""Going on: to another total, beyond the end, within a time, and what cannot change on the way."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from microgpt import checkpoint
+from microgpt.cli import main
+from microgpt.config import Config
+from microgpt.errors import CheckpointError, UsageError
+from microgpt.resume import resumed, seconds
+from microgpt.train import train
+
+
+def small(folder: Path, **run: Any) -> Config:
+    (folder / "names.txt").write_text("em\nemma\nolivia\nava\nmia\n" * 5, encoding="utf-8")
+    return Config.from_dict(
+        {"data": {"path": str(folder / "names.txt")}, "run": {"steps": 20, "samples": 0, "dtype": "float64", **run}}
+    )
+
+
+def rates(out: Path) -> list[float]:
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    return [line["lr"] for line in lines if "lr" in line]
+
+
+def go_on(out: Path, extend: int | None = None, stop_at: int | None = None, **flags: Any) -> None:
+    train(resumed(out, flags, extend), out, resume=True, stop_at=stop_at)
+
+
+def test_steps_is_a_new_total(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(small(tmp_path), out, stop_at=10)
+    go_on(out, run={"steps": 30})
+    assert checkpoint.read(out).step == 30
+    assert rates(out)[10] == pytest.approx(0.01 * 20 / 30)
+    with pytest.raises(UsageError, match="at step 30 already"):
+        resumed(out, {"run": {"steps": 29}})
+
+
+def test_extended_the_rate_stays_where_it_is(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(small(tmp_path), out)
+    go_on(out, extend=10)
+    assert checkpoint.read(out).step == 30
+    assert rates(out)[19:] == pytest.approx([0.01 / 20] * 11)
+    go_on(out, extend=4, optim={"learning_rate": 0.02, "schedule": "linear"})
+    assert rates(out)[30:] == pytest.approx([0.02, 0.015, 0.01, 0.005])
+    assert Config.from_toml(out / "run.toml").run.steps == 34
+
+
+def test_an_extension_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    for name, stop in (("whole", None), ("parts", 25)):
+        out = tmp_path / name
+        train(small(tmp_path), out)
+        go_on(out, extend=10, stop_at=stop)
+    go_on(out)
+    whole, parts = (checkpoint.read(tmp_path / name).tensors() for name in ("whole", "parts"))
+    assert checkpoint.read(out).step == 30
+    assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+
+
+def test_only_a_finished_run_is_extended(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(small(tmp_path), out, stop_at=10)
+    with pytest.raises(UsageError, match="at step 10 of 20"):
+        resumed(out, {}, 5)
+    with pytest.raises(UsageError, match="without --steps"):
+        resumed(out, {"run": {"steps": 40}}, 5)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("model", "n_embd", 32),
+        ("data", "tokenizer", "word"),
+        ("data", "trailing_bos", False),
+        ("optim", "learning_rate", 0.5),
+        ("run", "seed", 7),
+        ("run", "batch_size", 2),
+    ],
+)
+def test_what_the_checkpoint_fixes_is_not_contradicted(tmp_path: Path, section: str, key: str, value: Any) -> None:
+    out = tmp_path / "run"
+    train(small(tmp_path), out, stop_at=10)
+    with pytest.raises(CheckpointError, match=rf"{section}.{key} is not what .* then, {value!r} now"):
+        resumed(out, {section: {key: value}})
+    same = getattr(getattr(Config.from_toml(out / "run.toml"), section), key)
+    assert getattr(getattr(resumed(out, {section: {key: same}}), section), key) == same
+
+
+@pytest.mark.parametrize("text", ["emma\nolivia\nava\nmia\nem\n" * 5, "zoé\n"])
+def test_other_data_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    out = tmp_path / "run"
+    train(small(tmp_path), out, stop_at=10)
+    (tmp_path / "names.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(CheckpointError, match="data") as error:
+        go_on(out)
+    assert error.value.code == "E_OTHER_RUN"
+
+
+def test_max_time_saves_and_tells_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small(tmp_path)
+    out = tmp_path / "run"
+    began = time.monotonic()
+    command = ["train", str(tmp_path / "names.txt"), "--out", str(out), "--steps", "10000000", "--max-time", "2s"]
+    assert main(command) == 0
+    assert time.monotonic() - began < 60
+    step = checkpoint.read(out).step
+    assert 0 < step < 10_000_000
+    assert f"--resume --out {out}" in capsys.readouterr().err
+
+
+def test_lengths_of_time() -> None:
+    assert [seconds(t) for t in ("90", "90s", "1.5", "30m", "1h30m", "1d")] == [90, 90, 1.5, 1800, 5400, 86400]
+    for bad in ("", "soon", "0", "1h30x", "-5"):
+        with pytest.raises(UsageError, match="--max-time"):
+            seconds(bad)
