@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json as jsonlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from microgpt.errors import UsageError
+from microgpt.errors import MicrogptError, UsageError
 from microgpt.terminal import say
+
+if TYPE_CHECKING:
+    from microgpt.exports import Exported
 
 Switch = Parameter(negative="")
 
@@ -25,6 +28,7 @@ def export(
     int8: Annotated[bool, Switch] = False,
     custom_code: Annotated[bool, Switch] = False,
     merge: Annotated[bool, Switch] = False,
+    data: Path | None = None,
     quality: bool = True,
     json: Annotated[bool, Switch] = False,
 ) -> None:
@@ -49,6 +53,8 @@ def export(
         With --to hf: write a class of ours beside the weights, for a model that transformers has no class for.
     merge
         Merge adapters (finetune --lora-rank) into the matrices: no format keeps them apart, so this is always done.
+    data
+        A text to measure the quality on (default: what the run held out, else its training text).
     quality
         With fewer bits: measure what they cost in loss and bits per byte.
     json
@@ -62,7 +68,7 @@ def export(
     done = write(run, to, out, storage=chosen[0] if chosen else None, custom_code=custom_code)
     facts = {**dataclasses.asdict(done), "path": str(done.path)}
     if quality and done.storage in ("float16", "bfloat16", "int8"):
-        facts |= _quality(run, to, done.storage)
+        facts |= _quality(run, done, data)
     if json:
         print(jsonlib.dumps(facts))
         return
@@ -71,19 +77,24 @@ def export(
     for row in facts.get("quality", []):
         say(f"quality {row['storage']:<9} loss {row['loss']:.5f}   {row['bits_per_byte']:.5f} bits per byte")
     if "quality_on" in facts:
-        say(f"        measured on {facts['quality_on']}")
+        say(f"quality was measured on {facts['quality_on']}")
     for note in done.notes:
         say(f"note    {note}")
 
 
-def _quality(run: Path, to: str, stored: str) -> dict[str, Any]:
+def _quality(run: Path, done: Exported, data: Path | None) -> dict[str, Any]:
     from microgpt import checkpoint, storage
     from microgpt.exports.quality import Rounding, table
 
     rounded: Rounding = storage.rounded
-    if to == "gguf":
+    if done.to == "gguf":
         from microgpt.exports import gguf_file
 
         rounded = gguf_file.rounded
-    rows, about = table(checkpoint.read(run), [stored], rounded=rounded)
+    try:
+        rows, about = table(checkpoint.read(run), [done.storage], str(data) if data else None, rounded)
+    except (MicrogptError, OSError) as error:
+        if data is not None:
+            raise
+        return {"quality": [], "quality_on": f"nothing, since the text is not at hand; name one with --data ({error})"}
     return {"quality": rows, "quality_on": about}

@@ -110,7 +110,7 @@ def _write(source: Source, path: Path, vocabulary: tuple[list[str], list[str], l
     writer.add_add_bos_token(True)
     if "<end_turn>" in special:
         writer.add_eot_token_id(tokens.index("<end_turn>"))
-    for template in kept(source.saved).values():
+    if template := kept(source.saved).get("chat_template.jinja"):
         writer.add_chat_template(template.decode())
     for name, values in tensors(source).items():
         data, kind = _stored(gguf, name, values, source.storage)

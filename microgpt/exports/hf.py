@@ -32,7 +32,7 @@ def write(source: Source, out: Path) -> list[str]:
     saved = source.saved
     model, tokenizer = saved.config.model, saved.tokenizer
     contents = described(saved.config, tokenizer, source.storage, saved.step, saved.state.get("loss"))
-    contents |= tokenizer_files(tokenizer.to_json(), model.block_size) | kept(saved)
+    contents |= kept(saved) | tokenizer_files(tokenizer.to_json(), model.block_size)
     notes = []
     if source.custom_code:
         about = fsio.parse_json(contents["config.json"], "config.json")

@@ -15,7 +15,7 @@ from microgpt.exports.shapes import write_folder
 from microgpt.model import Tensors
 from microgpt.tokenizers import Tokenizer
 
-KEPT = ("chat_template.jinja",)  # files of the source folder that belong to the model
+KEPT = ("chat_template.jinja", "tokenizer_config.json")  # files of the source folder that belong to the model
 
 
 def write(source: Source, out: Path) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from microgpt import checkpoint
 from microgpt.errors import UsageError
 from microgpt.exports import export
+from microgpt.exports.gguf_file import rounded
 from microgpt.exports.quality import table
 from microgpt.tokenizers import train
 from tests.exports.conftest import CLASSIC, MODERN, Build, logits
@@ -143,12 +144,12 @@ def test_tokenizers_it_cannot_express_are_refused(build: Build, tmp_path: Path) 
         export(build("small", **MODERN), "gguf", tmp_path / "model.gguf", storage="int8")
 
 
-def test_the_quality_table_knows_its_blocks(build: Build) -> None:
-    from microgpt.exports.gguf_file import rounded
-
+def test_the_quality_table_knows_its_blocks(build: Build, tmp_path: Path) -> None:
     saved = checkpoint.read(build(**MODERN, n_embd=32))
-    ours, _ = table(saved, ["int8"], ["abc", "def"])
-    theirs, about = table(saved, ["int8"], ["abc", "def"], rounded=rounded)
+    text = tmp_path / "text.txt"
+    text.write_text("abc\ndef\n")
+    ours, _ = table(saved, ["int8"], str(text))
+    theirs, about = table(saved, ["int8"], str(text), rounded)
     assert ours[0] == theirs[0]
     assert ours[1]["loss"] != theirs[1]["loss"]
-    assert about == "the given text"
+    assert about == f"2 documents of {text}"

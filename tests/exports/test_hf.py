@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from microgpt import chat
+from microgpt.data.chats import Message
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.exports import export
 from microgpt.exports.imports import import_model
 from microgpt.tokenizers import train
-from microgpt.tokenizers.char import Char
 from microgpt.writer import Writer
 from tests.exports.conftest import CLASSIC, MODERN, NANOCHAT, Build, greedy, logits
-from tests.exports.test_model_folder import reseal
 
 gguf = pytest.importorskip("gguf")
 torch = pytest.importorskip("torch")
@@ -92,25 +92,26 @@ def test_other_tokenizers(build: Build, tmp_path: Path, kind: str) -> None:
     assert np.abs(logits(back, [2, 4, 5]) - logits(source, [2, 4, 5])).max() < 1e-5
 
 
-TEMPLATE = """{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}<end_turn>{% endfor %}<assistant>"""
-
-
-def test_the_chat_template_comes_along(build: Build, tmp_path: Path) -> None:
-    roles = ("user", "assistant", "end_turn", "bos")
-    plain = export(build(tokenizer=Char("abc", roles), **MODERN), "safetensors", tmp_path / "plain").path
-    (plain / "chat_template.jinja").write_text(TEMPLATE)
-    reseal(plain)
-    folder = export(plain, "hf", tmp_path / "out").path
-    _, tokenizer = open_there(folder)
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": "cab"}], return_dict=False)
-    assert ids == [6, 3, 2, 0, 1, 5, 4]
-    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [6, 5]
-    fields = gguf.GGUFReader(export(plain, "gguf", tmp_path / "model.gguf").path).fields
-    assert fields["tokenizer.chat_template"].contents() == TEMPLATE
-    assert (import_model(folder, tmp_path / "back").path / "chat_template.jinja").read_text() == TEMPLATE
-    (plain / "chat_template.jinja").write_text("something else")
+def test_a_chat_goes_along(build: Build, tmp_path: Path) -> None:
+    """transformers and llama.cpp get the template that our own rendering follows."""
+    tokenizer = train("bpe", TEXTS, roles=True)
+    source = build(tokenizer=tokenizer, block_size=128, **MODERN)
+    folder = export(source, "hf", tmp_path / "out").path
+    messages = [{"role": "user", "content": "née"}, {"role": "assistant", "content": "it's"}]
+    messages += [{"role": "user", "content": "  two\n"}]
+    _, theirs = open_there(folder)
+    ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    ours = chat.prompt([Message(m["role"], m["content"]) for m in messages], tokenizer, 128)
+    assert (ids, ours.dropped) == (ours.tokens, 0)
+    ends = [tokenizer.bos, tokenizer.special["end_turn"]]
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == ends
+    fields = gguf.GGUFReader(export(source, "gguf", tmp_path / "model.gguf").path).fields
+    assert fields["tokenizer.chat_template"].contents() == chat.TEMPLATE
+    for copied in (import_model(folder, tmp_path / "back"), export(source, "safetensors", tmp_path / "plain")):
+        assert (copied.path / "chat_template.jinja").read_text() == chat.TEMPLATE
+    (source / "chat_template.jinja").write_text(chat.TEMPLATE.replace("user", "uSer"))
     with pytest.raises(CheckpointError, match=r"chat_template\.jinja: its SHA-256"):
-        export(plain, "hf", tmp_path / "again")
+        export(source, "hf", tmp_path / "again")
 
 
 @pytest.mark.parametrize("stored", ["float16", "bfloat16"])

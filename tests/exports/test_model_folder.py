@@ -101,8 +101,14 @@ def test_nothing_is_overwritten(build: Build, tmp_path: Path, to: str) -> None:
 def test_the_command_reports_what_fewer_bits_cost(
     build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, out = build(), tmp_path / "out"
-    assert main(["export", str(source), "--to", "safetensors", "--int8", "--out", str(out), "--json"]) == 0
+    source, out, text = build(), tmp_path / "out", tmp_path / "text.txt"
+    text.write_text("anna\nemma\n")
+    command = ["export", str(source), "--to", "safetensors", "--int8", "--json", "--out"]
+    assert main([*command, str(tmp_path / "unmeasured")]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["quality"] == []
+    assert "name one with --data" in facts["quality_on"]
+    assert main([*command, str(out), "--data", str(text)]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["path"], facts["to"], facts["storage"]) == (str(out), "safetensors", "int8")
     assert facts["bytes"] == sum(entry.stat().st_size for entry in out.iterdir())
