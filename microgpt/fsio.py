@@ -76,7 +76,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         write_new(temporary, data)
         os.replace(temporary, path)
     except BaseException:
-        _forget(temporary)
+        forget(temporary)
         raise
     flush_folder(path.parent)
 
@@ -115,7 +115,14 @@ def sweep(folder: Path) -> None:
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:
-            _forget(entry)
+            forget(entry)
+
+
+def replace(path: Path, final: Path) -> Path:
+    """Give a file its final name; returns that. Raises OSError."""
+    os.replace(path, final)
+    flush_folder(final.parent)
+    return final
 
 
 def append(path: Path, text: str) -> None:
@@ -143,7 +150,8 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _forget(path: Path) -> None:
+def forget(path: Path) -> None:
+    """Remove a file, if it is there and can be removed."""
     with suppress(OSError):
         os.unlink(path)
 

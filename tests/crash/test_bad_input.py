@@ -49,7 +49,7 @@ def test_texts_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_texts_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path, fragment in (
         (tmp_path / "none.txt", "no such file"),
-        (tmp_path, "Is a directory"),
+        (tmp_path, "no text file in this folder"),
         (tmp_path / ("x" * 300), "File name too long"),
     ):
         fails(new(path, tmp_path / "run"), capsys, 3, fragment)
@@ -71,7 +71,7 @@ def test_a_byte_order_mark_and_crlf_change_nothing(
 @pytest.mark.parametrize(
     ("words", "status", "fragment"),
     [
-        (["train", "nmes"], 2, "did you mean names?"),
+        (["train", "nmes"], 2, "did you mean names"),
         (["train", "no/such/file.txt"], 2, "no such file"),
         (["train", "names", "--bogus", "1"], 2, "--bogus"),
         (["train", "names", "--n-embd", "15"], 2, "n_embd must be divisible by n_head"),

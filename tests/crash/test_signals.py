@@ -120,7 +120,7 @@ def test_before_anything_is_written(
     number: signal.Signals,
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(training, "read_documents", lambda data: signal.raise_signal(number))
+    monkeypatch.setattr(training, "read", lambda *given: signal.raise_signal(number))
     assert main(new(reference.data, tmp_path / "run")) == STATUS[number]
     assert capsys.readouterr().err == f"microgpt: {'interrupted' if number == signal.SIGINT else 'terminated'}\n"
     assert not (tmp_path / "run").exists()
@@ -130,13 +130,13 @@ def test_before_anything_is_written(
 def test_a_library_that_swallows_the_signal(
     reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def swallow(data: object) -> None:
+    def swallow(*given: object) -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
         except BaseException as error:
             raise RuntimeError("could not build a schema") from error
 
-    monkeypatch.setattr(training, "read_documents", swallow)
+    monkeypatch.setattr(training, "read", swallow)
     assert main(new(reference.data, tmp_path / "run")) == 143
     assert capsys.readouterr().err == "microgpt: terminated\n"
 
@@ -183,6 +183,6 @@ def test_an_evaluation_in_parts_is_the_same(halfway: Path) -> None:
     assert np.concatenate(parts).tolist() == whole.tolist()
     pauses: list[int] = []
     counts = np.array([feed.targets(step) for step in range(feed.n_steps)])
-    mean = held_out_loss(writer.engine, writer.state, feed, lambda: pauses.append(1))
+    mean = held_out_loss(writer.engine, writer.state, [feed], lambda: pauses.append(1))
     assert mean == np.dot(whole, counts) / counts.sum()
     assert len(pauses) > 1
