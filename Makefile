@@ -46,5 +46,5 @@ clean:
 	touch $@
 
 .venv/full: .venv/core
-	$(PIP) -e '.[dev,torch,data]'
+	$(PIP) -e '.[dev,data,export,torch]'
 	touch $@

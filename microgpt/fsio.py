@@ -200,9 +200,9 @@ def parse_json(data: bytes, where: str) -> Any:
         raise CheckpointError(f"{where}: damaged JSON ({error})", "E_JSON") from None
 
 
-def to_json(value: Any) -> bytes:
-    """Indented JSON, the same bytes for the same value."""
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+def to_json(value: Any, indent: int | None = 2) -> bytes:
+    """JSON, indented unless told otherwise, the same bytes for the same value."""
+    return (json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def make_folder(path: Path) -> None:

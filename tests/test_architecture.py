@@ -19,11 +19,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"errors"},
     {"config", "fsio"},
-    {"dropout", "model", "optim", "signals"},
+    {"dropout", "model", "optim", "signals", "storage"},
     {"engines", "tokenizers"},
     {"data", "generate", "evaluate", "checkpoint", "runfolder", "chat", "lora", "material"},
     {"resume", "train", "writer", "talk"},
-    {"bench", "doctor"},
+    {"bench", "doctor", "exports"},
     {"terminal", "commands"},
     {"cli"},
     {"__main__"},
