@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check bench setup clean
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -16,6 +16,9 @@ check: .venv/full  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: .venv/bench  ## the table of targets with today's figures, against PyTorch, JAX and C
+	$(BIN)/python -m benchmarks
 
 setup: .venv/full  ## .venv with all that tests and benchmarks need
 
@@ -32,4 +35,8 @@ clean:
 
 .venv/full: .venv/core
 	$(PIP) -e '.[dev,torch]'
+	touch $@
+
+.venv/bench: .venv/full
+	$(PIP) -e '.[bench]'
 	touch $@

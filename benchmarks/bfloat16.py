@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.common import Options, Row, ratio, script
-from benchmarks.work import VIDYA, ours, race, synthetic
+from benchmarks.work import VIDYA, ours, race, sized, synthetic
 from microgpt.doctor import cpu
 from microgpt.optim import learning_rates
 
@@ -20,8 +20,10 @@ from microgpt.optim import learning_rates
 def family(options: Options) -> list[Row]:
     """The rows."""
     speed = Row("1.25 M, 16 x 128 a step, bfloat16 products", "our float32", "µs/step", target=1.6)
-    loss = Row("1.25 M, held-out loss after training in bfloat16", "our float32", "nats", rule="<=", target=0.5, scale="%")
-    work = synthetic(VIDYA, rows=2 if options.quick else 16, steps=1 if options.quick else 2)
+    loss = Row(
+        "1.25 M, held-out loss after training in bfloat16", "our float32", "nats", rule="<=", target=0.5, scale="%"
+    )
+    work = synthetic(sized(VIDYA, options), rows=2 if options.quick else 16, steps=1 if options.quick else 2)
     half, full = ours(work, options.engine, "bfloat16"), ours(work, options.engine)
     if half is None or full is None:
         return [replace(row, note="no engine here computes in bfloat16") for row in (speed, loss)]
@@ -36,9 +38,9 @@ def family(options: Options) -> list[Row]:
 def quality(row: Row, options: Options) -> Row:
     """Train in both number types on the same text, compare on other text of the same language."""
     steps = 2 if options.quick else 300
-    long = synthetic(VIDYA, rows=1 if options.quick else 4, steps=steps)
+    long = synthetic(sized(VIDYA, options), rows=1 if options.quick else 4, steps=steps)
     long = replace(long, lrs=learning_rates(long.optim, 0, steps, steps))
-    other = synthetic(VIDYA, rows=2, steps=1 if options.quick else 8, seed=2)
+    other = synthetic(sized(VIDYA, options), rows=2, steps=1 if options.quick else 8, seed=2)
     found = []
     for dtype in ("bfloat16", "float32"):
         side = ours(long, options.engine, dtype)

@@ -8,8 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib import metadata
@@ -66,20 +65,6 @@ def pin(cores: int = 1) -> None:
     """Keep this process on the last `cores` cores it may use (the first often serves the system)."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
-
-
-@contextmanager
-def pinned(cores: int) -> Iterator[None]:
-    """The calling thread on so many cores for a while."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[-cores:])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def machine() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from benchmarks import peak
 from benchmarks.common import Options, Row, script
 from benchmarks.names import against_peers
-from benchmarks.work import TEN_MILLION, VIDYA, Work, synthetic
+from benchmarks.work import TEN_MILLION, VIDYA, Work, sized, synthetic
 from microgpt.model import flops_per_token
 
 
@@ -33,9 +33,9 @@ def share(row: Row, work: Work, target: float | None) -> Row:
 
 def family(options: Options) -> list[Row]:
     """The rows."""
-    one = synthetic(VIDYA, rows=1, steps=1 if options.quick else 10)
-    many = synthetic(VIDYA, rows=2 if options.quick else 16, steps=1 if options.quick else 2)
-    big = synthetic(TEN_MILLION, rows=1 if options.quick else 4, steps=1 if options.quick else 2)
+    one = synthetic(sized(VIDYA, options), rows=1, steps=1 if options.quick else 10)
+    many = synthetic(sized(VIDYA, options), rows=2 if options.quick else 16, steps=1 if options.quick else 2)
+    big = synthetic(sized(TEN_MILLION, options), rows=1 if options.quick else 4, steps=1 if options.quick else 2)
     rows = []
     for name, work, target, part in (
         ("1.25 M, 1 x 128 a step, float32", one, 3.0, 65.0),

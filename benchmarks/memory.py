@@ -1,6 +1,6 @@
 """Peak memory of a whole process that trains the 1.25 M model, 1 x 128 tokens a step, against PyTorch.
 
-    python -m benchmarks.memory
+python -m benchmarks.memory
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ python -m benchmarks.names
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from benchmarks.common import Options, Row, ratio, script
 from benchmarks.peers import yardstick
 from benchmarks.work import Side, Work, fastest, names, names_file, ours, peers, race
@@ -15,10 +17,10 @@ def one_document(options: Options) -> list[Row]:
     work = names(1, 50 if options.quick else 1000, options)
     rows = []
     for dtype, target in (("float32", 0.6), ("float64", 2.2)):
-        row = {"work": f"names, 1 document a step, {dtype}", "unit": "µs/step", "rule": "<=", "target": target}
+        row = Row(f"names, 1 document a step, {dtype}", "C yardstick, float32", "µs/step", rule="<=", target=target)
         us = ours(work, options.engine, dtype)
         if us is None:
-            rows.append(Row(**row, against="C yardstick, float32", note="no engine"))
+            rows.append(replace(row, note="no engine"))
             continue
         us.reset()
         tail = float(us.train()[-50:].mean())
@@ -29,11 +31,7 @@ def one_document(options: Options) -> list[Row]:
         timings = race([us, *([c] if c else []), *others], options)
         mine = timings[0].best * 1e6 / work.steps
         theirs = c.best if c else None
-        rows.append(
-            Row(
-                **row, against="C yardstick, float32", ours=mine, theirs=theirs, value=ratio(mine, theirs), note=us.name
-            )
-        )
+        rows.append(replace(row, ours=mine, theirs=theirs, value=ratio(mine, theirs), note=us.name))
         if best := fastest([t for t in timings[1:] if t.name != "C yardstick"]):
             theirs = best.best * 1e6 / work.steps
             rows.append(

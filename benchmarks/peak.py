@@ -1,4 +1,4 @@
-"""What one core can do at most: multiply-adds a second from registers, and bytes a second from memory.
+"""What one core can do at most: multiply-adds a second from registers, and bytes a second from caches and memory.
 
 The loop keeps independent accumulators in vector registers, more of them than multiply-adds are in flight, so the
 units never wait. It is written in LLVM's own terms, because a compiler may drop or split a plain loop.
@@ -61,7 +61,7 @@ def _kernels(bits: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
         return multiply_add(n, np.float32(x))
 
     @njit(fastmath=True)
-    def read(a: Any) -> float:
+    def read(a: Any) -> Any:
         total = np.float32(0)
         for i in range(len(a)):
             total += a[i]
@@ -97,9 +97,10 @@ def measured() -> float:
     return 2.0 * n * ACCUMULATORS * lanes / _best(lambda: flops(n, 0.5))
 
 
-@lru_cache(maxsize=1)
-def bandwidth() -> float:
-    """Bytes a second that one core reads from memory, from an array far larger than the caches."""
-    read, a = _compiled()[1], np.ones(1 << 26, np.float32)
-    read(a[:16])
-    return a.nbytes / _best(lambda: read(a), 5)
+@lru_cache(maxsize=16)
+def bandwidth(size: int = 1 << 28) -> float:
+    """Bytes a second that one core reads, over and over, from this many bytes: from the cache that they fit in."""
+    read, a = _compiled()[1], np.ones(max(1024, size // 4), np.float32)
+    read(a)
+    times = max(1, (1 << 26) // a.nbytes)
+    return times * a.nbytes / _best(lambda: [read(a) for _ in range(times)], 5)

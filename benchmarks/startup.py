@@ -1,6 +1,6 @@
 """Whole processes as a user starts them: 1000 steps of names, saved and sampled, with cached kernels; and --help.
 
-    python -m benchmarks.startup
+python -m benchmarks.startup
 """
 
 from __future__ import annotations

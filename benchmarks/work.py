@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -110,11 +110,32 @@ def values(model: Model, seed: int = 42) -> Tensors:
     return {w.name: rng.standard_normal(w.shape, np.float32).astype(np.float64) * w.std for w in table(model)}
 
 
+def sized(model: Model, options: Options) -> Model:
+    """The model, or in the quick form a small one with the same options."""
+    return model.model_copy(update={"n_layer": 2, "n_head": 2, "n_embd": 16}) if options.quick else model
+
+
 def synthetic(model: Model, rows: int, steps: int, optim: Optim = ADAM, seed: int = 1) -> Work:
     """Full rows of synthetic text."""
     tokens = text(model.vocab, rows * steps, model.block_size + 1, seed)
     feed = pack(tokens.tolist(), rows_a_step=rows)
     return Work(model, optim, values(model), feed, np.full(steps, optim.learning_rate))
+
+
+@dataclass
+class Drawing:
+    """A side of a race in generation: `run` draws tokens and returns how many."""
+
+    name: str
+    run: Callable[[], int]
+    drawn: int = 0
+
+    def reset(self) -> None:
+        """Nothing is carried over from run to run."""
+
+    def train(self) -> np.ndarray:
+        self.drawn = self.run()
+        return np.zeros(0)
 
 
 class Side(Protocol):
