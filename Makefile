@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench setup clean
+.PHONY: demo test check bench setup clean mutants proof-gradients
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -19,6 +19,12 @@ check: .venv/full  ## format, lint and types
 
 bench: .venv/bench  ## the table of targets with today's figures, against PyTorch, JAX and C
 	$(BIN)/python -m benchmarks
+
+mutants: .venv/full  ## break the engines in some fifty ways; the suite must catch each
+	$(BIN)/python -m tests.mutants
+
+proof-gradients: .venv/full  ## every rung's gradients against differences, 200 random sets of options
+	$(BIN)/python -m pytest tests/engines/test_ladder.py --long -k limit_of_differences
 
 setup: .venv/full  ## .venv with all that tests and benchmarks need
 

@@ -65,7 +65,9 @@ def test_no_engine_is_known_by_name_outside_engines(path: Path) -> None:
         return
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            assert node.value not in {*LADDER, *ALIASES} - {"python"}, f"line {node.lineno} names the engine {node.value!r}"
+            assert node.value not in {*LADDER, *ALIASES} - {"python"}, (
+                f"line {node.lineno} names the engine {node.value!r}"
+            )
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:

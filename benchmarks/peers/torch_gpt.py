@@ -106,7 +106,7 @@ class Torch:
             self.model = GPT(self.work.model, self.work.tensors, self.sdpa)
             self.step = self.model
             if self.compiled:
-                torch._dynamo.reset()
+                torch._dynamo.config.recompile_limit = 100  # every side compiles the same forward for itself
                 options = {"cpp_wrapper": True} if self.cpp else {}
                 self.step = torch.compile(self.model, dynamic=False, options=options)
         with torch.no_grad():

@@ -73,10 +73,18 @@ LADDER: dict[str, Rung] = {
     "functional": Rung("value and the way back; nothing is mutated", ("float64",), ("cpu",), None, 0.0, 2.5e7),
     "tensor": Rung("one graph node per matrix", ("float32", "float64"), ("cpu",), None, 4e-4, 2e10),
     "manual": Rung("no graph: the backward pass by hand", ("float32", "float64"), ("cpu",), None, 2e-4, 2e10),
+    "pytorch": Rung(
+        "the chain rule as a library",
+        ("float32", "float64", "bfloat16"),
+        ("cuda", "mps", "cpu"),  # the first that is there
+        "torch",
+        6e-4,
+        2e10,
+    ),
 }
 
 # The names of the five systems that this project unites.
-ALIASES = {"python": "scalar", "numpy": "manual", "numpy_batched": "manual"}
+ALIASES = {"python": "scalar", "numpy": "manual", "numpy_batched": "manual", "torch": "pytorch"}
 
 
 class Choice(NamedTuple):
@@ -149,10 +157,20 @@ def _refusal(rung: str, cls: type[Engine], model: Model, optim: Optim, dtype: st
         return f"cannot compute in --dtype {dtype}, only in {' or '.join(facts.dtypes)}"
     if device.partition(":")[0] not in ("auto", *facts.devices):
         return f"cannot compute on --device {device}, only on {' or '.join(facts.devices)}"
+    if device != "auto" and device.partition(":")[0] not in _devices(rung):
+        return f"finds no {device} on this machine, only {' and '.join(_devices(rung))}"
     option = cls.refuses(model, optim)
     return f"cannot do {option}" if option else None
 
 
 def _defaults(rung: str, dtype: str, device: str) -> tuple[str, str]:
-    facts = LADDER[rung]
-    return (facts.dtypes[0] if dtype == "auto" else dtype, facts.devices[0] if device == "auto" else device)
+    return (LADDER[rung].dtypes[0] if dtype == "auto" else dtype, _devices(rung)[0] if device == "auto" else device)
+
+
+def _devices(rung: str) -> tuple[str, ...]:
+    """Those of a rung's devices that this machine has; a rung with several says so itself, in `devices()`."""
+    known = LADDER[rung].devices
+    if len(known) == 1:
+        return known
+    here: tuple[str, ...] = importlib.import_module(f"microgpt.engines.{rung}").devices()
+    return here

@@ -231,7 +231,10 @@ def step_loss(model: Model, w: Weights, feed: Feed, i: int, dropping: bool) -> V
     losses: Vector = []
     for row, (tokens, scored) in enumerate(feed.rows(i)):
         drop = dropper(model, feed.seed, feed.first_step + i, row, len(tokens) - 1) if dropping else None
-        losses += row_losses(model, w, tokens, scored, drop)
+        try:
+            losses += row_losses(model, w, tokens, scored, drop)
+        except OverflowError:  # Python's powers raise where arrays become infinite
+            return Value(math.inf)
     return sum(losses, start=Value(0.0)) * (1 / max(1, len(losses)))
 
 
@@ -290,10 +293,7 @@ class Engine:
 
     def _gradients(self, w: Weights, feed: Feed, i: int) -> tuple[float, float]:
         """The loss of step i and the norm of its gradient, which is left in the nodes."""
-        try:
-            loss = step_loss(self.model, w, feed, i, self.model.dropout > 0)
-        except OverflowError:  # Python's powers raise where arrays become infinite
-            return math.inf, math.inf
+        loss = step_loss(self.model, w, feed, i, self.model.dropout > 0)
         loss.backward()
         return loss.data, math.hypot(*(x.grad for rows in w.values() for row in rows for x in row))
 

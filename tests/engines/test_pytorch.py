@@ -1,0 +1,78 @@
+"""What only the pytorch rung has: devices, bfloat16, and a thread count that belongs to the whole process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from microgpt.config import Optim
+from microgpt.engines import choose, engine, pack
+from microgpt.errors import MachineError, UsageError
+from tests.engines.ladder import small, weights
+
+torch = pytest.importorskip("torch")
+from microgpt.engines import pytorch  # noqa: E402
+
+
+def test_torch_is_an_alias() -> None:
+    assert engine("torch") is engine("pytorch")
+
+
+def test_auto_takes_the_first_device_that_is_here() -> None:
+    assert choose(small(), Optim(), name="torch").device == pytorch.devices()[0]
+
+
+def test_a_device_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytorch, "devices", lambda: ("cpu",))
+    with pytest.raises(UsageError, match="finds no cuda on this machine, only cpu"):
+        choose(small(), Optim(), name="torch", device="cuda")
+    with pytest.raises(MachineError, match="--device cuda:1: not on this machine; PyTorch finds cpu here"):
+        engine("torch")(small(), Optim(), dtype="float32", device="cuda:1")
+
+
+def test_mps_has_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytorch, "devices", lambda: ("mps", "cpu"))
+    with pytest.raises(UsageError, match="--dtype float64"):
+        engine("torch")(small(), Optim(), dtype="float64", device="mps")
+
+
+def test_threads_are_put_back() -> None:
+    it = engine("torch")(small(), Optim(), dtype="float32", threads=3)
+    before, seen = torch.get_num_threads(), []
+    original = pytorch.forward
+
+    def spy(*args: object, **options: object) -> object:
+        seen.append(torch.get_num_threads())
+        return original(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pytorch, "forward", spy)
+        it.loss(it.load(weights(small())), pack([[1, 2, 3]]))
+    assert (seen, torch.get_num_threads()) == ([3], before)
+
+
+def test_bfloat16_keeps_weights_and_moments_in_float32() -> None:
+    it = engine("torch")(small(), Optim(), dtype="bfloat16")
+    state, _ = it.train(it.load(weights(small())), pack([[1, 2, 3]]), np.full(1, 1e-5))
+    dumped = it.dump(state)
+    assert {a.dtype for a in dumped.values()} == {np.dtype("float32")}
+    changed = dumped["lm_head"] - weights(small())["lm_head"].astype(np.float32)
+    assert 0 < np.abs(changed).max() < 2e-5  # a step that bfloat16 weights of 0.3 would not notice
+
+
+def test_training_works_after_the_loss_was_evaluated() -> None:
+    """A rotation that was made without gradients must serve with them."""
+    model = small(family="modern")
+    it = engine("torch")(model, Optim(), dtype="float32")
+    state = it.load(weights(model))
+    it.loss(state, pack([[1, 2, 3]]))
+    _, losses = it.train(state, pack([[1, 2, 3]]), np.full(1, 0.01))
+    assert np.isfinite(losses).all()
+
+
+def test_other_rungs_do_not_import_torch() -> None:
+    code = "import sys; from microgpt.engines import engine; engine('manual'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

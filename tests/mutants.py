@@ -1,0 +1,153 @@
+"""Would the suite notice? Breaks a copy of the package in one place at a time and demands that a test fails.
+
+    python -m tests.mutants [WORD ...]      all mutants, or those whose file or fault has one of the words
+
+A mutant is a text that occurs once in a file and what it becomes. To add a rung, add its mutants to the table.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Mutant(NamedTuple):
+    """One fault: in which file under microgpt/, what is wrong, and the text that makes it so."""
+
+    file: str
+    fault: str
+    old: str
+    new: str
+
+    @property
+    def tests(self) -> list[str]:
+        """The tests that ought to notice: the ladder's for this rung, or those of what all rungs share."""
+        if not self.file.startswith("engines/"):
+            return ["tests/test_optim.py", "tests/test_dropout.py", "tests/engines/test_ladder.py"]
+        rung = self.file.removeprefix("engines/").split("/")[0].removesuffix(".py")
+        return ["tests/engines/test_ladder.py", "-k", rung]
+
+
+SCALAR, FUNCTIONAL, TENSOR, MANUAL, PYTORCH = (
+    f"engines/{rung}.py" for rung in ("scalar", "functional", "tensor", "manual", "pytorch")
+)
+MUTANTS = [
+    Mutant(MANUAL, "no gradient into earlier keys", "ds.swapaxes(-1, -2) @ q,", "(ds * np.eye(*ds.shape[-2:], dtype=ds.dtype)).swapaxes(-1, -2) @ q,"),
+    Mutant(MANUAL, "no gradient into earlier values", "p.swapaxes(-1, -2) @ dy", "(p * np.eye(*p.shape[-2:], dtype=p.dtype)).swapaxes(-1, -2) @ dy"),
+    Mutant(MANUAL, "ReLU2's gradient lacks its factor", "dy * (2 * np.maximum(x, 0))", "dy * (2 * (x > 0))"),
+    Mutant(MANUAL, "GELU's gradient lacks the cube", "(1 + 3 * 0.044715 * x * x)", "(1 + 0.044715 * x * x)"),
+    Mutant(MANUAL, "softmax's gradient lacks the sum", 'dp -= np.einsum("...t,...t->...", dp, p)[..., None]', "pass"),
+    Mutant(MANUAL, "RMSNorm's gradient lacks the mean", '/ y.shape[-1])) * r', "/ y.shape[-1]) * 0) * r"),
+    Mutant(MANUAL, "RMSNorm's epsilon", "x.shape[-1] + 1e-5)", "x.shape[-1] + 1e-6)"),
+    Mutant(MANUAL, "gradients of a tied head dropped", "dw[head])", 'dw[head] * (head != "wte"))'),
+    Mutant(MANUAL, "a repeated token's gradients overwrite", 'np.add.at(dw["wte"], tokens.ravel(), dx)', 'dw["wte"][tokens.ravel()] += dx'),
+    Mutant(MANUAL, "position gradients of the last row alone", "dx.reshape(B, T, -1).sum(axis=0)", "dx.reshape(B, T, -1)[-1]"),
+    Mutant(MANUAL, "RoPE turns the wrong way", "x * cos + x[..., partner] * sin", "x * cos - x[..., partner] * sin"),
+    Mutant(MANUAL, "RoPE's gradient turns like its values", "dy * cos - dy[..., partner] * sin", "dy * cos + dy[..., partner] * sin"),
+    Mutant(MANUAL, "RoPE pairs exchanged", 'if pairs == "interleaved"', 'if pairs != "interleaved"'),
+    Mutant(MANUAL, "the mask lets the next token through", "k=1 + S - T)", "k=2 + S - T)"),
+    Mutant(MANUAL, "no mask", "scores += future(", "0 * future("),
+    Mutant(MANUAL, "attention is not scaled", "scores *= q.shape[-1] ** -0.5", "pass"),
+    Mutant(MANUAL, "the cache is off by one", "cache.length += T", "cache.length += max(1, T - 1)"),
+    Mutant(MANUAL, "decoding starts at position 0 again", "first = cache.length if cache else 0", "first = 0"),
+    Mutant(MANUAL, "softcap's gradient lacks the square", "(trace.logits / model.softcap) ** 2", "(trace.logits / model.softcap)"),
+    Mutant(MANUAL, "no dropout on the embedding's way back", "dx = dx * drops[0]", "pass"),
+    Mutant(MANUAL, "dropout while evaluating", "logits = forward(self.model, state.w, rows.inputs).logits", "logits = forward(self.model, state.w, rows.inputs, drops=masks(self.model, feed, rows, 0, self.dtype)).logits"),
+    Mutant(MANUAL, "dropout repeats in every pass", "rows.first_row + b", "b"),
+    Mutant(MANUAL, "gradients are not cleared", 'flat["dw"][:] = 0', "pass"),
+    Mutant(MANUAL, "no clip", "rules.clip_scale(norm, self.optim.clip_norm)", "1.0"),
+    Mutant(MANUAL, "steps are counted from the feed's start", "step = feed.first_step + i", "step = i"),
+    Mutant(MANUAL, "an update that is not finite", "if not math.isfinite(losses[-1] + norm):", "if False:"),
+    Mutant(MANUAL, "dump forgets the moments", '("v", "v."))\n        return', '("m", "v."))\n        return'),
+    Mutant(MANUAL, "load forgets the moments", '("m", "m."), ("v", "v.")):\n', '):\n'),
+    Mutant(MANUAL, "dump hands out the state itself", "a.copy() for part", "a for part"),
+    Mutant(SCALAR, "ReLU swallows NaN", "max(self.data, 0.0)", "max(0.0, self.data)"),
+    Mutant(SCALAR, "log's gradient", "(1 / self.data,)", "(1.0,)"),
+    Mutant(SCALAR, "gradients of a refused step stay", "self._forget(state.w)\n", "pass\n"),
+    Mutant(SCALAR, "the mean of all positions", "(1 / max(1, len(losses)))", "(1 / max(1, feed.targets(i) + 1))"),
+    Mutant(SCALAR, "RoPE turns the wrong way", "x[a] * cos - x[b] * sin, x[a] * sin + x[b] * cos", "x[a] * cos + x[b] * sin, x[b] * cos - x[a] * sin"),
+    Mutant(SCALAR, "a norm of the values too", "q, k = (by_head(y, position, model) for y in (q, k))", "q, k, v = (by_head(y, position, model) for y in (q, k, v))"),
+    Mutant(FUNCTIONAL, "one gradient of two uses", "plus(a[name], b[name]) for name", "a[name] for name"),
+    Mutant(FUNCTIONAL, "the residual's own way back dropped", "return plus(dy, dx), grads", "return dx, grads"),
+    Mutant(FUNCTIONAL, "softmax's gradient lacks the sum", "pi * (dpi - along) for", "pi * dpi for"),
+    Mutant(FUNCTIONAL, "ReLU2's gradient lacks its factor", "(x * x, 2 * x)", "(x * x, x)"),
+    Mutant(FUNCTIONAL, "RoPE's gradient turns like its values", "turn(row, -first - t)", "turn(row, first + t)"),
+    Mutant(FUNCTIONAL, "queries see one key less after a cache", "k[: earlier + t]", "k[: max(t, earlier + t - (earlier > 0))]"),
+    Mutant(FUNCTIONAL, "a repeated token's gradients overwrite", "if j == i)", "if j == i and index.index(j) == i)"),
+    Mutant(FUNCTIONAL, "an update that is not finite", "if not math.isfinite(loss + norm):", "if False:"),
+    Mutant(TENSOR, "a node keeps its last gradient alone", "child.grad = child.grad + grad", "child.grad = grad"),
+    Mutant(TENSOR, "a repeated token's gradients overwrite", "np.add.at(da, index, dy)", "da[index] = dy"),
+    Mutant(TENSOR, "a product's second gradient", "a.swapaxes(-1, -2) @ dy))", "0 * (a.swapaxes(-1, -2) @ dy)))"),
+    Mutant(TENSOR, "a cache forgets", "self.keys[layer] = np.concatenate([self.keys[layer], k.data], axis=2)", "self.keys[layer] = np.concatenate([self.keys[layer] * 0, k.data], axis=2)"),
+    Mutant(TENSOR, "positions restart after a cache", "first = cache.keys[0].shape[2] if cache else 0", "first = 0"),
+    Mutant(TENSOR, "gradients of a refused step stay", "p.grad = 0.0\n", "p.grad = p.grad * 0.0\n"),
+    Mutant(PYTORCH, "the mask of a continued row", ".tril(S - T)", ".tril()"),
+    Mutant(PYTORCH, "passes overwrite", "g += torch.autograd.grad", "g = torch.autograd.grad"),
+    Mutant(PYTORCH, "GELU without its tanh", 'approximate="tanh"', 'approximate="none"'),
+    Mutant(PYTORCH, "no norm of queries and keys", "return rmsnorm(x) if model.qk_norm else x", "return x"),
+    Mutant(PYTORCH, "the device's numbers are shared", 'view.to("cpu", copy=True)', 'view.to("cpu")'),
+    Mutant("optim.py", "a schedule off by one", "progress = (step - warmup)", "progress = (step + 1 - warmup)"),
+    Mutant("optim.py", "no floor", "return low + (high - low) * (1 - progress)", "return high * (1 - progress)"),
+    Mutant("optim.py", "no bias correction", "m_hat = m / (1 - optim.beta1 ** (step + 1))", "m_hat = m"),
+    Mutant("optim.py", "bias correction off by one", "v_hat = v / (1 - optim.beta2 ** (step + 1))", "v_hat = v / (1 - optim.beta2 ** (step + 2))"),
+    Mutant("optim.py", "decay goes through the moments", "m = optim.beta1 * m", "g = g + optim.weight_decay * p\n    m = optim.beta1 * m"),
+    Mutant("optim.py", "clip to the square", "clip_norm / norm if", "clip_norm / norm**2 if"),
+    Mutant("dropout.py", "kept numbers are not scaled up", "1.0 / (1.0 - rate))", "1.0)"),
+    Mutant("dropout.py", "rows drop alike", "(seed >> 32, step, row, place)", "(seed >> 32, step, place)"),
+    Mutant("engines/feed.py", "padding is scored", "scored = self.scored[at + 1] & inside", "scored = self.scored[at + 1] | ~inside"),
+    Mutant("engines/feed.py", "each pass takes its own mean", "weight = 1.0 / max(1, self.targets(step))", "weight = size and 1.0 / max(1, self.targets(step)) / -(-(last - first) // size)"),
+    Mutant("engines/feed.py", "the mask's place is off by one", "self.scored[at + 1] & inside", "self.scored[at] & inside"),
+]  # fmt: skip
+
+
+def caught(mutant: Mutant, tests: Sequence[str] | None = None) -> str | None:
+    """The first test that fails with the mutant in place, or None if it survives."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for part in ("microgpt", "tests"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        target = copy / "microgpt" / mutant.file
+        text = target.read_text(encoding="utf-8")
+        if text.count(mutant.old) != 1:
+            raise ValueError(f"{mutant.file}: {mutant.old!r} occurs {text.count(mutant.old)} times; mend the table")
+        target.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        # The copy's folder comes first on the path of `python -m`, before any installed package.
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "--tb=no",
+            "-p",
+            "no:cacheprovider",
+            *(tests or mutant.tests),
+        ]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", done.stdout, re.MULTILINE)
+        return failed[1] if done.returncode == 1 and failed else None
+
+
+def main(words: list[str]) -> int:
+    """Try the mutants; the exit status is the number that survive."""
+    chosen = [m for m in MUTANTS if not words or any(word in f"{m.file} {m.fault}" for word in words)]
+    survivors = 0
+    for mutant in chosen:
+        by = caught(mutant)
+        survivors += by is None
+        print(f"{'caught  ' if by else 'SURVIVED'}  {mutant.file}: {mutant.fault}  ({by})", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutants caught")
+    return survivors
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
