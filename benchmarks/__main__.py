@@ -62,6 +62,7 @@ def main() -> int:
         parser.error(f"no family is called {', '.join(sorted(unknown))}; there are: {', '.join(FAMILIES)}")
     flags = ["--engine", args.engine, "--seconds", str(args.seconds)]
     flags += ["--quick"] * args.quick + ["--no-peers"] * (not args.peers)
+    flags += ["--cpu-time"] * args.cpu_time
     parts = [run(name, flags) for name in args.families or FAMILIES]
     done = [part for part in parts if part]
     if not done:

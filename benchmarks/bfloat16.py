@@ -26,7 +26,7 @@ def family(options: Options) -> list[Row]:
     work = synthetic(sized(VIDYA, options), rows=2 if options.quick else 16, steps=1 if options.quick else 2)
     half, full = ours(work, options.engine, "bfloat16"), ours(work, options.engine)
     if half is None or full is None:
-        return [replace(row, note="no engine here computes in bfloat16") for row in (speed, loss)]
+        return [replace(row, note="our engine does not compute in bfloat16") for row in (speed, loss)]
     note = half.name + ("" if cpu()["bfloat16"] else "; this CPU lacks the instructions: the fallback")
     fast, slow = (t.best * 1e6 / work.steps for t in race([half, full], options, rtol=0.02))
     return [

@@ -26,6 +26,7 @@ class Options:
     quick: bool = False  # the smallest work that runs every line; its figures mean nothing
     peers: bool = True
     seconds: float = 5.0  # spent on measuring each side of a race
+    cpu_time: bool = False  # count the time that this process has the core, not the clock's
 
 
 @dataclass(frozen=True)
@@ -171,15 +172,23 @@ def arguments(about: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="our own side only")
     parser.add_argument("--seconds", type=float, default=5.0, help="measuring time of each side (default: 5)")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="on a busy machine: CPU time of the process, not the clock"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+def chosen(args: argparse.Namespace) -> Options:
+    """The options of parsed flags."""
+    return Options(args.engine, args.quick, args.peers, 0.05 if args.quick else args.seconds, args.cpu_time)
 
 
 def script(family: Callable[[Options], list[Row]], about: str | None, cores: int = 1) -> None:
     """The main of a family: parse, pin, measure, print."""
     args = arguments(about).parse_args()
     pin(cores)
-    options = Options(args.engine, args.quick, args.peers, 0.05 if args.quick else args.seconds)
+    options = chosen(args)
     where, rows = machine(), family(options)
     if args.json:
         print(json.dumps({"machine": where, "rows": [{**asdict(row), "met": row.met} for row in rows]}))

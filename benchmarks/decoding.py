@@ -61,7 +61,7 @@ def family(options: Options) -> list[Row]:
         row = Row(name, "-", "tokens/s", target=target, scale="tokens/s")
         side = ours(work, options.engine, dtype)
         if side is None:
-            rows.append(replace(row, note=f"no engine here computes in {dtype}"))
+            rows.append(replace(row, note=f"our engine does not compute in {dtype}"))
             continue
         side.reset()
         drawings: list[Side] = [Drawing(side.name, partial(plain, side, streams, count))]

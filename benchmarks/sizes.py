@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peak
-from benchmarks.common import Options, Row, arguments, describe, machine, number, pin, say
+from benchmarks.common import Options, Row, arguments, chosen, describe, machine, number, pin, say
 from benchmarks.work import Ours, synthetic
 from microgpt.config import Model
 from microgpt.engines import LADDER
@@ -52,8 +52,9 @@ def limit(shape: tuple[int, int, int, int, int]) -> tuple[float, float]:
     return 1e6 * compute, 1e6 * (compute + traffic)
 
 
-def point(name: str, shape: tuple[int, int, int, int, int], seconds: float) -> dict[str, Any] | None:
+def point(name: str, shape: tuple[int, int, int, int, int], options: Options) -> dict[str, Any] | None:
     """One engine on one model within about `seconds`; None where it would take longer, or cannot do it."""
+    seconds, clock = options.seconds, time.process_time if options.cpu_time else time.perf_counter
     model, rung, tokens = model_of(shape), LADDER[name], shape[3] * shape[4]
     n = n_params(model)
     dtype = "float32" if "float32" in rung.dtypes else rung.dtypes[0]
@@ -73,9 +74,9 @@ def point(name: str, shape: tuple[int, int, int, int, int], seconds: float) -> d
         if not times and estimate < seconds / 4:
             side.train()  # compiles
             side.reset()
-        begin = time.perf_counter()
+        begin = clock()
         side.train()
-        times.append(time.perf_counter() - begin)
+        times.append(clock() - begin)
     us = 1e6 * min(times) / (tokens * steps)
     say(f"  {name:12} {n:12,} parameters  {us:14.3f} µs a token")
     return {"engine": name, "dtype": dtype, "n_params": n, "tokens_a_step": tokens, "us_per_token": us}
@@ -87,7 +88,7 @@ def measure(options: Options) -> list[dict[str, Any]]:
     names = list(LADDER) if options.engine == "auto" else [options.engine]
     for name in names:
         for shape in SHAPES[:2] if options.quick else SHAPES:
-            got = point(name, shape, options.seconds)
+            got = point(name, shape, options)
             if got is None:
                 break
             found.append(got)
@@ -145,7 +146,7 @@ def main() -> None:
     args = parser.parse_args()
     pin()
     where = machine()
-    points = measure(Options(args.engine, args.quick, args.peers, 0.1 if args.quick else args.seconds))
+    points = measure(chosen(args))
     if args.plot:
         draw(points, args.plot, where)
     if args.json:

@@ -23,7 +23,7 @@ def family(options: Options) -> list[Row]:
         if two is None or one is None or (os.cpu_count() or 1) < 2:
             rows.append(replace(row, note="no engine, or one core only"))
             continue
-        fast, slow = (t.best * 1e6 / work.steps for t in race([two, one], options))
+        fast, slow = (t.best * 1e6 / work.steps for t in race([two, one], replace(options, cpu_time=False)))
         rows.append(replace(row, ours=fast, theirs=slow, value=ratio(slow, fast), note=two.name))
     return rows
 

@@ -172,8 +172,11 @@ def chosen(model: Model, optim: Optim, engine: str, dtype: str, tokens_per_step:
 
 
 def ours(work: Work, engine: str, dtype: str = "float32", threads: int = 1) -> Ours | None:
-    """Our side, or None where no engine here has the dtype."""
+    """Our side, or None where it has not the dtype; `auto` is the engine that it is in float32."""
     try:
+        if engine == "auto":
+            per_step = work.feed.n_targets / work.steps
+            engine = chosen(work.model, work.optim, engine, "float32", per_step).name
         return Ours(work, engine, dtype, threads)
     except (MachineError, UsageError) as error:
         say(f"  ours in {dtype}: {error}")
@@ -219,14 +222,15 @@ def race(sides: Sequence[Side], options: Options, *, rtol: float = 2e-4, least: 
         same_losses(side.name, losses, running[0][1].losses if running else losses, rtol)
         running.append((side, Timing(side.name, losses)))
     done = [timing for _, timing in running]
+    clock = time.process_time if options.cpu_time else time.perf_counter
     started, budget = time.perf_counter(), options.seconds * len(running)
     rounds = 0
     while rounds < (2 if options.quick else least) or time.perf_counter() - started < budget:
         for side, timing in running:
             side.reset()
-            start = time.perf_counter()
+            start = clock()
             side.train()
-            timing.seconds.append(time.perf_counter() - start)
+            timing.seconds.append(clock() - start)
         rounds += 1
         if rounds == 1 and len(running) > 2:
             fastest = min(timing.best for _, timing in running[1:])
