@@ -4,7 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+<<<<<<< HEAD
 .PHONY: demo test check bench setup clean mutants proof-gradients
+=======
+.PHONY: demo test check setup clean crash round-trip mutants proof-gradients proof-memory
+>>>>>>> main
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -17,8 +21,13 @@ check: .venv/full  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+<<<<<<< HEAD
 bench: .venv/bench  ## the table of targets with today's figures, against PyTorch, JAX and C
 	$(BIN)/python -m benchmarks
+=======
+crash: .venv/full  ## 1000 random kills, signals, races: the figures of docs/crash.md
+	$(BIN)/python -m tests.crash.long_form
+>>>>>>> main
 
 mutants: .venv/full  ## break the engines in some fifty ways; the suite must catch each
 	$(BIN)/python -m tests.mutants
@@ -27,6 +36,12 @@ proof-gradients: .venv/full  ## every rung's gradients against differences, 200 
 	$(BIN)/python -m pytest tests/engines/test_ladder.py --long -k limit_of_differences
 
 setup: .venv/full  ## .venv with all that tests and benchmarks need
+
+round-trip: .venv/full  ## a million random Unicode texts there and back through the tokenizer
+	$(BIN)/python -m benchmarks.tokenizers --round-trip 1000000
+
+proof-memory: .venv/full  ## 1 GB of text tokenised in less than 1 GB of memory
+	$(BIN)/python benchmarks/tokenise_large.py
 
 clean:
 	rm -rf .venv

@@ -1,6 +1,24 @@
 """`python -m microgpt` is `microgpt`."""
 
-from microgpt.cli import script
+from __future__ import annotations
+
+import sys
+
+from microgpt.signals import Terminated, raised
+
+
+def script() -> None:
+    """The entry point of the installed command; a signal is answered in one line while it still imports, too."""
+    try:
+        with raised():
+            from microgpt.cli import main
+
+            status = main()
+    except KeyboardInterrupt as error:
+        status = 143 if isinstance(error, Terminated) else 130
+        print("microgpt: interrupted", file=sys.stderr)
+    sys.exit(status)
+
 
 if __name__ == "__main__":
     script()

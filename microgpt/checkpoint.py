@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from microgpt import fsio
 from microgpt.config import Config
@@ -26,6 +29,41 @@ MANIFEST = "MANIFEST.json"
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
 SIZES = {"F64": 8, "F32": 4}
 HEADER_LIMIT = 10_000_000  # bytes of a safetensors header; ours have 100 a tensor
+
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Best(BaseModel):
+    """The step with the lowest held-out loss."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    step: Count
+    val_loss: float
+
+
+class TrainerState(BaseModel):
+    """trainer/state.json: what a run needs, beside the tensors, to go on as if it had never stopped."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    step: Count
+    tokens: Count
+    seconds: float
+    loss: float | None
+    val_loss: float | None
+    evaluated: Count  # the step of the last evaluation
+    best: Best | None
+    generator: list[Any]
+    data: dict[str, Any]
+
+    def rng(self) -> Random:
+        """The run's generator as it stood after the first values were drawn. Raises ValueError or its like."""
+        version, keys, spare = self.generator
+        rng = Random()
+        rng.setstate((version, tuple(keys), spare))
+        return rng
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +80,19 @@ class Checkpoint:
     def step(self) -> int:
         """Optimizer steps taken."""
         return int(self.state.get("step", 0))
+
+    def trainer(self) -> TrainerState:
+        """The checked state of the trainer. Raises CheckpointError where a run cannot go on from it."""
+        where = self.path / "trainer" / "state.json"
+        try:
+            state = TrainerState.model_validate(self.state)
+            state.rng()
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise CheckpointError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"{where}: not the state of a generator ({error})") from None
+        return state
 
     def weights(self) -> Tensors:
         """The model's matrices by name. Raises CheckpointError if a file is damaged."""
@@ -170,6 +221,11 @@ def read(path: Path) -> Checkpoint:
     if (path / MANIFEST).is_file():
         manifest = fsio.read_json(path / MANIFEST)
         files = _manifest_files(manifest, path)
+        for name in files:
+            if not name.endswith(".safetensors"):  # those are checked when they are loaded
+                _read(path, name, files)
+    elif STEP_FOLDER.fullmatch(path.name) or (path / "trainer").exists():
+        raise CheckpointError(f"{path / MANIFEST}: missing; the checkpoint is not complete", "E_MANIFEST")
     described = fsio.parse_json(_read(path, "config.json", files), str(path / "config.json"))
     given = described.get("microgpt") if isinstance(described, dict) else None
     if not isinstance(given, dict):
@@ -180,6 +236,8 @@ def read(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path / 'config.json'}: {error}") from None
     if config.model.vocab_size is None:
         raise CheckpointError(f"{path / 'config.json'}: model.vocab_size is missing")
+    if config.model.n_layer > _size(path / "model.safetensors"):
+        raise CheckpointError(f"{path / 'config.json'}: {config.model.n_layer} layers do not fit in model.safetensors")
     tokenizer = read_tokenizer(_read(path, "tokenizer.json", files), str(path / "tokenizer.json"))
     if tokenizer.vocab_size != config.model.vocab_size:
         raise CheckpointError(
@@ -188,8 +246,10 @@ def read(path: Path) -> Checkpoint:
     state: Any = {}
     if files is not None and "trainer/state.json" in files:
         state = fsio.parse_json(_read(path, "trainer/state.json", files), str(path / "trainer/state.json"))
-        if not isinstance(state, dict) or not isinstance(state.get("step"), int) or state["step"] != manifest["step"]:
+        if not isinstance(state, dict) or type(state.get("step")) is not int or state["step"] != manifest["step"]:
             raise CheckpointError(f"{path / 'trainer/state.json'}: its step is not the manifest's")
+        if not isinstance(state.get("data", {}), dict):
+            raise CheckpointError(f"{path / 'trainer/state.json'}: its data is no object")
     return Checkpoint(path, config, tokenizer, state, files)
 
 
@@ -207,27 +267,40 @@ def _manifest_files(manifest: Any, path: Path) -> dict[str, dict[str, Any]]:
             isinstance(entry, dict) and isinstance(entry.get("size"), int) and isinstance(entry.get("sha256"), str)
         ):
             raise CheckpointError(f"{where}: no size and sha256 for {name!r}")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise CheckpointError(f"{where}: {name!r} lies outside the folder")
     return dict(manifest["files"])
 
 
 def _read(path: Path, name: str, files: dict[str, dict[str, Any]] | None) -> bytes:
     """A file's bytes, equal to what the manifest says of them. Raises CheckpointError."""
     where = path / name
+    size = _size(where)
+    if files is not None:
+        if name not in files:
+            raise CheckpointError(f"{where}: not in the manifest", "E_MANIFEST")
+        if size != files[name]["size"]:
+            raise CheckpointError(
+                f"{where}: {size} bytes, the manifest says {files[name]['size']}; the file is damaged", "E_HASH"
+            )
     try:
-        size = where.stat().st_size
-        if files is not None:
-            if name not in files:
-                raise CheckpointError(f"{where}: not in the manifest", "E_MANIFEST")
-            if size != files[name]["size"]:
-                raise CheckpointError(
-                    f"{where}: {size} bytes, the manifest says {files[name]['size']}; the file is damaged", "E_HASH"
-                )
         data = where.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{where}: cannot be read ({error.strerror})") from error
     if files is not None and hashlib.sha256(data).hexdigest() != files[name]["sha256"]:
         raise CheckpointError(f"{where}: its SHA-256 is not the manifest's; the file is damaged", "E_HASH")
     return data
+
+
+def _size(where: Path) -> int:
+    """The size of a plain file: a pipe or device could be read for ever. Raises CheckpointError."""
+    try:
+        found = where.stat()
+    except OSError as error:
+        raise CheckpointError(f"{where}: cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise CheckpointError(f"{where}: not a plain file")
+    return found.st_size
 
 
 def read_tensors(
@@ -267,7 +340,7 @@ def check_header(data: bytes, where: str, shapes: dict[str, tuple[int, int]]) ->
         dtype, shape, span = (
             entry.get(key) if isinstance(entry, dict) else None for key in ("dtype", "shape", "data_offsets")
         )
-        if dtype not in SIZES:
+        if not isinstance(dtype, str) or dtype not in SIZES:
             raise refuse(f"tensor {name!r} has dtype {dtype!r}; expected one of {', '.join(SIZES)}")
         if shape != list(shapes[name]):
             raise refuse(f"tensor {name!r} has shape {shape!r}; the model's is {list(shapes[name])}")

@@ -10,14 +10,23 @@ from cyclopts import App, CycloptsError
 
 from microgpt import __version__
 from microgpt.errors import MicrogptError
+from microgpt.signals import Terminated, raised
 
-app = App(name="microgpt", help="Learn, train and use small GPTs on the machine you have.", version=__version__)
+app = App(
+    name="microgpt",
+    help="Learn, train and use small GPTs on the machine you have.",
+    version=__version__,
+    suppress_keyboard_interrupt=False,  # it would end the process without a word, and SIGTERM as if it were Ctrl-C
+)
 app.command("microgpt.commands.train:train", name="train", help="Train a model on a scenario or a text file.")
 app.command("microgpt.commands.generate:generate", name="generate", alias="sample", help="Let a model write.")
+app.command("microgpt.commands.eval:evaluate", name="eval", help="Measure a model on held-out or other text.")
+app.command("microgpt.commands.scenarios:scenarios", name="scenarios", help="List what can be trained by name.")
 app.command("microgpt.commands.info:info", name="info", help="Show what a run or model folder holds.")
 app.command("microgpt.commands.bench:bench", name="bench", help="Measure how fast engines train.")
 app.command("microgpt.commands.doctor:doctor", name="doctor", help="Say what this machine has.")
 app.command("microgpt.commands.data:app", name="data", help="List and fetch data sets.")
+app.command("microgpt.commands.tokenizer:app", name="tokenizer", help="Train, use and look at tokenizers.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,11 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        app(words, exit_on_error=False, print_error=False, result_action="return_none")
+        with raised():
+            app(words, exit_on_error=False, print_error=False, result_action="return_none")
     except MicrogptError as error:
         return _fail(str(error), error.status, error if debug else None)
     except CycloptsError as error:
         return _fail(" ".join(str(error).split()), 2, error if debug else None)
+    except Terminated:
+        return _fail("terminated", 143, None)
     except KeyboardInterrupt:
         return _fail("interrupted", 130, None)
     except BrokenPipeError:
@@ -38,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except MemoryError as error:
         return _fail("out of memory; try a smaller model, --batch-size or --block-size", 5, error if debug else None)
+    except OSError as error:
+        return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 5, error if debug else None)
     except Exception as error:
         hint = "" if debug else "; this is a defect of microgpt: run again with --debug and report what it prints"
         return _fail(f"{type(error).__name__}: {error}{hint}", 70, error if debug else None)
@@ -51,8 +65,3 @@ def _fail(sentence: str, status: int, error: BaseException | None) -> int:
         traceback.print_exception(error)
     print(f"microgpt: {sentence}", file=sys.stderr)
     return status
-
-
-def script() -> None:
-    """The entry point of the installed command."""
-    sys.exit(main())

@@ -42,6 +42,40 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+def _family(given: Mapping[str, Any]) -> dict[str, Any]:
+    return FAMILIES.get(str(given.get("family", "")), {})
+
+
+# What a key given in a later layer takes back of earlier ones, unless it is given beside it.
+RESETS: dict[str, dict[str, tuple[str, ...]]] = {
+    "data": {
+        "path": ("dataset",),
+        "dataset": ("path",),
+        "tokenizer": ("tokenizer_size", "bpe_merges"),
+        "tokenizer_size": ("bpe_merges",),
+        "bpe_merges": ("tokenizer_size",),
+        "val_path": ("val_fraction",),
+        "val_fraction": ("val_path",),
+    }
+}
+
+# One dial: shape, learning rate and batch that go together (--size).
+SIZES: dict[str, dict[str, Any]] = {
+    name: {
+        "model": {"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "block_size": block_size},
+        "optim": {"learning_rate": learning_rate},
+        "run": {"batch_size": batch_size},
+    }
+    for name, n_layer, n_embd, n_head, block_size, learning_rate, batch_size in (
+        ("nano", 1, 16, 4, 16, 1e-2, 1),
+        ("micro", 2, 32, 4, 64, 5e-3, 4),
+        ("mini", 4, 64, 4, 64, 3e-3, 8),
+        ("small", 4, 128, 4, 128, 2e-3, 16),
+        ("medium", 6, 384, 6, 256, 1e-3, 32),
+    )
+}
+
+
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values do not change."""
 
@@ -78,7 +112,7 @@ class Model(Section):
     @model_validator(mode="before")
     @classmethod
     def _expand_family(cls, given: Any) -> Any:
-        return {**FAMILIES.get(given.get("family", ""), {}), **given} if isinstance(given, Mapping) else given
+        return {**_family(given), **given} if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _check_shapes(self) -> Self:
@@ -129,12 +163,45 @@ class Data(Section):
     """Where the text comes from and how it becomes rows of tokens."""
 
     dataset: Annotated[str | None, Field(description="a data set by name (microgpt data list)")] = None
-    path: Annotated[str | None, Field(description="a text file instead")] = None
-    tokenizer: Annotated[Literal["char"], Field(description="how text becomes tokens")] = "char"
+    path: Annotated[str | None, Field(description="a file, folder or glob instead; - is standard input")] = None
+    format: Annotated[
+        Literal["auto", "lines", "paragraphs", "chunks", "jsonl"],
+        Field(description="what a document is (auto: jsonl for *.jsonl, else lines)"),
+    ] = "auto"
+    chunk_size: Annotated[Positive, Field(description="characters a chunk")] = 128
+    chunk_overlap: Annotated[Count | None, Field(description="shared with the chunk before (default: half)")] = None
+    fold_whitespace: Annotated[bool, Field(description="chunks: any whitespace becomes one space")] = True
+    strip_gutenberg: Annotated[bool, Field(description="drop Project Gutenberg's header and footer")] = False
+    text_field: Annotated[str, Field(description="jsonl: the key that holds the text")] = "text"
+    drop_empty: Annotated[bool, Field(description="leave out documents without text")] = True
+    drop_duplicates: Annotated[bool, Field(description="leave out exact copies of earlier documents")] = False
+    skip_bad: Annotated[bool, Field(description="leave out what cannot be read; listed in rejects.jsonl")] = False
+    tokenizer: Annotated[
+        str, Field(description="char, word, bpe (or another kind), or a tokenizer.json", min_length=1)
+    ] = "char"
+    tokenizer_size: Annotated[Positive | None, Field(description="tokens that a word or bpe tokenizer learns")] = None
+    bpe_merges: Annotated[Count | None, Field(description="merges that a bpe tokenizer learns, instead")] = None
+    unk: Annotated[bool, Field(description="a token for what the tokenizer's vocabulary lacks")] = False
     trailing_bos: Annotated[bool, Field(description="a document ends with BOS")] = True
+    packing: Annotated[
+        Literal["rows", "joined"], Field(description="a document a row, or documents joined to full contexts")
+    ] = "rows"
+    val_path: Annotated[str | None, Field(description="held-out text of its own, read as the training text is")] = None
     val_fraction: Annotated[
         Fraction | None, Field(description="held-out documents (default: 0.1 if eval_every is set, else 0)")
     ] = None
+
+    @model_validator(mode="after")
+    def _check_data(self) -> Self:
+        if self.chunk_overlap is not None and self.chunk_overlap >= self.chunk_size:
+            raise ValueError(
+                f"chunk_overlap must be smaller than chunk_size, got {self.chunk_overlap} and {self.chunk_size}"
+            )
+        if self.tokenizer_size is not None and self.bpe_merges is not None:
+            raise ValueError("tokenizer_size (--vocab-size) and bpe_merges say the same in two ways; set one of them")
+        if self.val_path is not None and self.val_fraction:
+            raise ValueError("val_path and val_fraction are two ways to hold text out; set one of them")
+        return self
 
 
 class Run(Section):
@@ -153,6 +220,9 @@ class Run(Section):
     checkpoint_every: Annotated[Count, Field(description="steps between checkpoints; 0: at the end")] = 0
     keep: Annotated[Positive, Field(description="newest checkpoints to keep")] = 3
     eval_every: Annotated[Count, Field(description="steps between held-out losses; 0 is off")] = 0
+    patience: Annotated[
+        Count, Field(description="stop after this many held-out losses without a new best; 0: never")
+    ] = 0
     sample_every: Annotated[Count, Field(description="steps between samples; 0 is off")] = 0
     samples: Annotated[Count, Field(description="samples at the end")] = 20
     temperature: Annotated[Rate, Field(description="temperature of the samples")] = 0.5
@@ -203,7 +273,8 @@ class Config(Section):
         """The same with the tokenizer's vocabulary. Raises UsageError if another size was asked for."""
         if self.model.vocab_size not in (None, vocab_size):
             raise UsageError(
-                f"model.vocab_size: the tokenizer has {vocab_size} tokens, got {self.model.vocab_size}; leave it out"
+                f"model.vocab_size: the tokenizer has {vocab_size} tokens, got {self.model.vocab_size}; leave it out, "
+                f"or with --resume bring back the text that the run began with"
             )
         return self.replace(model={"vocab_size": vocab_size})
 
@@ -223,16 +294,32 @@ def keys() -> Iterator[tuple[str, str, Any]]:
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts, later layers over earlier ones; a family given later also resets what it sets."""
+    """Nested dicts, later layers over earlier ones; a family given later also resets what it sets, and a key of
+    RESETS what it takes back."""
     out: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
             if isinstance(value, Mapping):
-                value = {**FAMILIES.get(value.get("family", ""), {}), **value} if key == "model" else value
-                out[key] = {**out.get(key, {}), **value}
+                value = {**_family(value), **value} if key == "model" else value
+                below = out.get(key)
+                taken_back = {lost for given, lost in _resets(key) if given in value}
+                kept = {n: old for n, old in below.items() if n not in taken_back} if isinstance(below, Mapping) else {}
+                out[key] = {**kept, **value}
             else:
                 out[key] = value
     return out
+
+
+def _resets(section: str) -> Iterator[tuple[str, str]]:
+    for given, lost in RESETS.get(section, {}).items():
+        yield from ((given, key) for key in lost)
+
+
+def size(name: str) -> dict[str, Any]:
+    """The layer of a size. Raises UsageError with the nearest names."""
+    if name not in SIZES:
+        raise UsageError(f"--size: no size is called {name!r}; {nearest(name, SIZES)}")
+    return SIZES[name]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -256,7 +343,15 @@ def scenario(name: str) -> dict[str, Any]:
     known = scenarios()
     if name not in known:
         raise UsageError(f"no scenario is called {name!r}; {nearest(name, known)}")
-    return {"name": name, **read_toml(known[name])}
+    layer = read_toml(known[name])
+    layer.pop("expected", None)
+    return {"name": name, **layer}
+
+
+def expected(name: str) -> dict[str, Any]:
+    """What a scenario's file states of its run, measured: vocab_size, tokens_per_step, losses."""
+    stated: dict[str, Any] = read_toml(scenarios()[name]).get("expected", {})
+    return stated
 
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:

@@ -1,15 +1,155 @@
-"""How well a model predicts text that it did not train on."""
+"""How well a model predicts text that it did not train on, in figures that can be compared across tokenizers."""
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
 
+from microgpt.config import Config, Data
+from microgpt.data.corpus import Corpus, all_held_out, build
+from microgpt.data.documents import Documents, shared
+from microgpt.data.encode import load
 from microgpt.engines import Engine, Feed
+from microgpt.errors import MicrogptError
+from microgpt.generate import Sampling, tokens
+from microgpt.tokenizers import Tokenizer
+
+BLOCK_SECONDS = 0.1  # the longest time between two pauses that is aimed at
 
 
-def held_out_loss(engine: Engine, state: Any, feed: Feed) -> float:
-    """The mean of -log probability over all scored targets of the feed, in nats."""
-    counts = np.array([feed.targets(step) for step in range(feed.n_steps)])
-    return float(np.dot(engine.loss(state, feed), counts) / counts.sum())
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of a text."""
+
+    data: str  # which text was measured
+    documents: int
+    bytes: int  # of the documents' text in UTF-8
+    tokens: int  # scored targets: all tokens, and each document's last BOS
+    loss: float  # mean nats a scored token
+    perplexity: float  # exp(loss)
+    bits_per_byte: float  # loss * tokens / ln 2 / bytes
+    samples: int
+    verbatim: float | None  # share of the samples that stand in the training text; None: it is not at hand
+    note: str | None = None
+
+
+def held_out_loss(engine: Engine, state: Any, feeds: Iterable[Feed], pause: Callable[[], None] = lambda: None) -> float:
+    """The mean of -log probability over all scored targets of the feeds, in nats.
+
+    `pause` is called every now and then; it may end the evaluation by raising.
+    """
+    return _total(engine, state, feeds, pause)[0]
+
+
+def _total(
+    engine: Engine, state: Any, feeds: Iterable[Feed], pause: Callable[[], None] = lambda: None
+) -> tuple[float, int]:
+    nats, targets, size = 0.0, 0, 1
+    for feed in feeds:
+        counts = np.array([feed.targets(step) for step in range(feed.n_steps)])
+        losses: list[np.ndarray] = []
+        first = 0
+        while first < feed.n_steps:
+            pause()
+            start = time.perf_counter()
+            losses.append(engine.loss(state, feed.part(first, first + size)))
+            first += size
+            size = 2 * size if time.perf_counter() - start < BLOCK_SECONDS / 2 else size
+        nats += float(np.dot(np.concatenate(losses), counts))
+        targets += int(counts.sum())
+    return nats / max(1, targets), targets
+
+
+def evaluate(
+    engine: Engine,
+    state: Any,
+    config: Config,
+    tokenizer: Tokenizer,
+    path: str | None = None,
+    *,
+    samples: int = 100,
+    seed: int = 42,
+) -> Evaluation:
+    """Measure a trained model on a file, else on what its run held out, else on its training text.
+
+    `samples` texts are drawn and looked for in the training text. Raises DataError if the text cannot be used.
+    """
+    data = config.data
+    joined = data.packing == "joined"
+    training: tuple[Documents, Corpus] | None = None
+    note = None
+    try:
+        documents, _, encoded = load(data, tokenizer)
+        rng, fraction = Random(config.run.seed), data.val_fraction or 0.0
+        training = (
+            documents,
+            build(encoded, tokenizer.bos, rng, val_fraction=fraction, joined=joined, shared=shared(data)),
+        )
+    except MicrogptError as error:
+        if path is None and not data.val_path:
+            raise
+        note = f"the training text is not at hand: {error}"
+    other = path or data.val_path
+    if other:
+        measured = data.model_copy(update={"path": other, "format": _format(data, other), "drop_duplicates": False})
+        which, corpus = other, all_held_out(load(measured, tokenizer)[2], tokenizer.bos, joined=joined)
+    else:
+        assert training
+        documents, corpus = training
+        which = f"{documents.source}, {'held out' if data.val_fraction else 'the training text itself'}"
+        if not data.val_fraction:
+            corpus = all_held_out(corpus.encoded, tokenizer.bos, joined=joined)
+    loss, targets = _total(engine, state, corpus.held_out(config.model.block_size))
+    size = corpus.held_out_bytes
+    share = None
+    if training and samples:
+        share = verbatim(draw(engine, state, config, tokenizer, samples, seed), *training)
+    return Evaluation(
+        data=which,
+        documents=len(corpus.order) - corpus.n_train,
+        bytes=size,
+        tokens=targets,
+        loss=loss,
+        perplexity=math.exp(min(loss, 700)),
+        bits_per_byte=loss * targets / math.log(2) / max(1, size),
+        samples=samples,
+        verbatim=share,
+        note=note,
+    )
+
+
+def _format(data: Data, path: str) -> str:
+    """The run's format, but JSONL for a file of that name and lines for another where the run read JSONL."""
+    if path.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
+        return "jsonl"
+    return "lines" if data.format == "jsonl" else data.format
+
+
+def draw(engine: Engine, state: Any, config: Config, tokenizer: Tokenizer, n: int, seed: int) -> list[str]:
+    """Texts from the model as its configuration samples them."""
+    rng, bos, sampling = Random(seed), tokenizer.bos, Sampling(config.run.temperature)
+    drawn = (tokens(engine, state, [bos], config.model.block_size, sampling, rng, bos) for _ in range(n))
+    return [tokenizer.decode(list(each)) for each in drawn]
+
+
+def verbatim(samples: list[str], documents: Documents, corpus: Corpus) -> float:
+    """The share of samples that are a training document, or part of one where documents are longer than a row."""
+    trained = np.zeros(corpus.n_documents, dtype=bool)
+    trained[corpus.order[: corpus.n_train]] = True
+    part = corpus.joined or documents.data.format == "chunks"
+    wanted = {sample for sample in (text.strip() for text in samples) if sample}
+    found: set[str] = set()
+    for text, is_trained in zip(documents.texts, trained.tolist(), strict=True):
+        if not is_trained:
+            continue
+        if part:
+            found |= {sample for sample in wanted - found if sample in text}
+        elif text in wanted:
+            found.add(text)
+    return sum(text.strip() in found for text in samples) / len(samples)

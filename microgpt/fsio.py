@@ -19,7 +19,7 @@ from typing import Any
 
 from microgpt.errors import CheckpointError, MachineError
 
-TEMPORARY = ".tmp-"
+TEMPORARY = ".microgpt-tmp-"  # a name that nobody else gives to what they would miss
 
 
 @contextmanager
@@ -105,6 +105,7 @@ def remove_folder(path: Path) -> None:
     """Remove a folder so that a crash never leaves half of it under its own name. Raises OSError."""
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     os.rename(path, temporary)
+    flush_folder(path.parent)  # or the files could be gone before the name is
     shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -119,9 +120,14 @@ def sweep(folder: Path) -> None:
 
 def append(path: Path, text: str) -> None:
     """Add lines to a log. Raises OSError."""
+    append_bytes(path, text.encode())
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    """Add bytes to a file. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        view = memoryview(text.encode())
+        view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
     finally:
@@ -176,7 +182,10 @@ def parse_json(data: bytes, where: str) -> Any:
         raise ValueError(f"{word} is not JSON")
 
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        if b"\\u" in data:
+            json.dumps(value, ensure_ascii=False).encode()  # refuses half a character, which no file could hold
+        return value
     except RecursionError:
         raise CheckpointError(f"{where}: damaged JSON (nested too deeply)", "E_JSON") from None
     except ValueError as error:
@@ -194,5 +203,10 @@ def make_folder(path: Path) -> None:
 
 
 def make_folders(path: Path) -> None:
-    """A folder and its parents, where missing. Raises OSError."""
-    os.makedirs(path, exist_ok=True)
+    """A folder and its parents, where missing, each flushed into the one above. Raises OSError."""
+    if path.is_dir():
+        return
+    make_folders(path.parent)
+    with suppress(FileExistsError):  # another process was faster
+        os.mkdir(path)
+    flush_folder(path.parent)

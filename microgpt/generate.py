@@ -80,6 +80,41 @@ def tokens(
         fresh = np.array([token], dtype=np.int32)
 
 
+def onwards(
+    engine: Engine,
+    state: Any,
+    prompt: Sequence[int],
+    block_size: int,
+    sampling: Sampling,
+    rng: Random,
+    bos: int,
+    *,
+    keep: int = 0,
+) -> Iterator[int]:
+    """Tokens after the prompt past every BOS, which comes along as a token but never twice in a row.
+
+    They end with the context; with `keep` they go on without end, each time from BOS and the last `keep` tokens.
+    """
+    seen, cache = list(prompt), None
+    fresh, used = seen, 0
+    while True:
+        used += len(fresh)
+        if used > block_size:
+            if not keep:
+                return
+            kept = seen[-keep:]
+            seen = kept if kept[0] == bos else [bos, *kept]
+            fresh, used, cache = seen, len(seen), None
+        logits, cache = engine.logits(state, np.array(fresh, dtype=np.int32), cache)
+        last = np.array(logits[-1], dtype=np.float64)
+        if seen[-1] == bos:
+            last[bos] = -np.inf
+        token = draw(probabilities(last, sampling, seen), rng)
+        yield token
+        seen.append(token)
+        fresh = [token]
+
+
 def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     """The text of `pieces` up to the first of `stops`; what may be the beginning of one is held back."""
     held = ""

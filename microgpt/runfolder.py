@@ -11,10 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from microgpt import checkpoint, fsio
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, MachineError, UsageError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 
 class RunFolder:
@@ -24,7 +28,10 @@ class RunFolder:
         self.path = path
         self.config_file = path / "run.toml"
         self.metrics_file = path / "metrics.jsonl"
+        self.rejects_file = path / "rejects.jsonl"
         self.checkpoints = path / "checkpoints"
+        self.lock_file = path / ".lock"
+        self.owner_file = path / ".owner.json"
 
     def config(self) -> Config:
         """The configuration that the run was started with. Raises CheckpointError if there is no run."""
@@ -36,8 +43,22 @@ class RunFolder:
             raise CheckpointError(str(error)) from None
 
     def is_taken(self) -> bool:
-        """Whether there is a run in it already."""
-        return self.config_file.exists() or bool(checkpoint.list_steps(self.checkpoints))
+        """Whether there is a run in it already, or somebody's files under the names of one."""
+        ours = (self.config_file, self.metrics_file)
+        return any(file.exists() for file in ours) or bool(checkpoint.list_steps(self.checkpoints))
+
+    def require(self, *, run: bool) -> None:
+        """Raises CheckpointError where there is no run to go on with, UsageError where there is one in the way."""
+        if run:
+            self.config()
+        elif self.is_taken():
+            raise UsageError(f"{self.path}: holds a run already; go on with --resume, or choose another --out")
+
+    def require_free(self) -> None:
+        """Raises MachineError if another trainer is at work in it. Writes nothing where no run was."""
+        if self.lock_file.exists():
+            with self.lock():
+                pass
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -45,22 +66,14 @@ class RunFolder:
 
         Raises MachineError with who holds it. Makes the folder.
         """
-        from filelock import FileLock, Timeout
+        from filelock import FileLock
 
-        owner = self.path / ".owner.json"
         with fsio.disk("be made", self.path):
             fsio.make_folders(self.checkpoints)
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.lock_file)
         try:
-            with fsio.disk("be locked", self.path / ".lock"):
-                lock.acquire(timeout=0.2)
-        except Timeout:
-            holder = json.loads(owner.read_text()) if owner.is_file() else {}
-            raise MachineError(
-                f"{self.path}: another trainer is at work in it (process {holder.get('pid', '?')} on "
-                f"{holder.get('host', '?')} since {holder.get('since', '?')}); wait for it, or use another --out",
-                "E_LOCKED",
-            ) from None
+            with fsio.disk("be locked", self.lock_file):
+                self._acquire(lock)
         except NotImplementedError:
             print(
                 f"microgpt: {self.path}: this file system has no locks; start no second trainer here", file=sys.stderr
@@ -71,28 +84,52 @@ class RunFolder:
                 fsio.sweep(self.checkpoints)
                 since = time.strftime("%Y-%m-%d %H:%M:%S")
                 fsio.write_atomic(
-                    owner, fsio.to_json({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+                    self.owner_file, fsio.to_json({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
                 )
             yield
         finally:
             lock.release()
 
+    def _acquire(self, lock: FileLock) -> None:
+        from filelock import Timeout
+
+        try:
+            lock.acquire(timeout=0.2)
+        except Timeout:  # an OSError too: refused here, before it is taken for one of the disk
+            holder = self._holder()
+            raise MachineError(
+                f"{self.path}: another trainer is at work in it (process {holder.get('pid', '?')} on "
+                f"{holder.get('host', '?')} since {holder.get('since', '?')}); wait for it, or use another --out",
+                "E_LOCKED",
+            ) from None
+
+    def _holder(self) -> dict[str, Any]:
+        try:
+            holder = fsio.read_json(self.owner_file)
+        except CheckpointError:
+            return {}
+        return holder if isinstance(holder, dict) else {}
+
     def begin(self, config: Config) -> None:
         """Write run.toml and empty metrics. Raises OSError."""
-        fsio.write_atomic(self.metrics_file, b"")
         fsio.write_atomic(self.config_file, config.to_toml().encode())
+        fsio.write_atomic(self.metrics_file, b"")
 
-    def rewind(self, step: int) -> None:
-        """Drop the metrics of later steps than `step`, which will be computed again. Raises OSError."""
+    def rewind(self, step: int, evaluated: int) -> None:
+        """Drop the metrics of steps after `step` and evaluations after `evaluated`, which will be computed again.
+
+        Raises OSError.
+        """
         if not self.metrics_file.exists():
             return
         kept = []
         for line in self.metrics_file.read_bytes().splitlines(keepends=True):
             try:
                 entry = json.loads(line)
-            except ValueError:
+                later = entry["step"] > (evaluated if "val_loss" in entry else step)
+            except (ValueError, KeyError, TypeError):
                 break  # a line cut short by a crash
-            if not line.endswith(b"\n") or entry["step"] > step:
+            if not line.endswith(b"\n") or later:
                 break
             kept.append(line)
         fsio.write_atomic(self.metrics_file, b"".join(kept))

@@ -1,13 +1,55 @@
-"""Ctrl-C and SIGTERM as a wish to stop soon; the second one as a wish to stop now."""
+"""Ctrl-C and SIGTERM: while a run goes on a wish to stop soon, the second one to stop now; else an exception."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised like Ctrl-C where nothing needs to be saved."""
+
+
+def handle(hear: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Let `hear` answer both signals, unless they are ignored (as a shell does for its background jobs).
+
+    Returns the handlers before. Outside the main thread nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    return {number: signal.signal(number, hear) for number in numbers}
+
+
+def restore(handlers: dict[int, Any]) -> None:
+    """Undo `handle`."""
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Within the block SIGINT raises KeyboardInterrupt and SIGTERM Terminated."""
+    heard: list[KeyboardInterrupt] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+        raise heard[-1]
+
+    before = handle(hear)
+    try:
+        yield
+    except Exception:
+        if heard:  # a library took the signal for an error of its own
+            raise heard[-1] from None
+        raise
+    finally:
+        restore(before)
 
 
 class Wish:
@@ -26,14 +68,10 @@ class Wish:
 
 @contextmanager
 def listen() -> Iterator[Wish]:
-    """Within the block, signals are noted instead of raised. Outside the main thread nothing changes."""
+    """Within the block, signals are noted instead of raised."""
     wish = Wish()
-    if threading.current_thread() is not threading.main_thread():
-        yield wish
-        return
-    before = {number: signal.signal(number, wish.hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = handle(wish.hear)
     try:
         yield wish
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore(before)

@@ -40,8 +40,9 @@ def describe_plan(job: Job) -> list[str]:
     """The plan of a run, a line a subject."""
     config, model, run = job.config, job.config.model, job.config.run
     corpus = job.corpus
-    held = corpus.n_documents - corpus.n_train
-    steps = f"{run.steps:,} steps of {count(job.rows, 'document')}"
+    held = len(job.validation.order) - job.validation.n_train
+    row = "context" if corpus.joined else "document"
+    steps = f"{run.steps:,} steps of {count(job.rows, row)}"
     expected = duration(job.choice.seconds_per_step * run.steps)
     lines = [f"note    {note}" for note in job.documents.notes]
     lines += [
@@ -68,6 +69,12 @@ class Terminal(Report):
         self.at_start = 0
         self.tokens = 0
         self.steps = 0
+
+    def reading(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.told > 2:
+            self._line(f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+            self.told = now
 
     def plan(self, job: Job) -> None:
         for line in describe_plan(job):
@@ -120,6 +127,11 @@ class Terminal(Report):
 
     def saved(self, path: Path) -> None:
         self._line(f"saved   {path}")
+
+    def stopped_early(self, step: int, best: dict[str, Any]) -> None:
+        self._line(
+            f"stopped at step {step:,}: the best held-out loss stays {best['val_loss']:.4f} of step {best['step']:,}"
+        )
 
     def _line(self, text: str) -> None:
         if self.bar:

@@ -7,6 +7,7 @@ signal is answered within a quarter of a second.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,11 @@ import numpy as np
 
 from microgpt import checkpoint, fsio
 from microgpt.config import Config
-from microgpt.data.corpus import Corpus, build
-from microgpt.data.documents import Documents, read_documents
+from microgpt.data.corpus import Corpus, all_held_out, build
+from microgpt.data.datasets import cache_folder
+from microgpt.data.documents import Documents, shared
+from microgpt.data.encode import load
+from microgpt.data.sources import keep_stdin
 from microgpt.engines import Choice, Engine, choose
 from microgpt.errors import CheckpointError, NumericError, Stopped, UsageError
 from microgpt.evaluate import held_out_loss
@@ -29,13 +33,15 @@ from microgpt.optim import learning_rates
 from microgpt.runfolder import RunFolder, new_folder
 from microgpt.signals import Wish, listen
 from microgpt.tokenizers import Tokenizer
-from microgpt.tokenizers import train as train_tokenizer
 
 BLOCK_SECONDS = 0.1  # the length of a block of steps that is aimed at
 
 
 class Report:
     """What a run tells on its way; this one keeps quiet."""
+
+    def reading(self, what: str, done: int, total: int) -> None:
+        """On the way through a long text: what is done, bytes of it so far and in all."""
 
     def plan(self, job: Job) -> None:
         """Before anything starts."""
@@ -55,6 +61,9 @@ class Report:
     def saved(self, path: Path) -> None:
         """A checkpoint was written."""
 
+    def stopped_early(self, step: int, best: dict[str, Any]) -> None:
+        """The held-out loss has not fallen for long enough; `best` has the step and val_loss of the best one."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -64,12 +73,13 @@ class Job:
     documents: Documents
     tokenizer: Tokenizer
     corpus: Corpus
+    validation: Corpus  # its held-out documents are measured; the corpus, or a text of its own
     choice: Choice
     rng: Random  # after the shuffle
 
     @property
     def rows(self) -> int:
-        """Documents an optimizer step."""
+        """Rows an optimizer step."""
         return self.config.run.batch_size * self.config.run.grad_accum
 
 
@@ -82,31 +92,45 @@ class Trained:
     loss: float | None  # of the last step
     val_loss: float | None  # the last held-out one
     seconds: float
+    stopped_early: bool = False
+    best_step: int | None = None
     samples: list[str] = field(default_factory=list)
 
 
-def prepare(config: Config) -> Job:
-    """Read the data, learn the tokenizer, choose the engine. Writes nothing.
+def prepare(config: Config, report: Report | None = None) -> Job:
+    """Read the data, learn the tokenizer, choose the engine. Writes nothing but the cache of long texts.
 
     Raises UsageError, DataError or MachineError.
     """
-    documents = read_documents(config.data)
-    tokenizer = train_tokenizer(config.data.tokenizer, documents.texts)
-    rng = Random(config.run.seed)
-    fraction = config.data.val_fraction
+    tell = (report or Report()).reading
+    run, data = config.run, config.data
+    if data.path == "-":
+        data = data.model_copy(update={"path": str(keep_stdin())})
+    fraction = data.val_fraction
     if fraction is None:
-        fraction = 0.1 if config.run.eval_every else 0.0
-    corpus = build(documents.texts, tokenizer, rng, trailing_bos=config.data.trailing_bos, val_fraction=fraction)
+        fraction = 0.1 if run.eval_every and not data.val_path else 0.0
+    if run.eval_every and not (fraction or data.val_path):
+        raise UsageError(
+            "--eval-every: nothing is held out; set --val-fraction above 0, or name a file with --val-data"
+        )
+    if run.patience and not run.eval_every:
+        raise UsageError("--patience: counts held-out losses; set --eval-every as well")
+    documents, tokenizer, encoded = load(data, tell=tell)
+    rng, joined = Random(run.seed), data.packing == "joined"
+    corpus = validation = build(encoded, tokenizer.bos, rng, val_fraction=fraction, joined=joined, shared=shared(data))
+    if data.val_path:
+        held_out = data.model_copy(update={"path": data.val_path, "drop_duplicates": False})
+        validation = all_held_out(load(held_out, tokenizer, tell)[2], tokenizer.bos, joined=joined)
     config = config.with_vocab(tokenizer.vocab_size)
-    per_step = config.run.batch_size * config.run.grad_accum * corpus.mean_row(config.model.block_size)
-    run = config.run
+    per_step = run.batch_size * run.grad_accum * corpus.mean_row(config.model.block_size)
     choice = choose(
         config.model, config.optim, name=run.engine, dtype=run.dtype, device=run.device, tokens_per_step=per_step
     )
     config = config.replace(
-        data={"val_fraction": fraction}, run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device}
+        data={**data.model_dump(exclude_none=True), "val_fraction": fraction},
+        run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device},
     )
-    return Job(config, documents, tokenizer, corpus, choice, rng)
+    return Job(config, documents, tokenizer, corpus, validation, choice, rng)
 
 
 def train(
@@ -124,15 +148,15 @@ def train(
     """
     report = report or Report()
     folder = RunFolder(Path(out) if out else new_folder(config.name))
-    if resume:
-        folder.config()
-    elif folder.is_taken():
-        raise UsageError(f"{folder.path}: holds a run already; go on with --resume, or choose another --out")
+    folder.require(run=resume)
+    folder.require_free()
     if stop_at is not None and not 0 < stop_at <= config.run.steps:
         raise UsageError(f"--stop-at: must lie between 1 and --steps ({config.run.steps}), got {stop_at}")
-    job = prepare(config)
+    with fsio.disk("be written", cache_folder()):
+        job = prepare(config, report)
     report.plan(job)
     with folder.lock(), listen() as wish:
+        folder.require(run=resume)  # another trainer may have come and gone while the data was read
         loop = Loop(job, folder, report, wish)
         with fsio.disk("be written", folder.path):
             if resume:
@@ -159,44 +183,59 @@ class Loop:
         self.loss: float | None = None
         self.val_loss: float | None = None
         self.best: dict[str, Any] | None = None
-        self.seconds_per_step = max(job.choice.seconds_per_step, 1e-7)
-        self.validation = job.corpus.held_out(config.model.block_size)
+        self.evaluated = 0  # the step of the last evaluation
+        self.seconds_per_step = max(job.choice.seconds_per_step, BLOCK_SECONDS / 16)  # until it is measured
 
     def begin(self) -> None:
         """Step 0: draw the first values."""
         self.state = self.engine.load(first_values(self.job.config.model, self.job.rng))
         self.generator = self.job.rng.getstate()
         self.folder.begin(self.job.config)
+        if rejects := self.job.documents.rejects:
+            lines = (json.dumps(reject._asdict(), ensure_ascii=False) for reject in rejects)
+            fsio.write_atomic(self.folder.rejects_file, "".join(f"{line}\n" for line in lines).encode())
 
     def take_up(self) -> None:
-        """Restore the newest checkpoint. Raises CheckpointError if it belongs to another run."""
-        newest = checkpoint.read(self.folder.path)
+        """Restore the newest checkpoint; begin anew if none was written yet.
+
+        Raises CheckpointError if it is damaged or belongs to another run.
+        """
+        steps = checkpoint.list_steps(self.folder.checkpoints)
+        if not steps:
+            self.begin()
+            return
+        try:
+            newest = checkpoint.read(steps[-1])
+            state, tensors = newest.trainer(), newest.tensors()
+        except CheckpointError as error:
+            older = f"; remove {steps[-1]} to go on from {steps[-2].name}" if steps[1:] else ""
+            raise CheckpointError(f"{error}{older}", error.code) from None
         self._same_run(newest)
-        state = newest.state
-        self.state = self.engine.load(newest.tensors())
+        self.state = self.engine.load(tensors)
         self.step = self.saved = newest.step
-        self.tokens, self.seconds, self.loss = state["tokens"], state["seconds"], state["loss"]
-        self.val_loss, self.best = state["val_loss"], state["best"]
-        version, keys, spare = state["generator"]
-        self.generator = (version, tuple(keys), spare)
-        self.folder.rewind(self.step)
+        self.tokens, self.seconds, self.loss = state.tokens, state.seconds, state.loss
+        self.val_loss, self.evaluated = state.val_loss, state.evaluated
+        self.best = state.best.model_dump() if state.best else None
+        self.generator = state.rng().getstate()
+        self.folder.rewind(self.step, self.evaluated)
         self.report.resumed(newest.path, self.step)
 
     def _same_run(self, saved: checkpoint.Checkpoint) -> None:
-        job = self.job
-        for what, ours, theirs in (
-            ("data", job.corpus.fingerprint, saved.state.get("data", {}).get("sha256")),
-            ("tokenizer", job.tokenizer.to_json(), saved.tokenizer.to_json()),
-            ("model", job.config.model, saved.config.model),
-            ("optim", job.config.optim, saved.config.optim),
-            ("run.seed", job.config.run.seed, saved.config.run.seed),
-            ("run.batch_size", job.rows, saved.config.run.batch_size * saved.config.run.grad_accum),
-            ("run.engine", job.choice.name, saved.config.run.engine),
-            ("run.dtype", job.choice.dtype, saved.config.run.dtype),
-        ):
-            if ours != theirs:
+        """Refuse, by the name of what differs, to go on as another run."""
+        source = saved.state["data"]
+        ours, theirs = _identity(self.job.config), _identity(saved.config)
+        ours |= {"data": self.job.corpus.fingerprint, "tokenizer": self.job.tokenizer.to_json()}
+        ours |= {"held-out data": self.job.validation.fingerprint}
+        theirs |= {"data": source.get("sha256"), "tokenizer": saved.tokenizer.to_json()}
+        theirs |= {"held-out data": source.get("held_out_sha256")}
+        for what in sorted(
+            ours.keys() | theirs.keys(), key=lambda name: ("." in name, name)
+        ):  # data and tokenizer first
+            then, now = theirs.get(what), ours.get(what)
+            if then != now:
+                change = f" ({then!r} then, {now!r} now)" if "." in what else ""
                 raise CheckpointError(
-                    f"{saved.path}: the {what} is not the one that this checkpoint was trained with, so going on would "
+                    f"{saved.path}: {what} is not what this checkpoint was trained with{change}, so going on would "
                     f"not be the same run; restore it, or start a new run with another --out",
                     "E_OTHER_RUN",
                 )
@@ -204,23 +243,40 @@ class Loop:
     def run(self, target: int) -> Trained:
         """Step until `target`, doing what is due on the way; save and sample at the end."""
         run = self.job.config.run
-        while self.step < target:
+        self.evaluate_if_due()  # what a signal cut short
+        while self.step < target and not self.is_stale():
             self.block(target)
-            if run.eval_every and self.step % run.eval_every == 0:
-                self.evaluate()
-            if run.sample_every and self.step % run.sample_every == 0:
+            self.evaluate_if_due()
+            if self._is_due(run.sample_every):
                 rng = Random(f"{run.seed} sample {self.step}")
                 self.report.sample(self.step, self.sample(rng))
-            if run.checkpoint_every and self.step % run.checkpoint_every == 0:
+            if self._is_due(run.checkpoint_every):
                 self.save()
-            if self.wish.number is not None:
-                self.save()
-                raise Stopped(f"stopped at step {self.step} of {run.steps}; everything is saved", self.wish.number)
+            self.pause()
         self.save()
         rng = Random()
         rng.setstate(self.generator)
-        samples = [self.sample(rng) for _ in range(run.samples)] if target == run.steps else []
-        return Trained(self.folder.path, self.step, self.loss, self.val_loss, self.seconds, samples)
+        stale = self.step < target
+        if stale:
+            self.report.stopped_early(self.step, self.best or {})
+        samples = [self.sample(rng) for _ in range(run.samples)] if stale or target == run.steps else []
+        best = self.best["step"] if self.best else None
+        return Trained(self.folder.path, self.step, self.loss, self.val_loss, self.seconds, stale, best, samples)
+
+    def is_stale(self) -> bool:
+        """Whether the last `patience` held-out losses brought no new best."""
+        run = self.job.config.run
+        return bool(run.patience and self.best and self.step - self.best["step"] >= run.patience * run.eval_every)
+
+    def pause(self) -> None:
+        """If a signal came, save and raise Stopped. Called often enough to answer within a quarter of a second."""
+        if self.wish.number is not None:
+            self.save()
+            steps = self.job.config.run.steps
+            raise Stopped(f"stopped at step {self.step} of {steps}; everything is saved", self.wish.number)
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self.step % every == 0
 
     def block(self, target: int) -> None:
         """Train until something is due, or for about BLOCK_SECONDS. Raises NumericError."""
@@ -273,9 +329,10 @@ class Loop:
         """Keep the last healthy state, and say where it went wrong."""
         self.save()
         weights = {name: a for name, a in self.engine.dump(self.state).items() if not name.startswith(("m.", "v."))}
-        largest = max(weights, key=lambda name: float(np.abs(weights[name]).max()))
+        largest = max(weights, key=lambda name: float(np.nan_to_num(np.abs(weights[name]).max(), nan=np.inf)))
         corpus, rows = self.job.corpus, self.job.rows
-        places = [int(corpus.order[(self.step * rows + i) % corpus.n_train]) + 1 for i in range(min(rows, 8))]
+        block = self.job.config.model.block_size
+        places = [corpus.place(self.step * rows + i, block) + 1 for i in range(min(rows, 8))]
         what = "gradient" if np.isnan(loss) else "loss"
         raise NumericError(
             f"step {self.step + 1}: the {what} is not finite ({loss}), with document {', '.join(map(str, places))} and "
@@ -283,14 +340,21 @@ class Loop:
             f"{self.step} is saved; try a smaller --learning-rate or --clip-norm 1"
         )
 
+    def evaluate_if_due(self) -> None:
+        """Evaluate, unless this step was; a signal may cut it short, then it is due again after --resume."""
+        if self._is_due(self.job.config.run.eval_every) and self.evaluated != self.step:
+            self.evaluate()
+
     def evaluate(self) -> None:
         """The held-out loss, into the metrics; remember the best step."""
-        self.val_loss = held_out_loss(self.engine, self.state, self.validation)
+        block = self.job.config.model.block_size
+        self.val_loss = held_out_loss(self.engine, self.state, self.job.validation.held_out(block), self.pause)
+        self.evaluated = self.step
         fsio.append(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
         self.report.evaluated(self.step, self.val_loss)
         if self.best is None or self.val_loss < self.best["val_loss"]:
             self.best = {"step": self.step, "val_loss": self.val_loss}
-            if self.job.config.run.checkpoint_every:
+            if self.job.config.run.checkpoint_every or self.job.config.run.patience:
                 self.save()
 
     def sample(self, rng: Random) -> str:
@@ -298,7 +362,11 @@ class Loop:
         tokenizer, config = self.job.tokenizer, self.job.config
         sampling = Sampling(config.run.temperature)
         drawn = tokens(self.engine, self.state, [tokenizer.bos], config.model.block_size, sampling, rng, tokenizer.bos)
-        return tokenizer.decode(list(drawn))
+        chosen = []
+        for token in drawn:
+            self.pause()
+            chosen.append(token)
+        return tokenizer.decode(chosen)
 
     def save(self) -> None:
         """Write this step's checkpoint, unless it is there, then drop the oldest ones. Raises MachineError."""
@@ -312,9 +380,10 @@ class Loop:
             "generator": [version, list(keys), spare],
             "data": {
                 "sha256": job.corpus.fingerprint,
+                "held_out_sha256": job.validation.fingerprint,
                 "source": job.documents.source,
                 "documents": job.corpus.n_documents,
-                "next": self.step * job.rows % job.corpus.n_train,
+                "next": self.step * job.rows % job.corpus.n_rows(job.config.model.block_size),
             },
             "engine": job.choice.name,
             "dtype": job.choice.dtype,
@@ -323,13 +392,29 @@ class Loop:
             "seconds": self.seconds,
             "loss": self.loss,
             "val_loss": self.val_loss,
+            "evaluated": self.evaluated,
             "best": self.best,
         }
         tensors = self.engine.dump(self.state)
-        if not all(np.isfinite(value).all() for value in tensors.values()):
-            raise NumericError(f"step {self.step}: a weight or moment is not finite; not saved, older checkpoints stay")
+        for name, value in tensors.items():
+            if not np.isfinite(value).all():
+                raise NumericError(f"step {self.step}: {name} is not finite; not saved, older checkpoints stay")
         fsio.flush(self.folder.metrics_file)
         path = checkpoint.write(self.folder.checkpoints, job.config, job.tokenizer, tensors, state)
         self.saved = self.step
         checkpoint.rotate(self.folder.checkpoints, job.config.run.keep, self.best["step"] if self.best else None)
         self.report.saved(path)
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    """What must not change when a run goes on, by the configuration key; the rest only says what is shown or kept."""
+    sections = config.to_dict()
+    run = ["seed", "batch_size", "grad_accum", "engine", "dtype", "device", "threads"]
+    if config.optim.schedule != "constant":
+        run.append("steps")
+    return {
+        **{f"model.{key}": value for key, value in sections["model"].items()},
+        **{f"optim.{key}": value for key, value in sections["optim"].items()},
+        "data.val_fraction": config.data.val_fraction,
+        **{f"run.{key}": sections["run"][key] for key in run},
+    }

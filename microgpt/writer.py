@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -12,7 +13,7 @@ from microgpt import checkpoint
 from microgpt.config import Config
 from microgpt.engines import Engine, choose
 from microgpt.errors import CheckpointError, DataError
-from microgpt.generate import Sampling, tokens, until
+from microgpt.generate import Sampling, onwards, tokens, until
 from microgpt.tokenizers import Tokenizer
 
 DTYPES = {"F64": "float64", "F32": "float32"}
@@ -88,6 +89,49 @@ class Writer:
             room = min(room, len(prompt) + max_tokens - 1)
         drawn = tokens(self.engine, self.state, prompt, room, sampling, rng, self.tokenizer.bos)
         return until((self.tokenizer.decode([token]) for token in drawn), stops)
+
+    def prose(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        rng: Random,
+        *,
+        keep: int = 0,
+        max_tokens: int | None = None,
+        max_chars: int | None = None,
+        stops: Sequence[str] = (),
+    ) -> Iterator[str]:
+        """The text after the prompt's tokens past the end of documents, which are set apart as in the training text,
+        until a stop, max_tokens, max_chars or, with keep 0, a full context; else each next one begins with the last
+        `keep` tokens."""
+        drawn = onwards(
+            self.engine,
+            self.state,
+            prompt,
+            self.config.model.block_size,
+            sampling,
+            rng,
+            self.tokenizer.bos,
+            keep=keep,
+        )
+        pieces = until(self._documents(itertools.islice(drawn, max_tokens)), stops)
+        left = max_chars
+        for piece in pieces:
+            yield piece[:left]
+            if left is not None and (left := left - len(piece)) <= 0:
+                return
+
+    def _documents(self, drawn: Iterator[int]) -> Iterator[str]:
+        """Tokens as text, BOS as what stands between documents of the run's format."""
+        between = {"chunks": "", "paragraphs": "\n\n"}.get(self.config.data.format, "\n")
+        stream = self.tokenizer.stream()
+        for token in drawn:
+            if token == self.tokenizer.bos:
+                yield stream.end() + between
+                stream = self.tokenizer.stream()
+            else:
+                yield stream.feed([token])
+        yield stream.end()
 
     def generate(
         self, prompt: str = "", *, seed: int | None = None, max_tokens: int | None = None, **sampling: Any

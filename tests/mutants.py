@@ -89,7 +89,7 @@ MUTANTS = [
     Mutant(TENSOR, "a cache forgets", "self.keys[layer] = np.concatenate([self.keys[layer], k.data], axis=2)", "self.keys[layer] = np.concatenate([self.keys[layer] * 0, k.data], axis=2)"),
     Mutant(TENSOR, "positions restart after a cache", "first = cache.keys[0].shape[2] if cache else 0", "first = 0"),
     Mutant(TENSOR, "gradients of a refused step stay", "p.grad = 0.0\n", "p.grad = p.grad * 0.0\n"),
-    Mutant(PYTORCH, "the mask of a continued row", ".tril(S - T)", ".tril()"),
+    Mutant(PYTORCH, "the mask of a continued row", ".triu(1 + S - T)", ".triu(1)"),
     Mutant(PYTORCH, "passes overwrite", "g += torch.autograd.grad", "g = torch.autograd.grad"),
     Mutant(PYTORCH, "GELU without its tanh", 'approximate="tanh"', 'approximate="none"'),
     Mutant(PYTORCH, "no norm of queries and keys", "return rmsnorm(x) if model.qk_norm else x", "return x"),

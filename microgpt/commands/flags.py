@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from microgpt.config import SECTIONS, Config, merge, nearest, read_toml, scenario, scenarios
+from microgpt.config import SECTIONS, Config, merge, nearest, read_toml, scenario, scenarios, size
 from microgpt.errors import UsageError
 
 # Flags that have another name than their key, or a second one.
@@ -18,14 +20,25 @@ NAMES = {
     "min_learning_rate": ("--min-learning-rate", "--min-lr"),
     "checkpoint_every": ("--checkpoint-every", "--save-every"),
     "keep": ("--keep", "--keep-last"),
+    "tokenizer_size": ("--vocab-size",),
+    "val_path": ("--val-data",),
 }
+NO_FLAG = {"vocab_size"}  # the tokenizer has it
 
 
 def _section(name: str, cls: Any) -> Any:
     group = Group(f"{name.capitalize()} options")
     fields = []
     for key, field in cls.model_fields.items():
-        parameter = Parameter(help=field.description, name=NAMES.get(key), group=group, show_default=False)
+        if key in NO_FLAG:
+            continue
+        parameter = Parameter(
+            help=field.description,
+            name=NAMES.get(key),
+            group=group,
+            show_default=False,
+            allow_leading_hyphen=key == "path",  # - is standard input
+        )
         fields.append((key, Annotated[_plain(field.annotation), parameter], None))
     flags = dataclasses.make_dataclass(f"{name.capitalize()}Flags", fields, frozen=True)
     flags.__module__ = __name__  # cyclopts looks for the fields' types where a class was made
@@ -54,9 +67,9 @@ def given(**sections: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def resolve(source: str, config_file: Path | None, flags: dict[str, dict[str, Any]]) -> Config:
-    """Defaults < scenario < --config file < flags, checked. `source` is a scenario's name or a text file."""
-    layers: list[dict[str, Any]] = [base(source)]
+def resolve(source: str, config_file: Path | None, flags: dict[str, dict[str, Any]], dial: str | None = None) -> Config:
+    """Defaults < scenario < --size < --config file < flags, checked. `source` is a scenario's name or a text."""
+    layers: list[dict[str, Any]] = [base(source), *([size(dial)] if dial else [])]
     if config_file:
         layers.append(read_toml(config_file))
         Config.from_dict(merge(*layers), str(config_file))
@@ -68,11 +81,18 @@ def base(source: str) -> dict[str, Any]:
     if source in scenarios():
         return scenario(source)
     path = Path(source)
-    if path.is_file():
-        return {"name": path.stem, "data": {"path": source}}
+    if path.exists() or source == "-" or glob.has_magic(source):
+        return {"name": run_name(source), "data": {"path": source}}
     if path.suffix or os_separator(source):
         raise UsageError(f"{source}: no such file; name a text file or a scenario ({', '.join(scenarios())})")
     raise UsageError(f"no scenario or file is called {source!r}; {nearest(source, scenarios())}")
+
+
+def run_name(source: str) -> str:
+    """What a run on a scenario or text is called: the file's name without what a folder's name should not have."""
+    if source == "-":
+        return "stdin"
+    return re.sub(r"[^\w.-]+", "", Path(source).resolve().stem.removesuffix(".txt")) or "text"
 
 
 def os_separator(source: str) -> bool:

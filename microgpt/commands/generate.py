@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -17,7 +17,7 @@ from microgpt.terminal import say
 def generate(
     run: Path,
     *,
-    prompt: Annotated[str | None, Parameter(alias="-p")] = None,
+    prompt: Annotated[str | None, Parameter(alias="-p", allow_leading_hyphen=True)] = None,
     prompt_file: Path | None = None,
     num_samples: Annotated[int, Parameter(alias="-n")] = 20,
     temperature: Annotated[float | None, Parameter(alias="--temp")] = None,
@@ -27,6 +27,10 @@ def generate(
     repetition_penalty: float = 1.0,
     max_tokens: Annotated[int | None, Parameter(alias="--max-new-tokens")] = None,
     stop: list[str] | None = None,
+    stop_at_bos: bool = True,
+    chain: Annotated[bool, Parameter(negative="")] = False,
+    max_chars: int | None = None,
+    chain_context: int | None = None,
     seed: int | None = None,
     engine: str = "auto",
     dtype: str = "auto",
@@ -59,6 +63,14 @@ def generate(
         The most new tokens (default: what the context holds).
     stop
         End a text before this; may be given several times.
+    stop_at_bos
+        End where a document ends; otherwise go on with the next one, to the end of the context.
+    chain
+        Go on over the end of the context, until --max-chars.
+    max_chars
+        With --chain: how many new characters (default 2000).
+    chain_context
+        With --chain: tokens of the old context that the next one begins with (default: half of it).
     seed
         The seed of the draws (default: go on with the run's own generator; 42 where the model has none).
     engine
@@ -77,13 +89,17 @@ def generate(
     if temperature is None:
         sampling = writer.default_sampling(sampling)
     rng = writer.rng(seed)
+    going_on = _going_on(chain, max_tokens, max_chars, chain_context, writer.config.model.block_size)
     results = []
     for text in _prompts(prompt, prompt_file):
         tokens, dropped = writer.encode(text)
         if dropped:
             say(f"note    the prompt is longer than the context: its first {dropped} tokens are left out")
         for _ in range(num_samples):
-            pieces = writer.stream(tokens, sampling, rng, max_tokens=max_tokens, stops=stop or [])
+            if chain or not stop_at_bos:
+                pieces = writer.prose(tokens, sampling, rng, **going_on, stops=stop or [])
+            else:
+                pieces = writer.stream(tokens, sampling, rng, max_tokens=max_tokens, stops=stop or [])
             if json:
                 results.append({"prompt": text, "text": "".join(pieces), "tokens_dropped": dropped})
                 continue
@@ -119,14 +135,38 @@ def check(
     return Sampling(0.5 if temperature is None else temperature, top_k, top_p, min_p, repetition_penalty)
 
 
+def _going_on(
+    chain: bool, max_tokens: int | None, max_chars: int | None, chain_context: int | None, block_size: int
+) -> dict[str, Any]:
+    """How far prose goes, as `Writer.prose` takes it. Raises UsageError with the flag and its limits."""
+    if not chain:
+        for flag, value in (("--max-chars", max_chars), ("--chain-context", chain_context)):
+            if value is not None:
+                raise UsageError(f"{flag}: belongs to --chain; give both, or use --max-tokens")
+        return {"max_tokens": max_tokens}
+    if max_chars is not None and max_chars < 1:
+        raise UsageError(f"--max-chars: must be 1 or more, got {max_chars}")
+    most = block_size - 2
+    if most < 1:
+        raise UsageError(
+            f"--chain: a context of {block_size} tokens is too short to keep a part of; train a longer one"
+        )
+    keep = max(1, min(most, block_size // 2)) if chain_context is None else chain_context
+    if not 1 <= keep <= most:
+        raise UsageError(f"--chain-context: must be 1 to {most} (the context less 2), got {keep}")
+    if max_tokens is None and max_chars is None:
+        max_chars = 2000
+    return {"max_tokens": max_tokens, "max_chars": max_chars, "keep": keep}
+
+
 def _prompts(prompt: str | None, prompt_file: Path | None) -> list[str]:
     """The prompts asked for; one empty one if none is."""
     if prompt is not None and prompt_file is not None:
         raise UsageError("--prompt and --prompt-file: give one of them")
     if prompt_file is not None:
-        from microgpt.data.documents import read_text
+        from microgpt.data.sources import read_text
 
-        found = [line for line in read_text(prompt_file, []).split("\n") if line.strip() and not line.startswith("#")]
+        found = [line for line in read_text(prompt_file).split("\n") if line.strip() and not line.startswith("#")]
         if not found:
             raise DataError(f"{prompt_file}: no prompt in it; expected one a line")
         return found

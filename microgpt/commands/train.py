@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve
+from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve, run_name
 from microgpt.config import Config, merge
 from microgpt.errors import MicrogptError
 from microgpt.runfolder import RunFolder, last_folder, new_folder
@@ -19,10 +20,11 @@ Flags = Parameter(name="*")
 
 
 def train(
-    source: str = "names",
+    source: Annotated[str, Parameter(allow_leading_hyphen=True)] = "names",
     *,
     out: Path | None = None,
     config: Path | None = None,
+    size: str | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     stop_at: int | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -36,11 +38,13 @@ def train(
     Parameters
     ----------
     source
-        A scenario's name, or a text file with a document a line.
+        A scenario's name, or text: a file, folder, glob, or - for standard input.
     out
         The run's folder (default: runs/NAME, numbered if it is taken).
     config
         A TOML file over the scenario; flags go over both.
+    size
+        nano, micro, mini, small or medium: sets width, depth, heads, context, learning rate and batch.
     resume
         Go on from the newest checkpoint of the run, to the very same end.
     stop_at
@@ -52,12 +56,12 @@ def train(
 
     flags = given(model=model, optim=optim, data=data, run=run)
     if resume:
-        out = out or last_folder(Path(source).stem)
+        out = out or last_folder(run_name(source))
         resolved = Config.from_dict(merge(RunFolder(out).config().to_dict(), flags), "flags")
     else:
-        resolved = resolve(source, config, flags)
+        resolved = resolve(source, config, flags, size)
         out = out or new_folder(resolved.name)
-    again = f"microgpt train {source} --resume --out {out}"
+    again = shlex.join(["microgpt", "train", source, "--resume", "--out", str(out)])
     try:
         with Terminal() as report:
             result = train_run(resolved, out, resume=resume, stop_at=stop_at, report=report)
@@ -70,10 +74,10 @@ def train(
         return
     for sample in result.samples:
         print(sample)
-    if result.step < resolved.run.steps:
+    if result.step < resolved.run.steps and not result.stopped_early:
         say(f"go on   {again}")
     else:
-        say(f"try     microgpt generate {out}")
+        say(f"try     {shlex.join(['microgpt', 'generate', str(out)])}")
 
 
 def _result(result: Any) -> dict[str, Any]:

@@ -6,83 +6,179 @@ Which row a step sees is a function of the seed and the step alone, so that resu
 from __future__ import annotations
 
 import hashlib
+import math
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 
 import numpy as np
 
+from microgpt.data.encode import Encoded
 from microgpt.engines import Feed
 from microgpt.errors import DataError
-from microgpt.tokenizers import Tokenizer
+
+EVAL_ROWS = 64  # rows of a step without update
+EVAL_STEPS = 64  # steps handed over at once
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Corpus:
-    """All documents as one array of tokens, BOS included, and the order in which they are trained on."""
+    """All documents as one array of tokens, BOS included, and the order in which they are trained on.
 
-    tokens: np.ndarray  # int32 (N,)
-    offsets: np.ndarray  # int64 (documents + 1,)
+    A row is a document, cut to the context, or with `joined` one context out of all documents in their order,
+    each closed by the next one's BOS.
+    """
+
+    encoded: Encoded
     order: np.ndarray  # int64 (documents,), shuffled
     n_train: int  # documents trained on: the first of the order; the rest is held out
+    bos: int
+    joined: bool = False
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """All tokens, int32 or smaller (N,)."""
+        return self.encoded.tokens
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Where each document begins, int64 (documents + 1,)."""
+        return self.encoded.offsets
 
     @property
     def n_documents(self) -> int:
         """Documents in all."""
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the tokens and of where documents begin: another text or order of it has another one."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.tokens, "<i4").data)
-        digest.update(np.ascontiguousarray(self.offsets, "<i8").data)
+        """SHA-256 of the tokens, of where documents begin, and of how they are put in rows."""
+        digest = hashlib.sha256(f"{self.encoded.sha256} {self.n_train} {self.joined}".encode())
+        digest.update(np.ascontiguousarray(self.order, "<i8").data)
         return digest.hexdigest()
 
     def mean_row(self, block_size: int) -> float:
         """Positions a row trains, on average."""
-        return float(np.minimum(np.diff(self.offsets) - 1, block_size).mean())
+        return float(block_size if self.joined else np.minimum(np.diff(self.offsets) - 1, block_size).mean())
+
+    def n_rows(self, block_size: int) -> int:
+        """Rows that are trained on before they come again."""
+        return max(1, int(self._ends[-1]) // block_size) if self.joined else self.n_train
+
+    def place(self, row: int, block_size: int) -> int:
+        """The document, counted from 0 in the text, in which a row of training begins."""
+        if not self.joined:
+            return int(self.order[row % self.n_train])
+        begin = self._row(np.array([row]), block_size)[0] * block_size
+        return int(self.order[np.searchsorted(self._ends, begin, side="right")])
 
     def feed(
         self, first_step: int, n_steps: int, rows: int, block_size: int, *, rows_a_pass: int = 0, seed: int = 0
     ) -> Feed:
-        """Steps first_step .. first_step + n_steps of `rows` documents each, in order, over and over."""
-        at = np.arange(first_step * rows, (first_step + n_steps) * rows) % self.n_train
+        """Steps first_step .. first_step + n_steps of `rows` rows each, in order, over and over."""
+        at = np.arange(first_step * rows, (first_step + n_steps) * rows)
         steps = np.arange(0, n_steps * rows + 1, rows)
-        return self._rows(self.order[at], steps, block_size, first_step, rows_a_pass, seed)
+        if self.joined:
+            stream: np.ndarray | None = self._training
+            begins, lengths = self._row(at, block_size) * block_size, np.full(len(at), block_size + 1)
+        else:
+            stream, documents = None, self.order[at % self.n_train]
+            begins = self.offsets[documents]
+            lengths = np.minimum(self.offsets[documents + 1] - begins, block_size + 1)
+        return self._feed(begins, lengths, steps, stream, first_step=first_step, rows_a_pass=rows_a_pass, seed=seed)
 
-    def held_out(self, block_size: int, rows: int = 64) -> Feed:
-        """All held-out documents, `rows` a step."""
+    def held_out(self, block_size: int) -> Iterator[Feed]:
+        """Every token of the held-out documents once as a target, a document in as many rows as it needs."""
         documents = self.order[self.n_train :]
-        steps = np.append(np.arange(0, len(documents), rows), len(documents))
-        return self._rows(documents, steps, block_size, 0, 0, 0)
+        targets = np.diff(self.offsets)[documents] - 1
+        if self.joined:  # one long document
+            targets = np.array([targets.sum() + len(targets) - 1])
+        rows = -(-targets // block_size)
+        ends = np.cumsum(rows)
+        for low in range(0, int(ends[-1]) if len(ends) else 0, EVAL_ROWS * EVAL_STEPS):
+            row = np.arange(low, min(low + EVAL_ROWS * EVAL_STEPS, int(ends[-1])))
+            which = np.searchsorted(ends, row, side="right")
+            begins = (row - (ends - rows)[which]) * block_size
+            lengths = np.minimum(targets[which] - begins, block_size) + 1
+            steps = np.append(np.arange(0, len(row), EVAL_ROWS), len(row))
+            if self.joined:
+                yield self._feed(begins, lengths, steps, documents)
+            else:
+                yield self._feed(begins + self.offsets[documents[which]], lengths, steps)
 
-    def _rows(
-        self, documents: np.ndarray, steps: np.ndarray, block_size: int, first_step: int, rows_a_pass: int, seed: int
+    @property
+    def held_out_bytes(self) -> int:
+        """Bytes of the held-out documents in UTF-8."""
+        return int(self.encoded.sizes[self.order[self.n_train :]].sum())
+
+    @cached_property
+    def _training(self) -> np.ndarray:
+        return self.order[: self.n_train]
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Where each training document ends in the joined stream."""
+        return np.cumsum(np.diff(self.offsets)[self._training])
+
+    def _row(self, at: np.ndarray, block_size: int) -> np.ndarray:
+        """The rows in an order that keeps neighbours apart: multiples of about 0.618 of their number, all of which
+        come before one comes again."""
+        n = self.n_rows(block_size)
+        stride = next(s for s in range(max(1, round(0.618 * n)), 2 * n + 1) if math.gcd(s, n) == 1)
+        return at % n * stride % n
+
+    def _feed(
+        self,
+        begins: np.ndarray,
+        lengths: np.ndarray,
+        steps: np.ndarray,
+        stream: np.ndarray | None = None,
+        *,
+        first_step: int = 0,
+        rows_a_pass: int = 0,
+        seed: int = 0,
     ) -> Feed:
-        begins = self.offsets[documents]
-        lengths = np.minimum(self.offsets[documents + 1] - begins, block_size + 1)
+        """Rows that begin at places of the tokens, or of the stream of some documents joined, end to beginning."""
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        tokens = self.tokens[np.arange(offsets[-1]) + np.repeat(begins - offsets[:-1], lengths)]
+        at = np.arange(offsets[-1]) + np.repeat(begins - offsets[:-1], lengths)
+        if stream is not None:
+            ends = self._ends if stream is self._training else np.cumsum(np.diff(self.offsets)[stream])
+            at %= ends[-1]
+            which = np.searchsorted(ends, at, side="right")
+            at += self.offsets[stream[which] + 1] - ends[which]
+        tokens = self.tokens[at].astype(np.int32, copy=False)
         scored = np.ones(len(tokens), dtype=bool)
         scored[offsets[:-1]] = False
         return Feed(tokens, offsets, steps.astype(np.int64), scored, first_step, rows_a_pass, seed)
 
 
-def build(texts: list[str], tokenizer: Tokenizer, rng: Random, *, trailing_bos: bool, val_fraction: float) -> Corpus:
-    """Encode documents as BOS + tokens (+ BOS), shuffle their order with `rng`, hold out the last of it.
+def build(
+    encoded: Encoded, bos: int, rng: Random, *, val_fraction: float = 0.0, joined: bool = False, shared: int = 0
+) -> Corpus:
+    """Shuffle the documents' order with `rng` and hold out the last of it. Raises DataError if too few are left.
 
-    Raises DataError if nothing is left to train on, or a character is unknown.
+    Where each document shares text with `shared` neighbours on either side (chunks that overlap), the text's end
+    is held out instead, and the documents between are left out, so that nothing held out is trained on.
     """
-    encoded = [tokenizer.encode(text) for text in texts]
-    ends = np.cumsum([len(tokens) + 1 + trailing_bos for tokens in encoded])
-    offsets = np.concatenate([[0], ends]).astype(np.int64)
-    tokens = np.full(offsets[-1], tokenizer.bos, dtype=np.int32)
-    for begin, document in zip(offsets.tolist(), encoded, strict=False):
-        tokens[begin + 1 : begin + 1 + len(document)] = document
-    order = list(range(len(texts)))
+    order = array("q", encoded.kept if encoded.kept is not None else range(len(encoded.offsets) - 1))
+    n_held = round(len(order) * val_fraction)
+    apart = array("q")
+    if shared and n_held:
+        apart = order[len(order) - n_held :]
+        del order[max(0, len(order) - n_held - shared) :]
     rng.shuffle(order)
-    n_train = len(texts) - round(len(texts) * val_fraction)
-    if n_train < 1 or (val_fraction and n_train == len(texts)):
+    n_train = len(order) if apart else len(order) - n_held
+    if n_train < 1 or (val_fraction and not n_held):
         raise DataError(
-            f"{len(texts)} documents are too few to hold out {val_fraction:.0%} of them; set --val-fraction 0"
+            f"{len(order) + len(apart)} documents are too few to hold out {val_fraction:.0%} of them; set "
+            f"--val-fraction 0, or name a held-out file with --val-data"
         )
-    return Corpus(tokens, offsets, np.array(order, dtype=np.int64), n_train)
+    return Corpus(encoded, np.frombuffer(order + apart if apart else order, dtype=np.int64), n_train, bos, joined)
+
+
+def all_held_out(encoded: Encoded, bos: int, *, joined: bool = False) -> Corpus:
+    """A corpus to measure on: every document is held out, in the text's order."""
+    n = len(encoded.offsets) - 1
+    return Corpus(encoded, np.arange(n, dtype=np.int64), 0, bos, joined)

@@ -6,7 +6,10 @@ Nothing is taken on trust: a file counts as the data set only if its SHA-256 is 
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +46,42 @@ DATASETS: dict[str, Dataset] = {
         "MIT; from public US government data",
         "given_names.txt",
     ),
+    "alice": Dataset(
+        "alice.txt",
+        (
+            "https://raw.githubusercontent.com/GITenberg/Alice-s-Adventures-in-Wonderland_11/7f18748/11-0.txt",
+            "https://raw.githubusercontent.com/GITenberg/Alice-s-Adventures-in-Wonderland_11/master/11-0.txt",
+            "https://www.gutenberg.org/files/11/11-0.txt",
+        ),
+        "49a0b2726606e1290ac03a63978fa1dd1bd38a8d805704d98265f393533ea094",
+        173_595,
+        "Alice's Adventures in Wonderland, by Lewis Carroll (Project Gutenberg 11)",
+        "public domain; header and footer carry Project Gutenberg's terms",
+    ),
+    "shakespeare": Dataset(
+        "tinyshakespeare.txt",
+        (
+            "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a/data/tinyshakespeare/input.txt",
+            "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        ),
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        1_115_394,
+        "plays by Shakespeare, 40,000 lines (char-rnn)",
+        "public domain",
+    ),
+    "enneads": Dataset(
+        "enneads.txt",
+        (
+            "https://raw.githubusercontent.com/rolandnsharp/vidya/0a4dfca/ocaml/input.txt",
+            "https://raw.githubusercontent.com/rolandnsharp/vidya/699d26b/ocaml/input.txt",
+        ),
+        "c93ea7cca90a8734339f34756474ddd7e31cc6dc3f526c0e555d67702aefd655",
+        1_048_323,
+        "The Six Enneads, by Plotinus, in lines of at most 88 characters (Vidya)",
+        "translation of 1917-1930; public domain in the US",
+    ),
 }
+PYDOCS = "pydocs"  # the one set that is made here, of what every Python brings along
 
 
 class Found(NamedTuple):
@@ -56,7 +94,7 @@ class Found(NamedTuple):
 def dataset(name: str) -> Dataset:
     """A data set by its name. Raises UsageError with the nearest names."""
     if name not in DATASETS:
-        raise UsageError(f"no data set is called {name!r}; {nearest(name, DATASETS)}")
+        raise UsageError(f"no data set is called {name!r}; {nearest(name, {**DATASETS, PYDOCS: None})}")
     return DATASETS[name]
 
 
@@ -87,7 +125,7 @@ def locate(name: str) -> Path | None:
     return None
 
 
-def find(name: str, progress: Any = True) -> Found:
+def find(name: str, progress: bool = True) -> Found:
     """The data set's file: from a data folder, downloaded, or the package's stand-in if there is no network.
 
     Raises DataError or MachineError if there is none.
@@ -108,7 +146,7 @@ def find(name: str, progress: Any = True) -> Found:
         )
 
 
-def fetch(name: str, progress: Any = True) -> Path:
+def fetch(name: str, progress: bool = True) -> Path:
     """Download a data set into the user's cache, unless it is there: hash checked.
 
     Raises MachineError with the place to put the file by hand.
@@ -125,7 +163,7 @@ def fetch(name: str, progress: Any = True) -> Path:
     problem = ""
     for attempt, url in enumerate(wanted.urls * TRIES):
         try:
-            keeper = pooch.HTTPDownloader(progressbar=progress, timeout=10)
+            keeper = Resuming(folder / f"{wanted.file}.part", wanted.size, progress)
             return Path(pooch.retrieve(url, f"sha256:{wanted.sha256}", wanted.file, folder, downloader=keeper))
         except (requests.exceptions.RequestException, ValueError, OSError) as error:
             problem = type(error).__name__
@@ -137,3 +175,51 @@ def fetch(name: str, progress: Any = True) -> Path:
         f"into {folder} by hand",
         "E_DOWNLOAD",
     )
+
+
+class Resuming:
+    """A downloader for pooch that keeps what it got, and asks a later try only for the rest."""
+
+    def __init__(self, part: Path, size: int, progress: bool) -> None:
+        self.part, self.size, self.progress = part, size, progress
+
+    def __call__(self, url: str, output_file: str, keeper: Any) -> None:
+        """Download `url` to `output_file`. Raises requests' errors, OSError."""
+        import requests
+
+        had = self.part.stat().st_size if self.part.is_file() else 0
+        if not 0 < had < self.size:
+            had = 0
+        asked = {"Accept-Encoding": "identity", **({"Range": f"bytes={had}-"} if had else {})}
+        with requests.get(url, headers=asked, stream=True, timeout=10) as reply:
+            reply.raise_for_status()
+            had = had if reply.status_code == 206 else 0
+            with open(self.part, "ab" if had else "wb") as file, self._bar(had) as advance:
+                for data in reply.iter_content(1 << 13):
+                    had += file.write(data)
+                    advance(len(data))
+                    if had > self.size:
+                        break  # more than the data set: the hash will refuse it
+        if had < self.size:
+            raise OSError(f"{url}: broke off after {had} of {self.size} bytes")
+        self.part.replace(output_file)
+
+    @contextmanager
+    def _bar(self, had: int) -> Iterator[Callable[[int], None]]:
+        if not (self.progress and sys.stderr.isatty()):
+            yield lambda n: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(self.part.stem, total=self.size, completed=had)
+            yield lambda n: bar.advance(task, n)
+
+
+def pydocs() -> str:
+    """The language's own documentation, as the running Python brings it: topics with blank lines between."""
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(text.strip() for _, text in sorted(topics.items()))

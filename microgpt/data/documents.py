@@ -1,70 +1,271 @@
-"""Files of text to documents."""
+"""Text to documents: by line, by paragraph, in chunks, or from JSONL; read anew at each pass, in bounded memory."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 
-from microgpt.config import Data
-from microgpt.data.datasets import find
+from microgpt.config import Data, nearest
+from microgpt.data.datasets import find, pydocs
+from microgpt.data.sources import BAD, Source, find_sources, pieces, text_source
 from microgpt.errors import DataError, UsageError
 
+IN_MEMORY = 64 << 20  # characters that are held at once; longer text is read from disk at each pass
+MAX_LINE = 1 << 24  # characters of a line
+SHOWN = 200  # characters of a reject that are kept
 
-class Documents(NamedTuple):
-    """Texts to train on, where they came from, and what a user should be told about them."""
+Batch = tuple[Sequence[int], list[str]]  # the line, or the number of the chunk, where each text begins; the texts
 
-    texts: list[str]
-    source: str
-    notes: list[str]
+
+class Reject(NamedTuple):
+    """What --skip-bad left out, and why."""
+
+    file: str
+    line: int
+    why: str
+    text: str
+
+
+class Documents:
+    """The documents of a data section. Each pass reads them; `notes` and `rejects` tell of the last whole pass."""
+
+    def __init__(self, sources: list[Source], data: Data, name: str, notes: Iterable[str] = ()) -> None:
+        self.sources, self.data, self.source = sources, data, name
+        self.rejects: list[Reject] = []
+        self.tally: Counter[str] = Counter()
+        self.held: list[str] | None = None
+        self._notes = list(notes)
+
+    @property
+    def texts(self) -> Iterable[str]:
+        """The documents one by one; a list if they are held in memory."""
+        return chain.from_iterable(self.batches()) if self.held is None else self.held
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should be told about the text, a line each."""
+        return [*self._notes, *(f"{self.source}: {what}: {count:,}" for what, count in self.tally.items() if count)]
+
+    def batches(self) -> Iterator[list[str]]:
+        """The documents in lists of a few megabytes. Raises DataError."""
+        if self.held is not None:
+            yield from (self.held[i : i + 50_000] for i in range(0, len(self.held), 50_000))
+            return
+        self.tally, self.rejects = Counter(), []
+        for source in self.sources:
+            for batch in self._split(source):
+                texts = self._healthy(source, batch) if self.data.skip_bad else batch[1]
+                empty = texts.count("")
+                self.tally["empty documents " + ("dropped" if self.data.drop_empty else "kept")] += empty
+                yield list(filter(None, texts)) if empty and self.data.drop_empty else texts
+        self.tally["rejects left out (--skip-bad); they are listed in rejects.jsonl"] += len(self.rejects)
+
+    def hold(self, limit: int) -> bool:
+        """Take all documents into memory, unless they are more than `limit` characters. Raises DataError."""
+        held: list[str] = []
+        if sum(source.size for source in self.sources) > 4 * limit:  # bytes, so surely longer
+            return False
+        for batch in self.batches():
+            limit -= sum(map(len, batch))
+            held += batch
+            if limit < 0:
+                return False
+        if copies := len(held) - len(set(held)):
+            if self.data.drop_duplicates:
+                held = list(dict.fromkeys(held))
+            self.tally[COPIES[self.data.drop_duplicates]] += copies
+        if not held:
+            raise self.nothing()
+        self.held = held
+        return True
+
+    def nothing(self) -> DataError:
+        """The error of a text without documents."""
+        kind = self._format(self.sources[0])
+        expected = {
+            "lines": "a document a line",
+            "paragraphs": "paragraphs with blank lines between them",
+            "chunks": f"at least {self.data.chunk_size} characters (--chunk-size)",
+            "jsonl": f'a JSON object a line, {{"{self.data.text_field}": "…"}}',
+        }[kind]
+        return DataError(f"{self.source}: no text in it; expected {expected}")
+
+    def _format(self, source: Source) -> str:
+        if self.data.format != "auto":
+            return self.data.format
+        return "jsonl" if source.suffix == ".jsonl" else "lines"
+
+    def _split(self, source: Source) -> Iterator[Batch]:
+        data, kind = self.data, self._format(source)
+        text = pieces(source, self.tally, skip_bad=data.skip_bad, gutenberg=data.strip_gutenberg)
+        if kind == "chunks":
+            overlap = data.chunk_size // 2 if data.chunk_overlap is None else data.chunk_overlap
+            return chunks(fold(text) if data.fold_whitespace else text, data.chunk_size, overlap)
+        numbered = self._lines(source, text)
+        if kind == "paragraphs":
+            return paragraphs(numbered)
+        if kind == "jsonl":
+            return (self._objects(source, batch) for batch in numbered)
+        return ((numbers, list(map(str.strip, texts))) for numbers, texts in numbered)
+
+    def _lines(self, source: Source, text: Iterator[str]) -> Iterator[Batch]:
+        """The lines of a text with their numbers; a line beyond MAX_LINE is bad."""
+        number, rest, too_long = 1, "", False
+        for piece in chain(text, [None]):
+            if piece is None:  # the last line may have no end
+                found, rest = [rest] if rest else [], ""
+            else:
+                *found, rest = (rest + piece).split("\n")
+            numbers = range(number, number + len(found))
+            begun = found[0] if found else rest  # only the line that was begun before can be longer than a piece
+            if len(begun) > MAX_LINE and not too_long:
+                why = f"a line of more than {MAX_LINE:,} characters; break it, or read it with --format chunks"
+                self._bad(source, number, why, begun)
+                too_long = True
+            if too_long:
+                numbers, too_long = numbers[1:], not found
+                rest = rest if found else ""
+                found = found[1:]
+            number = numbers.stop
+            yield numbers, found
+
+    def _objects(self, source: Source, batch: Batch) -> Batch:
+        numbers, found = list[int](), list[str]()
+        for number, line in zip(*batch, strict=True):
+            try:
+                found.append(text_of(line, self.data.text_field))
+                numbers.append(number)
+            except ValueError as error:
+                self._bad(source, number, str(error), line)
+        return numbers, found
+
+    def _healthy(self, source: Source, batch: Batch) -> list[str]:
+        """A batch without the texts that hold a NUL or bytes that are not UTF-8, which become rejects."""
+        found = []
+        for number, text in zip(*batch, strict=True):
+            if bad := BAD.search(text):
+                what = "a NUL character" if bad[0] == "\0" else f"byte 0x{ord(bad[0]) - 0xDC00:02x} is not UTF-8"
+                self._bad(source, number, f"{what} at character {bad.start() + 1}", text)
+            else:
+                found.append(text)
+        return found
+
+    def _bad(self, source: Source, line: int, why: str, text: str) -> None:
+        """Note a reject with --skip-bad, else raise DataError."""
+        if not self.data.skip_bad:
+            raise DataError(f"{source.name}:{line}: {why}, or leave it out (--skip-bad)")
+        shown = text[:SHOWN].encode("utf-8", "backslashreplace").decode()
+        self.rejects.append(Reject(source.name, line, why, shown))
+
+
+COPIES = {True: "exact duplicates dropped", False: "exact duplicates kept (--drop-duplicates leaves them out)"}
+
+
+def shared(data: Data) -> int:
+    """With how many documents on either side a document shares text."""
+    if data.format != "chunks":
+        return 0
+    overlap = data.chunk_size // 2 if data.chunk_overlap is None else data.chunk_overlap
+    return -(-data.chunk_size // (data.chunk_size - overlap)) - 1
 
 
 def read_documents(data: Data) -> Documents:
-    """The documents of a data section: a file (`path`) or a data set by name.
+    """The documents of a data section: of `path`, or of a data set by name; held in memory unless they are long.
 
     Raises UsageError if neither is named, DataError if the text cannot be used.
     """
     notes: list[str] = []
     if data.path:
-        path = Path(data.path)
+        sources, name = find_sources(data.path), data.path
+    elif data.dataset == "pydocs":
+        sources, name = [text_source("pydocs", pydocs())], "pydocs"
     elif data.dataset:
         path, note = find(data.dataset)
+        sources, name = find_sources(str(path)), str(path)
         notes += [note] if note else []
     else:
-        raise UsageError("nothing to train on; name a scenario, a data set (--dataset) or a file (--data)")
-    texts = lines(read_text(path, notes))
-    if not texts:
-        raise DataError(f"{path}: no text in it; expected a document a line")
-    return Documents(texts, str(path), notes)
+        raise UsageError("nothing to train on; name a text file with --data, a data set (--dataset) or a scenario")
+    documents = Documents(sources, data, name, notes)
+    documents.hold(IN_MEMORY)
+    return documents
 
 
-def lines(text: str) -> list[str]:
-    """A document a line, stripped, empty ones dropped."""
-    return [line for line in map(str.strip, text.split("\n")) if line]
+def fold(text: Iterable[str]) -> Iterator[str]:
+    """The text with any run of whitespace made one space, none at its ends; pieces may be cut anywhere."""
+    begun = pending = False
+    for piece in text:
+        words = " ".join(piece.split())
+        if words:
+            yield " " + words if begun and (pending or piece[0].isspace()) else words
+            begun, pending = True, piece[-1].isspace()
+        elif piece:
+            pending = True
 
 
-def read_text(path: Path, notes: list[str]) -> str:
-    """A UTF-8 file with a byte order mark dropped and line ends made \\n, both noted.
+def chunks(text: Iterable[str], size: int, overlap: int) -> Iterator[Batch]:
+    """Windows of `size` characters, each `overlap` into the one before; a shorter tail is dropped."""
+    rest, number = "", 1
+    for piece in text:
+        rest += piece
+        found = [rest[at : at + size] for at in range(0, len(rest) - size + 1, size - overlap)]
+        rest = rest[len(found) * (size - overlap) :]
+        yield range(number, number + len(found)), found
+        number += len(found)
 
-    Raises DataError with the line and column of a byte that is not UTF-8.
-    """
+
+def paragraphs(numbered: Iterable[Batch]) -> Iterator[Batch]:
+    """Lines with blank lines around them; their own line ends and indents stay."""
+    first, current = 1, list[str]()
+    for batch in numbered:
+        numbers, found = list[int](), list[str]()
+        for number, line in zip(*batch, strict=True):
+            if line and not line.isspace():
+                first = first if current else number
+                current.append(line.rstrip())
+            elif current:
+                found.append("\n".join(current))
+                numbers.append(first)
+                current = []
+        yield numbers, found
+    if current:
+        yield [first], ["\n".join(current)]
+
+
+def text_of(line: str, field: str) -> str:
+    """The text of a JSON object. Raises ValueError with the reason, and what to do."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"the key {twice!r} occurs twice; keep one of them")
+        return found
+
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word} is not JSON; write null or a number")
+
+    if not line or line.isspace():
+        raise ValueError("a blank line; expected a JSON object: remove the line")
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; name a text file with --data") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); name a text file with --data") from None
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        before = data[: error.start]
-        line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
-        raise DataError(
-            f"{path}:{line}:{column}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from None
-    if text.startswith("\ufeff"):
-        text = text[1:]
-        notes.append(f"{path}: byte order mark dropped")
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-        notes.append(f"{path}: line ends CRLF read as LF")
-    return text
+        found = json.loads(line, object_pairs_hook=unique, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON at column {error.colno} ({error.msg}); mend the line") from None
+    except RecursionError:
+        raise ValueError("JSON nested too deeply; mend the line") from None
+    if not isinstance(found, dict):
+        raise ValueError(f'expected a JSON object, got {type(found).__name__}; write {{"{field}": "…"}}')
+    if field not in found:
+        hint = nearest(field, found) if found else "it is empty"
+        raise ValueError(f"no key {field!r}; {hint}; name the key with --text-field")
+    text = found[field]
+    if not isinstance(text, str):
+        raise ValueError(f"{field!r} must be a text, got {type(text).__name__}; name another key with --text-field")
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError(f"{field!r} holds half a character (a lone surrogate); mend the text")
+    if "\0" in text:
+        raise ValueError(f"{field!r} holds a NUL character; mend the text")
+    return text.replace("\r\n", "\n").strip()

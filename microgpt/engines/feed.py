@@ -39,6 +39,21 @@ class Feed:
         first, last = self.offsets[self.steps[step]], self.offsets[self.steps[step + 1]]
         return int(self.scored[first:last].sum())
 
+    def part(self, first: int, last: int) -> Feed:
+        """The steps first .. last alone (as far as there are any)."""
+        steps = self.steps[first : last + 1]
+        offsets = self.offsets[steps[0] : steps[-1] + 1]
+        where = slice(offsets[0], offsets[-1])
+        return Feed(
+            self.tokens[where],
+            offsets - offsets[0],
+            steps - steps[0],
+            self.scored[where],
+            self.first_step + first,
+            self.rows_a_pass,
+            self.seed,
+        )
+
     def rows(self, step: int) -> Iterator[tuple[list[int], list[bool]]]:
         """The rows of a step as lists (tokens, scored), for engines that go token by token."""
         for row in range(self.steps[step], self.steps[step + 1]):

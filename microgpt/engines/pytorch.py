@@ -83,13 +83,19 @@ def activate(x: Tensor, activation: str) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
+@lru_cache(maxsize=8)
+def future(T: int, S: int, device: torch.device) -> Tensor:
+    """(T, S): whether key s lies after query t, the queries being the last T of S positions."""
+    return torch.ones(T, S, dtype=torch.bool, device=device).triu(1 + S - T)
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(size)) v, causal: (B, H, T, size), (B, H, S, size) -> (B, H, T, size)."""
-    T, S = q.shape[-2], k.shape[-2]
-    if T == S:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    past = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)  # the queries are the last T of S
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=past)
+    """softmax(q k^T / sqrt(size)) v, causal: (B, H, T, size), (B, H, S, size) -> (B, H, T, size).
+
+    Not the library's scaled_dot_product_attention, whose CPU kernel makes finite numbers of scores that are NaN.
+    """
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return scores.masked_fill(future(q.shape[-2], k.shape[-2], q.device), -math.inf).softmax(-1).to(v.dtype) @ v
 
 
 def split(x: Tensor, H: int) -> Tensor:

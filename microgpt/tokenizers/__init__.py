@@ -1,22 +1,51 @@
-"""Text to tokens and back: one interface, one file format (tokenizer.json of the `tokenizers` library)."""
+"""Text to tokens and back: one interface, one file format (tokenizer.json of the `tokenizers` library).
+
+char · one token a character            bpe       · merges of bytes within GPT-2's pieces, the default BPE
+word · words, punctuation, spaces       bpe-vidya · merges of characters over raw lines, spaces included
+word-lossy · without the spaces         bpe-words · merges of characters within words, an end mark on each
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from microgpt.errors import CheckpointError
+from microgpt.errors import CheckpointError, DataError, UsageError
 from microgpt.fsio import parse_json
 
 BOS = "<bos>"
+UNK = "<unk>"
+ROLES = ("user", "assistant", "system", "end_turn")
+KINDS = ("char", "word", "word-lossy", "bpe", "bpe-vidya", "bpe-words")
+
+MAX_BYTES = 2**26  # of a tokenizer.json
+MAX_TOKENS = 2**20  # of a vocabulary
+
+
+class TextStream(Protocol):
+    """Tokens in, text out as soon as it is whole: never half a character."""
+
+    def feed(self, tokens: Iterable[int]) -> str:
+        """The text that is certain now. Raises DataError for a number that is no token."""
+
+    def end(self) -> str:
+        """The rest; a character that was never finished shows as U+FFFD."""
 
 
 class Tokenizer(Protocol):
-    """What training, generation and the server need of a tokenizer. BOS never comes out of a text."""
+    """What training, generation, chat and the server need of a tokenizer.
+
+    Ids are the vocabulary from 0, then the special tokens in `special`, BOS last. No text encodes to a special
+    token but `unk`, and that one only for a character or word that the vocabulary lacks.
+    """
 
     kind: str
+    special: dict[str, int]
+    """By name: bos, and where there are some user, assistant, system, end_turn, unk."""
 
     @property
     def vocab_size(self) -> int:
@@ -26,33 +55,115 @@ class Tokenizer(Protocol):
     def bos(self) -> int:
         """The token that begins, and usually ends, a document."""
 
-    def encode(self, text: str) -> np.ndarray:
-        """int32 tokens of a text without BOS. Raises DataError with the character and its position."""
+    def encode(self, text: str, *, unk: bool = False) -> np.ndarray:
+        """int32 tokens of a text without BOS.
+
+        What the vocabulary lacks becomes <unk> if the tokenizer was trained with one; else it is left out if
+        `unk` is true; else DataError names it and its position.
+        """
+
+    def encode_batch(self, texts: list[str], *, unk: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """All texts as one flat int32 array, and the int64 number of tokens of each. Raises as `encode`."""
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of tokens; special tokens have none."""
+        """The text of tokens; special tokens have none. Raises DataError for a number that is no token."""
+
+    def stream(self) -> TextStream:
+        """A decoder for tokens that come one by one."""
+
+    def token(self, token: int) -> str:
+        """A token as a person should see it: no text is hidden, half a character is shown as its bytes."""
+
+    def merge_table(self) -> list[tuple[int, int]]:
+        """The pairs of tokens that were merged, in the order of learning; empty for all but BPE."""
 
     def to_json(self) -> bytes:
-        """The tokenizer.json that `read` and the `tokenizers` library open."""
+        """The tokenizer.json that `read` and the `tokenizers` library open, the same bytes for the same tokenizer."""
 
 
-def train(kind: str, texts: Iterable[str]) -> Tokenizer:
-    """A new tokenizer learnt from texts."""
-    from microgpt.tokenizers.char import Char
+def train(
+    kind: str,
+    texts: Iterable[str],
+    *,
+    vocab_size: int | None = None,
+    merges: int | None = None,
+    roles: bool = False,
+    unk: bool = False,
+) -> Tokenizer:
+    """A new tokenizer learnt from documents.
 
-    assert kind == "char", kind
-    return Char.train(texts)
+    vocab_size counts all tokens, special ones too; merges counts a BPE's merges: give one or none. roles adds
+    the tokens of chats, unk one for what the vocabulary lacks. Raises UsageError, or DataError for empty text.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"tokenizer: no kind {kind!r}; expected one of {', '.join(KINDS)}")
+    if vocab_size is not None and merges is not None:
+        raise UsageError("vocab_size and merges both say how far BPE goes; give one of them")
+    if merges is not None and not kind.startswith("bpe"):
+        raise UsageError(f"merges: a {kind} tokenizer has none; leave it out or choose bpe")
+    special = (*(["unk"] if unk else []), *(ROLES if roles else ()), "bos")
+    if kind == "char":
+        if vocab_size is not None:
+            raise UsageError("vocab_size: a char tokenizer has the characters of its text; leave it out or choose bpe")
+        from microgpt.tokenizers.char import Char
+
+        return Char.train(texts, special)
+    if kind.startswith("word"):
+        from microgpt.tokenizers.word import Word
+
+        return Word.train(texts, special, vocab_size=vocab_size, lossy=kind == "word-lossy")
+    from microgpt.tokenizers.bpe import Bpe
+
+    return Bpe.train(kind, texts, special, vocab_size=vocab_size, merges=merges)
 
 
 def read(data: bytes, where: str) -> Tokenizer:
-    """A tokenizer from the bytes of a tokenizer.json. Raises CheckpointError."""
-    from microgpt.tokenizers.char import Char
+    """A tokenizer from the bytes of a tokenizer.json. Raises CheckpointError.
 
+    The file must be what the tokenizer that is read from it would write: nothing in it is left unread, so that
+    no other program can read it to other ids.
+    """
+    if len(data) > MAX_BYTES:
+        raise CheckpointError(f"{where}: larger than {MAX_BYTES:,} bytes; not a tokenizer.json of ours")
     content = parse_json(data, where)
     try:
-        kind = content["model"]["type"]
-        if kind == "WordLevel":
-            return Char.from_dict(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{where}: not a tokenizer that this version reads ({error!r})") from None
-    raise CheckpointError(f"{where}: a tokenizer of type {kind!r}; this version reads character tokenizers")
+        if len(content["model"]["vocab"]) > MAX_TOKENS:
+            raise ValueError(f"more than {MAX_TOKENS:,} tokens")
+        tokenizer = _of(content)
+        if difference := _difference(json.loads(tokenizer.to_json()), content):
+            raise ValueError(f"{difference} is not as this version writes it")
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, DataError) as error:
+        reason = f"{error}" if isinstance(error, ValueError) else repr(error)
+        raise CheckpointError(
+            f"{where}: not a tokenizer that this version reads ({reason}); "
+            "expected one written by `microgpt train` or `microgpt tokenizer train`"
+        ) from None
+    return tokenizer
+
+
+def _of(content: dict[str, Any]) -> Tokenizer:
+    model = content["model"]["type"]
+    if model == "WordLevel":
+        from microgpt.tokenizers.char import Char
+        from microgpt.tokenizers.word import Word
+
+        pattern = content["pre_tokenizer"]["pattern"]["Regex"]
+        return Char.from_dict(content) if pattern == Char.PATTERN else Word.from_dict(content)
+    if model == "BPE":
+        from microgpt.tokenizers.bpe import Bpe
+
+        return Bpe.from_dict(content)
+    raise ValueError(f"a model of type {model!r}")
+
+
+def _difference(ours: Any, theirs: Any, at: str = "") -> str:
+    """The first place where two JSON values differ, as a path of keys; empty if none."""
+    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
+        return next((found for key in ours if (found := _difference(ours[key], theirs[key], f"{at}.{key}"))), "")
+    return "" if ours == theirs else at.lstrip(".")[:80] or "the file"
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """SHA-256 of what a tokenizer does: two with the same one encode every text to the same ids."""
+    canonical = json.dumps(json.loads(tokenizer.to_json()), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

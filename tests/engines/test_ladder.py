@@ -439,6 +439,8 @@ def test_stops_before_an_update_that_is_not_finite(rung: str, where: str, bad: f
     tensors = moments(model)
     tensors[where][1, 1] = bad
     it = build(rung, model)
+    if math.isnan(bad):
+        assert np.isnan(it.loss(it.load(tensors), pack([[1, 1, 1]]))).all()
     state, losses = it.train(it.load(tensors), pack([[1, 1, 1], [2, 1, 3]]), np.full(2, 0.01))
     assert len(losses) == 1
     assert not math.isfinite(losses[0])

@@ -1,0 +1,68 @@
+"""microgpt scenarios"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import re
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from microgpt.config import Config, expected
+from microgpt.config import scenarios as known
+
+
+def scenarios(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """List the scenarios: model size, data, steps, and the time they take on this machine.
+
+    Parameters
+    ----------
+    json
+        Print one JSON object.
+    """
+    rows = {name: facts(name) for name in sorted(known(), key=_natural)}
+    if json:
+        print(jsonlib.dumps(rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from microgpt.terminal import duration
+
+    drawn = Table(box=None, pad_edge=False, expand=True)
+    for title in ("name", "parameters", "steps", "time here", "data"):
+        drawn.add_column(title, no_wrap=True)
+    drawn.add_column("about", no_wrap=True, ratio=1)
+    for name, row in rows.items():
+        size = f"{row['n_params']:,}" if row["n_params"] else "?"
+        about = duration(row["seconds"]) if row["seconds"] is not None else "?"
+        drawn.add_row(name, size, f"{row['steps']:,}", about, row["data"], row["description"])
+    Console(highlight=False).print(drawn)
+    print("time here: estimated for --engine auto; microgpt train NAME starts one")
+
+
+def _natural(name: str) -> list[str]:
+    """vidya_9 before vidya_10."""
+    return [part.rjust(6, "0") if part[:1].isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def facts(name: str) -> dict[str, Any]:
+    """What is known of a scenario before it runs."""
+    from microgpt.engines import choose
+    from microgpt.model import n_params
+
+    config, stated = Config.of(name), expected(name)
+    size, seconds = None, None
+    if "vocab_size" in stated:
+        config = config.with_vocab(stated["vocab_size"])
+        size = n_params(config.model)
+        choice = choose(config.model, config.optim, tokens_per_step=stated["tokens_per_step"])
+        seconds = choice.seconds_per_step * config.run.steps
+    return {
+        "description": config.description,
+        "data": config.data.dataset or "--data FILE",
+        "n_params": size,
+        "steps": config.run.steps,
+        "seconds": seconds,
+        "expected": stated,
+    }

@@ -1,0 +1,191 @@
+"""microgpt tokenizer train | encode | decode | show"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from microgpt import fsio, tokenizers
+from microgpt.config import Data
+from microgpt.data.documents import Documents
+from microgpt.data.sources import file_source, read_text
+from microgpt.errors import CheckpointError, DataError, UsageError
+from microgpt.tokenizers import Tokenizer
+
+app = App(name="tokenizer", help="Train, use and look at tokenizers.")
+
+Kind = Literal["char", "word", "word-lossy", "bpe", "bpe-vidya", "bpe-words"]
+Flag = Parameter(negative="")
+
+
+@app.command
+def train(
+    *files: Path,
+    kind: Kind = "bpe",
+    vocab_size: int | None = None,
+    merges: int | None = None,
+    roles: Annotated[bool, Flag] = False,
+    unk: Annotated[bool, Flag] = False,
+    whole: Annotated[bool, Flag] = False,
+    out: Path = Path("tokenizer.json"),
+) -> None:
+    """Learn a tokenizer from text files.
+
+    Parameters
+    ----------
+    files
+        UTF-8 text, a document a line.
+    kind
+        char, word (lossless; word-lossy drops spaces), bpe (bytes; bpe-vidya: characters of whole lines;
+        bpe-words: characters of words).
+    vocab_size
+        Tokens in all, special ones included (word, bpe).
+    merges
+        Merges of a bpe, instead of --vocab-size.
+    roles
+        Add the special tokens of chats.
+    unk
+        Add a token for characters or words that the vocabulary lacks.
+    whole
+        A document is a whole file, line ends included.
+    out
+        Where to write the tokenizer.json.
+    """
+    if not files:
+        raise UsageError("no text; name at least one file to learn from")
+    trained = tokenizers.train(
+        kind, _documents(files, whole), vocab_size=vocab_size, merges=merges, roles=roles, unk=unk
+    )
+    with fsio.disk("write the tokenizer", out):
+        fsio.write_atomic(out, trained.to_json())
+    print(f"{out}: {trained.kind} tokenizer, {trained.vocab_size:,} tokens", file=sys.stderr)
+
+
+def _documents(files: tuple[Path, ...], whole: bool) -> Iterator[str]:
+    for path in files:
+        documents = Documents([file_source(path)], Data(format="lines"), str(path))
+        yield from [read_text(path)] if whole else documents.texts
+        for note in documents.notes:
+            if "empty documents" not in note:  # they teach nothing
+                print(f"note: {note}", file=sys.stderr)
+
+
+@app.command
+def encode(*, tokenizer: Path, unk: Annotated[bool, Flag] = False, json: Annotated[bool, Flag] = False) -> None:
+    """Turn the text on standard input into token ids.
+
+    Parameters
+    ----------
+    tokenizer
+        A tokenizer.json, or a folder that has one.
+    unk
+        Pass over what the vocabulary lacks, as <unk> where there is one.
+    json
+        Print one JSON array.
+    """
+    ids = open_tokenizer(tokenizer).encode(_stdin(), unk=unk).tolist()
+    print(jsonlib.dumps(ids) if json else " ".join(map(str, ids)))
+
+
+@app.command
+def decode(*, tokenizer: Path) -> None:
+    """Turn token ids on standard input, a JSON array or separated by spaces, into text.
+
+    Parameters
+    ----------
+    tokenizer
+        A tokenizer.json, or a folder that has one.
+    """
+    given = _stdin().strip()
+    if given.startswith("["):
+        ids = fsio.parse_json(given.encode(), "standard input")
+    else:
+        ids = [int(word) if word.lstrip("-").isdecimal() and len(word) < 20 else word for word in given.split()]
+    if bad := next((repr(i) for i in ids if not isinstance(i, int) or isinstance(i, bool)), None):
+        raise DataError(f"standard input: {bad[:40]} is no token id; expected a JSON array of ids or ids and spaces")
+    _write(open_tokenizer(tokenizer).decode(ids))
+
+
+@app.command
+def show(
+    text: str | None = None,
+    *,
+    tokenizer: Path,
+    unk: Annotated[bool, Flag] = False,
+    merges: Annotated[bool, Flag] = False,
+) -> None:
+    """Show the tokens of a text in colours, or the table of merges.
+
+    Parameters
+    ----------
+    text
+        The text; standard input if left out.
+    tokenizer
+        A tokenizer.json, or a folder that has one.
+    unk
+        Pass over what the vocabulary lacks, as <unk> where there is one.
+    merges
+        Show the merges in the order of learning instead.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    found = open_tokenizer(tokenizer)
+    console = Console(highlight=False)
+    if merges:
+        table = Table("merge", "token", "left", "right", "together", box=None, pad_edge=False)
+        first = found.vocab_size - len(found.special) - len(found.merge_table())
+        for i, (left, right) in enumerate(found.merge_table()):
+            shown = [Text(repr(found.token(token))) for token in (left, right, first + i)]
+            table.add_row(str(i + 1), str(first + i), *shown)
+        console.print(table)
+        return
+    ids = found.encode(_stdin() if text is None else text, unk=unk).tolist()
+    line = Text()
+    for i, token in enumerate(ids):
+        line.append(visible(found.token(token)), COLOURS[i % len(COLOURS)])
+        if not console.color_system:
+            line.append("|" if i + 1 < len(ids) else "")
+    console.print(line, soft_wrap=True)
+    print(f"{len(ids):,} tokens", file=sys.stderr)
+
+
+COLOURS = ["black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta"]
+
+
+def visible(text: str) -> str:
+    """Text with what a terminal would act on made visible: no control character is left but line ends."""
+    shown = (char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+    return "".join(shown).replace("\n", "⏎\n")
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a file or of a folder's tokenizer.json. Raises CheckpointError."""
+    path = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        with open(path, "rb") as file:
+            data = file.read(tokenizers.MAX_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); expected a tokenizer.json") from None
+    return tokenizers.read(data, str(path))
+
+
+def _stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input: byte {error.start + 1} is not UTF-8; convert the text to UTF-8") from None
+
+
+def _write(text: str) -> None:
+    """The exact text, no line end added; on a terminal without the signs that would control it."""
+    if sys.stdout.isatty():
+        text = "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text) + "\n"
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()

@@ -1,0 +1,208 @@
+"""Documents to tokens, once: in memory where they fit, else in memory-mapped files in the user's cache.
+
+The cache's key is the SHA-256 of the whole text and of everything that turns it into tokens, so a changed text,
+option or tokenizer never meets old tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from microgpt import fsio
+from microgpt.config import Data
+from microgpt.data import documents as reading
+from microgpt.data.datasets import cache_folder
+from microgpt.data.documents import Documents, Reject, read_documents
+from microgpt.data.sources import sha256
+from microgpt.errors import DataError
+from microgpt.tokenizers import KINDS, Tokenizer
+from microgpt.tokenizers import read as read_tokenizer
+from microgpt.tokenizers import train as train_tokenizer
+
+FORMAT = 1  # of the cache
+
+Tell = Callable[[str, int, int], None]  # what is done, bytes of it so far, and in all
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Tell nothing."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Documents as tokens, each BOS + tokens (+ BOS)."""
+
+    tokens: np.ndarray  # int32, or uint16 where it lies on disk (N,)
+    offsets: np.ndarray  # int64 (documents + 1,)
+    sizes: np.ndarray  # int64 (documents,), bytes of each text in UTF-8
+    sha256: str  # of the tokens as <i4 and of the offsets as <i8
+    kept: np.ndarray | None = None  # int64: the documents that are no copies of others; None: all
+
+
+def load(data: Data, tokenizer: Tokenizer | None = None, tell: Tell = quiet) -> tuple[Documents, Tokenizer, Encoded]:
+    """Read a data section's text, learn or read its tokenizer (unless one is given), encode everything.
+
+    Raises UsageError, DataError, MachineError, OSError.
+    """
+    documents = read_documents(data)
+    if documents.held is None:
+        return (documents, *_mapped(documents, tokenizer, tell))
+    tokenizer = tokenizer or learn(data, documents.texts)
+    return documents, tokenizer, encode(documents, tokenizer)
+
+
+def learn(data: Data, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer that a data section names: learnt from the texts, or read from its file."""
+    if data.tokenizer not in KINDS:
+        path = Path(data.tokenizer)
+        try:
+            return read_tokenizer(path.read_bytes(), str(path))
+        except OSError as error:
+            raise DataError(
+                f"--tokenizer {path}: cannot be read ({error.strerror}); name a tokenizer.json, or {', '.join(KINDS)}"
+            ) from None
+    return train_tokenizer(data.tokenizer, texts, vocab_size=data.tokenizer_size, merges=data.bpe_merges, unk=data.unk)
+
+
+def encode(documents: Documents, tokenizer: Tokenizer) -> Encoded:
+    """All documents in memory. Raises DataError with the document of an unknown character."""
+    parts = [(*_frame(documents, tokenizer, batch), _sizes(batch)) for batch in documents.batches()]
+    tokens, lengths, sizes = (np.concatenate(column) for column in zip(*parts, strict=True))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return Encoded(tokens, offsets, sizes, _digest([tokens], offsets))
+
+
+def _frame(documents: Documents, tokenizer: Tokenizer, batch: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of a batch with their BOS, and the length of each document."""
+    flat, lengths = _encode(documents, tokenizer, batch)
+    around = 1 + (documents.data.trailing_bos and documents.data.packing == "rows")
+    tokens = np.full(len(flat) + around * len(batch), tokenizer.bos, dtype=np.int32)
+    tokens[np.arange(len(flat)) + np.repeat(np.arange(len(batch)) * around + 1, lengths)] = flat
+    return tokens, np.asarray(lengths, dtype=np.int64) + around
+
+
+def _encode(documents: Documents, tokenizer: Tokenizer, batch: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        return tokenizer.encode_batch(batch)
+    except DataError as error:
+        for text in batch:
+            try:
+                tokenizer.encode(text)
+            except DataError as one:
+                raise DataError(f"{documents.source}: in the document {text[:40]!r}: {one}", one.code) from None
+        raise DataError(f"{documents.source}: {error}", error.code) from None
+
+
+def _sizes(batch: list[str]) -> np.ndarray:
+    plain = all(map(str.isascii, batch))
+    sizes = map(len, batch) if plain else (len(text.encode()) for text in batch)
+    return np.fromiter(sizes, dtype=np.int64, count=len(batch))
+
+
+def _digest(parts: Iterable[np.ndarray], offsets: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part, "<i4").data)
+    digest.update(np.ascontiguousarray(offsets, "<i8").data)
+    return digest.hexdigest()
+
+
+def _mapped(documents: Documents, tokenizer: Tokenizer | None, tell: Tell) -> tuple[Tokenizer, Encoded]:
+    """The tokens of a long text from the cache; put there first if they are not. Raises OSError."""
+    folder = cache_folder() / "tokens" / _key(documents, tokenizer)
+    if not (folder / "meta.json").is_file():
+        total = sum(source.size for source in documents.sources)
+        tokenizer = tokenizer or learn(documents.data, _told(documents, "learning the tokenizer", total, tell))
+        fsio.make_folders(folder.parent)
+        if folder.exists():
+            fsio.remove_folder(folder)
+        with fsio.new_folder(folder) as temporary:
+            _fill(temporary, documents, tokenizer, total, tell)
+    return _open(folder, documents)
+
+
+def _key(documents: Documents, tokenizer: Tokenizer | None) -> str:
+    data = documents.data.model_dump(exclude={"dataset", "path", "val_path", "val_fraction"})
+    if tokenizer is None and documents.data.tokenizer not in KINDS:
+        tokenizer = learn(documents.data, ())
+    known = hashlib.sha256(tokenizer.to_json()).hexdigest() if tokenizer else None
+    whole = [FORMAT, sha256(documents.sources), known, data]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _told(documents: Documents, what: str, total: int, tell: Tell) -> Iterable[str]:
+    done = 0
+    for batch in documents.batches():
+        yield from batch
+        done += sum(map(len, batch))
+        tell(what, min(done, total), total)
+
+
+def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, tell: Tell) -> None:
+    """Write tokens, lengths and sizes batch by batch, so that memory holds one batch. Raises OSError, DataError."""
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<i4")
+    digest, n, done = hashlib.sha256(), 0, 0
+    copies: list[np.ndarray] = []
+    files = [folder / name for name in ("tokens.bin", "offsets.bin", "sizes.bin")]
+    fsio.append_bytes(files[1], bytes(8))
+    for batch in documents.batches():
+        if not batch:
+            continue
+        tokens, lengths = _frame(documents, tokenizer, batch)
+        sizes = _sizes(batch)
+        ends = n + np.cumsum(lengths)
+        digest.update(np.ascontiguousarray(tokens, "<i4").data)
+        for file, part in zip(files, (tokens.astype(dtype), ends.astype("<i8"), sizes.astype("<i8")), strict=True):
+            fsio.append_bytes(file, part.tobytes())
+        if documents.data.drop_duplicates:
+            copies.append(np.frombuffer(b"".join(map(_short_hash, batch)), dtype="<u8"))
+        n, done = int(ends[-1]), done + int(sizes.sum())
+        tell("encoding", min(done, total), total)
+    if not n:
+        raise documents.nothing()
+    with open(files[1], "rb") as written:
+        while data := written.read(1 << 22):
+            digest.update(data)
+    if copies:
+        _, first = np.unique(np.concatenate(copies), return_index=True)
+        documents.tally[reading.COPIES[True]] += sum(map(len, copies)) - len(first)
+        fsio.write_new(folder / "kept.bin", np.sort(first).astype("<i8").tobytes())
+    for file in files:
+        fsio.flush(file)
+    meta = {
+        "sha256": digest.hexdigest(),
+        "tokens": n,
+        "dtype": dtype.str,
+        "tally": dict(documents.tally),
+        "rejects": [list(reject) for reject in documents.rejects],
+    }
+    fsio.write_new(folder / "tokenizer.json", tokenizer.to_json())
+    fsio.write_new(folder / "meta.json", fsio.to_json(meta))
+
+
+def _short_hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
+def _open(folder: Path, documents: Documents) -> tuple[Tokenizer, Encoded]:
+    """The arrays of a cache folder; raises DataError if a file is not the one that was written."""
+    meta: dict[str, Any] = fsio.read_json(folder / "meta.json")
+    tokenizer = read_tokenizer((folder / "tokenizer.json").read_bytes(), str(folder / "tokenizer.json"))
+    documents.tally = Counter(meta["tally"])
+    documents.rejects = [Reject(*reject) for reject in meta["rejects"]]
+    dtype = np.dtype(meta["dtype"])
+    if (folder / "tokens.bin").stat().st_size != meta["tokens"] * dtype.itemsize:
+        raise DataError(f"{folder}: its files are not whole; remove this folder, it is made again")
+    tokens = np.memmap(folder / "tokens.bin", dtype, "r")
+    offsets = np.memmap(folder / "offsets.bin", np.dtype("<i8"), "r")
+    sizes = np.memmap(folder / "sizes.bin", np.dtype("<i8"), "r")
+    kept = np.fromfile(folder / "kept.bin", "<i8") if (folder / "kept.bin").is_file() else None
+    return tokenizer, Encoded(tokens, offsets, sizes, meta["sha256"], kept)

@@ -1,0 +1,208 @@
+"""Where bytes come from: files, folders, globs, compressed files, standard input; and text out of them.
+
+Text comes in pieces of bounded size, with line ends made \\n and a byte order mark dropped, so that a file may
+be larger than memory. What is not text shows here, with its file, line and column.
+"""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import gzip
+import hashlib
+import io
+import re
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+from microgpt import fsio
+from microgpt.data.datasets import cache_folder
+from microgpt.errors import DataError, MachineError
+
+PIECE = 1 << 22  # bytes read at once
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl")
+COMPRESSED = (".gz", ".zst")
+BAD = re.compile("[\0\udc80-\udcff]")  # NUL, and bytes that are not UTF-8 after surrogateescape
+GUTENBERG_BEGIN = re.compile(r"^\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.M | re.I)
+GUTENBERG_END = re.compile(
+    r"^\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG EBOOK|^End of (?:the )?Project Gutenberg", re.M
+)
+
+
+class Source(NamedTuple):
+    """A stream of bytes that can be opened again."""
+
+    name: str
+    open: Callable[[], IO[bytes]]
+    size: int  # bytes, as stored
+
+    @property
+    def suffix(self) -> str:
+        """The suffix below a compression's: .jsonl of a.jsonl.gz."""
+        path = Path(self.name)
+        return (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix
+
+
+def find_sources(place: str) -> list[Source]:
+    """The files that a path, folder or glob means, in the order of their names. Raises DataError if none."""
+    path = Path(place)
+    if path.is_dir():
+        wanted = tuple(s + c for s in TEXT_SUFFIXES for c in ("", *COMPRESSED))
+        files = [p for p in sorted(path.rglob("*")) if p.name.endswith(wanted) and p.is_file() and p.name[0] != "."]
+        problem = (
+            f"no text file in this folder; expected {', '.join(TEXT_SUFFIXES)}, plain or {' or '.join(COMPRESSED)}"
+        )
+    elif not path.exists() and glob.has_magic(place):
+        files = [p for p in map(Path, sorted(glob.glob(place, recursive=True))) if p.is_file()]
+        problem = "no file matches; quote the pattern, or name a folder"
+    else:
+        files, problem = [path], ""
+    if not files:
+        raise DataError(f"{place}: {problem}")
+    return [file_source(file) for file in files]
+
+
+def file_source(path: Path) -> Source:
+    """A file, unpacked on the way if its name says so. Raises DataError if it is not there."""
+    try:
+        size = path.stat().st_size
+        if path.is_dir():
+            raise IsADirectoryError(21, "Is a directory")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; name a text file, a folder or a glob with --data") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); name a text file with --data") from None
+    return Source(str(path), lambda: _open(path), size)
+
+
+def read_text(path: Path) -> str:
+    """A whole small file as text. Raises DataError."""
+    return "".join(pieces(file_source(path), Counter()))
+
+
+def text_source(name: str, text: str) -> Source:
+    """A text that is there already."""
+    data = text.encode()
+    return Source(name, lambda: io.BytesIO(data), len(data))
+
+
+def keep_stdin() -> Path:
+    """Standard input as a file in the cache, named by its content, so that a run on it can be resumed.
+
+    Raises DataError if it is empty, OSError.
+    """
+    folder = cache_folder() / "stdin"
+    fsio.make_folders(folder)
+    digest, size = hashlib.sha256(), 0
+    temporary = folder / f"{fsio.TEMPORARY}stdin"
+    with open(temporary, "wb") as file:
+        while data := sys.stdin.buffer.read(PIECE):
+            digest.update(data)
+            size += file.write(data)
+    if not size:
+        temporary.unlink()
+        raise DataError("standard input: empty; pipe text into --data -")
+    return temporary.replace(folder / f"{digest.hexdigest()[:16]}.txt")
+
+
+def sha256(sources: list[Source]) -> str:
+    """The SHA-256 of all bytes of all sources, and of where one ends. Raises DataError."""
+    whole = hashlib.sha256()
+    for source in sources:
+        with source.open() as file:
+            part = hashlib.file_digest(cast("io.BytesIO", file), "sha256")
+        whole.update(part.digest())
+    return whole.hexdigest()
+
+
+def pieces(source: Source, tally: Counter[str], *, skip_bad: bool = False, gutenberg: bool = False) -> Iterator[str]:
+    """The text of a source piece by piece. `tally` counts what was made right on the way.
+
+    Raises DataError with file:line:column at a NUL or a byte that is not UTF-8; with `skip_bad` those come out as
+    they are (a byte 0xNN as the character U+DCNN), for the caller to drop the document.
+    """
+    found = _checked(source, tally, skip_bad)
+    return _without_gutenberg(found, tally) if gutenberg else found
+
+
+def _checked(source: Source, tally: Counter[str], skip_bad: bool) -> Iterator[str]:
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("surrogateescape"), translate=True)
+    line, column, first = 1, 1, True
+    for data in _read(source):
+        text = decoder.decode(data, final=not data)
+        if first and text:
+            first = False
+            if text.startswith("\ufeff"):
+                text = text[1:]
+                tally["byte order marks dropped"] += 1
+        if "\0" in text or not text.isascii():
+            bad = None if skip_bad else BAD.search(text)
+            if bad:
+                before = text[: bad.start()]
+                lines = before.count("\n")
+                at = bad.start() - before.rfind("\n") if lines else column + bad.start()
+                raise DataError(f"{source.name}:{line + lines}:{at}: {_describe(bad[0], source)}")
+        lines = text.count("\n")
+        column = len(text) - text.rfind("\n") if lines else column + len(text)
+        line += lines
+        if text:
+            yield text
+    newlines = decoder.newlines
+    tally["files whose line ends (CRLF) were read as LF"] += newlines is not None and newlines != "\n"
+
+
+def _describe(char: str, source: Source) -> str:
+    if char == "\0":
+        return "a NUL character; this is no text, or UTF-16: save it as UTF-8, or leave such documents out (--skip-bad)"
+    with source.open() as file:
+        wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    hint = " (the file looks like UTF-16)" if wide else ""
+    return (
+        f"byte 0x{ord(char) - 0xDC00:02x} is not UTF-8{hint}; save the file as UTF-8, or leave such documents out "
+        f"(--skip-bad)"
+    )
+
+
+def _read(source: Source) -> Iterator[bytes]:
+    """The bytes, then an empty last piece."""
+    try:
+        with source.open() as file:
+            while data := file.read(PIECE):
+                yield data
+    except DataError:
+        raise
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{source.name}: cannot be read ({reason}); name a whole, readable text file") from None
+    except Exception as error:
+        if type(error).__name__ != "ZstdError":
+            raise
+        raise DataError(f"{source.name}: damaged zstd data ({error}); fetch the file again") from None
+    yield b""
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return cast("IO[bytes]", gzip.open(path, "rb"))
+    if path.suffix == ".zst":
+        try:
+            import zstandard
+        except ImportError:
+            raise MachineError(f"{path}: zstandard is not installed; pip install 'microgpt[data]'") from None
+        return cast("IO[bytes]", zstandard.open(path, "rb"))
+    return open(path, "rb")
+
+
+def _without_gutenberg(found: Iterator[str], tally: Counter[str]) -> Iterator[str]:
+    """A book between its marks; a text without marks stays whole, and that is told. Holds one book in memory."""
+    text = "".join(found)
+    begin = GUTENBERG_BEGIN.search(text)
+    end = GUTENBERG_END.search(text, begin.end() if begin else 0)
+    marks = bool(begin) + bool(end)
+    tally["Project Gutenberg headers and footers removed"] += marks
+    tally["files without Project Gutenberg's marks"] += not marks
+    yield text[begin.end() if begin else 0 : end.start() if end else None]

@@ -1,0 +1,170 @@
+"""What people type and feed by mistake: one line that names it, an exit status, nothing written or lost."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from microgpt.cli import main
+from tests.crash.conftest import Reference
+from tests.crash.runs import finish, go_on, new, spawn, wait
+
+Copy = Callable[[], Path]
+
+DATA = {
+    "empty": (b"", "no text in it"),
+    "white space": (b" \n\t\r\n \n", "no text in it"),
+    "only a byte order mark": (b"\xef\xbb\xbf\n", "no text in it"),
+    "not UTF-8": (b"ada\nbe\xffn\n", ":2:3: byte 0xff is not UTF-8"),
+    "Latin-1 at the end": ("ada\nzo\xe9".encode("latin-1"), ":2:3: byte 0xe9 is not UTF-8"),
+    "UTF-16": ("ada\nben".encode("utf-16"), ":1:1: byte 0xff is not UTF-8"),
+    "half a character": (b"ada\n\xed\xa0\x80", ":2:1: byte 0xed is not UTF-8"),
+}
+
+
+def fails(words: list[str], capsys: pytest.CaptureFixture[str], status: int, fragment: str) -> str:
+    capsys.readouterr()
+    assert main(words) == status
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1, said.err
+    assert fragment in said.err
+    assert "defect" not in said.err
+    return said.err
+
+
+@pytest.mark.parametrize("what", DATA)
+def test_texts_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
+    data, fragment = DATA[what]
+    path = tmp_path / "text.txt"
+    path.write_bytes(data)
+    fails(new(path, tmp_path / "run"), capsys, 3, f"{path}{'' if fragment[0] == ':' else ': '}{fragment}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_texts_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path, fragment in (
+        (tmp_path / "none.txt", "no such file"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        fails(new(path, tmp_path / "run"), capsys, 3, fragment)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_byte_order_mark_and_crlf_change_nothing(
+    reference: Reference, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "windows.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + reference.data.read_bytes().replace(b"\n", b"\r\n"))
+    assert main(new(path, tmp_path / "run")) == 0
+    said = capsys.readouterr().err
+    assert "byte order mark dropped" in said
+    assert "line ends CRLF read as LF" in said
+    assert finish([], tmp_path / "run")["tensors"] == reference.end["tensors"]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "fragment"),
+    [
+        (["train", "nmes"], 2, "did you mean names?"),
+        (["train", "no/such/file.txt"], 2, "no such file"),
+        (["train", "names", "--bogus", "1"], 2, "--bogus"),
+        (["train", "names", "--n-embd", "15"], 2, "n_embd must be divisible by n_head"),
+        (["train", "names", "--n-embd", "many"], 2, "--n-embd"),
+        (["train", "names", "--steps", "0"], 2, "run.steps: must be greater than 0"),
+        (["train", "names", "--steps", "-5"], 2, "run.steps"),
+        (["train", "names", "--learning-rate", "nan"], 2, "optim.learning_rate"),
+        (["train", "names", "--learning-rate", "inf"], 2, "optim.learning_rate"),
+        (["train", "names", "--engine", "manul"], 2, "did you mean manual?"),
+        (["train", "names", "--dtype", "float16"], 2, "dtype"),
+        (["train", "names", "--stop-at", "5000"], 2, "--stop-at"),
+        (["train", "names", "--config", "none.toml"], 2, "none.toml: cannot be read"),
+        (["trian"], 2, "trian"),
+        (["generate", "none"], 4, "none: no such folder"),
+    ],
+)
+def test_words_that_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    words: list[str], status: int, fragment: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    fails(words, capsys, status, fragment)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("[model]\nn_emdb = 3", "did you mean n_embd"),
+        ("[modle]\nn_embd = 3", "modle"),
+        ("[model]\nn_embd = '16'", "model.n_embd"),
+        ("[model]\nn_embd = 16.0", "model.n_embd"),
+        ("[model]\nfamily = ['x']", "model.family"),
+        ("[model]\nfamily = {a = 1}", "model.family"),
+        ("model = 7", "model"),
+        ("model = [1]", "model"),
+        ("[model", "not TOML"),
+        ("a = 1\na = 2", "not TOML"),
+        ("name = [" * 2000, "not TOML"),
+        ("\x00", "not TOML"),
+    ],
+)
+def test_configurations_that_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, fragment: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.toml").write_text(text)
+    fails(["train", "names", "--config", "c.toml"], capsys, 2, fragment)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.toml"]
+
+
+def test_folders_that_cannot_be_written(
+    reference: Reference, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    places = [tmp_path / "file", tmp_path / "file" / "run", tmp_path / ("x" * 300)]
+    places.append(Path("/proc/microgpt") if os.geteuid() == 0 else locked / "run")  # root may write anywhere else
+    for out in places:
+        assert main(new(reference.data, out)) in (2, 5)
+        said = capsys.readouterr().err.splitlines()
+        assert said[-1].startswith(f"microgpt: {out}")
+        assert "defect" not in said[-1]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("limit", [1, 500, 3000, 5000])
+def test_a_disk_that_is_full_leaves_the_older_checkpoint(reference: Reference, copy: Copy, limit: int) -> None:
+    out = copy()
+
+    def small_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    assert wait(spawn(go_on([], out), Path("/dev/null"), small_disk)) == 5
+    assert finish([], out) == reference.end
+
+
+def test_prompts(halfway: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(halfway)
+    fails(["generate", run, "-p", "adä"], capsys, 3, "prompt: character 'ä' at position 3 is not in this tokenizer")
+    fails(["generate", run, "-p", "\udcff"], capsys, 3, "position 1")
+    fails(["generate", run, "--temperature", "-1"], capsys, 2, "--temperature")
+    fails(["generate", run, "--prompt-file", "none.txt"], capsys, 3, "no such file")
+    assert main(["generate", run, "-p", "ada" * 40, "-n", "1"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("ada" * 40)
+    assert "the prompt is longer than the context: its first 115 tokens are left out" in said.err
+    assert main(["generate", run, "-p", "", "-n", "1"]) == 0
+
+
+def test_debug_shows_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", str(tmp_path), "--debug"]) == 4
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert said.splitlines()[-1].startswith("microgpt: ")

@@ -1,0 +1,136 @@
+"""kill -9 at any moment, and a disk that fails at any call: the old or the new is there, and the end is the same."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from microgpt import checkpoint
+from microgpt.cli import main
+from tests.crash.conftest import Reference
+from tests.crash.faults import ERRNOS, Shim, die, die_halfway, fail, install, installed, short
+from tests.crash.runs import end_state, finish, go_on, kill_after, new, spawn, wait
+
+Copy = Callable[[], Path]
+KILLED = -signal.SIGKILL
+
+
+@pytest.mark.parametrize("n", range(20))
+def test_random_kills_end_in_the_same_run(reference: Reference, tmp_path: Path, n: int) -> None:
+    rng, out = random.Random(n), tmp_path / "run"
+    start = new(reference.data, out)
+    for _ in range(1 + n % 3):  # some runs are killed again while they go on
+        kill_after(spawn(go_on(start, out), tmp_path / "log"), rng.uniform(0, reference.seconds))
+    assert finish(start, out) == reference.end
+
+
+def test_random_kills_of_the_scalar_engine(tmp_path: Path, reference: Reference) -> None:
+    flags = {"engine": "scalar", "steps": 6, "checkpoint_every": 1, "eval_every": 0, "batch_size": 1}
+    assert main(new(reference.data, tmp_path / "whole", **flags)) == 0
+    end = end_state(tmp_path / "whole")
+    for n in range(3):
+        out = tmp_path / f"run{n}"
+        start = new(reference.data, out, **flags)
+        kill_after(spawn(start, tmp_path / "log"), random.Random(n).uniform(0, 0.15))
+        assert finish(start, out) == end
+
+
+def one_save(out: Path) -> list[str]:
+    """Go on from step 20 to 25: a lock, a rewind, some metrics, a save and a rotation."""
+    return [*go_on([], out), "--stop-at", "25"]
+
+
+@pytest.fixture
+def saved(copy: Copy) -> dict[str, Any]:
+    """What an undisturbed save leaves."""
+    out = copy()
+    assert main(one_save(out)) == 0
+    return end_state(out)
+
+
+def calls_of_a_save(copy: Copy) -> int:
+    with installed(Shim()) as shim:
+        assert main(one_save(copy())) == 0
+    names = [name for name, _ in shim.trace]
+    assert {"open", "write", "fsync", "close", "replace", "rename", "mkdir", "unlink", "rmdir"} <= set(names)
+    assert names.count("fsync") > 15
+    return len(names)
+
+
+def test_kill_at_every_call_of_a_save(copy: Copy, saved: dict[str, Any], tmp_path: Path) -> None:
+    for at in range(calls_of_a_save(copy)):
+        for act in (die, die_halfway) if at % 4 == 0 else (die,):
+            out = copy()
+
+            def arm(at: int = at, act: Callable[..., None] = act) -> None:
+                install(Shim(at, act))
+
+            assert wait(spawn(one_save(out), tmp_path / "log", arm)) == KILLED
+            found = checkpoint.read(out)  # whole: every hash is compared
+            found.tensors()
+            assert found.step in (20, 25)
+            assert main(one_save(out)) == 0
+            assert same_save(end_state(out), saved)
+            shutil.rmtree(out)
+
+
+def same_save(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """But for the checkpoints kept: one that a rotation left is rotated out by the next save."""
+    return all(one[key] == other[key] for key in ("state", "metrics", "tensors"))
+
+
+def check_fault(out: Path, at: int, act: Callable[..., object], err: pytest.CaptureFixture[str]) -> None:
+    err.readouterr()
+    with installed(Shim(at, act)):
+        status = main(one_save(out))
+    said = err.readouterr().err.splitlines()
+    assert status in (0, 5), said  # 0: the fault met the removal of litter, which can wait
+    if status == 5:
+        assert [line for line in said if line.startswith("microgpt: ")] == [said[-1]]
+        assert "Traceback" not in "".join(said)
+    found = checkpoint.read(out)
+    found.tensors()
+    assert found.step in (20, 25)
+
+
+@pytest.mark.parametrize("code", [*ERRNOS, "short"])
+def test_a_fault_at_every_call_of_a_save(
+    copy: Copy, saved: dict[str, Any], capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest, code: str
+) -> None:
+    act = short if code == "short" else fail(code)
+    stride = 1 if request.config.getoption("--long") else len(ERRNOS) + 1
+    first = [*ERRNOS, "short"].index(code) % stride
+    for at in range(first, calls_of_a_save(copy), stride):  # together the errors meet every call
+        out = copy()
+        check_fault(out, at, act, capsys)
+        assert main(one_save(out)) == 0
+        assert same_save(end_state(out), saved)
+        shutil.rmtree(out)
+
+
+def test_a_full_disk_says_what_to_do(copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+    with installed(Shim()) as shim:
+        assert main(one_save(copy())) == 0
+    largest = max((args for name, args in shim.trace if name == "write"), key=lambda args: len(args[1]))
+    at = next(i for i, (name, args) in enumerate(shim.trace) if name == "write" and args is largest)
+    with installed(Shim(at, fail("ENOSPC"))):
+        assert main(one_save(copy())) == 5
+    assert "No space left on device); free some space and go on with --resume" in capsys.readouterr().err
+
+
+def test_a_failed_fsync_is_not_tried_again(copy: Copy) -> None:
+    with installed(Shim()) as shim:
+        assert main(one_save(copy())) == 0
+    for at in [i for i, (name, _) in enumerate(shim.trace) if name == "fsync"]:
+        with installed(Shim(at, fail("EIO"))) as broken:
+            assert main(one_save(copy())) == 5
+        later = [name for name, _ in broken.trace[at + 1 :]]
+        assert "fsync" not in later
+        assert "rename" not in later
+        assert "replace" not in later

@@ -1,0 +1,188 @@
+"""Ctrl-C and SIGTERM at any moment: saved, the resuming command printed, and the end is the same."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from microgpt import train as training
+from microgpt.cli import main
+from microgpt.engines import pack
+from microgpt.evaluate import held_out_loss
+from microgpt.signals import listen
+from microgpt.writer import Writer
+from tests.crash.conftest import Reference
+from tests.crash.runs import end_state, finish, kill_after, new, spawn, wait
+
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+@pytest.mark.parametrize("n", range(16))
+def test_at_random_instants(reference: Reference, tmp_path: Path, n: int) -> None:
+    number = (signal.SIGINT, signal.SIGTERM)[n % 2]
+    out, log = tmp_path / "run", tmp_path / "log"
+    start = new(reference.data, out)
+    status = kill_after(spawn(start, log), random.Random(n).uniform(0, reference.seconds), number)
+    said = log.read_text().splitlines()
+    assert status in (STATUS[number], 0)
+    if status:
+        assert said[-1].startswith("microgpt: ")
+        if "everything is saved" in said[-1]:
+            assert said[-2] == f"go on   microgpt train names --resume --out {out}"
+    assert finish(start, out) == reference.end
+
+
+PHASES = {
+    "first block": ("Loop.block", 1),
+    "later block": ("Loop.block", 4),
+    "evaluation": ("held_out_loss", 2),
+    "last evaluation": ("held_out_loss", 4),
+    "sample": ("tokens", 2),
+    "save": ("checkpoint.write", 2),
+    "last samples": ("tokens", 5),
+}
+
+
+@pytest.mark.parametrize("number", STATUS)
+@pytest.mark.parametrize("phase", PHASES)
+def test_in_every_phase(
+    reference: Reference,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    phase: str,
+    number: signal.Signals,
+) -> None:
+    path, at = PHASES[phase]
+    *owners, name = path.split(".")
+    place = getattr(training, owners[0]) if owners else training
+    function, calls = getattr(place, name), iter(range(1, 10**6))
+
+    def interrupted(*args: object, **kwargs: object) -> object:
+        if next(calls) == at:
+            signal.raise_signal(number)
+        return function(*args, **kwargs)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, interrupted)
+        assert main(new(reference.data, out)) == STATUS[number]
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("microgpt: stopped at step ")
+    assert said[-2].startswith("go on   microgpt train names --resume")
+    end = finish([], out)
+    if phase == "last evaluation":  # came after the last checkpoint was written: only the metrics have it
+        end["state"] |= {key: reference.end["state"][key] for key in ("val_loss", "evaluated", "best")}
+        end["kept"] = end["kept"][1:]  # the best until then
+    assert end == reference.end
+
+
+def slow_down() -> None:
+    """Let every block take half a second."""
+    block = training.Loop.block
+
+    def slow(self: training.Loop, target: int) -> None:
+        for _ in range(25):
+            time.sleep(0.02)
+        block(self, target)
+
+    training.Loop.block = slow  # type: ignore[method-assign]
+
+
+def test_a_second_signal_ends_at_once(reference: Reference, tmp_path: Path) -> None:
+    for n in range(3):
+        out = tmp_path / f"run{n}"
+        start = new(reference.data, out)
+        pid = spawn(start, tmp_path / "log", slow_down)
+        time.sleep(0.1 + 0.3 * n)
+        os.kill(pid, signal.SIGINT)
+        time.sleep(0.05)
+        os.kill(pid, signal.SIGINT)
+        assert wait(pid) in (-signal.SIGINT, 130)
+        assert finish(start, out) == reference.end
+
+
+@pytest.mark.parametrize("number", STATUS)
+def test_before_anything_is_written(
+    reference: Reference,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(training, "read_documents", lambda data: signal.raise_signal(number))
+    assert main(new(reference.data, tmp_path / "run")) == STATUS[number]
+    assert capsys.readouterr().err == f"microgpt: {'interrupted' if number == signal.SIGINT else 'terminated'}\n"
+    assert not (tmp_path / "run").exists()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_library_that_swallows_the_signal(
+    reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def swallow(data: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:
+            raise RuntimeError("could not build a schema") from error
+
+    monkeypatch.setattr(training, "read_documents", swallow)
+    assert main(new(reference.data, tmp_path / "run")) == 143
+    assert capsys.readouterr().err == "microgpt: terminated\n"
+
+
+@pytest.mark.parametrize("number", STATUS)
+def test_while_the_program_is_still_imported(number: signal.Signals) -> None:
+    code = (
+        "import builtins, signal\n"
+        "from microgpt import __main__\n"
+        "real = builtins.__import__\n"
+        "def slow(name, *rest):\n"
+        f"    if name == 'microgpt.cli': signal.raise_signal({int(number)})\n"
+        "    return real(name, *rest)\n"
+        "builtins.__import__ = slow\n"
+        "__main__.script()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == STATUS[number]
+    assert done.stderr == "microgpt: interrupted\n"
+
+
+def test_outside_the_main_thread_signals_are_left_alone(reference: Reference, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    found: list[object] = []
+
+    def work() -> None:
+        with listen():
+            found.append(signal.getsignal(signal.SIGINT))
+        found.append(main(new(reference.data, tmp_path / "run")))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [before, 0]
+    assert end_state(tmp_path / "run") == reference.end
+
+
+def test_an_evaluation_in_parts_is_the_same(halfway: Path) -> None:
+    writer = Writer.open(halfway)
+    bos = writer.tokenizer.bos
+    feed = pack([[bos, *range(n % 7 + 1), bos] for n in range(50)], rows_a_step=8)
+    whole = writer.engine.loss(writer.state, feed)
+    parts = [writer.engine.loss(writer.state, feed.part(i, i + 2)) for i in range(0, feed.n_steps, 2)]
+    assert np.concatenate(parts).tolist() == whole.tolist()
+    pauses: list[int] = []
+    counts = np.array([feed.targets(step) for step in range(feed.n_steps)])
+    mean = held_out_loss(writer.engine, writer.state, feed, lambda: pauses.append(1))
+    assert mean == np.dot(whole, counts) / counts.sum()
+    assert len(pauses) > 1

@@ -1,0 +1,186 @@
+"""Documents to tokens: in memory and in memory-mapped files alike."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from microgpt.config import Data
+from microgpt.data import documents, encode, sources
+from microgpt.data.corpus import build
+from microgpt.data.encode import load
+from microgpt.errors import CheckpointError, DataError
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MICROGPT_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "data" / "tokens"
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    rng = Random(0)
+    words = ["alpha", "bet", "gämma", "", "delta " * 3, "bet"]
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(" ".join(rng.choices(words, k=rng.randrange(5))) for _ in range(300)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"trailing_bos": False},
+        {"packing": "joined", "format": "paragraphs"},
+        {"tokenizer": "bpe", "tokenizer_size": 300},
+        {"tokenizer": "word"},
+        {"drop_duplicates": True},
+        {"drop_empty": False},
+        {"format": "chunks", "chunk_size": 7},
+    ],
+    ids=str,
+)
+def test_mapped_tokens_are_those_in_memory(
+    cache: Path, text: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    data = Data.model_validate({"path": str(text), **options})
+    _, tokenizer, small = load(data)
+    monkeypatch.setattr(documents, "IN_MEMORY", 1000)
+    monkeypatch.setattr(sources, "PIECE", 100)
+    found, again, large = load(data)
+    assert found.held is None
+    assert isinstance(large.tokens, np.memmap)
+    assert again.to_json() == tokenizer.to_json()
+
+    def rows(encoded: encode.Encoded) -> list[bytes]:
+        kept = range(len(encoded.sizes)) if encoded.kept is None else encoded.kept
+        cut = [encoded.tokens[encoded.offsets[i] : encoded.offsets[i + 1]].astype(int).tobytes() for i in kept]
+        return [row + str(encoded.sizes[i]).encode() for row, i in zip(cut, kept, strict=True)]
+
+    assert rows(large) == rows(small)
+    one, two = (build(each, tokenizer.bos, Random(3), val_fraction=0.2) for each in (small, large))
+    assert one.n_train == two.n_train
+    for ours, theirs in zip(one.held_out(8), two.held_out(8), strict=True):
+        assert np.array_equal(ours.tokens, theirs.tokens)
+    if "drop_duplicates" not in options:
+        assert one.fingerprint == two.fingerprint
+    assert sorted(found.notes) == sorted(load(data)[0].notes), "what was told stays known"
+
+
+def test_the_cache_is_found_again_and_never_for_another_text(
+    cache: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "IN_MEMORY", 10)
+    told: list[str] = []
+
+    def tell(what: str, done: int, total: int) -> None:
+        assert 0 < done <= total
+        told.append(what)
+
+    load(Data(path=str(text)), tell=tell)
+    assert set(told) == {"learning the tokenizer", "encoding"}
+    told.clear()
+    load(Data(path=str(text)), tell=tell)
+    assert not told
+    assert len(list(cache.iterdir())) == 1
+    load(Data(path=str(text), trailing_bos=False), tell=tell)
+    assert len(list(cache.iterdir())) == 2
+    content = text.read_text(encoding="utf-8")
+    text.write_text(content[:-1] + "!", encoding="utf-8")  # far from the beginning, of the same length
+    load(Data(path=str(text)), tell=tell)
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_a_cut_cache_is_refused(cache: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "IN_MEMORY", 10)
+    load(Data(path=str(text)))
+    (folder,) = cache.iterdir()
+    (folder / "tokens.bin").write_bytes((folder / "tokens.bin").read_bytes()[:-2])
+    with pytest.raises(DataError, match="its files are not whole; remove this folder"):
+        load(Data(path=str(text)))
+
+
+def test_a_crash_while_encoding_leaves_no_cache(cache: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "IN_MEMORY", 10)
+
+    def dies(what: str, done: int, total: int) -> None:
+        if what == "encoding":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load(Data(path=str(text)), tell=dies)
+    assert list(cache.iterdir()) == []
+
+
+def test_bad_text_shows_and_can_be_left_out_of_a_long_one(
+    cache: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "IN_MEMORY", 10)
+    text.write_bytes(text.read_bytes() + b"\nbad \xff line\ngood\n")
+    with pytest.raises(DataError, match=r"text\.txt:301:5: byte 0xff"):
+        load(Data(path=str(text)))
+    for _ in range(2):
+        found, _, encoded = load(Data(path=str(text), skip_bad=True))
+        assert [(reject.line, reject.text) for reject in found.rejects] == [(301, "bad \\udcff line")]
+    assert encoded.sizes[-1] == 4
+
+
+def test_unknown_characters_name_the_document(text: Path, tmp_path: Path) -> None:
+    _, tokenizer, _ = load(Data(path=str(text)))
+    other = tmp_path / "other.txt"
+    other.write_text("alpha\nomega @\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"other\.txt: in the document 'omega @': .*'o'"):
+        load(Data(path=str(other)), tokenizer)
+
+
+def test_a_tokenizer_file(text: Path, tmp_path: Path) -> None:
+    _, tokenizer, encoded = load(Data(path=str(text), tokenizer="bpe", tokenizer_size=290))
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(tokenizer.to_json())
+    _, read, again = load(Data(path=str(text), tokenizer=str(path)))
+    assert read.to_json() == tokenizer.to_json()
+    assert again.sha256 == encoded.sha256
+    with pytest.raises(DataError, match=r"--tokenizer .*none\.json: cannot be read"):
+        load(Data(path=str(text), tokenizer=str(tmp_path / "none.json")))
+    path.write_text("{}")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        load(Data(path=str(text), tokenizer=str(path)))
+
+
+MEASURE = """
+import resource, sys
+from microgpt.config import Data
+from microgpt.data import documents, sources
+from microgpt.data.encode import load
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+path, small, mapped = sys.argv[1:]
+load(Data(path=small))
+if mapped == "yes":
+    documents.IN_MEMORY, sources.PIECE = 1 << 18, 1 << 18
+before = peak()
+load(Data(path=path))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="measures memory as POSIX systems do")
+def test_memory_stays_far_below_the_text(cache: Path, text: Path, tmp_path: Path) -> None:
+    """The short form of benchmarks/tokenise_large.py: 30 MB of text, of which a quarter of a megabyte is held."""
+    large = tmp_path / "large.txt"
+    content = text.read_text(encoding="utf-8")
+    large.write_text(content * (30_000_000 // len(content.encode())), encoding="utf-8")
+    grown = {}
+    for mapped in ("yes", "no"):
+        command = [sys.executable, "-c", MEASURE, str(large), str(text), mapped]
+        grown[mapped] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert grown["yes"] < 30_000_000 < grown["no"]

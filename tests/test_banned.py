@@ -1,0 +1,94 @@
+"""No file is ever run as code, no shell is asked, and the disk is written in one place."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import microgpt
+
+PACKAGE = Path(microgpt.__file__).parent
+FILES = [*sorted(PACKAGE.rglob("*.py")), PACKAGE.parent / "gpt.py"]
+MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "runpy"}
+NAMES = {"eval", "exec", "compile", "__import__"}
+CALLS = {"torch.load", "os.system", "os.popen", "yaml.load", "np.save", "np.savez", "np.fromfile", "torch.save"}
+WRITES = {
+    *(f"os.{name}" for name in "write remove unlink rename replace rmdir removedirs mkdir makedirs truncate".split()),
+    *(f"shutil.{name}" for name in "rmtree move copy copy2 copyfile copytree make_archive unpack_archive".split()),
+}  # fmt: skip
+METHODS = {"write_text", "write_bytes", "touch", "unlink", "rmdir", "rename", "symlink_to", "hardlink_to", "tofile"}
+
+
+def dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else "?"
+
+
+def mode(call: ast.Call, place: int) -> str:
+    given = [keyword.value for keyword in call.keywords if keyword.arg == "mode"] or call.args[place : place + 1]
+    return str(given[0].value) if given and isinstance(given[0], ast.Constant) else "r"
+
+
+def code_as_data(tree: ast.AST) -> list[str]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.split(".")[0] in MODULES]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in MODULES:
+            found.append(str(node.module))
+        elif isinstance(node, ast.Call):
+            name = dotted(node.func)
+            shell = any(k.arg == "shell" and getattr(k.value, "value", 1) for k in node.keywords)
+            allowed_pickle = any(k.arg == "allow_pickle" and getattr(k.value, "value", 1) for k in node.keywords)
+            if name in NAMES | CALLS or shell or allowed_pickle:
+                found.append(f"{name} in line {node.lineno}")
+    return found
+
+
+def writes(tree: ast.AST) -> list[str]:
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name, method = dotted(node.func), node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        opens = name == "open" and set(mode(node, 1)) & set("wax+")
+        path_opens = method == "open" and name != "os.open" and set(mode(node, 0)) <= set("rwaxbt+") - {"r"}
+        if opens or path_opens or name in WRITES or method in METHODS:
+            found.append(f"{name} in line {node.lineno}")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_no_file_is_run_as_code(path: Path) -> None:
+    assert code_as_data(ast.parse(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_the_disk_is_written_in_one_place(path: Path) -> None:
+    found = writes(ast.parse(path.read_text(encoding="utf-8")))
+    if path.name == "fsio.py":
+        assert found
+    else:
+        assert found == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import pickle", "from pickle import loads", "eval('1')", "exec(x)", "torch.load(f)", "os.system('ls')",
+     "run(x, shell=True)", "np.load(f, allow_pickle=True)", "import yaml"],
+)  # fmt: skip
+def test_the_test_sees_code(code: str) -> None:
+    assert code_as_data(ast.parse(code))
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["open(p, 'w')", "open(p, mode='ab')", "p.open('w')", "p.write_text(x)", "os.replace(a, b)", "shutil.move(a, b)",
+     "os.unlink(a)", "open(p, 'r+')"],
+)  # fmt: skip
+def test_the_test_sees_writes(code: str) -> None:
+    assert writes(ast.parse(code))
+    assert not writes(ast.parse("open(p); open(p, 'rb'); p.open(); Image.open(p)"))

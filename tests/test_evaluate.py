@@ -1,0 +1,220 @@
+"""Held-out figures, stopping early, and that a resumed run is the same run whatever the data options."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from microgpt.cli import main
+from microgpt.config import Config
+from microgpt.evaluate import Evaluation, evaluate, verbatim
+from microgpt.train import prepare, train
+from microgpt.writer import Writer
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    rng = Random(5)
+    words = ["the", "cat", "säß", "on", "a", "mat,", "and", "then", "it", "left."]
+    path = tmp_path / "text.txt"
+    lines = (" ".join(rng.choices(words, k=rng.randrange(1, 9))) + "\n" * rng.choice([1, 2]) for _ in range(120))
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def config(text: Path, data: dict[str, Any] | None = None, **run: Any) -> Config:
+    return Config.from_dict({"data": {"path": str(text), **(data or {})}, "run": {"steps": 12, "samples": 2, **run}})
+
+
+def measure(run: Path, path: Path | None = None, samples: int = 0) -> Evaluation:
+    writer = Writer.open(run)
+    return evaluate(writer.engine, writer.state, writer.config, writer.tokenizer, path and str(path), samples=samples)
+
+
+def brute_force(run: Path, texts: list[str]) -> tuple[float, int]:
+    """Nats and targets of documents, a window of the context after the other, by logits."""
+    writer = Writer.open(run)
+    block, nats, n = writer.config.model.block_size, 0.0, 0
+    for text in texts:
+        tokens = np.array([writer.tokenizer.bos, *writer.tokenizer.encode(text), writer.tokenizer.bos], dtype=np.int32)
+        for begin in range(0, len(tokens) - 1, block):
+            window = tokens[begin : begin + block + 1]
+            logits = np.asarray(writer.engine.logits(writer.state, window[:-1])[0], dtype=np.float64)
+            log_sum = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
+            nats += float((log_sum - logits[np.arange(len(window) - 1), window[1:]]).sum())
+            n += len(window) - 1
+    return nats, n
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "bpe"])
+def test_figures_are_those_of_the_definition(text: Path, tmp_path: Path, tokenizer: str) -> None:
+    data = {"tokenizer": tokenizer, "val_fraction": 0.25}
+    trained = train(config(text, data, eval_every=4, dtype="float64", engine="auto"), tmp_path / "run")
+    job = prepare(Config.from_toml(tmp_path / "run" / "run.toml"))
+    texts = list(job.documents.texts)
+    held = [texts[i] for i in job.corpus.order[job.corpus.n_train :]]
+    nats, n = brute_force(tmp_path / "run", held)
+    found = measure(tmp_path / "run")
+    size = sum(len(text.encode()) for text in held)
+    assert (found.documents, found.bytes, found.tokens) == (len(held), size, n)
+    assert found.loss == pytest.approx(nats / n, rel=1e-9)
+    assert found.perplexity == pytest.approx(math.exp(nats / n), rel=1e-9)
+    assert found.bits_per_byte == pytest.approx(nats / math.log(2) / size, rel=1e-9)
+    assert trained.val_loss == pytest.approx(found.loss, rel=1e-12), "the loss of the metrics is the one of eval"
+
+
+def test_another_file_can_be_measured(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(config(text), tmp_path / "run")
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"text": "the cat left."}\n{"text": "a mat"}\n', encoding="utf-8")
+    nats, n = brute_force(tmp_path / "run", ["the cat left.", "a mat"])
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path / "run"), "--data", str(other), "--json", "--samples", "3"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["loss"] == pytest.approx(nats / n, rel=1e-5)
+    assert (found["bytes"], found["tokens"], found["documents"], found["samples"]) == (18, n, 2, 3)
+    assert 0 <= found["verbatim"] <= 1
+    text.unlink()
+    assert main(["eval", str(tmp_path / "run"), "--data", str(other), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["verbatim"] is None
+    assert "the training text is not at hand" in said.err
+    assert main(["eval", str(tmp_path / "run")]) == 3
+
+
+def test_verbatim_counts_training_documents_alone(text: Path) -> None:
+    job = prepare(config(text, {"val_fraction": 0.25, "drop_duplicates": True}))
+    texts, order, n = list(job.documents.texts), job.corpus.order, job.corpus.n_train
+    samples = [texts[order[0]], texts[order[0]], texts[order[n]], "no such line"]
+    assert verbatim(samples, job.documents, job.corpus) == 0.5
+    joined = prepare(config(text, {"packing": "joined"}))
+    part = texts[0][1:-1]
+    assert verbatim([part], joined.documents, joined.corpus) == 1.0
+    assert verbatim([part], *(lambda job: (job.documents, job.corpus))(prepare(config(text)))) == 0.0
+
+
+def test_patience_stops_early(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a rate of 0 the first loss stays the best."""
+    out = tmp_path / "run"
+    flags = ["--lr", "0", "--steps", "90", "--eval-every", "5", "--patience", "3", "--samples", "1", "--out", str(out)]
+    assert main(["train", str(text), *flags]) == 0
+    said = capsys.readouterr()
+    assert "stopped at step 20: the best held-out loss stays" in said.err
+    assert [path.name for path in sorted((out / "checkpoints").iterdir())] == ["step-00000005", "step-00000020"]
+    assert len(said.out.splitlines()) == 1
+    assert main(["train", str(text), "--resume", "--out", str(out)]) == 0
+    assert "stopped at step 20" in capsys.readouterr().err
+    assert main(["train", str(text), "--resume", "--out", str(out), "--patience", "5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["step"], found["stopped_early"], found["best_step"]) == (30, True, 5)
+
+
+def test_flags_of_held_out_text_that_contradict(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, sentence in (
+        (["--patience", "2"], "--patience: counts held-out losses; set --eval-every"),
+        (["--eval-every", "2", "--val-fraction", "0"], "--eval-every: nothing is held out"),
+        (["--val-data", "x", "--val-fraction", "0.1"], "set one of them"),
+        (["--vocab-size", "300", "--bpe-merges", "3"], "set one of them"),
+        (["--chunk-size", "8", "--chunk-overlap", "8"], "chunk_overlap must be smaller than chunk_size"),
+    ):
+        assert main(["train", str(text), *flags]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+OPTIONS = [
+    {"packing": "joined", "format": "paragraphs"},
+    {"tokenizer": "bpe", "tokenizer_size": 280, "packing": "joined"},
+    {"format": "chunks", "chunk_size": 20, "val_fraction": 0.2},
+    {"drop_duplicates": True, "trailing_bos": False},
+    {"tokenizer": "word", "val_path": "VAL"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_resumed_run_is_the_same_run(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], mapped: bool
+) -> None:
+    if "val_path" in options:
+        val = tmp_path / "val.txt"
+        val.write_text("the cat left.\n", encoding="utf-8")
+        options = {**options, "val_path": str(val)}
+    if mapped:
+        monkeypatch.setenv("MICROGPT_CACHE_DIR", str(tmp_path / "cache"))
+        monkeypatch.setattr("microgpt.data.documents.IN_MEMORY", 100)
+    chosen = config(text, options, eval_every=3, batch_size=2)
+    whole = train(chosen, tmp_path / "whole")
+    train(chosen, tmp_path / "parts", stop_at=5)
+    saved = Config.from_toml(tmp_path / "parts" / "run.toml")
+    parts = train(saved, tmp_path / "parts", resume=True)
+    assert parts.samples == whole.samples
+    for file in ("model.safetensors", "trainer/optimizer.safetensors"):
+        ours, theirs = (tmp_path / run / "checkpoints" / "step-00000012" / file for run in ("whole", "parts"))
+        assert ours.read_bytes() == theirs.read_bytes()
+    losses = [
+        [
+            line.get("loss", line.get("val_loss"))
+            for line in map(json.loads, (tmp_path / run / "metrics.jsonl").read_text().splitlines())
+        ]
+        for run in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("change", [{"packing": "joined"}, {"drop_duplicates": True}, {"val_fraction": 0.3}], ids=str)
+def test_other_rows_are_another_run(
+    text: Path, tmp_path: Path, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    assert main(["train", str(text), "--steps", "8", "--stop-at", "4", "--out", out]) == 0
+    flags = [word for key, value in change.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    flags = [word for word in flags if word != "True"]
+    assert main(["train", str(text), "--resume", "--out", out, *flags]) == 4
+    assert "is not the one that this checkpoint was trained with" in capsys.readouterr().err
+
+
+def test_rejects_are_written_to_the_run(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text.write_bytes(text.read_bytes() + b"a \xff b\nthe cat\n")
+    out = tmp_path / "run"
+    assert main(["train", str(text), "--steps", "2", "--out", str(out)]) == 3
+    assert "byte 0xff is not UTF-8" in capsys.readouterr().err
+    assert main(["train", str(text), "--steps", "2", "--out", str(out), "--skip-bad"]) == 0
+    assert "rejects left out (--skip-bad); they are listed in rejects.jsonl: 1" in capsys.readouterr().err
+    (reject,) = map(json.loads, (out / "rejects.jsonl").read_text().splitlines())
+    assert reject["why"] == "byte 0xff is not UTF-8 at character 3"
+    assert reject["line"] == len(text.read_bytes().splitlines()) - 1
+
+
+def test_standard_input_can_be_trained_on_and_resumed(text: Path, tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "microgpt", "train"]
+    environment = {**os.environ, "MICROGPT_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [*command, "-", "--out", str(out), "--steps", "6", "--stop-at", "3"],
+        input=text.read_bytes(),
+        capture_output=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [*command, "--resume", "--out", str(out)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    empty = subprocess.run([*command, "-"], stdin=subprocess.DEVNULL, capture_output=True, check=False, env=environment)
+    assert empty.returncode == 3
+    assert b"standard input: empty" in empty.stderr

@@ -1,0 +1,109 @@
+"""Prose: text past the end of documents and of the context."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from microgpt.cli import main
+from microgpt.generate import Sampling, onwards
+
+BOS = 4
+
+
+class Counting:
+    """An engine whose next token is always the one after the last; it keeps what it was fed."""
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size, self.fed = block_size, list[list[int]]()
+
+    def logits(self, state: object, tokens: np.ndarray, cache: int | None = None) -> tuple[np.ndarray, int]:
+        used = (cache or 0) + len(tokens)
+        assert used <= self.block_size
+        if cache is None:
+            self.fed.append([])
+        self.fed[-1] += tokens.tolist()
+        out = np.full((len(tokens), BOS + 1), -1e9)
+        out[-1, (tokens[-1] + 1) % (BOS + 1)] = 0
+        out[-1, BOS - 1] += 1  # what is left where BOS may not come
+        return out, used
+
+
+def drawn(engine: Counting, n: int, prompt: list[int], keep: int = 0) -> list[int]:
+    found = onwards(engine, None, prompt, engine.block_size, Sampling(0), Random(0), BOS, keep=keep)  # type: ignore[arg-type]
+    return [token for token, _ in zip(found, range(n), strict=False)]
+
+
+def test_without_keeping_the_context_is_the_end() -> None:
+    engine = Counting(6)
+    assert drawn(engine, 99, [BOS, 0]) == [1, 2, 3, 4, 0]
+    assert engine.fed == [[BOS, 0, 1, 2, 3, 4]]
+
+
+def test_a_chain_goes_on_with_the_last_of_the_context() -> None:
+    engine = Counting(6)
+    assert drawn(engine, 50, [BOS, 0], keep=3) == [i % 5 for i in range(1, 51)]
+    assert engine.fed[0] == [BOS, 0, 1, 2, 3, 4]
+    assert engine.fed[1][:4] == [BOS, 3, 4, 0], "BOS, then the last three"
+    assert all(fed[0] == BOS for fed in engine.fed)
+    assert all(len(fed) <= 6 for fed in engine.fed)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, 4])
+def test_every_part_can_be_kept(keep: int) -> None:
+    engine = Counting(6)
+    tokens = drawn(engine, 40, [BOS], keep=keep)
+    assert len(tokens) == 40
+    assert not any(a == b == BOS for a, b in itertools.pairwise(tokens))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prose")
+    text = folder / "text.txt"
+    text.write_text("ab ba\n\nbab äb\n\n" * 20, encoding="utf-8")
+    words = ["train", str(text), "--format", "paragraphs", "--packing", "joined", "--tokenizer", "bpe"]
+    assert main([*words, "--bpe-merges", "3", "--steps", "30", "--out", str(folder / "run"), "--samples", "0"]) == 0
+    return folder / "run"
+
+
+def samples(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    assert main(["generate", *words, "--json", "--seed", "1"]) == 0
+    return [sample["text"] for sample in json.loads(capsys.readouterr().out)["samples"]]
+
+
+@pytest.mark.parametrize("n", [1, 17, 500])
+def test_a_chain_reaches_its_characters(model: Path, capsys: pytest.CaptureFixture[str], n: int) -> None:
+    found = samples(capsys, str(model), "-n", "3", "--chain", "--max-chars", str(n), "--temperature", "1")
+    assert [len(text) for text in found] == [n] * 3
+    assert n < 500 or all("\n\n" in text for text in found), "documents are set apart as in the text"
+    assert samples(capsys, str(model), "-n", "3", "--chain", "--max-chars", str(n), "--temperature", "1") == found
+
+
+def test_past_the_end_of_a_document(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = samples(capsys, str(model), "-n", "5")
+    assert not any("\n\n" in text for text in plain)
+    past = samples(capsys, str(model), "-n", "5", "--no-stop-at-bos")
+    assert any("\n\n" in text for text in past)
+    short = samples(capsys, str(model), "-n", "5", "--no-stop-at-bos", "--max-tokens", "2")
+    assert all(len(text) < len(other) for text, other in zip(short, past, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--chain", "--max-chars", "0"], "--max-chars: must be 1 or more, got 0"),
+        (["--max-chars", "9"], "--max-chars: belongs to --chain"),
+        (["--chain-context", "9"], "--chain-context: belongs to --chain"),
+        (["--chain", "--chain-context", "15"], "--chain-context: must be 1 to 14"),
+        (["--chain", "--chain-context", "0"], "--chain-context: must be 1 to 14"),
+    ],
+)
+def test_flags_that_cannot_be(model: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str) -> None:
+    assert main(["generate", str(model), *words]) == 2
+    assert sentence in capsys.readouterr().err

@@ -1,0 +1,101 @@
+"""Scenarios: the sizes that their originals have, and that each can be trained by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from microgpt.cli import main
+from microgpt.config import SIZES, Config, expected, scenarios
+from microgpt.errors import UsageError
+from microgpt.model import n_params
+from microgpt.train import prepare
+
+# What the originals state, or what follows from their shapes where they are wrong.
+PARAMETERS = {
+    "names": 4_192,
+    "names_kgx": 4_064,
+    "vidya_1": 5_888,
+    "vidya_2": 5_888,
+    "vidya_3": 5_888,
+    "vidya_4a": 5_888,
+    "vidya_4b": 5_632,
+    "vidya_5": 206_848,
+    "vidya_6": 206_848,
+    "vidya_7": 206_848,
+    "vidya_8": 206_848,
+    "vidya_9": 232_448,
+    "vidya_10": 1_328_128,
+    "enneads": 1_253_888,
+    "bible_char": 124_928,
+    "bible_word": 1_972_864,
+    "bible_bpe": 293_888,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts(name: str) -> None:
+    assert n_params(Config.of(name).with_vocab(expected(name)["vocab_size"]).model) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", ["alice", "alice_v2"])
+def test_alice_has_kgx_size_at_kgx_vocabulary(name: str) -> None:
+    """kgx counts the byte order mark as a character, and keeps Project Gutenberg's header."""
+    assert n_params(Config.of(name).with_vocab(87).model) == 34_240
+
+
+@pytest.mark.parametrize("name", sorted(scenarios()))
+def test_every_scenario_states_what_to_expect(name: str) -> None:
+    assert expected(name).keys() >= {"vocab_size", "tokens_per_step"}
+
+
+@pytest.mark.parametrize("name", sorted(set(scenarios()) - {"pydocs"}))
+def test_every_scenario_prepares(name: str, real_data: Callable[[str], Path]) -> None:
+    config = Config.of(name)
+    if not config.data.dataset:
+        with pytest.raises(UsageError, match="--data"):
+            prepare(config)
+        return
+    real_data(config.data.dataset)
+    job = prepare(config)
+    assert job.config.model.vocab_size == expected(name)["vocab_size"]
+    per_step = job.rows * job.corpus.mean_row(job.config.model.block_size)
+    assert per_step == pytest.approx(expected(name)["tokens_per_step"], rel=0.02)
+
+
+def test_scenarios_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scenarios", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows.keys() == scenarios().keys()
+    assert rows["vidya_10"]["n_params"] == 1_328_128
+    assert all(row["seconds"] > 0 for row in rows.values())
+    assert list(rows).index("vidya_9") < list(rows).index("vidya_10")
+    assert main(["scenarios"]) == 0
+    assert "1,328,128" in capsys.readouterr().out
+
+
+def test_the_size_dial(tmp_path: Path) -> None:
+    from microgpt.commands.flags import resolve
+
+    text = tmp_path / "a.txt"
+    text.write_text("one\n")
+    sizes = [resolve(str(text), None, {}, name).with_vocab(65) for name in SIZES]
+    counts = [n_params(config.model) for config in sizes]
+    assert counts == sorted(counts)
+    rates = [config.optim.learning_rate for config in sizes]
+    assert rates == sorted(rates, reverse=True)
+    mixed = resolve(str(text), None, {"model": {"n_embd": 32}, "run": {"batch_size": 3}}, "small")
+    assert (mixed.model.n_layer, mixed.model.n_embd, mixed.run.batch_size) == (4, 32, 3)
+    with pytest.raises(UsageError, match="did you mean small"):
+        resolve(str(text), None, {}, "smal")
+
+
+def test_a_later_layer_takes_back_what_it_replaces(tmp_path: Path) -> None:
+    from microgpt.commands.flags import resolve
+
+    config = resolve("enneads", None, {"data": {"path": "b.txt", "tokenizer": "char"}})
+    assert (config.data.dataset, config.data.bpe_merges) == (None, None)
+    assert resolve("enneads", None, {"data": {"tokenizer_size": 300}}).data.bpe_merges is None
