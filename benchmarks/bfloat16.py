@@ -38,9 +38,10 @@ def family(options: Options) -> list[Row]:
 def quality(row: Row, options: Options) -> Row:
     """Train in both number types on the same text, compare on other text of the same language."""
     steps = 2 if options.quick else 300
-    long = synthetic(sized(VIDYA, options), rows=1 if options.quick else 4, steps=steps)
+    model = sized(VIDYA, options).model_copy(update={"init_std": 0.02, "residual_init": "scaled"})
+    long = synthetic(model, rows=1 if options.quick else 4, steps=steps)
     long = replace(long, lrs=learning_rates(long.optim, 0, steps, steps))
-    other = synthetic(sized(VIDYA, options), rows=2, steps=1 if options.quick else 8, seed=2)
+    other = synthetic(model, rows=2, steps=1 if options.quick else 8, seed=2)
     found = []
     for dtype in ("bfloat16", "float32"):
         side = ours(long, options.engine, dtype)
