@@ -75,4 +75,4 @@ def check(model: str, expected: str) -> None:
 
 
 if __name__ == "__main__":
-    {"expect": expect, "check": check}[sys.argv[1]](*sys.argv[2:])
+    {"expect": expect, "check": check}[sys.argv[1]](*sys.argv[2:])  # type: ignore[operator]
