@@ -8,12 +8,12 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from microgpt import train as training
 from microgpt.cli import main
-from microgpt.config import Config
 from microgpt.runfolder import RunFolder
 from tests.crash.conftest import Reference
 from tests.crash.runs import end_state, finish, go_on, new, spawn, wait
@@ -63,10 +63,10 @@ def test_a_run_that_came_and_went_while_the_data_was_read(
 ) -> None:
     out, prepare = tmp_path / "run", training.prepare
 
-    def slow(config: Config) -> training.Job:
+    def slow(*given: Any) -> training.Job:
         monkeypatch.setattr(training, "prepare", prepare)
         assert main(new(reference.data, out)) == 0
-        return prepare(config)
+        return prepare(*given)
 
     monkeypatch.setattr(training, "prepare", slow)
     assert main(new(reference.data, out)) == 2
