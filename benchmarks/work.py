@@ -21,7 +21,7 @@ from microgpt.engines import Choice, Feed, choose, pack
 from microgpt.errors import MachineError, UsageError
 from microgpt.model import Tensors, first_values, table
 from microgpt.optim import learning_rates
-from microgpt.train import Job, prepare
+from microgpt.training import Job, prepare
 
 # Models that people train on a laptop. Their first values are large (standard deviation 0.08), because a race compares
 # losses: with small ones attention is nearly even, and a peer could compute it wrongly unseen.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from microgpt import train as training
+from microgpt import training
 from microgpt.cli import main
 from microgpt.runfolder import RunFolder
 from tests.crash.conftest import Reference

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microgpt import train as training
+from microgpt import training
 from microgpt.cli import main
 from microgpt.engines import pack
 from microgpt.evaluate import held_out_loss
