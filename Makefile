@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup clean crash mutants proof-gradients proof-round-trip proof-memory
+.PHONY: demo test check setup bench clean crash mutants proof-gradients proof-round-trip proof-memory
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -16,6 +16,9 @@ check: .venv/full  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: .venv/bench  ## the table of targets with today's figures, against PyTorch, JAX and C
+	$(BIN)/python -m benchmarks
 
 crash: .venv/full  ## 1000 random kills, signals, races: the figures of docs/crash.md
 	$(BIN)/python -m tests.crash.long_form
@@ -29,10 +32,10 @@ proof-gradients: .venv/full  ## every rung's gradients against differences, 200 
 proof-round-trip: .venv/full  ## a million random Unicode texts there and back through the tokenizer
 	$(BIN)/python -m benchmarks.tokenizers --round-trip 1000000
 
-setup: .venv/full  ## .venv with all that tests and benchmarks need
-
 proof-memory: .venv/full  ## 1 GB of text tokenised in less than 1 GB of memory
 	$(BIN)/python benchmarks/tokenise_large.py
+
+setup: .venv/bench  ## .venv with all that tests and benchmarks need
 
 clean:
 	rm -rf .venv
@@ -46,5 +49,9 @@ clean:
 	touch $@
 
 .venv/full: .venv/core
-	$(PIP) -e '.[dev,torch,data]'
+	$(PIP) -e '.[dev,data,export,plot,torch]'
+	touch $@
+
+.venv/bench: .venv/full
+	$(PIP) -e '.[bench]'
 	touch $@

@@ -1,3 +1,40 @@
-"""Learn, train and use small GPTs on the machine you have."""
+"""Learn, train and use small GPTs on the machine you have.
+
+import microgpt
+
+trained = microgpt.train(microgpt.Config.of("names", run={"steps": 200}), "runs/short")
+model = microgpt.load(trained.path)
+for piece in model.generate("em", temperature=0.8):
+    print(piece, end="")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from microgpt.config import Config
+    from microgpt.training import train
+    from microgpt.writer import Writer
+
+    load = Writer.open
 
 __version__ = "0.1.0"
+__all__ = ["Config", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that importing the package costs nothing."""
+    if name == "Config":
+        from microgpt.config import Config
+
+        return Config
+    if name == "train":
+        from microgpt.training import train
+
+        return train
+    if name == "load":
+        from microgpt.writer import Writer
+
+        return Writer.open
+    raise AttributeError(f"module 'microgpt' has no attribute {name!r}")

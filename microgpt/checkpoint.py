@@ -7,8 +7,10 @@ nothing is believed, or given memory, before it agrees.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,7 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from microgpt import chat, fsio, lora
+from microgpt import chat, fsio, lora, storage
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.model import Tensors, n_params, table
@@ -28,7 +30,6 @@ FORMAT = 1
 MANIFEST = "MANIFEST.json"
 ADAPTERS = "adapters.safetensors"
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
-SIZES = {"F64": 8, "F32": 4}
 HEADER_LIMIT = 10_000_000  # bytes of a safetensors header; ours have 100 a tensor
 
 
@@ -280,7 +281,7 @@ def read(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path / 'tokenizer.json'}: {tokenizer.vocab_size} tokens, but the model has {config.model.vocab_size}"
         )
-    state: Any = {}
+    state: Any = {} if files is None else {"step": manifest["step"]}
     if files is not None and "trainer/state.json" in files:
         state = fsio.parse_json(_read(path, "trainer/state.json", files), str(path / "trainer/state.json"))
         if not isinstance(state, dict) or type(state.get("step")) is not int or state["step"] != manifest["step"]:
@@ -341,21 +342,23 @@ def _size(where: Path) -> int:
 
 
 def read_tensors(
-    path: Path, name: str, files: dict[str, dict[str, Any]] | None, shapes: dict[str, tuple[int, int]]
+    path: Path, name: str, files: dict[str, dict[str, Any]] | None, shapes: Mapping[str, tuple[int, ...]]
 ) -> Tensors:
-    """The tensors of a safetensors file, which must be exactly those of `shapes`. Raises CheckpointError."""
+    """The tensors of a safetensors file, which must be exactly those of `shapes`, as float64 or float32.
+
+    Raises CheckpointError.
+    """
     from safetensors import SafetensorError
-    from safetensors.numpy import load
 
     where, data = path / name, _read(path, name, files)
     check_header(data, str(where), shapes)
     try:
-        return load(data)
+        return storage.decode(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{where}: not a safetensors file ({error})", "E_SAFETENSORS") from None
 
 
-def check_header(data: bytes, where: str, shapes: dict[str, tuple[int, int]]) -> None:
+def check_header(data: bytes, where: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse what the safetensors library lets through: duplicate names, sizes that are not the file's, tensors
     that the model does not have. Raises CheckpointError."""
 
@@ -369,6 +372,8 @@ def check_header(data: bytes, where: str, shapes: dict[str, tuple[int, int]]) ->
     if not isinstance(header, dict):
         raise refuse("not a safetensors file (its header is no object)")
     header.pop("__metadata__", None)
+    scaled = [name for name in shapes if isinstance(header.get(name), dict) and header[name].get("dtype") == "I8"]
+    shapes = {**shapes, **{name + storage.SCALE: (shapes[name][0], 1) for name in scaled}}
     if header.keys() != shapes.keys():
         odd = sorted(header.keys() ^ shapes.keys())[0]
         raise refuse(f"tensor {odd!r} is {'unknown to the model' if odd in header else 'missing'}")
@@ -377,11 +382,11 @@ def check_header(data: bytes, where: str, shapes: dict[str, tuple[int, int]]) ->
         dtype, shape, span = (
             entry.get(key) if isinstance(entry, dict) else None for key in ("dtype", "shape", "data_offsets")
         )
-        if not isinstance(dtype, str) or dtype not in SIZES:
-            raise refuse(f"tensor {name!r} has dtype {dtype!r}; expected one of {', '.join(SIZES)}")
+        if not isinstance(dtype, str) or dtype not in storage.BITS or (dtype != "F32" and name.endswith(storage.SCALE)):
+            raise refuse(f"tensor {name!r} has dtype {dtype!r}; expected one of {', '.join(storage.BITS)}")
         if shape != list(shapes[name]):
             raise refuse(f"tensor {name!r} has shape {shape!r}; the model's is {list(shapes[name])}")
-        size = SIZES[dtype] * shapes[name][0] * shapes[name][1]
+        size = storage.BITS[dtype] // 8 * math.prod(shapes[name])
         if not (
             isinstance(span, list)
             and len(span) == 2

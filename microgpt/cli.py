@@ -25,6 +25,8 @@ app.command("microgpt.commands.finetune:finetune", name="finetune", help="Contin
 app.command("microgpt.commands.eval:evaluate", name="eval", help="Measure a model on held-out or other text.")
 app.command("microgpt.commands.scenarios:scenarios", name="scenarios", help="List what can be trained by name.")
 app.command("microgpt.commands.info:info", name="info", help="Show what a run or model folder holds.")
+app.command("microgpt.commands.export:export", name="export", help="Write a model so that other programs open it.")
+app.command("microgpt.commands.import_:import_", name="import", help="Open another program's model here.")
 app.command("microgpt.commands.bench:bench", name="bench", help="Measure how fast engines train.")
 app.command("microgpt.commands.doctor:doctor", name="doctor", help="Say what this machine has.")
 app.command("microgpt.commands.data:app", name="data", help="List and fetch data sets.")

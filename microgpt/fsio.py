@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         write_new(temporary, data)
         os.replace(temporary, path)
     except BaseException:
-        _forget(temporary)
+        forget(temporary)
         raise
     flush_folder(path.parent)
 
@@ -115,7 +115,14 @@ def sweep(folder: Path) -> None:
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:
-            _forget(entry)
+            forget(entry)
+
+
+def replace(path: Path, final: Path) -> Path:
+    """Give a file its final name; returns that. Raises OSError."""
+    os.replace(path, final)
+    flush_folder(final.parent)
+    return final
 
 
 def append(path: Path, text: str) -> None:
@@ -143,7 +150,8 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _forget(path: Path) -> None:
+def forget(path: Path) -> None:
+    """Remove a file, if it is there and can be removed."""
     with suppress(OSError):
         os.unlink(path)
 
@@ -192,33 +200,9 @@ def parse_json(data: bytes, where: str) -> Any:
         raise CheckpointError(f"{where}: damaged JSON ({error})", "E_JSON") from None
 
 
-def to_json(value: Any) -> bytes:
-    """Indented JSON, the same bytes for the same value."""
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def keep_stream(folder: Path, pieces: Iterable[bytes], suffix: str) -> tuple[Path, int]:
-    """Keep a stream as a file that is named by its content; returns it and its size. Nothing of an empty one is kept.
-
-    Raises OSError.
-    """
-    temporary = folder / f"{TEMPORARY}stream-{os.getpid()}"
-    _forget(temporary)
-    digest, size = hashlib.sha256(), 0
-    try:
-        write_new(temporary, b"")
-        for data in pieces:
-            digest.update(data)
-            size += len(data)
-            append_bytes(temporary, data)
-        flush(temporary)
-        final = folder / f"{digest.hexdigest()[:16]}{suffix}"
-        if size:
-            os.replace(temporary, final)
-    finally:
-        _forget(temporary)
-    flush_folder(folder)
-    return final, size
+def to_json(value: Any, indent: int | None = 2) -> bytes:
+    """JSON, indented unless told otherwise, the same bytes for the same value."""
+    return (json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def make_folder(path: Path) -> None:

@@ -19,7 +19,6 @@ FREE = {
     "data": {"dataset", "path", "val_path"},
     "run": {
         "steps",
-        "threads",
         "checkpoint_every",
         "keep",
         "eval_every",

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from microgpt.model import n_params
-from microgpt.train import Job, Report
+from microgpt.training import Job, Report
 
 
 def say(text: str) -> None:

@@ -13,7 +13,7 @@ PACKAGE = Path(microgpt.__file__).parent
 FILES = [*sorted(PACKAGE.rglob("*.py")), PACKAGE.parent / "gpt.py"]
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "runpy"}
 NAMES = {"eval", "exec", "compile", "__import__"}
-CALLS = {"torch.load", "os.system", "os.popen", "yaml.load", "np.save", "np.savez", "torch.save"}
+CALLS = {"torch.load", "os.system", "os.popen", "yaml.load", "np.save", "np.savez", "np.fromfile", "torch.save"}
 WRITES = {
     *(f"os.{name}" for name in "write remove unlink rename replace rmdir removedirs mkdir makedirs truncate".split()),
     *(f"shutil.{name}" for name in "rmtree move copy copy2 copyfile copytree make_archive unpack_archive".split()),

@@ -14,7 +14,7 @@ import pytest
 from microgpt.cli import main
 from microgpt.config import Config
 from microgpt.evaluate import Evaluation, evaluate, verbatim
-from microgpt.train import prepare, train
+from microgpt.training import prepare, train
 from microgpt.writer import Writer
 
 

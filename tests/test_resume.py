@@ -15,7 +15,7 @@ from microgpt.cli import main
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.resume import resumed, seconds
-from microgpt.train import train
+from microgpt.training import train
 
 
 def small(folder: Path, **run: Any) -> Config:

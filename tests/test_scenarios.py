@@ -12,7 +12,7 @@ from microgpt.cli import main
 from microgpt.config import SIZES, Config, expected, scenarios
 from microgpt.errors import UsageError
 from microgpt.model import n_params
-from microgpt.train import prepare
+from microgpt.training import prepare
 
 # What the originals state, or what follows from their shapes where they are wrong.
 PARAMETERS = {

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from microgpt import bench as measuring
 from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve
 from microgpt.terminal import say
-from microgpt.train import prepare
+from microgpt.training import prepare
 
 Flags = Parameter(name="*")
 

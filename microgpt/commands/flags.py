@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,7 +82,7 @@ def base(source: str) -> dict[str, Any]:
     if source in scenarios():
         return scenario(source)
     path = Path(source)
-    if path.exists() or source == "-" or glob.has_magic(source):
+    if os.path.exists(path) or source == "-" or glob.has_magic(source):
         return {"name": run_name(source), "data": {"path": source}}
     if path.suffix or os_separator(source):
         raise UsageError(f"{source}: no such file; name a text file or a scenario ({', '.join(scenarios())})")

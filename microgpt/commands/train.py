@@ -91,7 +91,7 @@ def run_and_tell(
 ) -> dict[str, Any]:
     """Train with a report on stderr; samples on stdout unless `as_json`; say what to do next, `again` to go on."""
     from microgpt.resume import seconds
-    from microgpt.train import train as train_run
+    from microgpt.training import train as train_run
 
     limit = None if max_time is None else seconds(max_time)
     try:

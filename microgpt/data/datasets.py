@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from microgpt import fsio
 from microgpt.config import nearest
 from microgpt.errors import DataError, MachineError, UsageError
 from microgpt.fsio import sha256
@@ -194,15 +195,18 @@ class Resuming:
         with requests.get(url, headers=asked, stream=True, timeout=10) as reply:
             reply.raise_for_status()
             had = had if reply.status_code == 206 else 0
-            with open(self.part, "ab" if had else "wb") as file, self._bar(had) as advance:
+            if not had:
+                fsio.forget(self.part)
+            with self._bar(had) as advance:
                 for data in reply.iter_content(1 << 13):
-                    had += file.write(data)
+                    fsio.append_bytes(self.part, data)
+                    had += len(data)
                     advance(len(data))
                     if had > self.size:
                         break  # more than the data set: the hash will refuse it
         if had < self.size:
             raise OSError(f"{url}: broke off after {had} of {self.size} bytes")
-        self.part.replace(output_file)
+        fsio.replace(self.part, Path(output_file))
 
     @contextmanager
     def _bar(self, had: int) -> Iterator[Callable[[int], None]]:

@@ -215,5 +215,5 @@ def _open(folder: Path, documents: Documents) -> tuple[Tokenizer, Encoded]:
     tokens = np.frombuffer(pages, dtype)
     offsets = np.memmap(folder / "offsets.bin", np.dtype("<i8"), "r")
     sizes = np.memmap(folder / "sizes.bin", np.dtype("<i8"), "r")
-    kept = np.fromfile(folder / "kept.bin", "<i8") if (folder / "kept.bin").is_file() else None
+    kept = np.frombuffer((folder / "kept.bin").read_bytes(), "<i8") if (folder / "kept.bin").is_file() else None
     return tokenizer, Encoded(tokens, offsets, sizes, meta["sha256"], kept, pages)

@@ -11,6 +11,7 @@ import glob
 import gzip
 import hashlib
 import io
+import os
 import re
 import sys
 import zlib
@@ -50,13 +51,13 @@ class Source(NamedTuple):
 def find_sources(place: str) -> list[Source]:
     """The files that a path, folder or glob means, in the order of their names. Raises DataError if none."""
     path = Path(place)
-    if path.is_dir():
+    if os.path.isdir(path):
         wanted = tuple(s + c for s in TEXT_SUFFIXES for c in ("", *COMPRESSED))
         files = [p for p in sorted(path.rglob("*")) if p.name.endswith(wanted) and p.is_file() and p.name[0] != "."]
         problem = (
             f"no text file in this folder; expected {', '.join(TEXT_SUFFIXES)}, plain or {' or '.join(COMPRESSED)}"
         )
-    elif not path.exists() and glob.has_magic(place):
+    elif not os.path.exists(path) and glob.has_magic(place):
         files = [p for p in map(Path, sorted(glob.glob(place, recursive=True))) if p.is_file()]
         problem = "no file matches; quote the pattern, or name a folder"
     else:
@@ -97,10 +98,19 @@ def keep_stdin() -> Path:
     """
     folder = cache_folder() / "stdin"
     fsio.make_folders(folder)
-    path, size = fsio.keep_stream(folder, iter(lambda: sys.stdin.buffer.read(PIECE), b""), ".txt")
-    if not size:
-        raise DataError("standard input: empty; pipe text into --data -")
-    return path
+    digest, size = hashlib.sha256(), 0
+    temporary = folder / f"{fsio.TEMPORARY}stdin-{os.getpid()}"
+    try:
+        while data := sys.stdin.buffer.read(PIECE):
+            digest.update(data)
+            fsio.append_bytes(temporary, data)
+            size += len(data)
+        if not size:
+            raise DataError("standard input: empty; pipe text into --data -")
+        fsio.flush(temporary)
+        return fsio.replace(temporary, folder / f"{digest.hexdigest()[:16]}.txt")
+    finally:
+        fsio.forget(temporary)
 
 
 def sha256(sources: list[Source]) -> str:
@@ -132,7 +142,7 @@ def _checked(source: Source, tally: Counter[str], skip_bad: bool) -> Iterator[st
             first = False
             if text.startswith("\ufeff"):
                 text = text[1:]
-                tally["byte order marks dropped"] += 1
+                tally["byte order mark dropped"] += 1
         if "\0" in text or not text.isascii():
             bad = None if skip_bad else BAD.search(text)
             if bad:
@@ -146,7 +156,7 @@ def _checked(source: Source, tally: Counter[str], skip_bad: bool) -> Iterator[st
         if text:
             yield text
     newlines = decoder.newlines
-    tally["files whose line ends (CRLF) were read as LF"] += newlines is not None and newlines != "\n"
+    tally["line ends CRLF read as LF, files"] += newlines is not None and newlines != "\n"
 
 
 def _describe(char: str, source: Source) -> str:

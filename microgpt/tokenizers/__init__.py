@@ -120,9 +120,11 @@ def train(
 def read(data: bytes, where: str) -> Tokenizer:
     """A tokenizer from the bytes of a tokenizer.json. Raises CheckpointError.
 
-    The file must be what the tokenizer that is read from it would write: nothing in it is left unread, so that
-    no other program can read it to other ids.
+    The file must be what the tokenizer that is read from it would write, or export: nothing in it is left unread,
+    so that no other program can read it to other ids.
     """
+    from microgpt.tokenizers.base import bos_first
+
     if len(data) > MAX_BYTES:
         raise CheckpointError(f"{where}: larger than {MAX_BYTES:,} bytes; not a tokenizer.json of ours")
     content = parse_json(data, where)
@@ -130,6 +132,8 @@ def read(data: bytes, where: str) -> Tokenizer:
         if len(content["model"]["vocab"]) > MAX_TOKENS:
             raise ValueError(f"more than {MAX_TOKENS:,} tokens")
         tokenizer = _of(content)
+        if content["post_processor"] == bos_first(tokenizer.bos):
+            content["post_processor"] = None
         if difference := _difference(json.loads(tokenizer.to_json()), content):
             raise ValueError(f"{difference} is not as this version writes it")
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, DataError) as error:

@@ -153,6 +153,17 @@ def split_vocab(file: dict[str, Any]) -> tuple[list[str], list[str]]:
     return tokens[:n], special
 
 
+def bos_first(bos: int) -> dict[str, Any]:
+    """The post-processor of an exported tokenizer.json: it puts BOS before a text, as our commands do themselves."""
+    first, text = {"SpecialToken": {"id": content("bos"), "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [first, text],
+        "pair": [first, text, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {content("bos"): {"id": content("bos"), "ids": [bos], "tokens": [content("bos")]}},
+    }
+
+
 def split(pattern: str, behavior: str = "Isolated", *, invert: bool = False) -> dict[str, Any]:
     """A Split pre-tokenizer of tokenizer.json."""
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert}

@@ -19,7 +19,7 @@ from microgpt.errors import MachineError, UsageError
 from microgpt.model import first_values
 from microgpt.resume import finetuned
 from microgpt.talk import Talker
-from microgpt.train import train
+from microgpt.training import train
 
 from .conftest import write
 

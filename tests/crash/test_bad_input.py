@@ -47,12 +47,12 @@ def test_texts_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_texts_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path, status, fragment in (
-        (tmp_path / "none.txt", 3, "no such file"),
-        (tmp_path, 3, "no text file in this folder"),
-        (tmp_path / ("x" * 300), 5, "File name too long"),
+    for path, fragment in (
+        (tmp_path / "none.txt", "no such file"),
+        (tmp_path, "no text file in this folder"),
+        (tmp_path / ("x" * 300), "File name too long"),
     ):
-        fails(new(path, tmp_path / "run"), capsys, status, fragment)
+        fails(new(path, tmp_path / "run"), capsys, 3, fragment)
     assert not (tmp_path / "run").exists()
 
 
@@ -63,8 +63,8 @@ def test_a_byte_order_mark_and_crlf_change_nothing(
     path.write_bytes(b"\xef\xbb\xbf" + reference.data.read_bytes().replace(b"\n", b"\r\n"))
     assert main(new(path, tmp_path / "run")) == 0
     said = capsys.readouterr().err
-    assert "byte order marks dropped: 1" in said
-    assert "line ends (CRLF) were read as LF" in said
+    assert "byte order mark dropped" in said
+    assert "line ends CRLF read as LF" in said
     assert finish([], tmp_path / "run")["tensors"] == reference.end["tensors"]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from microgpt import train as training
+from microgpt import training
 from microgpt.cli import main
 from microgpt.runfolder import RunFolder
 from tests.crash.conftest import Reference
@@ -63,10 +63,10 @@ def test_a_run_that_came_and_went_while_the_data_was_read(
 ) -> None:
     out, prepare = tmp_path / "run", training.prepare
 
-    def slow(*args: Any) -> training.Job:
+    def slow(*given: Any) -> training.Job:
         monkeypatch.setattr(training, "prepare", prepare)
         assert main(new(reference.data, out)) == 0
-        return prepare(*args)
+        return prepare(*given)
 
     monkeypatch.setattr(training, "prepare", slow)
     assert main(new(reference.data, out)) == 2

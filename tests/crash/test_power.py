@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from microgpt import checkpoint, fsio
-from microgpt import train as training
+from microgpt import checkpoint, fsio, training
 from microgpt.cli import main
 from microgpt.errors import CheckpointError
 from tests.crash.power import Disk, Recorder, Tree

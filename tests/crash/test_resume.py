@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microgpt import checkpoint
-from microgpt import train as training
+from microgpt import checkpoint, training
 from microgpt.cli import main
 from tests.crash.conftest import Reference
 from tests.crash.runs import end_state, finish, go_on, metrics, new

@@ -133,8 +133,8 @@ def test_byte_order_mark_and_crlf_are_made_right_and_told(tmp_path: Path) -> Non
     found = read_documents(Data(path=str(path)))
     assert found.texts == ["one", "two", "three"]
     assert found.notes == [
-        f"{path}: byte order marks dropped: 1",
-        f"{path}: files whose line ends (CRLF) were read as LF: 1",
+        f"{path}: byte order mark dropped: 1",
+        f"{path}: line ends CRLF read as LF, files: 1",
     ]
 
 

@@ -226,7 +226,7 @@ class Loop:
         self.engine = build_engine(job)
         self.seconds_to_save = 0.5 + 24 * n_params(config.model) / 1e8  # until it is measured
         self.state: Any = None
-        self.step = 0
+        self.step = self.target = 0
         self.saved: int | None = None
         self.tokens = 0
         self.seconds = 0.0
@@ -277,13 +277,15 @@ class Loop:
         ours |= {"data": job.corpus.fingerprint, "held-out data": job.validation.fingerprint}
         theirs |= {"data": source.get("sha256"), "held-out data": source.get("held_out_sha256")}
         ours["tokenizer"], theirs["tokenizer"] = job.tokenizer.to_json(), saved.tokenizer.to_json()
-        for what in sorted(ours, key=lambda name: "." in name):  # data and tokenizer first
-            if ours[what] != theirs[what]:
-                raise other_run(saved.path, what, f" ({theirs[what]!r} then, {ours[what]!r} now)" * ("." in what))
+        for what in sorted(ours.keys() | theirs.keys(), key=lambda name: ("." in name, name)):  # data first
+            then, now = theirs.get(what), ours.get(what)
+            if then != now:
+                raise other_run(saved.path, what, f" ({then!r} then, {now!r} now)" if "." in what else "")
 
     def run(self, target: int) -> Trained:
         """Step until `target`, doing what is due on the way; save and sample at the end."""
         run = self.job.config.run
+        self.target = target
         self.evaluate_if_due()  # what a signal cut short
         while self.step < target and not self.is_stale():
             self.block(target)
@@ -399,7 +401,8 @@ class Loop:
     def evaluate(self) -> None:
         """The held-out loss, into the metrics; remember the best step."""
         feeds = self.job.validation.held_out(self.job.config.model.block_size)
-        self.val_loss = held_out_loss(self.engine, self.state, feeds, self.pause)
+        at_the_end = self.step == self.target  # nothing would repeat an evaluation that a signal cut short
+        self.val_loss = held_out_loss(self.engine, self.state, feeds, (lambda: None) if at_the_end else self.pause)
         self.evaluated = self.step
         fsio.append(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
         self.report.evaluated(self.step, self.val_loss)

@@ -1,0 +1,77 @@
+"""Decoding with a cache of keys and values at 1.25 million parameters, context 128: one stream, and 32 side by side.
+
+    python -m benchmarks.decoding
+
+Each stream draws 128 tokens at temperature 1 from a first token on. Peers are checked by the logits of a given text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from random import Random
+
+import numpy as np
+
+from benchmarks.common import Options, Row, script
+from benchmarks.sampling import check, speeds
+from benchmarks.work import VIDYA, Drawing, Ours, Side, installed, ours, sized, synthetic
+from microgpt.generate import Sampling, tokens
+
+FIRST, SAMPLING = 0, Sampling(temperature=1.0)
+TARGETS = (("float32", 1, 13_000.0), ("float32", 32, 60_000.0), ("bfloat16", 1, 20_000.0))  # tokens a second
+
+
+def plain(side: Ours, streams: int, count: int) -> int:
+    """The plain path: stream after stream, a token a call of the engine."""
+    drawn = 0
+    for stream in range(streams):
+        rng = Random(stream)
+        drawn += len(list(tokens(side.engine, side.state, [FIRST], count, SAMPLING, rng, stop=-1)))
+    return drawn
+
+
+def peers(side: Ours, streams: int, count: int) -> list[Side]:
+    """JAX and PyTorch on the same weights, their logits compared with ours first."""
+    found: list[Side] = []
+    text = side.work.feed.tokens[:20]
+    want = side.engine.logits(side.state, text)[0].astype(np.float64)
+    model, tensors = side.work.model, side.work.tensors
+    if installed("torch"):
+        from benchmarks.peers import torch_gpt
+
+        torch_ = torch_gpt.Decoder(model, tensors, streams)
+        check("PyTorch", torch_.follow(text), want)
+        found.append(Drawing("PyTorch eager", lambda: torch_.generate(FIRST, count, 1.0).size))
+    if installed("jax"):
+        from benchmarks.peers import jax_gpt
+
+        jax_ = jax_gpt.Decoder(model, tensors, streams)
+        check("JAX", jax_.follow(text), want)
+        found.append(Drawing("JAX, scan over tokens", lambda: jax_.generate(FIRST, count, 1.0).size))
+    return found
+
+
+def family(options: Options) -> list[Row]:
+    """The rows."""
+    work = synthetic(sized(VIDYA, options), rows=1, steps=1)
+    count, rows = 8 if options.quick else 128, []
+    for dtype, streams, target in TARGETS:
+        name = f"1.25 M, decoding, {streams} stream{'s' * (streams > 1)}, {dtype}"
+        row = Row(name, "-", "tokens/s", target=target, scale="tokens/s")
+        side = ours(work, options.engine, dtype)
+        if side is None:
+            rows.append(replace(row, note=f"our engine does not compute in {dtype}"))
+            continue
+        side.reset()
+        drawings: list[Side] = [Drawing(side.name, partial(plain, side, streams, count))]
+        if options.peers and dtype == "float32":
+            drawings += peers(side, streams, count)
+        found = speeds(drawings, options)
+        best = max(found[1:], key=lambda pair: pair[1], default=("-", None))
+        rows.append(replace(row, against=best[0], ours=found[0][1], theirs=best[1], value=found[0][1], note=side.name))
+    return rows
+
+
+if __name__ == "__main__":
+    script(family, __doc__)

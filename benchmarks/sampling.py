@@ -1,0 +1,108 @@
+"""Names drawn from the trained names model: one after another, and many streams side by side.
+
+    python -m benchmarks.sampling
+
+One after another means the reference's generator and the reference's samples; the C program and JAX have generators
+of their own. A token is a pass of the model; the end of a name is one. Peers are checked by their logits.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import Options, Row, say, script
+from benchmarks.peers import yardstick
+from benchmarks.work import Drawing, Ours, Side, Work, installed, names, race
+from microgpt import fsio
+from microgpt.engines import pack
+from microgpt.generate import Sampling, tokens
+from microgpt.model import Tensors, table
+
+BOS, EMMA = 26, [26, 4, 12, 12, 0, 26]
+SAMPLING = Sampling(temperature=0.5)
+
+
+def trained(options: Options) -> tuple[Work, Ours, Tensors]:
+    """The model of the names run, on our engine, and its weights."""
+    work = names(1, 50 if options.quick else 1000, options)
+    side = Ours(work, options.engine)
+    side.reset()
+    side.train()
+    return work, side, {w.name: side.engine.dump(side.state)[w.name] for w in table(work.model)}
+
+
+def one_after_another(side: Ours, count: int) -> int:
+    """The plain path: `count` names, a token a call of the engine."""
+    rng, drawn, block = Random(42), 0, side.work.model.block_size
+    for _ in range(count):
+        name = list(tokens(side.engine, side.state, [BOS], block, SAMPLING, rng, BOS))
+        drawn += min(len(name) + 1, block)
+    return drawn
+
+
+def of_jax(work: Work, weights: Tensors, want: np.ndarray, streams: int, steps: int) -> list[Side]:
+    """JAX: streams that begin a new name as soon as one ends, all in one compiled loop."""
+    if not installed("jax"):
+        return []
+    from benchmarks.peers.jax_gpt import Decoder
+
+    decoder = Decoder(work.model, weights, streams)
+    check("JAX", decoder.follow(np.array(EMMA[:-1])), want)
+    name = f"JAX, {streams} stream{'s' * (streams > 1)}"
+    return [Drawing(name, lambda: decoder.generate(BOS, steps, SAMPLING.temperature, restart=True).size)]
+
+
+def check(name: str, theirs: np.ndarray, ours: np.ndarray, atol: float = 1e-3) -> None:
+    """Raise AssertionError where logits differ: another model is being timed."""
+    off = float(np.abs(theirs - ours).max())
+    assert off < atol, f"{name}: logits differ from ours by {off:.1e}, so it is not the same model"
+
+
+def c_speed(weights: Tensors, loss: float, count: int) -> float | None:
+    """Tokens a second of the C program, or None without gcc."""
+    if yardstick.program("sample") is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.f32"
+        fsio.write_atomic(path, b"".join(w.astype("<f4").tobytes() for w in weights.values()))
+        found = yardstick.figures("sample", str(path), str(count))
+    check("C yardstick", np.array(found["emma"]), np.array(loss))
+    say(f"  C yardstick: {found['tokens_per_s']:,.0f} tokens/s, {found['tokens_a_name']:.2f} tokens a name")
+    return found["tokens_per_s"]
+
+
+def speeds(sides: list[Any], options: Options) -> list[tuple[str, float]]:
+    """Name and tokens a second of each side."""
+    by_name = {side.name: side for side in sides}
+    return [(t.name, by_name[t.name].drawn / t.best) for t in race(sides, options)]
+
+
+def family(options: Options) -> list[Row]:
+    """The rows."""
+    work, side, weights = trained(options)
+    want = side.engine.logits(side.state, np.array(EMMA[:-1], np.int32))[0].astype(np.float64)
+    loss = float(side.engine.loss(side.state, pack([EMMA]))[0])
+    few, steps = (3, 20) if options.quick else (200, 2000)
+    ours: list[Side] = [Drawing(side.name, lambda: one_after_another(side, few))]
+    single = speeds(ours + (of_jax(work, weights, want, 1, steps) if options.peers else []), options)
+    batched = speeds(ours + (of_jax(work, weights, want, 256, steps) if options.peers else []), options)
+    theirs = dict(single[1:])
+    if options.peers and (speed := c_speed(weights, loss, 1000 if options.quick else 200_000)):
+        theirs["C yardstick"] = speed
+    best = max(theirs, key=lambda name: theirs[name], default="-")
+    unit = "tokens/s"
+    return [
+        Row("sampling names, one after another", best, unit, single[0][1], theirs.get(best), single[0][1],
+            target=3e6, scale=unit, note=side.name),
+        Row("sampling names, batched", batched[1][0] if batched[1:] else "-", unit, batched[0][1],
+            batched[1][1] if batched[1:] else None, batched[0][1], target=8e6, scale=unit, note=side.name),
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    script(family, __doc__)

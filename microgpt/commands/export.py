@@ -1,0 +1,100 @@
+"""microgpt export"""
+
+from __future__ import annotations
+
+import dataclasses
+import json as jsonlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from microgpt.errors import MicrogptError, UsageError
+from microgpt.terminal import say
+
+if TYPE_CHECKING:
+    from microgpt.exports import Exported
+
+Switch = Parameter(negative="")
+
+
+def export(
+    run: Path,
+    *,
+    to: str,
+    out: Path | None = None,
+    half: Annotated[bool, Switch] = False,
+    bf16: Annotated[bool, Switch] = False,
+    int8: Annotated[bool, Switch] = False,
+    custom_code: Annotated[bool, Switch] = False,
+    merge: Annotated[bool, Switch] = False,
+    data: Path | None = None,
+    quality: bool = True,
+    json: Annotated[bool, Switch] = False,
+) -> None:
+    """Write a model so that other programs open it.
+
+    Parameters
+    ----------
+    run
+        A run, checkpoint or exported folder.
+    to
+        safetensors (our folder without training state), json (kgx), moonbase (muchq), hf (transformers), gguf
+        (llama.cpp), onnx (ONNX Runtime) or html (one page that runs the model).
+    out
+        The file or folder to write (default: the model's name, here).
+    half
+        Numbers of 16 bits (float16).
+    bf16
+        Numbers of 16 bits with float32's range (bfloat16).
+    int8
+        Numbers of 8 bits with a scale a row.
+    custom_code
+        With --to hf: write a class of ours beside the weights, for a model that transformers has no class for.
+    merge
+        Merge adapters (finetune --lora-rank) into the matrices: no format keeps them apart, so this is always done.
+    data
+        A text to measure the quality on (default: what the run held out, else its training text).
+    quality
+        With fewer bits: measure what they cost in loss and bits per byte.
+    json
+        Print the result as one JSON object.
+    """
+    from microgpt.exports import export as write
+
+    chosen = [name for name, given in (("float16", half), ("bfloat16", bf16), ("int8", int8)) if given]
+    if len(chosen) > 1:
+        raise UsageError("--half, --bf16 and --int8: give one of them")
+    done = write(run, to, out, storage=chosen[0] if chosen else None, custom_code=custom_code)
+    facts = {**dataclasses.asdict(done), "path": str(done.path)}
+    if quality and done.storage in ("float16", "bfloat16", "int8"):
+        facts |= _quality(run, done, data)
+    if json:
+        print(jsonlib.dumps(facts))
+        return
+    print(done.path)
+    say(f"wrote   {done.to}, {done.storage}, {done.bytes:,} bytes")
+    for row in facts.get("quality", []):
+        say(f"quality {row['storage']:<9} loss {row['loss']:.5f}   {row['bits_per_byte']:.5f} bits per byte")
+    if "quality_on" in facts:
+        say(f"quality was measured on {facts['quality_on']}")
+    for note in done.notes:
+        say(f"note    {note}")
+
+
+def _quality(run: Path, done: Exported, data: Path | None) -> dict[str, Any]:
+    from microgpt import checkpoint, storage
+    from microgpt.exports.quality import Rounding, table
+
+    rounded: Rounding = storage.rounded
+    if done.to == "gguf":
+        from microgpt.exports import gguf_file
+
+        rounded = gguf_file.rounded
+    try:
+        rows, about = table(checkpoint.read(run), [done.storage], str(data) if data else None, rounded)
+    except (MicrogptError, OSError) as error:
+        if data is not None:
+            raise
+        return {"quality": [], "quality_on": f"nothing, since the text is not at hand; name one with --data ({error})"}
+    return {"quality": rows, "quality_on": about}

@@ -1,0 +1,38 @@
+"""microgpt import"""
+
+from __future__ import annotations
+
+import dataclasses
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from microgpt.terminal import say
+
+
+def import_(path: Path, *, out: Path, json: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """Make a model folder of ours from another program's model.
+
+    Parameters
+    ----------
+    path
+        muchq's folder (weights.safetensors and meta.json), kgx's model.json, or a Hugging Face folder of the
+        architectures Arcee or NanoChat.
+    out
+        The folder to write.
+    json
+        Print the result as one JSON object.
+    """
+    from microgpt.exports.imports import import_model
+
+    done = import_model(path, out)
+    if json:
+        print(jsonlib.dumps({**dataclasses.asdict(done), "path": str(done.path)}))
+        return
+    print(done.path)
+    say(f"read    {done.source}: {done.n_params:,} parameters, vocabulary {done.vocab_size}, step {done.step}")
+    for note in done.notes:
+        say(f"note    {note}")
+    say(f"try     microgpt generate {done.path}")

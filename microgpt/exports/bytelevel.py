@@ -1,0 +1,58 @@
+"""Any of our tokenizers, where possible, as the byte-level BPE that GPT-2 began and llama.cpp runs.
+
+Its alphabet is the 256 bytes, each written as a printable character; a token is a string of those. A character
+tokenizer is such a one too: letters of one byte are tokens, longer ones grow out of their own bytes by merges.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+Vocabulary = tuple[list[str], list[str], list[str]]  # tokens by id, merges, and which tokens are special
+
+
+@lru_cache
+def alphabet() -> dict[int, str]:
+    """The printable character of each byte, as in GPT-2: visible Latin-1 stands for itself, the rest from U+0100."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+
+
+def spelled(text: str) -> str:
+    """A text's bytes in the alphabet."""
+    return "".join(alphabet()[byte] for byte in text.encode())
+
+
+def as_byte_level(content: dict[str, Any]) -> tuple[Vocabulary | None, str | None]:
+    """The vocabulary of a tokenizer.json, or the reason why there is none."""
+    special = {token["id"]: token["content"] for token in content["added_tokens"]}
+    model = content["model"]
+    vocab: dict[str, int] = {**model["vocab"], **{text: i for i, text in special.items()}}
+    tokens = sorted(vocab, key=vocab.__getitem__)
+    if [vocab[token] for token in tokens] != list(range(len(tokens))):
+        return None, "its ids have holes"
+    if model["type"] == "BPE":
+        if not byte_level(content):
+            return None, "its BPE does not work on bytes, or cuts text otherwise than GPT-2 did"
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        return (tokens, merges, list(special.values())), None
+    if any(len(token) != 1 for token in tokens if vocab[token] not in special):
+        return None, "tokens are words"
+    merges = []
+    for token in tokens:
+        letters = "" if vocab[token] in special else spelled(token)
+        merges += [f"{letters[:n]} {letters[n]}" for n in range(1, len(letters))]
+    spellings = [token if vocab[token] in special else spelled(token) for token in tokens]
+    if len(set(spellings)) != len(spellings):
+        return None, "a character and a special token have one name"
+    return (spellings, list(dict.fromkeys(merges)), list(special.values())), None
+
+
+def byte_level(content: dict[str, Any]) -> bool:
+    """Whether a BPE works on bytes after GPT-2's cut into words (`ByteLevel` with its regex)."""
+    pre = content.get("pre_tokenizer") or {}
+    steps = pre.get("pretokenizers", [pre])
+    levels = [step for step in steps if step.get("type") == "ByteLevel"]
+    return len(steps) == len(levels) == 1 and levels[0].get("use_regex", True) and not levels[0].get("add_prefix_space")

@@ -1,0 +1,127 @@
+"""One HTML file that holds the model and runs it: no server, no network, nothing to install.
+
+The page is put together from the templates beside this file; its content security policy names the hashes of its
+one script and one style, so that nothing else can run in it, whatever a model's name or tokens say.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from microgpt import fsio, storage
+from microgpt.exports import Source
+from microgpt.exports.shapes import require
+from microgpt.model import Tensors, n_params
+from microgpt.tokenizers import Tokenizer
+
+MOST_PARAMETERS = 16_000_000  # a page of about 45 MB, which phones still open
+KINDS = ("char", "word", "word-lossy", "bpe", "bpe-vidya", "bpe-words")
+GPT2 = (  # its pieces, for JavaScript's engine
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+"
+    r"|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+"
+)
+
+
+def write(source: Source, out: Path) -> list[str]:
+    """Write the file `out`. Raises UsageError for a model too large for a page."""
+    config, tokenizer = source.saved.config, source.saved.tokenizer
+    count = n_params(config.model)
+    require(
+        "a page",
+        (
+            (count <= MOST_PARAMETERS, f"{count:,} parameters (at most {MOST_PARAMETERS:,})"),
+            (tokenizer.kind in KINDS, f"a tokenizer of kind {tokenizer.kind}"),
+        ),
+    )
+    blob, entries = pack(source.weights, source.storage)
+    about = {
+        "model": config.model.model_dump(),
+        "storage": source.storage,
+        "matrices": entries,
+        "tokenizer": describe(tokenizer),
+    }
+    style, script = template("page.css"), "".join(map(template, ("model.js", "tokenizer.js", "page.js")))
+    facts = (
+        f"A GPT of {count:,} parameters with a context of {config.model.block_size} tokens; "
+        f"{tokenizer.kind} tokenizer, vocabulary {config.model.vocab:,}."
+    )
+    values = {
+        "title": html.escape(config.name),
+        "facts": html.escape(facts),
+        "temperature": f"{min(config.run.temperature, 2):g}",
+        "style_hash": digest(style),
+        "script_hash": digest(script),
+        "style": style,
+        "about": json.dumps(about, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
+        "weights": base64.b64encode(blob).decode(),
+        "script": script,
+    }
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template("page.html"))
+    fsio.write_atomic(out, page.encode())
+    return []
+
+
+def pack(weights: Tensors, stored: str) -> tuple[bytes, list[dict[str, Any]]]:
+    """All matrices in one blob, and where each lies: {name, rows, columns, at} and for int8 `scale`, in bytes."""
+    parts: list[bytes] = []
+    entries = []
+    end = 0
+
+    def put(array: np.ndarray) -> int:
+        nonlocal end
+        parts.append(array.tobytes())
+        end += array.nbytes
+        return end - array.nbytes
+
+    for name, values in weights.items():
+        entry = {"name": name, "rows": values.shape[0], "columns": values.shape[1]}
+        if stored == "int8":
+            whole, scale = storage.to_int8(name, values)
+            entry |= {"at": put(whole), "scale": put(scale)}
+        else:
+            entry |= {"at": put(storage.to_float16(name, values))}
+        entries.append(entry)
+    return b"".join(parts), entries
+
+
+def describe(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What the page's tokenizer needs: {kind, tokens, merges, special, pattern}."""
+    content = fsio.parse_json(tokenizer.to_json(), "tokenizer.json")
+    vocab: dict[str, int] = content["model"]["vocab"]
+    merges = [(vocab[left], vocab[right]) for left, right in content["model"].get("merges", [])]
+    pattern = GPT2 if tokenizer.kind == "bpe" else None
+    if tokenizer.kind.startswith("word"):
+        pattern = portable(content["pre_tokenizer"]["pattern"]["Regex"])
+    if tokenizer.kind == "bpe-words":
+        pattern = portable(content["normalizer"]["normalizers"][0]["pattern"]["Regex"])
+    return {
+        "kind": tokenizer.kind,
+        "tokens": sorted(vocab, key=vocab.__getitem__),
+        "merges": merges,
+        "special": {token["content"][1:-1]: token["id"] for token in content["added_tokens"]},
+        "pattern": pattern,
+    }
+
+
+def portable(pattern: str) -> str:
+    """A pattern of the `tokenizers` library for JavaScript's engine."""
+    return re.sub(r"\\x\{([0-9a-f]+)\}", r"\\u{\1}", pattern)
+
+
+def template(name: str) -> str:
+    """A template's text."""
+    return (resources.files("microgpt.exports") / "templates" / name).read_text(encoding="utf-8")
+
+
+def digest(text: str) -> str:
+    """The hash by which a content security policy knows a script or style."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,120 @@
+"""Numbers on disk: how tensors are stored in a safetensors file, from float64 down to int8.
+
+int8 keeps a row of a matrix as whole numbers -127 .. 127 and one float32 scale, the row's largest magnitude / 127;
+the scales of matrix X are the tensor `X.scale`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from microgpt.errors import NumericError
+from microgpt.model import Tensors
+
+SCALE = ".scale"
+BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I8": 8}  # what safetensors calls them
+STORAGES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8"}
+
+
+def encode(tensors: Tensors, storage: str) -> bytes:
+    """The bytes of a safetensors file that holds `tensors` as `storage`.
+
+    Raises NumericError with the tensor's name where a number is not finite, or does not fit.
+    """
+    from safetensors import TensorSpec, serialize
+
+    parts = {part: stored for name, values in tensors.items() for part, stored in _parts(name, values, storage).items()}
+    specs = {
+        name: TensorSpec(dtype=dtype, shape=array.shape, data_ptr=array.ctypes.data, data_len=array.nbytes)
+        for name, (dtype, array) in parts.items()  # which keeps the arrays alive
+    }
+    return serialize(specs, {"format": "pt"})
+
+
+def decode(data: bytes) -> Tensors:
+    """The tensors of a safetensors file as float64 or float32. Its header must have been checked before."""
+    import safetensors
+
+    read: Any = safetensors.deserialize
+    raw = {name: (entry["dtype"], entry["shape"], entry["data"]) for name, entry in read(data)}
+    out = {}
+    for name, (dtype, shape, content) in raw.items():
+        if dtype == "I8":
+            scale = np.frombuffer(raw[name + SCALE][2], np.float32).reshape(-1, 1)
+            out[name] = np.frombuffer(content, np.int8).reshape(shape) * scale
+        elif dtype == "BF16":
+            out[name] = from_bfloat16(np.frombuffer(content, np.uint16)).reshape(shape)
+        elif not (name.endswith(SCALE) and name.removesuffix(SCALE) in raw):
+            kind = {"F64": np.float64, "F32": np.float32, "F16": np.float16}[dtype]
+            values = np.frombuffer(content, kind).reshape(shape)
+            out[name] = values.astype(np.float32) if dtype == "F16" else values
+    return out
+
+
+def rounded(tensors: Tensors, storage: str) -> Tensors:
+    """What is left of `tensors` after they were stored as `storage`. Raises NumericError as `encode` does."""
+    out = {}
+    for name, values in tensors.items():
+        if storage == "int8":
+            whole, scale = to_int8(name, values)
+            out[name] = whole * scale
+        elif storage == "bfloat16":
+            out[name] = from_bfloat16(to_bfloat16(name, values))
+        elif storage == "float16":
+            out[name] = to_float16(name, values).astype(np.float32)
+        else:
+            out[name] = _finite(name, values).astype(storage)
+    return out
+
+
+def _parts(name: str, values: np.ndarray, storage: str) -> dict[str, tuple[str, np.ndarray]]:
+    if storage == "int8":
+        whole, scale = to_int8(name, values)
+        return {name: ("int8", whole), name + SCALE: ("float32", scale)}
+    if storage == "bfloat16":
+        return {name: ("bfloat16", to_bfloat16(name, values))}
+    if storage == "float16":
+        return {name: ("float16", to_float16(name, values))}
+    return {name: (storage, np.ascontiguousarray(_finite(name, values), dtype=storage))}
+
+
+def to_float16(name: str, values: np.ndarray) -> np.ndarray:
+    """Half precision: 11 bits of a number, up to 65504. Raises NumericError beyond."""
+    with np.errstate(over="ignore"):
+        half = _finite(name, values).astype(np.float16)
+    return _fits(name, values, half, np.isfinite(half), "float16", "65504; store it as bfloat16 or float32")
+
+
+def to_bfloat16(name: str, values: np.ndarray) -> np.ndarray:
+    """The upper half of a float32 as uint16, rounded to nearest even: 8 bits of a number, float32's range."""
+    with np.errstate(over="ignore"):
+        bits = np.ascontiguousarray(_finite(name, values), dtype=np.float32).view(np.uint32)
+    upper = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return _fits(name, values, upper, upper & 0x7F80 != 0x7F80, "bfloat16", "3.39e38; store it as float64")
+
+
+def from_bfloat16(upper: np.ndarray) -> np.ndarray:
+    """float32 from the upper halves."""
+    return (upper.astype(np.uint32) << 16).view(np.float32)
+
+
+def to_int8(name: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix as int8 (R, C) and float32 scales (R, 1). Raises NumericError where a number is not finite."""
+    top = np.abs(_finite(name, values)).max(axis=1, keepdims=True)
+    scale = np.where(top > 0, top / 127, 1).astype(np.float32)
+    return np.rint(values / scale).clip(-127, 127).astype(np.int8), scale
+
+
+def _finite(name: str, values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise NumericError(f"tensor {name!r} holds a number that is not finite; use an earlier checkpoint")
+    return values
+
+
+def _fits(name: str, values: np.ndarray, stored: np.ndarray, good: np.ndarray, storage: str, limit: str) -> np.ndarray:
+    if not good.all():
+        largest = float(np.abs(values).max())
+        raise NumericError(f"tensor {name!r} holds {largest:.6g}; {storage} ends at {limit}", "E_OVERFLOW")
+    return stored

@@ -1,0 +1,146 @@
+"""The benchmarks in their smallest form: that they run, and that a race is only held over the same work."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import benchmarks.__main__ as every
+from benchmarks import peak, sizes, work
+from benchmarks.common import Options, Row, markdown
+from microgpt.model import n_params
+
+QUICK = Options(quick=True, peers=False, seconds=0.01)
+
+
+@pytest.mark.parametrize("name", every.FAMILIES)
+def test_family_runs_without_peers(name: str) -> None:
+    rows = importlib.import_module(f"benchmarks.{name}").family(QUICK)
+    assert rows
+    for row in rows:
+        assert row.ours is not None or row.note.startswith(("no engine", "our engine"))
+        assert row.ours is None or (np.isfinite(row.ours) and row.ours > 0)
+        assert row.theirs is None or row.theirs > 0
+
+
+# Between them every option that a peer knows: both kinds of positions, activations, heads and norms.
+MODELS = {
+    "alice": {"final_norm": True, "norm_embedding": False},
+    "vidya": {},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("library", [name for name in ("torch", "jax") if importlib.util.find_spec(name)])
+def test_peers_compute_the_same_losses(library: str, name: str) -> None:
+    small = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 12, "init_std": 0.3} | MODELS[name]
+    same = work.synthetic(getattr(work, name.upper()).model_copy(update=small), rows=3, steps=4)
+    ours = work.Ours(same)
+    ours.reset()
+    losses = ours.train()
+    module = importlib.import_module(f"benchmarks.peers.{library}_gpt")
+    for side in module.sides(same, compiled=False) if library == "torch" else module.sides(same)[:1]:
+        for _ in range(2):  # a reset must bring the first values back
+            side.reset()
+            work.same_losses(side.name, side.train(), losses, rtol=1e-4)
+
+
+class Fake:
+    """A side with losses of its own."""
+
+    def __init__(self, name: str, losses: list[float]) -> None:
+        self.name, self.losses, self.runs = name, np.array(losses), 0
+
+    def reset(self) -> None:
+        if not len(self.losses):
+            raise OSError("no compiler")
+
+    def train(self) -> np.ndarray:
+        self.runs += 1
+        return self.losses
+
+
+def test_a_race_over_other_work_is_off() -> None:
+    with pytest.raises(AssertionError, match="other: losses differ"):
+        work.race([Fake("ours", [2.0, 1.0]), Fake("other", [2.0, 1.01])], QUICK)
+    with pytest.raises(AssertionError, match="other: losses differ"):
+        work.race([Fake("ours", [2.0, 1.0]), Fake("other", [2.0, float("nan")])], QUICK)
+
+
+def test_a_peer_that_cannot_run_is_left_out_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    timings = work.race([Fake("ours", [2.0]), Fake("broken", []), Fake("peer", [2.0])], QUICK)
+    assert [t.name for t in timings] == ["ours", "peer"]
+    assert "broken: cannot run here (OSError: no compiler)" in capsys.readouterr().err
+
+
+def test_our_own_failure_is_not_hidden() -> None:
+    with pytest.raises(OSError, match="no compiler"):
+        work.race([Fake("ours", [])], QUICK)
+
+
+def test_rectangles_are_the_feed_padded() -> None:
+    same = work.names(5, 3, QUICK)
+    inputs, targets, weights = same.rectangles()
+    for step in range(3):
+        (whole,) = same.feed.passes(step)
+        T = whole.inputs.shape[1]
+        np.testing.assert_array_equal(weights[step, :, :T], whole.weights)
+        assert not weights[step, :, T:].any()
+        here = whole.weights > 0
+        np.testing.assert_array_equal(inputs[step, :, :T][here], whole.inputs[here])
+        np.testing.assert_array_equal(targets[step, :, :T][here], whole.targets[here])
+
+
+def test_the_models_are_those_of_the_table() -> None:
+    assert n_params(work.ALICE) == 34_240
+    assert n_params(work.VIDYA) == 1_253_888
+    assert n_params(work.TEN_MILLION) == 10_740_096
+    found = [n_params(sizes.model_of(shape)) for shape in sizes.SHAPES]
+    assert found == sorted(found)
+    assert 1e3 < found[0] < 2.5e3
+    assert 9e7 < found[-1] < 1.2e8
+
+
+def test_the_peak_is_above_any_product() -> None:
+    a = np.ones((256, 256), np.float32)
+    assert peak.measured() > 1e9
+    assert peak.bandwidth() > 1e8
+    assert (a @ a)[0, 0] == 256
+
+
+def test_a_target_is_met_or_not() -> None:
+    assert Row("w", "a", "s", value=3.0, target=3.0).met is True
+    assert Row("w", "a", "s", value=2.9, target=3.0).met is False
+    assert Row("w", "a", "s", value=2.9, rule="<=", target=3.0).met is True
+    assert Row("w", "a", "s", target=3.0).met is None
+    assert Row("w", "a", "s", value=3.0).met is None
+
+
+def test_records_are_added_to(tmp_path: Path) -> None:
+    where = {"cpu": "a", "target": "b", "cores": 2, "vector_bits": 512, "peak_gflops": 236.0, "system": "s"}
+    where |= {"versions": {"jax": None, "numpy": "2"}, "commit": "c0ffee", "date": "2026-01-02", "load": []}
+    rows = [Row("work", "peer", "µs", 2.0, 6.0, 3.0, target=2.5)]
+    path = tmp_path / "RECORDS.md"
+    path.write_text("# Records\n")
+    every.record(where, rows, path)
+    every.record(where, rows, path)
+    text = path.read_text()
+    assert text.startswith("# Records\n")
+    assert text.count("## 2026-01-02, commit c0ffee") == 2
+    assert text.count(markdown(rows)) == 2
+    assert "3 ×" in text
+    assert "≥ 2.5 ×" in text
+    assert "yes" in text
+
+
+def test_the_sizes_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    points = [p for shape in sizes.SHAPES[:2] if (p := sizes.point("manual", shape, Options(seconds=0.05)))]
+    assert [p["engine"] for p in points] == ["manual", "manual"]
+    assert all(p["us_per_token"] > sizes.limit(s)[0] for p, s in zip(points, sizes.SHAPES, strict=False))
+    sizes.draw(points, tmp_path / "sizes.svg", {"cpu": "a", "commit": "c", "date": "d"})
+    assert (tmp_path / "sizes.svg").stat().st_size > 1000

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from microgpt import checkpoint
+from microgpt.config import Config
+from microgpt.generate import Sampling, tokens
+from microgpt.model import first_values
+from microgpt.tokenizers import Tokenizer
+from microgpt.tokenizers.char import Char
+from microgpt.writer import Writer
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+Build = Callable[..., Path]
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    """A model folder with random weights, large enough that all of the arithmetic shows in the logits."""
+
+    def make(
+        name: str = "model",
+        tokenizer: Tokenizer | None = None,
+        dtype: str = "float32",
+        seed: int = 1,
+        **options: Any,
+    ) -> Path:
+        tokenizer = tokenizer or Char(LETTERS)
+        model = {"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 24, "init_std": 0.4, **options}
+        config = Config.from_dict({"name": name, "model": {**model, "vocab_size": tokenizer.vocab_size}})
+        weights = {k: v.astype(dtype) for k, v in first_values(config.model, Random(seed)).items()}
+        moments = {f"{part}.{k}": np.full_like(v, 0.5) for part in ("m", "v") for k, v in weights.items()}
+        (tmp_path / name).mkdir()
+        return checkpoint.write(tmp_path / name, config, tokenizer, weights | moments, {"step": 7})
+
+    return make
+
+
+def logits(path: Path, ids: list[int]) -> np.ndarray:
+    """Ours, in float64 from the weights as they are stored."""
+    writer = Writer.open(path, dtype="float64")
+    return writer.engine.logits(writer.state, np.array(ids, np.int32), None)[0]
+
+
+def greedy(path: Path, prompt: str) -> str:
+    """Our continuation of a prompt at temperature 0."""
+    writer = Writer.open(path, dtype="float64")
+    ids, _ = writer.encode(prompt)
+    room, bos = writer.config.model.block_size, writer.tokenizer.bos
+    drawn = tokens(writer.engine, writer.state, ids, room, Sampling(temperature=0), Random(0), bos)
+    return writer.tokenizer.decode(list(drawn))
+
+
+CLASSIC = {"family": "classic"}
+KGX = {"family": "classic", "activation": "relu2"}
+MODERN = {"family": "modern"}
+NANOCHAT = {"family": "nanochat"}

@@ -1,0 +1,221 @@
+"""The page in a real browser, with the network cut off."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from microgpt.errors import UsageError
+from microgpt.exports import export
+from microgpt.tokenizers import KINDS, train
+from tests.exports.conftest import CLASSIC, MODERN, NANOCHAT, Build, greedy, logits
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+
+TEXTS = ["The cat (née Zoë) sat: it's 12345 degrees — “Oh!”", "  two  spaces and lines 🙂 don't"] * 3
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Any]:
+    """Open a file as a page; whatever it says on the console or asks of the network fails the test."""
+    noise: list[str] = []
+    contexts = []
+
+    def go(path: Path, **options: Any) -> Any:
+        context = browser.new_context(offline=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", lambda message: noise.append(message.text))
+        page.on("pageerror", lambda error: noise.append(str(error)))
+        page.on("request", lambda request: noise.append(request.url) if request.url != path.as_uri() else None)
+        page.goto(path.as_uri())
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert noise == []
+
+
+def write(page: Any, prompt: str, temperature: float = 0) -> str:
+    page.get_by_label("Begin a text").fill(prompt)
+    page.get_by_label("Temperature").fill(str(temperature))
+    page.get_by_role("button", name="Write", exact=True).click()
+    page.locator("#write:not([disabled])").wait_for()
+    return "".join(page.locator("#text button:not(.end)").all_text_contents())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        CLASSIC,
+        {**CLASSIC, "activation": "gelu", "norm_embedding": False, "tie_embeddings": True},
+        MODERN,
+        {**MODERN, "rope_pairs": "interleaved", "rope_base": 300.0},
+        {**NANOCHAT, "softcap": 5.0, "tie_embeddings": True},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+@pytest.mark.parametrize("stored", ["float16", "int8"])
+def test_it_computes_our_logits_and_writes_our_text(
+    build: Build, tmp_path: Path, visit: Any, options: dict[str, Any], stored: str
+) -> None:
+    source = build(**options, init_std=0.2)
+    page = visit(export(source, "html", tmp_path / "page.html", storage=stored).path)
+    same = export(source, "safetensors", tmp_path / "same", storage=stored).path
+    ids = [26, *range(15)]
+    theirs = page.evaluate("ids => ids.map((id, at) => [...model.logits(id, at)])", ids)
+    assert np.abs(np.array(theirs) - logits(same, ids)).max() < 1e-5
+    for prompt in ("", "ham", "abcdefghijklmnopqrstuvwxyz"):
+        assert write(page, prompt) == greedy(same, prompt)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tokenizer(build: Build, tmp_path: Path, visit: Any, kind: str) -> None:
+    tokenizer = train(kind, TEXTS, roles=True, **({"merges": 40} if kind.startswith("bpe") else {}))
+    source = build(tokenizer=tokenizer, block_size=64, init_std=0.2)
+    page = visit(export(source, "html", tmp_path / "page.html").path)
+    texts = [*TEXTS[:2], "(née Zoë)  two: don't — “Oh!” 🙂", "spaces", ""]
+    texts += ["unseen 日本\u0085 \t\r\n words'll  "] if kind == "bpe" else []
+    for text in texts:
+        assert page.evaluate("text => tokenizer.encode(text)", text) == tokenizer.encode(text).tolist()
+    same = export(source, "safetensors", tmp_path / "same", storage="float16").path
+    spelled = page.evaluate("ids => { const d = tokenizer.decoder(); return ids.map(d).join(''); }", [*range(30)])
+    assert spelled == tokenizer.stream().feed(range(30))
+    for prompt in ("", "two"):
+        assert write(page, prompt).strip() == greedy(same, prompt).strip()
+
+
+def test_a_person_at_the_keyboard(build: Build, tmp_path: Path, visit: Any) -> None:
+    page = visit(export(build(init_std=0.1, block_size=24), "html", tmp_path / "page.html").path)
+    expect = sync_api.expect
+    page.get_by_label("Begin a text").fill("ab")
+    page.get_by_label("Temperature").fill("0")
+    page.get_by_label("Begin a text").press("Control+Enter")
+    page.locator("#write:not([disabled])").wait_for()
+    written = page.locator("#text button")
+    first = written.nth(0)
+    first.focus()
+    expect(first).to_have_attribute("aria-label", re.compile(r"^\w, \d"))
+    page.keyboard.press("ArrowRight")
+    expect(written.nth(1)).to_be_focused()
+    expect(page.get_by_text(re.compile("^Token 2: “"))).to_be_visible()
+    shares = [float(x.split()[-2]) for x in page.locator("#candidates .share").all_text_contents()]
+    assert shares == sorted(shares, reverse=True)
+    assert len(shares) == 8
+    # Another candidate takes the token's place, and the text goes on from there.
+    other = page.locator("#candidates button").nth(3)
+    word = other.locator(".word").text_content()
+    kept = written.nth(0).text_content()
+    other.press("Enter")
+    page.locator("#write:not([disabled])").wait_for()
+    assert [kept, word] == written.all_text_contents()[:2]
+
+
+def test_an_unknown_character_is_told(build: Build, tmp_path: Path, visit: Any) -> None:
+    page = visit(export(build(), "html", tmp_path / "page.html").path)
+    assert write(page, "né") == ""
+    sync_api.expect(page.get_by_role("status")).to_have_text("This model does not know “é”.")
+    sync_api.expect(page.get_by_label("Begin a text")).to_be_focused()
+
+
+def test_stop_and_temperature(build: Build, tmp_path: Path, visit: Any) -> None:
+    page = visit(export(build(init_std=0.02, block_size=4096, n_layer=4), "html", tmp_path / "page.html").path)
+    page.get_by_label("Temperature").fill("2")
+    sync_api.expect(page.locator("#shown")).to_have_text("2.00")
+    endless = "() => { const inner = choose; choose = (z, t) => { z[26] = -1e9; return inner(z, t); }; }"
+    page.evaluate(endless)
+    page.get_by_role("button", name="Write", exact=True).click()
+    page.locator("#text button").nth(5).wait_for()
+    page.get_by_role("button", name="Stop").click()
+    sync_api.expect(page.get_by_role("status")).to_have_text(re.compile(r"^Stopped after \d+ tokens\.$"))
+    count = page.locator("#text button").count()
+    page.wait_for_timeout(100)
+    assert 5 < page.locator("#text button").count() == count < 4000
+    assert len(set(page.locator("#text button").all_text_contents())) > 2
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1200])
+def test_it_fits_and_can_be_read(build: Build, tmp_path: Path, visit: Any, scheme: str, width: int) -> None:
+    path = export(build("a-name-that-is-quite-long" * 3), "html", tmp_path / "page.html").path
+    size = {"width": width, "height": 700}
+    page = visit(path, viewport=size, color_scheme=scheme, reduced_motion="reduce")
+    write(page, "abc")
+    page.locator("#text button").nth(0).focus()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    low = page.evaluate(CONTRAST)
+    assert low == []
+    assert page.evaluate("getComputedStyle(document.querySelector('#text button')).transitionDuration") == "0s"
+    named = "(e) => e.ariaLabel || e.labels?.length || e.textContent.trim()"
+    unnamed = f"[...document.querySelectorAll('button, input, textarea')].filter(e => !({named})(e)).length"
+    assert page.evaluate(unnamed) == 0
+
+
+# Every text whose contrast with what lies behind it is below 4.5 to 1 (WCAG 2.2, 1.4.3).
+CONTRAST = """() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const paint = (under, over) => {
+    for (const colour of [under, over]) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+    return `rgb(${canvas.getImageData(0, 0, 1, 1).data.slice(0, 3).join()})`;
+  };
+  const behind = (e) => paint(e.parentElement ? behind(e.parentElement) : 'white', getComputedStyle(e).backgroundColor);
+  const light = (colour) => {
+    const part = (v) => ((v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = colour.match(/\\d+/g).map(Number).map(part);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+  };
+  const low = [];
+  for (const e of document.querySelectorAll('body *')) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+    if (!own || !e.offsetParent || e.disabled || e.tagName === 'SCRIPT') continue;
+    const a = light(behind(e)), b = light(paint(behind(e), getComputedStyle(e).color));
+    const ratio = Math.max(a, b) / Math.min(a, b);
+    if (ratio < 4.5) low.push(`${e.tagName} ${e.className} ${ratio.toFixed(2)}`);
+  }
+  return low;
+}"""
+
+
+def test_a_name_cannot_become_markup(build: Build, tmp_path: Path, visit: Any) -> None:
+    from microgpt import checkpoint
+    from microgpt.exports import Source
+    from microgpt.exports.html_page import write as write_page
+
+    tokenizer = train("bpe-vidya", ["</script>"] * 9)
+    saved = checkpoint.read(build(tokenizer=tokenizer))
+    hostile = "</title><script>document.title = 'owned'</script>{{weights}}"
+    changed = saved.config.model_copy(update={"name": hostile})
+    object.__setattr__(saved, "config", changed)
+    write_page(Source(saved, saved.weights(), "float16"), tmp_path / "page.html")
+    page = visit(tmp_path / "page.html")
+    assert page.title() == f"{hostile} · microgpt"
+    assert page.get_by_role("heading", level=1).text_content() == hostile
+    assert page.evaluate("tokenizer.encode('</script>').length") == 1
+
+
+def test_a_model_too_large_for_a_page_is_refused(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("microgpt.exports.html_page.MOST_PARAMETERS", 1000)
+    with pytest.raises(UsageError, match=r"a page cannot hold this model: 7,392 parameters \(at most 1,000\)"):
+        export(build(), "html", tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
