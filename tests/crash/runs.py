@@ -47,12 +47,12 @@ def metrics(out: Path) -> list[dict[str, Any]]:
 
 
 def end_state(out: Path) -> dict[str, Any]:
-    """All that must be equal, bit for bit, whatever happened on the way."""
+    """All that must be equal, bit for bit, whatever happened on the way. (Which older checkpoints are left is not: a
+    stop leaves one more, and a kill between a save and its rotation one that the next save rotates out.)"""
     saved = checkpoint.read(out)
     state = {key: value for key, value in saved.state.items() if key != "seconds"}
-    kept = [path.name for path in checkpoint.list_steps(out / "checkpoints")]
     tensors = {name: value.tobytes() for name, value in saved.tensors().items()}
-    return {"state": state, "metrics": metrics(out), "tensors": tensors, "kept": kept}
+    return {"state": state, "metrics": metrics(out), "tensors": tensors}
 
 
 def finish(start: list[str], out: Path) -> dict[str, Any]:
