@@ -1,0 +1,191 @@
+"""What Python calls: a whole block of optimizer steps, or the next tokens of one row, each one compiled call.
+
+Compiled code is kept in the user's cache folder, in a folder of its own for every version of these sources and of
+Numba; Numba itself keeps the kernels of different CPUs apart and writes each file whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import platformdirs
+from numba import njit
+from numba.core import config
+
+from microgpt.engines.fused.passes import (
+    Cache,
+    P,
+    Rows,
+    Shape,
+    Trace,
+    backward,
+    cross_entropy,
+    forward,
+    jit,
+    lay_out,
+    transpose,
+    zero,
+)
+from microgpt.engines.fused.tiles import fma, lanes, load, pointer, splat, sqrt, store, total
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Compile at the first call and keep the result on disk where there is a folder to keep it in."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    version = hashlib.sha256("".join([numba.__version__, *(f.read_text("utf-8") for f in sources)]).encode())
+    root = os.environ.get("NUMBA_CACHE_DIR") or platformdirs.user_cache_dir("microgpt")
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(Path(root) / "kernels" / version.hexdigest()[:16])
+    try:
+        return njit(function, error_model="numpy", nogil=True, cache=True)
+    except RuntimeError:  # no folder can be written
+        return njit(function, error_model="numpy", nogil=True)
+    finally:
+        config.CACHE_DIR = before
+
+
+@jit
+def squares(x: P, n: int) -> float:
+    """The sum of x[:n]^2: a few thousand at a time in the vector's dtype, those sums in float64."""
+    whole = 0.0
+    for low in range(0, n, 4096):
+        part, other = splat(x, 0.0), splat(x, 0.0)
+        high = min(n, low + 4096)
+        for i in range(low, high - lanes(x), 2 * lanes(x)):
+            part = fma(load(x, i), load(x, i), part)
+            other = fma(load(x, i + lanes(x)), load(x, i + lanes(x)), other)
+        if (high - low) // lanes(x) % 2:
+            part = fma(load(x, high - lanes(x)), load(x, high - lanes(x)), part)
+        whole += total(part + other)
+    return whole
+
+
+@jit
+def adam(w: P, g: P, m: P, v: P, n: int, scale: float, b1: float, b2: float, eps: float, decay: float, rate: float, fix: float) -> None:
+    """microgpt.optim.adam over n weights: `rate` is lr / (1 - beta1^k), `fix` is 1 / (1 - beta2^k)."""
+    for i in range(0, n, lanes(w)):
+        d = load(g, i) * scale
+        mean = fma(load(m, i), b1, d * (1.0 - b1))
+        square = fma(load(v, i), b2, d * d * (1.0 - b2))
+        store(m, i, mean)
+        store(v, i, square)
+        x = load(w, i)
+        x = fma(x, -decay, x)
+        store(w, i, x - mean * rate / (sqrt(square * fix) + eps))
+
+
+@jit
+def turn(c: Shape, w: P, wt: P) -> None:
+    """Every matrix (O, I) of w as (I, O) in wt."""
+    D, F = c.Dp, c.Fp
+    transpose(w + c.head, D, wt + c.head, c.Vp, c.Vp, D)
+    for i in range(c.layers):
+        at = c.layer + i * c.step
+        transpose(w + at, D, wt + at, 3 * D, 3 * D, D)
+        transpose(w + (at + c.wo), D, wt + (at + c.wo), D, D, D)
+        transpose(w + (at + c.fc1), D, wt + (at + c.fc1), F, F, D)
+        transpose(w + (at + c.fc2), F, wt + (at + c.fc2), D, D, F)
+
+
+@entry
+def train(
+    c: Shape, tokens: Any, offsets: Any, steps: Any, scored: Any, first_step: int, rows_a_pass: int, columns: int,
+    seed: int, w_: Any, wt_: Any, dw_: Any, m_: Any, v_: Any, room: Any, N_room: int, S: int, cos_: Any, sin_: Any, ldr: int,
+    b1: float, b2: float, eps: float, clip: float, rates: Any, losses: Any, learning: bool,
+) -> int:  # fmt: skip
+    """The losses of every step, and with `learning` its update; returns how many came out before one that is not finite."""
+    w, wt, dw, m, v = pointer(w_), pointer(wt_), pointer(dw_), pointer(m_), pointer(v_)
+    cos, sin, W = pointer(cos_), pointer(sin_), lanes(w)
+    none = Cache(w, w, 0, 0, False)
+    tokens_, offsets_, scored_ = pointer(tokens), pointer(offsets), pointer(scored)
+    for i in range(len(steps) - 1):
+        begin, end = steps[i], steps[i + 1]
+        count = 0
+        for at in range(offsets[begin], offsets[end]):
+            count += scored[at]
+        weight = 1.0 / max(1, count)
+        if learning:
+            zero(dw, c.n)
+        loss = 0.0
+        low = begin
+        while low < end:
+            high, N, NT = low, 0, 0
+            while high < end and (rows_a_pass == 0 or high - low < rows_a_pass):
+                T = offsets[high + 1] - offsets[high] - 1
+                ld = (T + W - 1) // W * W
+                if high > low and NT + ld > columns:
+                    break
+                high, N, NT = high + 1, N + T, NT + ld
+            t = lay_out(c, pointer(room), N, NT, S, W)
+            rows = Rows(tokens_, offsets_, low, high, begin, learning and c.dropout > 0, seed, first_step + i)
+            forward(c, w, wt, rows, t, none, cos, sin, ldr, N, NT)
+            loss += cross_entropy(c, rows, scored_, weight, t.logits, t.dlogits if c.softcap > 0 else t.logits)
+            if learning:
+                if c.softcap == 0:
+                    t = with_dlogits(t)
+                backward(c, w, dw, rows, t, cos, sin, ldr, N, NT)
+            low = high
+        losses[i] = loss
+        if learning:
+            norm = math.sqrt(squares(dw, c.n))
+            if not math.isfinite(loss + norm):
+                if math.isfinite(loss):
+                    losses[i] = math.nan
+                return i + 1
+            scale = clip / norm if clip > 0 and norm > clip else 1.0
+            adam(w, dw, m, v, c.n, scale, b1, b2, eps, rates[i, 0], rates[i, 1], rates[i, 2])
+            turn(c, w, wt)
+    return len(steps) - 1
+
+
+@jit
+def with_dlogits(t: Trace) -> Trace:
+    """The trace where the logits' gradients have taken the logits' place."""
+    return Trace(
+        t.x, t.x0, t.r0, t.n1, t.r1, t.heads, t.rq, t.top, t.inverse, t.mix, t.n2, t.r2, t.h, t.a, t.y, t.r, t.logits,
+        t.logits, t.qkv, t.o, t.dx, t.do, t.dn, t.da, t.dheads, t.p, t.ds, t.end,
+    )  # fmt: skip
+
+
+@entry
+def proceed(
+    c: Shape, tokens: Any, offsets: Any, w_: Any, wt_: Any, room: Any, S: int, cos_: Any, sin_: Any, ldr: int, keys: Any,
+    values: Any, ld: int, past: int, logits: Any,
+) -> None:  # fmt: skip
+    """Logits (T, V) of one row's next tokens after the `past` positions in the cache."""
+    w, wt = pointer(w_), pointer(wt_)
+    T = len(tokens)
+    W = lanes(w)
+    NT = (T + W - 1) // W * W
+    t = lay_out(c, pointer(room), T, NT, S, W)
+    rows = Rows(pointer(tokens), pointer(offsets), 0, 1, 0, False, 0, 0)
+    cache = Cache(pointer(keys), pointer(values), ld, past, True)
+    forward(c, w, wt, rows, t, cache, pointer(cos_), pointer(sin_), ldr, T, NT)
+    for n in range(T):
+        for j in range(c.V):
+            logits[n, j] = t.logits[n * c.Vp + j]
+
+
+@entry
+def refresh(c: Shape, w: Any, wt: Any) -> None:
+    """wt from w."""
+    turn(c, pointer(w), pointer(wt))
+
+
+def room_size(c: Shape, N: int, columns: int, S: int, W: int) -> int:
+    """Numbers that a trace takes."""
+    return int(lay_out.py_func(c, 0, N, columns, S, W).end)
+
+
+def empty(n: int, dtype: str) -> np.ndarray:
+    """n zeros that begin at a cache line."""
+    raw = np.zeros(n * np.dtype(dtype).itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + n * np.dtype(dtype).itemsize].view(dtype)
