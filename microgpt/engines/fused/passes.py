@@ -25,6 +25,8 @@ from microgpt.engines.fused.tiles import (
     last,
     load,
     maximum,
+    once,
+    plain,
     positive,
     splat,
     sqrt,
@@ -34,7 +36,8 @@ from microgpt.engines.fused.tiles import (
     transpose_block,
 )
 
-jit: Any = njit(error_model="numpy", nogil=True)
+jit: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inline: Any = njit(error_model="numpy", inline="always")  # for what is called from few places
 P = Any  # a pointer
 
 
@@ -69,39 +72,44 @@ class Shape(NamedTuple):
     n: int  # all weights
 
 
-def _multiply(columns: bool, add: bool) -> Any:
-    """A product (M, N) = (M, K) (K, N) in tiles; see `tile` for A by columns and for adding."""
-
-    @jit
-    def multiply(a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int) -> None:
-        wide = PAIR * lanes(c)
-        down = 1 if columns else lda
-        full = M - M % ROWS
-        j = 0
-        while j < N:
-            if j + wide <= N:
-                for i in range(0, full, ROWS):
-                    tile(a + i * down, lda, w + j, ldw, c + (i * ldc + j), ldc, ROWS, K, PAIR, columns, add)
-                tile(a + full * down, lda, w + j, ldw, c + (full * ldc + j), ldc, M - full, K, PAIR, columns, add)
-                j += wide
-            else:
-                for i in range(0, full, ROWS):
-                    tile(a + i * down, lda, w + j, ldw, c + (i * ldc + j), ldc, ROWS, K, 1, columns, add)
-                tile(a + full * down, lda, w + j, ldw, c + (full * ldc + j), ldc, M - full, K, 1, columns, add)
-                j += lanes(c)
-
-    return multiply
+@jit
+def product(
+    a: P, down: int, along: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool
+) -> None:
+    """C (M, N) = A (M, K) W (K, N), or added to C, in tiles; see `tile`. N whole vectors."""
+    once()
+    wide = PAIR * lanes(c)
+    full = M - M % ROWS
+    j = 0
+    while j < N:
+        if j + wide <= N:
+            for i in range(0, full, ROWS):
+                tile(a + i * down, down, along, w + j, ldw, c + (i * ldc + j), ldc, ROWS, K, PAIR, adding)
+            tile(a + full * down, down, along, w + j, ldw, c + (full * ldc + j), ldc, M - full, K, PAIR, adding)
+            j += wide
+        else:
+            for i in range(0, full, ROWS):
+                tile(a + i * down, down, along, w + j, ldw, c + (i * ldc + j), ldc, ROWS, K, 1, adding)
+            tile(a + full * down, down, along, w + j, ldw, c + (full * ldc + j), ldc, M - full, K, 1, adding)
+            j += lanes(c)
 
 
-multiply = _multiply(columns=False, add=False)
-multiply_add = _multiply(columns=False, add=True)
-multiply_columns = _multiply(columns=True, add=False)
-multiply_columns_add = _multiply(columns=True, add=True)
+@inline
+def multiply(a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
+    """C = A W, or added to C; A is (M, lda)."""
+    product(a, lda, plain(1), w, ldw, c, ldc, M, K, N, plain(adding))
+
+
+@inline
+def multiply_columns(a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
+    """C = A W, or added to C; A's transpose (K, lda) is what lies in memory."""
+    product(a, plain(1), lda, w, ldw, c, ldc, M, K, N, plain(adding))
 
 
 @jit
 def transpose(x: P, ldx: int, y: P, ldy: int, M: int, N: int) -> None:
     """y (N, M) = x^T. N whole vectors; x is read, and y's rows are written, up to the next whole vector of M."""
+    once()
     for i in range(0, M, lanes(x)):
         for j in range(0, N, lanes(x)):
             transpose_block(x + (i * ldx + j), ldx, y + (j * ldy + i), ldy, lanes(x))
@@ -110,6 +118,7 @@ def transpose(x: P, ldx: int, y: P, ldy: int, M: int, N: int) -> None:
 @jit
 def transpose_back(x: P, ldx: int, y: P, ldy: int, M: int, N: int) -> None:
     """y (M, N) = x^T. N whole vectors; x is read up to the next whole vector of M, y holds M rows."""
+    once()
     for i in range(0, M, lanes(x)):
         for j in range(0, N, lanes(x)):
             transpose_block(x + (j * ldx + i), ldx, y + (i * ldy + j), ldy, min(M - i, lanes(x)))
@@ -136,22 +145,23 @@ def add(x: P, y: P, n: int) -> None:
         store(y, i, load(y, i) + load(x, i))
 
 
-@jit
+@inline
 def linear(x: P, wt: P, y: P, N: int, I: int, O: int) -> None:
     """y = x W^T: (N, I), (I, O) -> (N, O)."""
-    multiply(x, I, wt, O, y, O, N, I, O)
+    multiply(x, I, wt, O, y, O, N, I, O, False)
 
 
-@jit
+@inline
 def linear_back(dy: P, x: P, w: P, dw: P, dx: P, N: int, I: int, O: int) -> None:
     """dx = dy W; dW += dy^T x."""
-    multiply_columns_add(dy, O, x, I, dw, I, O, N, I)
-    multiply(dy, O, w, I, dx, I, N, O, I)
+    multiply_columns(dy, O, x, I, dw, I, O, N, I, True)
+    multiply(dy, O, w, I, dx, I, N, O, I, False)
 
 
 @jit
 def rmsnorm(x: P, y: P, r: P, N: int, D: int, Dp: int) -> None:
     """y = x r with r = 1 / sqrt(mean(x^2) + 1e-5)."""
+    once()
     for n in range(N):
         at = n * Dp
         squares = splat(x, 0.0)
@@ -166,6 +176,7 @@ def rmsnorm(x: P, y: P, r: P, N: int, D: int, Dp: int) -> None:
 @jit
 def rmsnorm_back(dy: P, y: P, r: P, dx: P, N: int, D: int, Dp: int, adding: bool) -> None:
     """dx = r (dy - y mean(dy y)), or added to dx, which may be dy."""
+    once()
     for n in range(N):
         at = n * Dp
         dots = splat(y, 0.0)
@@ -180,6 +191,7 @@ def rmsnorm_back(dy: P, y: P, r: P, dx: P, N: int, D: int, Dp: int, adding: bool
 @jit
 def rotate(c: Shape, x: P, ld: int, cos: P, sin: P, ldr: int, T: int) -> None:
     """RoPE on one head (size, T): channel pairs turn by their position's angle, given as (size / 2, T)."""
+    once()
     pairs = c.size // 2
     for i in range(pairs):
         a = x + (i if c.half else 2 * i) * ld
@@ -193,6 +205,7 @@ def rotate(c: Shape, x: P, ld: int, cos: P, sin: P, ldr: int, T: int) -> None:
 @jit
 def rotate_back(c: Shape, dy: P, ld: int, cos: P, sin: P, ldr: int, T: int) -> None:
     """A rotation's derivative turns the other way."""
+    once()
     pairs = c.size // 2
     for i in range(pairs):
         a = dy + (i if c.half else 2 * i) * ld
@@ -206,6 +219,7 @@ def rotate_back(c: Shape, dy: P, ld: int, cos: P, sin: P, ldr: int, T: int) -> N
 @jit
 def norm_head(x: P, ld: int, r: P, size: int, T: int) -> None:
     """RMSNorm of one head (size, T) over its channels, in place."""
+    once()
     for t in range(0, T, lanes(x)):
         squares = splat(x, 0.0)
         for i in range(size):
@@ -219,6 +233,7 @@ def norm_head(x: P, ld: int, r: P, size: int, T: int) -> None:
 @jit
 def norm_head_back(dy: P, y: P, ld: int, r: P, size: int, T: int) -> None:
     """The derivative of norm_head, in place of dy."""
+    once()
     for t in range(0, T, lanes(y)):
         dots = splat(y, 0.0)
         for i in range(size):
@@ -234,6 +249,7 @@ GELU = math.sqrt(2 / math.pi)
 @jit
 def activate(c: Shape, x: P, y: P, n: int) -> None:
     """ReLU, its square, or GELU in its tanh form: (1 + tanh u) / 2 = 1 / (1 + exp(-2 u))."""
+    once()
     if c.activation == 0:
         for i in range(0, n, lanes(x)):
             v = load(x, i)
@@ -252,6 +268,7 @@ def activate(c: Shape, x: P, y: P, n: int) -> None:
 @jit
 def activate_back(c: Shape, dy: P, x: P, n: int) -> None:
     """dx from dy and the activation's input, in place of dy."""
+    once()
     if c.activation == 0:
         for i in range(0, n, lanes(x)):
             store(dy, i, positive(load(x, i), load(dy, i)))
@@ -275,12 +292,13 @@ def attention(q: P, ldq: int, k: P, v: P, ld: int, y: P, top: P, inverse: P, p: 
     q, y (size, ldq); k, v (size, ld). `top` and `inverse` keep what makes p again: p = exp(scale (s - top)) inverse.
     p is room for the scores of one vector of queries.
     """
+    once()
     scale = 1.0 / math.sqrt(size)
     W = lanes(q)
     for t in range(0, T, W):
         past_t = past + t  # keys that all queries of this vector see
         S = min(past + T, past_t + W)
-        multiply_columns(k, ld, q + t, ldq, p, W, S, size, W)
+        multiply_columns(k, ld, q + t, ldq, p, W, S, size, W, False)
         high = load(p, 0)
         for s in range(1, past_t + 1):
             high = maximum(high, load(p, s * W))
@@ -295,7 +313,7 @@ def attention(q: P, ldq: int, k: P, v: P, ld: int, y: P, top: P, inverse: P, p: 
             e = last(exp((load(p, s * W) - high) * scale), s - past_t, 0.0)
             store(p, s * W, e)
             sums = sums + e
-        multiply(v, ld, p, W, y + t, ldq, size, S, W)
+        multiply(v, ld, p, W, y + t, ldq, size, S, W, False)
         sums = 1.0 / sums
         for i in range(size):
             store(y, i * ldq + t, load(y, i * ldq + t) * sums)
@@ -312,6 +330,7 @@ def attention_back(
     Keys lie in the lanes here, a vector of them at a time; ds is then turned, queries into the lanes, for dq.
     p and ds are room for (T + a vector, a vector); ds holds the turned block behind.
     """
+    once()
     scale = 1.0 / math.sqrt(size)
     W = lanes(q)
     delta = p + T * W  # sum over keys of p dp, which is sum over channels of y dy
@@ -324,18 +343,18 @@ def attention_back(
         store(delta, t, dots)
     for s in range(0, T, W):
         M = T - s
-        multiply_columns(q + s, ld, k + s, ld, p, W, M, size, W)
-        multiply_columns(dy + s, ld, v + s, ld, ds, W, M, size, W)
+        multiply_columns(q + s, ld, k + s, ld, p, W, M, size, W, False)
+        multiply_columns(dy + s, ld, v + s, ld, ds, W, M, size, W, False)
         for t in range(M):
             e = exp((load(p, t * W) - top[s + t]) * scale) * inverse[s + t]
             d = e * (load(ds, t * W) - delta[s + t]) * scale
             store(p, t * W, first(e, t + 1, 0.0))
             store(ds, t * W, first(d, t + 1, 0.0))
-        multiply(dy + s, ld, p, W, dv + s, ld, size, M, W)
-        multiply(q + s, ld, ds, W, dk + s, ld, size, M, W)
+        multiply(dy + s, ld, p, W, dv + s, ld, size, M, W, False)
+        multiply(q + s, ld, ds, W, dk + s, ld, size, M, W, False)
         for t in range(0, M, W):
             transpose_block(ds + t * W, W, turned, W, W)
-            multiply_add(k + s, ld, turned, W, dq + (s + t), ld, size, min(W, M), W)
+            multiply(k + s, ld, turned, W, dq + (s + t), ld, size, min(W, M), W, True)
 
 
 U32 = 0xFFFFFFFF
@@ -352,6 +371,7 @@ def mix(x: int) -> int:
 @jit
 def drop(c: Shape, x: P, T: int, seed: int, step: int, row: int, place: int) -> None:
     """x (T, D) times microgpt.dropout.scales, in place."""
+    once()
     key = seed & U32
     for part in (seed >> 32, step, row, place):
         key = mix((key + (part & U32) + 0x9E3779B9) & U32)
@@ -377,6 +397,7 @@ class Rows(NamedTuple):
 @jit
 def drop_rows(c: Shape, rows: Rows, x: P, place: int) -> None:
     """Dropout on the positions (N, D) of some rows, in place."""
+    once()
     for row in range(rows.low, rows.high):
         T = rows.offsets[row + 1] - rows.offsets[row] - 1
         drop(c, x, T, rows.seed, rows.step, row - rows.first_row, place)
@@ -465,12 +486,13 @@ def lay_out(c: Shape, p: P, N: int, columns: int, S: int, W: int) -> Trace:
     )  # fmt: skip
 
 
-@jit
+@inline
 def attend(
     c: Shape, t: Trace, qkv: P, heads: P, ld: int, cache: Cache, rq: P, top: P, inverse: P, mix: P, cos: P, sin: P,
     ldr: int, T: int,
 ) -> None:  # fmt: skip
     """All heads of one row: qkv (T, 3 Dp) -> mix (T, Dp). A cache holds the row's earlier keys and values."""
+    once()
     D = c.Dp
     q, k, v, y = heads, heads + D * ld, heads + 2 * D * ld, heads + 3 * D * ld
     ldk = ld
@@ -496,11 +518,12 @@ def attend(
     transpose_back(y, ld, mix, D, T, D)
 
 
-@jit
+@inline
 def attend_back(
     c: Shape, t: Trace, dmix: P, heads: P, ld: int, rq: P, top: P, inverse: P, dqkv: P, cos: P, sin: P, ldr: int, T: int
 ) -> None:
     """dqkv (T, 3 Dp) of one row."""
+    once()
     D = c.Dp
     q, k, v, y = heads, heads + D * ld, heads + 2 * D * ld, heads + 3 * D * ld
     dq, dk, dv, dy = t.dheads, t.dheads + D * ld, t.dheads + 2 * D * ld, t.dheads + 3 * D * ld
@@ -524,9 +547,10 @@ def attend_back(
     transpose_back(dv, ld, dqkv + 2 * D, 3 * D, T, D)
 
 
-@jit
+@inline
 def forward(c: Shape, w: P, wt: P, rows: Rows, t: Trace, cache: Cache, cos: P, sin: P, ldr: int, N: int, NT: int) -> None:
     """Logits (N, Vp) of the rows' tokens, and what the way back needs; a cache continues one row."""
+    once()
     D, F, W = c.Dp, c.Fp, lanes(w)
     n = 0
     for row in range(rows.low, rows.high):
@@ -541,7 +565,7 @@ def forward(c: Shape, w: P, wt: P, rows: Rows, t: Trace, cache: Cache, cos: P, s
         rmsnorm(t.x, t.x0, t.r0, N, c.D, D)
         copy(t.x0, t.x, N * D)
     if rows.dropping:
-        drop_rows(c, rows, t.x, 0)
+        drop_rows(c, rows, t.x, plain(0))
     for i in range(c.layers):
         lw = wt + (c.layer + i * c.step)
         n1, mix, n2, h, a = t.n1 + i * N * D, t.mix + i * N * D, t.n2 + i * N * D, t.h + i * N * F, t.a + i * N * F
@@ -563,7 +587,7 @@ def forward(c: Shape, w: P, wt: P, rows: Rows, t: Trace, cache: Cache, cos: P, s
             drop_rows(c, rows, t.o, 2 * i + 1)
             add(t.o, t.x, N * D)
         else:
-            multiply_add(mix, D, lw + c.wo, D, t.x, D, N, D, D)
+            multiply(mix, D, lw + c.wo, D, t.x, D, N, D, D, plain(True))
         rmsnorm(t.x, n2, t.r2 + i * N, N, c.D, D)
         linear(n2, lw + c.fc1, h, N, D, F)
         activate(c, h, a, N * F)
@@ -572,7 +596,7 @@ def forward(c: Shape, w: P, wt: P, rows: Rows, t: Trace, cache: Cache, cos: P, s
             drop_rows(c, rows, t.o, 2 * i + 2)
             add(t.o, t.x, N * D)
         else:
-            multiply_add(a, F, lw + c.fc2, D, t.x, D, N, F, D)
+            multiply(a, F, lw + c.fc2, D, t.x, D, N, F, D, True)
     if c.final_norm:
         rmsnorm(t.x, t.y, t.r, N, c.D, D)
     else:
@@ -586,6 +610,7 @@ def forward(c: Shape, w: P, wt: P, rows: Rows, t: Trace, cache: Cache, cos: P, s
 @jit
 def cross_entropy(c: Shape, rows: Rows, scored: P, weight: float, logits: P, dlogits: P) -> float:
     """The weighted sum of -log softmax(logits)[target]; dlogits = weight (softmax(logits) - onehot(target))."""
+    once()
     loss = 0.0
     W = lanes(logits)
     tail = c.Vp - W
@@ -619,9 +644,10 @@ def cross_entropy(c: Shape, rows: Rows, scored: P, weight: float, logits: P, dlo
     return loss
 
 
-@jit
+@inline
 def backward(c: Shape, w: P, dw: P, rows: Rows, t: Trace, cos: P, sin: P, ldr: int, N: int, NT: int) -> None:
     """Add the gradients of all weights to dw, given those of the logits."""
+    once()
     D, F, W = c.Dp, c.Fp, lanes(w)
     if c.softcap > 0:
         for j in range(0, N * c.Vp, W):
@@ -629,7 +655,7 @@ def backward(c: Shape, w: P, dw: P, rows: Rows, t: Trace, cos: P, sin: P, ldr: i
             store(t.dlogits, j, load(t.dlogits, j) * (1.0 - part * part))
     linear_back(t.dlogits, t.y, w + c.head, dw + c.head, t.dx, N, D, c.Vp)
     if c.final_norm:
-        rmsnorm_back(t.dx, t.y, t.r, t.dx, N, c.D, D, False)
+        rmsnorm_back(t.dx, t.y, t.r, t.dx, N, c.D, D, plain(False))
     do = t.do if rows.dropping else t.dx
     for i in range(c.layers - 1, -1, -1):
         lw, ldw = w + (c.layer + i * c.step), dw + (c.layer + i * c.step)
@@ -640,7 +666,7 @@ def backward(c: Shape, w: P, dw: P, rows: Rows, t: Trace, cos: P, sin: P, ldr: i
         linear_back(do, a, lw + c.fc2, ldw + c.fc2, t.da, N, F, D)
         activate_back(c, t.da, h, N * F)
         linear_back(t.da, n2, lw + c.fc1, ldw + c.fc1, t.dn, N, D, F)
-        rmsnorm_back(t.dn, n2, t.r2 + i * N, t.dx, N, c.D, D, True)
+        rmsnorm_back(t.dn, n2, t.r2 + i * N, t.dx, N, c.D, D, plain(True))
         if rows.dropping:
             copy(t.dx, do, N * D)
             drop_rows(c, rows, do, 2 * i + 1)
@@ -656,11 +682,11 @@ def backward(c: Shape, w: P, dw: P, rows: Rows, t: Trace, cos: P, sin: P, ldr: i
             n += T
             column += ld
         linear_back(t.qkv, n1, lw, ldw, t.dn, N, D, 3 * D)
-        rmsnorm_back(t.dn, n1, t.r1 + i * N, t.dx, N, c.D, D, True)
+        rmsnorm_back(t.dn, n1, t.r1 + i * N, t.dx, N, c.D, D, plain(True))
     if rows.dropping:
-        drop_rows(c, rows, t.dx, 0)
+        drop_rows(c, rows, t.dx, plain(0))
     if c.norm_embedding:
-        rmsnorm_back(t.dx, t.x0, t.r0, t.dx, N, c.D, D, False)
+        rmsnorm_back(t.dx, t.x0, t.r0, t.dx, N, c.D, D, plain(False))
     n = 0
     for row in range(rows.low, rows.high):
         for s in range(rows.offsets[row + 1] - rows.offsets[row] - 1):

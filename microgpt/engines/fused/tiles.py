@@ -175,6 +175,27 @@ def _step(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
     return b.gep(args[0], [args[1]])
 
 
+@intrinsic
+def once(typing):  # type: ignore[no-untyped-def]
+    """Said in a function: keep its code in one place and call it there, which keeps compiling short."""
+
+    def emit(context, b, sig, args):  # type: ignore[no-untyped-def]
+        b.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@intrinsic
+def plain(typing, x):  # type: ignore[no-untyped-def]
+    """The number x, not as a constant: a function called with it is compiled once for all numbers."""
+
+    def emit(context, b, sig, args):  # type: ignore[no-untyped-def]
+        return context.cast(b, args[0], sig.args[0], sig.return_type)
+
+    return types.unliteral(x)(x), emit
+
+
 # Memory
 
 
@@ -399,88 +420,77 @@ def exp(typing, x):  # type: ignore[no-untyped-def]
 # Tiles
 
 
-def _tile(
-    b: ir.IRBuilder,
-    kind: ir.VectorType,
-    shape: tuple[int, int],
-    places: tuple[ir.Value, ...],
-    K: ir.Value,
-    columns: bool,
-    add: bool,
-) -> None:
-    """One tile: (rows, vecs) accumulators in registers, a loop over k that broadcasts a and loads w."""
-    (rows, vecs), (a, lda, w, ldw, c, ldc) = shape, places
+def _tile(b: ir.IRBuilder, kind: ir.VectorType, rows: int, vecs: int, places: Any, K: ir.Value, add: ir.Value) -> None:
+    """One tile: rows x vecs accumulators in registers, a loop over k that broadcasts a and loads w."""
+    a, down, along, w, ldw, c, ldc = places
+    cells = [(m, j) for m in range(rows) for j in range(vecs)]
+    a_rows = [b.gep(a, [b.mul(down, INT(m))]) for m in range(rows)]
     c_rows = [b.gep(c, [b.mul(ldc, INT(m))]) for m in range(rows)]
-    a_rows = [b.gep(a, [INT(m) if columns else b.mul(lda, INT(m))]) for m in range(rows)]
-    start = [
-        [_load(b, c_rows[m], INT(j * kind.count), kind) if add else _constant(kind, 0.0) for j in range(vecs)]
-        for m in range(rows)
-    ]
-    entry, loop, done = b.block, b.append_basic_block("k"), b.append_basic_block("done")
-    b.cbranch(b.icmp_signed(">", K, INT(0)), loop, done)
+    entry, begin, loop, done = b.block, *(b.append_basic_block(name) for name in ("begin", "k", "done"))
+    adding = b.append_basic_block("adding")
+    b.cbranch(add, adding, begin)
+    b.position_at_end(adding)
+    old = {(m, j): _load(b, c_rows[m], INT(j * kind.count), kind) for m, j in cells}
+    b.branch(begin)
+    b.position_at_end(begin)
+    start = {cell: b.phi(kind) for cell in cells}
+    for cell in cells:
+        start[cell].add_incoming(_constant(kind, 0.0), entry)
+        start[cell].add_incoming(old[cell], adding)
+    b.branch(loop)
     b.position_at_end(loop)
     k = b.phi(INT)
-    acc = [[b.phi(kind) for _ in range(vecs)] for _ in range(rows)]
-    w_row = b.gep(w, [b.mul(k, ldw)])
-    a_k = b.mul(k, lda) if columns else k
+    acc = {cell: b.phi(kind) for cell in cells}
+    w_row, a_k = b.gep(w, [b.mul(k, ldw)]), b.mul(k, along)
     ws = [_load(b, w_row, INT(j * kind.count), kind) for j in range(vecs)]
-    end = []
+    end = {}
     for m in range(rows):
         value = _splat(b, b.load(b.gep(a_rows[m], [a_k])), kind)
-        end.append([_fma(b, value, ws[j], acc[m][j]) for j in range(vecs)])
+        for j in range(vecs):
+            end[m, j] = _fma(b, value, ws[j], acc[m, j])
     k_next = b.add(k, INT(1))
-    k.add_incoming(INT(0), entry)
+    k.add_incoming(INT(0), begin)
     k.add_incoming(k_next, loop)
+    for cell in cells:
+        acc[cell].add_incoming(start[cell], begin)
+        acc[cell].add_incoming(end[cell], loop)
     b.cbranch(b.icmp_signed("<", k_next, K), loop, done)
     b.position_at_end(done)
-    for m in range(rows):
-        for j in range(vecs):
-            acc[m][j].add_incoming(start[m][j], entry)
-            acc[m][j].add_incoming(end[m][j], loop)
-            out = b.phi(kind)
-            out.add_incoming(start[m][j], entry)
-            out.add_incoming(end[m][j], loop)
-            start[m][j] = out
-    for m in range(rows):
-        for j in range(vecs):
-            _store(b, start[m][j], c_rows[m], INT(j * kind.count))
+    for m, j in cells:
+        _store(b, end[m, j], c_rows[m], INT(j * kind.count))
 
 
 @intrinsic(prefer_literal=True)
-def tile(typing, a, lda, w, ldw, c, ldc, rows, K, vecs, columns, add):  # type: ignore[no-untyped-def]
-    """C = A W for a tile of C: (rows, vecs whole vectors); with `add`, C += A W.
+def tile(typing, a, down, along, w, ldw, c, ldc, rows, K, vecs, add):  # type: ignore[no-untyped-def]
+    """C = A W for a tile of C: (rows, vecs whole vectors); C += A W where `add`. K is at least 1.
 
-    A is (rows, K), or with `columns` stored as (K, rows); W is (K, vecs); ld*: numbers from one stored row to the
-    next. `rows` up to ROWS may be known only at run time; vecs, columns and add must be literals.
+    `down` and `along` are the steps from one number of A to the next in its row's and column's number, so that A may
+    lie either way; ld*: from one row to the next. `rows`, up to ROWS, may be known only at run time; vecs is literal.
     """
-    if not all(isinstance(x, types.IntegerLiteral | types.BooleanLiteral) for x in (vecs, columns, add)):
+    if not isinstance(vecs, types.IntegerLiteral):
         return None
     kind, width = Vector(c.dtype), vecs.literal_value
     fixed = rows.literal_value if isinstance(rows, types.IntegerLiteral) else None
 
     def emit(context, b, sig, args):  # type: ignore[no-untyped-def]
-        places, K = tuple(args[:6]), args[7]
-
-        def variant(m: int) -> None:
-            _tile(b, kind.ir, (m, width), places, K, columns.literal_value, add.literal_value)
-
+        places, K, add = tuple(args[:7]), args[8], args[10]
         if fixed is not None:
-            variant(fixed)
+            _tile(b, kind.ir, fixed, width, places, K, add)
             return context.get_dummy_value()
         after = b.append_basic_block("after")
-        switch = b.switch(args[6], after)
+        switch = b.switch(args[7], after)
         for m in range(1, ROWS + 1):
             block = b.append_basic_block(f"rows{m}")
             switch.add_case(INT(m), block)
             b.position_at_end(block)
-            variant(m)
+            _tile(b, kind.ir, m, width, places, K, add)
             b.branch(after)
         b.position_at_end(after)
         return context.get_dummy_value()
 
     index = types.intp
-    where = (a, index, w, index, c, index)
-    return types.void(*where, rows if fixed is not None else index, index, vecs, columns, add), emit
+    where = (a, index, index, w, index, c, index)
+    return types.void(*where, rows if fixed is not None else index, index, vecs, types.boolean), emit
 
 
 @intrinsic
