@@ -105,6 +105,7 @@ class Engine:
             norm_embedding=model.norm_embedding,
             final_norm=model.final_norm,
             qk_norm=model.qk_norm,
+            short=W % model.head_dim == 0 and model.position == "learned" and not model.qk_norm,
             softcap=float(model.softcap),
             dropout=float(model.dropout),
             wte=0,

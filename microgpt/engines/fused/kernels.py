@@ -33,7 +33,7 @@ from microgpt.engines.fused.passes import (
     transpose,
     zero,
 )
-from microgpt.engines.fused.tiles import fma, lanes, load, pointer, splat, sqrt, store, total
+from microgpt.engines.fused.tiles import fma, lanes, load, pointer, root, splat, store, total, inverse
 
 
 def entry(function: Callable[..., Any]) -> Any:
@@ -54,16 +54,20 @@ def entry(function: Callable[..., Any]) -> Any:
 @jit
 def squares(x: P, n: int) -> float:
     """The sum of x[:n]^2: a few thousand at a time in the vector's dtype, those sums in float64."""
+    W = lanes(x)
     whole = 0.0
     for low in range(0, n, 4096):
-        part, other = splat(x, 0.0), splat(x, 0.0)
         high = min(n, low + 4096)
-        for i in range(low, high - lanes(x), 2 * lanes(x)):
-            part = fma(load(x, i), load(x, i), part)
-            other = fma(load(x, i + lanes(x)), load(x, i + lanes(x)), other)
-        if (high - low) // lanes(x) % 2:
-            part = fma(load(x, high - lanes(x)), load(x, high - lanes(x)), part)
-        whole += total(part + other)
+        a, b, c, d = splat(x, 0.0), splat(x, 0.0), splat(x, 0.0), splat(x, 0.0)
+        tail = high - (high - low) % (4 * W)
+        for i in range(low, tail, 4 * W):
+            a = fma(load(x, i), load(x, i), a)
+            b = fma(load(x, i + W), load(x, i + W), b)
+            c = fma(load(x, i + 2 * W), load(x, i + 2 * W), c)
+            d = fma(load(x, i + 3 * W), load(x, i + 3 * W), d)
+        for i in range(tail, high, W):
+            a = fma(load(x, i), load(x, i), a)
+        whole += total((a + b) + (c + d))
     return whole
 
 
@@ -78,7 +82,7 @@ def adam(w: P, g: P, m: P, v: P, n: int, scale: float, b1: float, b2: float, eps
         store(v, i, square)
         x = load(w, i)
         x = fma(x, -decay, x)
-        store(w, i, x - mean * rate / (sqrt(square * fix) + eps))
+        store(w, i, fma(mean * -rate, inverse(root(square * fix) + eps), x))
 
 
 @jit
@@ -149,7 +153,7 @@ def train(
 def with_dlogits(t: Trace) -> Trace:
     """The trace where the logits' gradients have taken the logits' place."""
     return Trace(
-        t.x, t.x0, t.r0, t.n1, t.r1, t.heads, t.rq, t.top, t.inverse, t.mix, t.n2, t.r2, t.h, t.a, t.y, t.r, t.logits,
+        t.x, t.x0, t.r0, t.n1, t.r1, t.heads, t.rq, t.top, t.inverse, t.pairs, t.mix, t.n2, t.r2, t.h, t.a, t.y, t.r, t.logits,
         t.logits, t.qkv, t.o, t.dx, t.do, t.dn, t.da, t.dheads, t.p, t.ds, t.end,
     )  # fmt: skip
 

@@ -20,6 +20,7 @@ from microgpt.engines.fused.tiles import (
     exp,
     first,
     fma,
+    group_sum,
     lanes,
     largest,
     last,
@@ -59,6 +60,7 @@ class Shape(NamedTuple):
     norm_embedding: bool
     final_norm: bool
     qk_norm: bool
+    short: bool  # heads so small that several lie in a vector: rows of up to a vector's length go another way
     softcap: float
     dropout: float
     wte: int
@@ -357,6 +359,65 @@ def attention_back(
             multiply(k + s, ld, turned, W, dq + (s + t), ld, size, min(W, M), W, True)
 
 
+@jit
+def attention_short(c: Shape, qkv: P, saved: P, pairs: P, y: P, T: int) -> None:
+    """All heads of a row of few positions: qkv (T, 3 Dp) -> y (T, Dp), channels in the lanes.
+
+    Several heads lie in a vector, and each of a head's lanes carries the head's number, so no sum leaves its lanes.
+    `saved` keeps qkv, `pairs` the weights of every query and key (T (T + 1) / 2, Dp).
+    """
+    once()
+    scale = 1.0 / math.sqrt(c.size)
+    D, W = c.Dp, lanes(qkv)
+    copy(qkv, saved, T * 3 * D)
+    for j in range(0, D, W):
+        p = pairs + j
+        for t in range(T):
+            q = load(qkv, t * 3 * D + j) * scale
+            high = splat(qkv, -math.inf)
+            for s in range(t + 1):
+                score = group_sum(q * load(qkv, s * 3 * D + D + j), c.size)
+                store(p, s * D, score)
+                high = maximum(high, score)
+            sums, mixed = splat(qkv, 0.0), splat(qkv, 0.0)
+            for s in range(t + 1):
+                e = exp(load(p, s * D) - high)
+                store(p, s * D, e)
+                sums = sums + e
+                mixed = fma(e, load(qkv, s * 3 * D + 2 * D + j), mixed)
+            inverse = 1.0 / sums
+            store(y, t * D + j, mixed * inverse)
+            for s in range(t + 1):
+                store(p, s * D, load(p, s * D) * inverse)
+            p = p + (t + 1) * D
+
+
+@jit
+def attention_short_back(c: Shape, dy: P, saved: P, pairs: P, y: P, dqkv: P, T: int) -> None:
+    """dqkv (T, 3 Dp) of attention_short."""
+    once()
+    scale = 1.0 / math.sqrt(c.size)
+    D, W = c.Dp, lanes(dy)
+    for j in range(0, D, W):
+        q, k, v = saved + j, saved + (D + j), saved + (2 * D + j)
+        dq, dk, dv = dqkv + j, dqkv + (D + j), dqkv + (2 * D + j)
+        p = pairs + j
+        for t in range(T):
+            at = t * 3 * D
+            dt, qt, dqt = load(dy, t * D + j), load(q, at), splat(dy, 0.0)
+            store(dk, at, dqt)
+            store(dv, at, dqt)
+            delta = group_sum(dt * load(y, t * D + j), c.size)
+            for s in range(0, at + 1, 3 * D):
+                weight = load(p, 0)
+                ds = weight * (group_sum(dt * load(v, s), c.size) - delta) * scale
+                dqt = fma(ds, load(k, s), dqt)
+                store(dk, s, fma(ds, qt, load(dk, s)))
+                store(dv, s, fma(weight, dt, load(dv, s)))
+                p = p + D
+            store(dq, at, dqt)
+
+
 U32 = 0xFFFFFFFF
 
 
@@ -426,6 +487,7 @@ class Trace(NamedTuple):
     rq: P  # of the norm of queries and keys (2 H, ld)
     top: P  # of the scores (H, ld)
     inverse: P
+    pairs: P  # of rows that go the short way, the weights of queries and keys
     mix: P
     n2: P
     r2: P
@@ -461,7 +523,8 @@ def lay_out(c: Shape, p: P, N: int, columns: int, S: int, W: int) -> Trace:
     rq = heads + (L * 4 * D * columns + slack)
     top = rq + (L * 2 * c.H * columns + slack)
     inverse = top + (L * c.H * columns + slack)
-    mix = inverse + (L * c.H * columns + slack)
+    pairs = inverse + (L * c.H * columns + slack)
+    mix = pairs + ((L * columns * (W + 1) // 2 * D if c.short else 0) + slack)
     n2 = mix + (L * N * D + slack)
     r2 = n2 + (L * N * D + slack)
     h = r2 + (L * N + slack)
@@ -481,7 +544,7 @@ def lay_out(c: Shape, p: P, N: int, columns: int, S: int, W: int) -> Trace:
     ds = scores + ((S + 3 * W) * W + slack)
     end = ds + ((S + 3 * W) * W + slack)
     return Trace(
-        x, x0, r0, n1, r1, heads, rq, top, inverse, mix, n2, r2, h, a, y, r, logits, dlogits, qkv, o, dx, do, dn, da,
+        x, x0, r0, n1, r1, heads, rq, top, inverse, pairs, mix, n2, r2, h, a, y, r, logits, dlogits, qkv, o, dx, do, dn, da,
         dheads, scores, ds, end,
     )  # fmt: skip
 
@@ -576,10 +639,14 @@ def forward(c: Shape, w: P, wt: P, rows: Rows, t: Trace, cache: Cache, cos: P, s
             T = rows.offsets[row + 1] - rows.offsets[row] - 1
             ld = (T + W - 1) // W * W
             past = Cache(cache.k + i * D * cache.ld, cache.v + i * D * cache.ld, cache.ld, cache.past, cache.active)
-            attend(
-                c, t, t.qkv + n * 3 * D, t.heads + 4 * D * column, ld, past, t.rq + 2 * c.H * column,
-                t.top + c.H * column, t.inverse + c.H * column, mix + n * D, cos, sin, ldr, T,
-            )  # fmt: skip
+            heads = t.heads + 4 * D * column
+            if c.short and T <= W and not cache.active:
+                attention_short(c, t.qkv + n * 3 * D, heads, t.pairs + column * (W + 1) // 2 * D, mix + n * D, T)
+            else:
+                attend(
+                    c, t, t.qkv + n * 3 * D, heads, ld, past, t.rq + 2 * c.H * column, t.top + c.H * column,
+                    t.inverse + c.H * column, mix + n * D, cos, sin, ldr, T,
+                )  # fmt: skip
             n += T
             column += ld
         if rows.dropping:
@@ -675,10 +742,15 @@ def backward(c: Shape, w: P, dw: P, rows: Rows, t: Trace, cos: P, sin: P, ldr: i
         for row in range(rows.low, rows.high):
             T = rows.offsets[row + 1] - rows.offsets[row] - 1
             ld = (T + W - 1) // W * W
-            attend_back(
-                c, t, t.dn + n * D, t.heads + 4 * D * column, ld, t.rq + 2 * c.H * column, t.top + c.H * column,
-                t.inverse + c.H * column, t.qkv + n * 3 * D, cos, sin, ldr, T,
-            )  # fmt: skip
+            heads = t.heads + 4 * D * column
+            if c.short and T <= W:
+                pairs = t.pairs + column * (W + 1) // 2 * D
+                attention_short_back(c, t.dn + n * D, heads, pairs, mix + n * D, t.qkv + n * 3 * D, T)
+            else:
+                attend_back(
+                    c, t, t.dn + n * D, heads, ld, t.rq + 2 * c.H * column, t.top + c.H * column,
+                    t.inverse + c.H * column, t.qkv + n * 3 * D, cos, sin, ldr, T,
+                )  # fmt: skip
             n += T
             column += ld
         linear_back(t.qkv, n1, lw, ldw, t.dn, N, D, 3 * D)

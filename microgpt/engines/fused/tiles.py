@@ -291,6 +291,84 @@ def sqrt(typing, x):  # type: ignore[no-untyped-def]
     return x(x), emit
 
 
+def _estimate(name: str) -> Any:
+    """The machine's 14-bit estimate of 1/x or 1/sqrt(x), one Newton step from float32's precision, if it has one."""
+
+    def emit(b: ir.IRBuilder, x: ir.Value) -> ir.Value | None:
+        if BYTES != 64 or not isinstance(x.type.element, ir.FloatType):
+            return None
+        mask = ir.IntType(16)
+        function = cgutils.get_or_insert_function(
+            b.module, ir.FunctionType(x.type, [x.type, x.type, mask]), f"llvm.x86.avx512.{name}14.ps.512"
+        )
+        return b.call(function, [x, _constant(x.type, 0.0), mask(0xFFFF)])
+
+    return emit
+
+
+_reciprocal, _reciprocal_root = _estimate("rcp"), _estimate("rsqrt")
+
+
+@intrinsic
+def inverse(typing, x):  # type: ignore[no-untyped-def]
+    """1 / x for finite x > 0, within two units of the last place."""
+    if not isinstance(x, Vector):
+        return None
+
+    def emit(context, b, sig, args):  # type: ignore[no-untyped-def]
+        one, y = _constant(x.ir, 1.0), _reciprocal(b, args[0])
+        if y is None:
+            return b.fdiv(one, args[0])
+        rest = _fma(b, b.fneg(args[0]), y, one)
+        return _fma(b, y, rest, y)
+
+    return x(x), emit
+
+
+@intrinsic
+def root(typing, x):  # type: ignore[no-untyped-def]
+    """sqrt(x) for x >= 0 within two units of the last place; below the smallest normal number its root, not 0."""
+    if not isinstance(x, Vector):
+        return None
+
+    def emit(context, b, sig, args):  # type: ignore[no-untyped-def]
+        tiny = _constant(x.ir, 2.0**-126)
+        v = b.select(b.fcmp_ordered("<", args[0], tiny), tiny, args[0])
+        y = _reciprocal_root(b, v)
+        if y is None:
+            return _call(b, "sqrt", x.ir, args[0])
+        s = b.fmul(v, y)
+        rest = _fma(b, b.fneg(s), s, v)
+        return _fma(b, b.fmul(rest, _constant(x.ir, 0.5)), y, s)
+
+    return x(x), emit
+
+
+@intrinsic
+def group_sum(typing, x, size):  # type: ignore[no-untyped-def]
+    """In every lane the sum over its group of `size` lanes, a power of two."""
+    if not isinstance(x, Vector):
+        return None
+
+    def emit(context, b, sig, args):  # type: ignore[no-untyped-def]
+        value, step = args[0], 1
+        while step < x.lanes:
+            entry, more, after = b.block, b.append_basic_block("more"), b.append_basic_block("after")
+            b.cbranch(b.icmp_signed(">", args[1], INT(step)), more, after)
+            b.position_at_end(more)
+            swap = ir.Constant(ir.VectorType(I32, x.lanes), [lane ^ step for lane in range(x.lanes)])
+            wider = b.fadd(value, b.shuffle_vector(value, value, swap))
+            b.branch(after)
+            b.position_at_end(after)
+            merged = b.phi(x.ir)
+            merged.add_incoming(value, entry)
+            merged.add_incoming(wider, more)
+            value, step = merged, 2 * step
+        return value
+
+    return x(x, types.intp), emit
+
+
 @intrinsic
 def maximum(typing, x, y):  # type: ignore[no-untyped-def]
     """The larger in every lane; x where either is not a number."""
