@@ -110,6 +110,7 @@ class Engine:
             dropout=float(model.dropout),
             wte=0,
             wpe=starts.get("wpe", 0),
+            wpe_size=model.block_size * D if "wpe" in starts else 0,
             head=starts["wte" if model.tie_embeddings else "lm_head"],
             layer=starts["layer0.attn_wq"],
             wo=wo,

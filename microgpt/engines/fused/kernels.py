@@ -31,7 +31,6 @@ from microgpt.engines.fused.passes import (
     jit,
     lay_out,
     transpose,
-    zero,
 )
 from microgpt.engines.fused.tiles import fma, lanes, load, pointer, root, splat, store, total, inverse
 
@@ -74,15 +73,16 @@ def squares(x: P, n: int) -> float:
 @jit
 def adam(w: P, g: P, m: P, v: P, n: int, scale: float, b1: float, b2: float, eps: float, decay: float, rate: float, fix: float) -> None:
     """microgpt.optim.adam over n weights: `rate` is lr / (1 - beta1^k), `fix` is 1 / (1 - beta2^k)."""
+    tiny = splat(w, 2.0**-126)  # keeps the root's argument normal, far below what eps lets through
     for i in range(0, n, lanes(w)):
-        d = load(g, i) * scale
-        mean = fma(load(m, i), b1, d * (1.0 - b1))
-        square = fma(load(v, i), b2, d * d * (1.0 - b2))
+        d, x = load(g, i), load(w, i)
+        mean = fma(load(m, i), b1, d * ((1.0 - b1) * scale))
+        square = fma(d * ((1.0 - b2) * scale * scale), d, load(v, i) * b2)
         store(m, i, mean)
         store(v, i, square)
-        x = load(w, i)
-        x = fma(x, -decay, x)
-        store(w, i, fma(mean * -rate, inverse(root(square * fix) + eps), x))
+        if decay > 0:
+            x = fma(x, -decay, x)
+        store(w, i, fma(mean * -rate, inverse(root(fma(square, fix, tiny)) + eps), x))
 
 
 @jit
@@ -115,8 +115,6 @@ def train(
         for at in range(offsets[begin], offsets[end]):
             count += scored[at]
         weight = 1.0 / max(1, count)
-        if learning:
-            zero(dw, c.n)
         loss = 0.0
         low = begin
         while low < end:
@@ -134,7 +132,7 @@ def train(
             if learning:
                 if c.softcap == 0:
                     t = with_dlogits(t)
-                backward(c, w, dw, rows, t, cos, sin, ldr, N, NT)
+                backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, low > begin)
             low = high
         losses[i] = loss
         if learning:

@@ -21,6 +21,8 @@ from microgpt.engines.fused.tiles import (
     first,
     fma,
     group_sum,
+    inverse_root,
+    lane,
     lanes,
     largest,
     last,
@@ -33,7 +35,6 @@ from microgpt.engines.fused.tiles import (
     sqrt,
     store,
     tile,
-    total,
     transpose_block,
 )
 
@@ -65,6 +66,7 @@ class Shape(NamedTuple):
     dropout: float
     wte: int
     wpe: int
+    wpe_size: int
     head: int
     layer: int  # the first layer's qkv
     wo: int  # from there
@@ -154,9 +156,9 @@ def linear(x: P, wt: P, y: P, N: int, I: int, O: int) -> None:
 
 
 @inline
-def linear_back(dy: P, x: P, w: P, dw: P, dx: P, N: int, I: int, O: int) -> None:
-    """dx = dy W; dW += dy^T x."""
-    multiply_columns(dy, O, x, I, dw, I, O, N, I, True)
+def linear_back(dy: P, x: P, w: P, dw: P, dx: P, N: int, I: int, O: int, adding: bool) -> None:
+    """dx = dy W; dW = dy^T x, or added to dW."""
+    multiply_columns(dy, O, x, I, dw, I, O, N, I, adding)
     multiply(dy, O, w, I, dx, I, N, O, I, False)
 
 
@@ -170,9 +172,10 @@ def rmsnorm(x: P, y: P, r: P, N: int, D: int, Dp: int) -> None:
         for i in range(0, Dp, lanes(x)):
             v = load(x, at + i)
             squares = fma(v, v, squares)
-        r[n] = 1.0 / math.sqrt(total(squares) / D + 1e-5)
+        scale = inverse_root(group_sum(squares, lanes(x)) * (1.0 / D) + 1e-5)
+        r[n] = lane(scale)
         for i in range(0, Dp, lanes(x)):
-            store(y, at + i, load(x, at + i) * r[n])
+            store(y, at + i, load(x, at + i) * scale)
 
 
 @jit
@@ -184,7 +187,7 @@ def rmsnorm_back(dy: P, y: P, r: P, dx: P, N: int, D: int, Dp: int, adding: bool
         dots = splat(y, 0.0)
         for i in range(0, Dp, lanes(y)):
             dots = fma(load(dy, at + i), load(y, at + i), dots)
-        mean = total(dots) / D
+        mean = group_sum(dots, lanes(y)) * (1.0 / D)
         for i in range(0, Dp, lanes(y)):
             d = (load(dy, at + i) - load(y, at + i) * mean) * r[n]
             store(dx, at + i, load(dx, at + i) + d if adding else d)
@@ -678,7 +681,8 @@ def forward(c: Shape, w: P, wt: P, rows: Rows, t: Trace, cache: Cache, cos: P, s
 def cross_entropy(c: Shape, rows: Rows, scored: P, weight: float, logits: P, dlogits: P) -> float:
     """The weighted sum of -log softmax(logits)[target]; dlogits = weight (softmax(logits) - onehot(target))."""
     once()
-    loss = 0.0
+    # log a + log b = log a b: one logarithm for many positions
+    odds, score, whole = 0.0, 0.0, 1.0
     W = lanes(logits)
     tail = c.Vp - W
     for row in range(rows.low, rows.high):
@@ -692,7 +696,7 @@ def cross_entropy(c: Shape, rows: Rows, scored: P, weight: float, logits: P, dlo
                     highest = maximum(highest, load(logits, j))
                 top = largest(highest)
                 target = rows.tokens[at]
-                wanted = logits[target] - top
+                score += logits[target] - top
                 ends = first(exp(ends - top), c.V - tail, 0.0)
                 sums = ends
                 for j in range(0, tail, W):
@@ -700,27 +704,32 @@ def cross_entropy(c: Shape, rows: Rows, scored: P, weight: float, logits: P, dlo
                     store(dlogits, j, e)
                     sums = sums + e
                 store(dlogits, tail, ends)
-                whole = total(sums)
-                loss += weight * (math.log(whole) - wanted)
-                scale = weight / whole
+                sums = group_sum(sums, W)
+                whole *= lane(sums)
+                if whole > 1e200:
+                    odds += math.log(whole)
+                    whole = 1.0
+                scale = weight / sums
                 for j in range(0, c.Vp, W):
                     store(dlogits, j, load(dlogits, j) * scale)
                 dlogits[target] -= weight
             logits = logits + c.Vp
             dlogits = dlogits + c.Vp
-    return loss
+    return weight * (odds + math.log(whole) - score)
 
 
 @inline
-def backward(c: Shape, w: P, dw: P, rows: Rows, t: Trace, cos: P, sin: P, ldr: int, N: int, NT: int) -> None:
-    """Add the gradients of all weights to dw, given those of the logits."""
+def backward(
+    c: Shape, w: P, dw: P, rows: Rows, t: Trace, cos: P, sin: P, ldr: int, N: int, NT: int, adding: bool
+) -> None:
+    """The gradients of all weights, or added to dw, given those of the logits."""
     once()
     D, F, W = c.Dp, c.Fp, lanes(w)
     if c.softcap > 0:
         for j in range(0, N * c.Vp, W):
             part = load(t.logits, j) * (1.0 / c.softcap)
             store(t.dlogits, j, load(t.dlogits, j) * (1.0 - part * part))
-    linear_back(t.dlogits, t.y, w + c.head, dw + c.head, t.dx, N, D, c.Vp)
+    linear_back(t.dlogits, t.y, w + c.head, dw + c.head, t.dx, N, D, c.Vp, adding)
     if c.final_norm:
         rmsnorm_back(t.dx, t.y, t.r, t.dx, N, c.D, D, plain(False))
     do = t.do if rows.dropping else t.dx
@@ -730,14 +739,14 @@ def backward(c: Shape, w: P, dw: P, rows: Rows, t: Trace, cos: P, sin: P, ldr: i
         if rows.dropping:
             copy(t.dx, do, N * D)
             drop_rows(c, rows, do, 2 * i + 2)
-        linear_back(do, a, lw + c.fc2, ldw + c.fc2, t.da, N, F, D)
+        linear_back(do, a, lw + c.fc2, ldw + c.fc2, t.da, N, F, D, adding)
         activate_back(c, t.da, h, N * F)
-        linear_back(t.da, n2, lw + c.fc1, ldw + c.fc1, t.dn, N, D, F)
+        linear_back(t.da, n2, lw + c.fc1, ldw + c.fc1, t.dn, N, D, F, adding)
         rmsnorm_back(t.dn, n2, t.r2 + i * N, t.dx, N, c.D, D, plain(True))
         if rows.dropping:
             copy(t.dx, do, N * D)
             drop_rows(c, rows, do, 2 * i + 1)
-        linear_back(do, mix, lw + c.wo, ldw + c.wo, t.dn, N, D, D)
+        linear_back(do, mix, lw + c.wo, ldw + c.wo, t.dn, N, D, D, adding)
         n, column = 0, i * NT
         for row in range(rows.low, rows.high):
             T = rows.offsets[row + 1] - rows.offsets[row] - 1
@@ -753,12 +762,16 @@ def backward(c: Shape, w: P, dw: P, rows: Rows, t: Trace, cos: P, sin: P, ldr: i
                 )  # fmt: skip
             n += T
             column += ld
-        linear_back(t.qkv, n1, lw, ldw, t.dn, N, D, 3 * D)
+        linear_back(t.qkv, n1, lw, ldw, t.dn, N, D, 3 * D, adding)
         rmsnorm_back(t.dn, n1, t.r1 + i * N, t.dx, N, c.D, D, plain(True))
     if rows.dropping:
         drop_rows(c, rows, t.dx, plain(0))
     if c.norm_embedding:
         rmsnorm_back(t.dx, t.x0, t.r0, t.dx, N, c.D, D, plain(False))
+    if not adding:
+        zero(dw + c.wpe, c.wpe_size)
+        if c.head != c.wte:
+            zero(dw + c.wte, c.Vp * D)
     n = 0
     for row in range(rows.low, rows.high):
         for s in range(rows.offsets[row + 1] - rows.offsets[row] - 1):

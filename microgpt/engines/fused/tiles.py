@@ -327,16 +327,14 @@ def inverse(typing, x):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def root(typing, x):  # type: ignore[no-untyped-def]
-    """sqrt(x) for x >= 0 within two units of the last place; below the smallest normal number its root, not 0."""
+    """sqrt(x) for normal x > 0 within two units of the last place."""
     if not isinstance(x, Vector):
         return None
 
     def emit(context, b, sig, args):  # type: ignore[no-untyped-def]
-        tiny = _constant(x.ir, 2.0**-126)
-        v = b.select(b.fcmp_ordered("<", args[0], tiny), tiny, args[0])
-        y = _reciprocal_root(b, v)
+        v, y = args[0], _reciprocal_root(b, args[0])
         if y is None:
-            return _call(b, "sqrt", x.ir, args[0])
+            return _call(b, "sqrt", x.ir, v)
         s = b.fmul(v, y)
         rest = _fma(b, b.fneg(s), s, v)
         return _fma(b, b.fmul(rest, _constant(x.ir, 0.5)), y, s)
@@ -345,8 +343,36 @@ def root(typing, x):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def inverse_root(typing, x):  # type: ignore[no-untyped-def]
+    """1 / sqrt(x) for normal x > 0 within two units of the last place."""
+    if not isinstance(x, Vector):
+        return None
+
+    def emit(context, b, sig, args):  # type: ignore[no-untyped-def]
+        one, y = _constant(x.ir, 1.0), _reciprocal_root(b, args[0])
+        if y is None:
+            return b.fdiv(one, _call(b, "sqrt", x.ir, args[0]))
+        rest = _fma(b, b.fneg(b.fmul(args[0], y)), y, one)
+        return _fma(b, b.fmul(rest, _constant(x.ir, 0.5)), y, y)
+
+    return x(x), emit
+
+
+@intrinsic
+def lane(typing, x):  # type: ignore[no-untyped-def]
+    """The number in the first lane."""
+    if not isinstance(x, Vector):
+        return None
+
+    def emit(context, b, sig, args):  # type: ignore[no-untyped-def]
+        return b.extract_element(args[0], I32(0))
+
+    return x.dtype(x), emit
+
+
+@intrinsic
 def group_sum(typing, x, size):  # type: ignore[no-untyped-def]
-    """In every lane the sum over its group of `size` lanes, a power of two."""
+    """In every lane the sum over its group of `size` lanes, a power of two; over all of them if size is `lanes`."""
     if not isinstance(x, Vector):
         return None
 
