@@ -63,11 +63,11 @@ class Engine:
     def __init__(
         self, model: Model, optim: Optim, *, dtype: str = "float32", device: str = "cpu", threads: int = 0
     ) -> None:
-        from microgpt.engines.fused import kernels, tiles
+        from microgpt.engines.fused import kernels, vectors
 
         self.kernels: Any = kernels
         self.model, self.optim, self.dtype, self.threads = model, optim, dtype, threads
-        self.lanes = tiles.lanes_of(dtype)
+        self.lanes = vectors.lanes_of(dtype)
         self.shape, self.where = self._lay_out()
         self.block = pad(model.block_size, self.lanes)
         self.width = self.block + self.lanes  # columns of the tables and the cache: vectors begin anywhere
@@ -88,7 +88,9 @@ class Engine:
             starts[name] = at
             height = tall.get(name.partition(".")[2], V if name in ("wte", "lm_head") else rows)
             at += height * pad(columns, W)
-        wo, fc1, fc2 = (starts[f"layer0.{name}"] - starts["layer0.attn_wq"] for name in ("attn_wo", "mlp_fc1", "mlp_fc2"))
+        wo, fc1, fc2 = (
+            starts[f"layer0.{name}"] - starts["layer0.attn_wq"] for name in ("attn_wo", "mlp_fc1", "mlp_fc2")
+        )
         shape = Shape(
             D=model.n_embd,
             V=model.vocab,
@@ -150,9 +152,7 @@ class Engine:
         longest = int(np.add.reduceat(lengths, steps[:-1]).max()) if len(lengths) else 0
         columns = max(int(lengths.max(initial=0)), min(longest, self.columns))
         optim, k = self.optim, np.arange(feed.first_step + 1, feed.first_step + len(lrs) + 1)
-        rates = np.stack(
-            [lrs * optim.weight_decay, lrs / (1 - optim.beta1**k), 1 / (1 - optim.beta2**k)], axis=1
-        )
+        rates = np.stack([lrs * optim.weight_decay, lrs / (1 - optim.beta1**k), 1 / (1 - optim.beta2**k)], axis=1)
         losses = np.empty(len(lrs))
         count = self.kernels.train(
             self.shape, feed.tokens, feed.offsets, steps, feed.scored.view(np.uint8), feed.first_step, feed.rows_a_pass, columns,

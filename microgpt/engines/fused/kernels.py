@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -28,11 +28,13 @@ from microgpt.engines.fused.passes import (
     backward,
     cross_entropy,
     forward,
+    inline,
     jit,
     lay_out,
     transpose,
+    zero,
 )
-from microgpt.engines.fused.tiles import fma, lanes, load, pointer, root, splat, store, total, inverse
+from microgpt.engines.fused.vectors import fma, inverse, lanes, load, once, plain, pointer, root, splat, store, total
 
 
 def entry(function: Callable[..., Any]) -> Any:
@@ -70,32 +72,61 @@ def squares(x: P, n: int) -> float:
     return whole
 
 
+class Update(NamedTuple):
+    """What one step of Adam needs beside the vectors."""
+
+    b1: float
+    b2: float
+    eps: float
+    scale: float  # of the gradient, from clipping
+    decay: float  # learning rate times weight decay
+    rate: float  # learning rate / (1 - beta1^k)
+    fix: float  # 1 / (1 - beta2^k)
+
+
 @jit
-def adam(w: P, g: P, m: P, v: P, n: int, scale: float, b1: float, b2: float, eps: float, decay: float, rate: float, fix: float) -> None:
-    """microgpt.optim.adam over n weights: `rate` is lr / (1 - beta1^k), `fix` is 1 / (1 - beta2^k)."""
+def adam(u: Update, w: P, g: P, m: P, v: P, n: int) -> None:
+    """microgpt.optim.adam of n weights, in place."""
+    once()
     tiny = splat(w, 2.0**-126)  # keeps the root's argument normal, far below what eps lets through
+    c1, c2 = (1.0 - u.b1) * u.scale, (1.0 - u.b2) * u.scale * u.scale
     for i in range(0, n, lanes(w)):
         d, x = load(g, i), load(w, i)
-        mean = fma(load(m, i), b1, d * ((1.0 - b1) * scale))
-        square = fma(d * ((1.0 - b2) * scale * scale), d, load(v, i) * b2)
+        mean = fma(load(m, i), u.b1, d * c1)
+        square = fma(d * c2, d, load(v, i) * u.b2)
         store(m, i, mean)
         store(v, i, square)
-        if decay > 0:
-            x = fma(x, -decay, x)
-        store(w, i, fma(mean * -rate, inverse(root(fma(square, fix, tiny)) + eps), x))
+        if u.decay > 0:
+            x = fma(x, -u.decay, x)
+        store(w, i, fma(mean * -u.rate, inverse(root(fma(square, u.fix, tiny)) + u.eps), x))
 
 
-@jit
-def turn(c: Shape, w: P, wt: P) -> None:
-    """Every matrix (O, I) of w as (I, O) in wt."""
-    D, F = c.Dp, c.Fp
-    transpose(w + c.head, D, wt + c.head, c.Vp, c.Vp, D)
-    for i in range(c.layers):
-        at = c.layer + i * c.step
-        transpose(w + at, D, wt + at, 3 * D, 3 * D, D)
-        transpose(w + (at + c.wo), D, wt + (at + c.wo), D, D, D)
-        transpose(w + (at + c.fc1), D, wt + (at + c.fc1), F, F, D)
-        transpose(w + (at + c.fc2), F, wt + (at + c.fc2), D, D, F)
+@inline
+def update(c: Shape, u: Update, w: P, wt: P, g: P, m: P, v: P, learning: bool) -> None:
+    """Adam on all weights, and every matrix (O, I) of w as (I, O) in wt: strip by strip, while a strip is near."""
+    W, D, F = lanes(w), c.Dp, c.Fp
+    if learning:  # what has no transpose: the matrices before and behind the head's
+        rest = c.head + c.Vp * D
+        adam(u, w, g, m, v, c.head)
+        adam(u, w + rest, g + rest, m + rest, v + rest, c.layer - rest)
+    for i in range(-1, c.layers):
+        for matrix in range(1 if i < 0 else 4):
+            at, O, I = c.head, c.Vp, D
+            if i >= 0:
+                at = c.layer + i * c.step
+                if matrix == 0:
+                    O = 3 * D
+                elif matrix == 1:
+                    at, O = at + c.wo, D
+                elif matrix == 2:
+                    at, O = at + c.fc1, F
+                else:
+                    at, O, I = at + c.fc2, D, F
+            for o in range(0, O, W):
+                strip = at + o * I
+                if learning:
+                    adam(u, w + strip, g + strip, m + strip, v + strip, W * I)
+                transpose(w + strip, I, wt + (at + o), O, W, I)
 
 
 @entry
@@ -116,6 +147,7 @@ def train(
             count += scored[at]
         weight = 1.0 / max(1, count)
         loss = 0.0
+        adding = False
         low = begin
         while low < end:
             high, N, NT = low, 0, 0
@@ -125,6 +157,9 @@ def train(
                 if high > low and NT + ld > columns:
                     break
                 high, N, NT = high + 1, N + T, NT + ld
+            if N == 0:
+                low = high
+                continue
             t = lay_out(c, pointer(room), N, NT, S, W)
             rows = Rows(tokens_, offsets_, low, high, begin, learning and c.dropout > 0, seed, first_step + i)
             forward(c, w, wt, rows, t, none, cos, sin, ldr, N, NT)
@@ -132,18 +167,21 @@ def train(
             if learning:
                 if c.softcap == 0:
                     t = with_dlogits(t)
-                backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, low > begin)
+                backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding)
+                adding = True
             low = high
         losses[i] = loss
         if learning:
+            if not adding:  # no position at all
+                zero(dw, c.n)
             norm = math.sqrt(squares(dw, c.n))
             if not math.isfinite(loss + norm):
                 if math.isfinite(loss):
                     losses[i] = math.nan
                 return i + 1
             scale = clip / norm if clip > 0 and norm > clip else 1.0
-            adam(w, dw, m, v, c.n, scale, b1, b2, eps, rates[i, 0], rates[i, 1], rates[i, 2])
-            turn(c, w, wt)
+            u = Update(b1, b2, eps, scale, rates[i, 0], rates[i, 1], rates[i, 2])
+            update(c, u, w, wt, dw, m, v, plain(True))
     return len(steps) - 1
 
 
@@ -178,7 +216,8 @@ def proceed(
 @entry
 def refresh(c: Shape, w: Any, wt: Any) -> None:
     """wt from w."""
-    turn(c, pointer(w), pointer(wt))
+    w_ = pointer(w)
+    update(c, Update(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), w_, pointer(wt), w_, w_, w_, plain(False))
 
 
 def room_size(c: Shape, N: int, columns: int, S: int, W: int) -> int:

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 from numba import njit
 
-from microgpt.engines.fused.tiles import (
-    PAIR,
-    ROWS,
+from microgpt.engines.fused.tiles import PAIR, ROWS, tile, transpose_block
+from microgpt.engines.fused.vectors import (
     exp,
     first,
     fma,
@@ -25,7 +24,6 @@ from microgpt.engines.fused.tiles import (
     lane,
     lanes,
     largest,
-    last,
     load,
     maximum,
     once,
@@ -34,8 +32,6 @@ from microgpt.engines.fused.tiles import (
     splat,
     sqrt,
     store,
-    tile,
-    transpose_block,
 )
 
 jit: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
@@ -77,9 +73,7 @@ class Shape(NamedTuple):
 
 
 @jit
-def product(
-    a: P, down: int, along: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool
-) -> None:
+def product(a: P, down: int, along: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
     """C (M, N) = A (M, K) W (K, N), or added to C, in tiles; see `tile`. N whole vectors."""
     once()
     wide = PAIR * lanes(c)
@@ -291,7 +285,9 @@ def activate_back(c: Shape, dy: P, x: P, n: int) -> None:
 
 
 @jit
-def attention(q: P, ldq: int, k: P, v: P, ld: int, y: P, top: P, inverse: P, p: P, size: int, past: int, T: int) -> None:
+def attention(
+    q: P, ldq: int, k: P, v: P, ld: int, y: P, top: P, inverse: P, p: P, size: int, past: int, T: int
+) -> None:
     """One head: y = softmax(q k^T / sqrt(size)) v, causal, for T queries after `past` positions.
 
     q, y (size, ldq); k, v (size, ld). `top` and `inverse` keep what makes p again: p = exp(scale (s - top)) inverse.
@@ -308,14 +304,14 @@ def attention(q: P, ldq: int, k: P, v: P, ld: int, y: P, top: P, inverse: P, p: 
         for s in range(1, past_t + 1):
             high = maximum(high, load(p, s * W))
         for s in range(past_t + 1, S):
-            high = maximum(high, last(load(p, s * W), s - past_t, -math.inf))
+            high = maximum(high, first(s - past_t, -math.inf, load(p, s * W)))
         sums = splat(q, 0.0)
         for s in range(past_t + 1):
             e = exp((load(p, s * W) - high) * scale)
             store(p, s * W, e)
             sums = sums + e
         for s in range(past_t + 1, S):
-            e = last(exp((load(p, s * W) - high) * scale), s - past_t, 0.0)
+            e = first(s - past_t, 0.0, exp((load(p, s * W) - high) * scale))
             store(p, s * W, e)
             sums = sums + e
         multiply(v, ld, p, W, y + t, ldq, size, S, W, False)
@@ -353,8 +349,8 @@ def attention_back(
         for t in range(M):
             e = exp((load(p, t * W) - top[s + t]) * scale) * inverse[s + t]
             d = e * (load(ds, t * W) - delta[s + t]) * scale
-            store(p, t * W, first(e, t + 1, 0.0))
-            store(ds, t * W, first(d, t + 1, 0.0))
+            store(p, t * W, first(t + 1, e, 0.0))
+            store(ds, t * W, first(t + 1, d, 0.0))
         multiply(dy + s, ld, p, W, dv + s, ld, size, M, W, False)
         multiply(q + s, ld, ds, W, dk + s, ld, size, M, W, False)
         for t in range(0, M, W):
@@ -614,7 +610,9 @@ def attend_back(
 
 
 @inline
-def forward(c: Shape, w: P, wt: P, rows: Rows, t: Trace, cache: Cache, cos: P, sin: P, ldr: int, N: int, NT: int) -> None:
+def forward(
+    c: Shape, w: P, wt: P, rows: Rows, t: Trace, cache: Cache, cos: P, sin: P, ldr: int, N: int, NT: int
+) -> None:
     """Logits (N, Vp) of the rows' tokens, and what the way back needs; a cache continues one row."""
     once()
     D, F, W = c.Dp, c.Fp, lanes(w)
@@ -690,14 +688,14 @@ def cross_entropy(c: Shape, rows: Rows, scored: P, weight: float, logits: P, dlo
             if scored[at] == 0:
                 zero(dlogits, c.Vp)
             else:
-                ends = first(load(logits, tail), c.V - tail, -math.inf)
+                ends = first(c.V - tail, load(logits, tail), -math.inf)
                 highest = ends
                 for j in range(0, tail, W):
                     highest = maximum(highest, load(logits, j))
                 top = largest(highest)
                 target = rows.tokens[at]
                 score += logits[target] - top
-                ends = first(exp(ends - top), c.V - tail, 0.0)
+                ends = first(c.V - tail, exp(ends - top), 0.0)
                 sums = ends
                 for j in range(0, tail, W):
                     e = exp(load(logits, j) - top)
