@@ -19,7 +19,7 @@ Array = np.ndarray
 ACTIVATIONS = {"relu": 0, "relu2": 1, "gelu": 2}
 
 
-def pad(n: int, W: int) -> int:
+def pad(n: Any, W: int) -> Any:
     """n rounded up to whole vectors of W lanes."""
     return -(-n // W) * W
 
@@ -77,7 +77,7 @@ class Engine:
 
     def _lay_out(self) -> tuple[Any, dict[str, tuple[int, int, int, int]]]:
         """The shape, and for each matrix its place: offset, rows, columns, width."""
-        from microgpt.engines.fused.passes import Shape
+        from microgpt.engines.fused.memory import Shape
 
         model, W = self.model, self.lanes
         D, F, V = pad(model.n_embd, W), pad(4 * model.n_embd, W), pad(model.vocab, W)
@@ -154,11 +154,11 @@ class Engine:
         optim, k = self.optim, np.arange(feed.first_step + 1, feed.first_step + len(lrs) + 1)
         rates = np.stack([lrs * optim.weight_decay, lrs / (1 - optim.beta1**k), 1 / (1 - optim.beta2**k)], axis=1)
         losses = np.empty(len(lrs))
+        parts = (state.flat[part] for part in ("w", "wt", "dw", "m", "v"))
         count = self.kernels.train(
-            self.shape, feed.tokens, feed.offsets, steps, feed.scored.view(np.uint8), feed.first_step, feed.rows_a_pass, columns,
-            feed.seed, *(state.flat[part] for part in ("w", "wt", "dw", "m", "v")), self._room(columns, columns), columns,
-            self.block, self.cos, self.sin, self.width, optim.beta1, optim.beta2, optim.eps, float(optim.clip_norm), rates,
-            losses, learning,
+            self.shape, feed.tokens, feed.offsets, steps, feed.scored.view(np.uint8), feed.first_step,
+            feed.rows_a_pass, columns, feed.seed, *parts, self._room(columns, columns), self.block, self.cos, self.sin,
+            self.width, optim.beta1, optim.beta2, optim.eps, float(optim.clip_norm), rates, losses, learning,
         )  # fmt: skip
         return losses[:count]
 

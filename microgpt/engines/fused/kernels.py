@@ -19,22 +19,24 @@ import platformdirs
 from numba import njit
 from numba.core import config
 
-from microgpt.engines.fused.passes import (
-    Cache,
-    P,
-    Rows,
-    Shape,
-    Trace,
-    backward,
-    cross_entropy,
-    forward,
+from microgpt.engines.fused.memory import Cache, P, Rows, Shape, lay_out
+from microgpt.engines.fused.passes import backward, cross_entropy, forward
+from microgpt.engines.fused.products import transpose, zero
+from microgpt.engines.fused.vectors import (
+    fma,
     inline,
+    inverse,
     jit,
-    lay_out,
-    transpose,
-    zero,
-)
-from microgpt.engines.fused.vectors import fma, inverse, lanes, load, once, plain, pointer, root, splat, store, total
+    lanes,
+    load,
+    once,
+    plain,
+    pointer,
+    root,
+    splat,
+    store,
+    total,
+)  # fmt: skip
 
 
 def entry(function: Callable[..., Any]) -> Any:
@@ -103,7 +105,7 @@ def adam(u: Update, w: P, g: P, m: P, v: P, n: int) -> None:
 
 @inline
 def update(c: Shape, u: Update, w: P, wt: P, g: P, m: P, v: P, learning: bool) -> None:
-    """Adam on all weights, and every matrix (O, I) of w as (I, O) in wt: strip by strip, while a strip is near."""
+    """Adam on all weights, and every matrix (out, in) of w as (in, out) in wt, strip by strip while it is near."""
     W, D, F = lanes(w), c.Dp, c.Fp
     if learning:  # what has no transpose: the matrices before and behind the head's
         rest = c.head + c.Vp * D
@@ -111,31 +113,31 @@ def update(c: Shape, u: Update, w: P, wt: P, g: P, m: P, v: P, learning: bool) -
         adam(u, w + rest, g + rest, m + rest, v + rest, c.layer - rest)
     for i in range(-1, c.layers):
         for matrix in range(1 if i < 0 else 4):
-            at, O, I = c.head, c.Vp, D
+            at, fan_out, fan_in = c.head, c.Vp, D
             if i >= 0:
                 at = c.layer + i * c.step
                 if matrix == 0:
-                    O = 3 * D
+                    fan_out = 3 * D
                 elif matrix == 1:
-                    at, O = at + c.wo, D
+                    at, fan_out = at + c.wo, D
                 elif matrix == 2:
-                    at, O = at + c.fc1, F
+                    at, fan_out = at + c.fc1, F
                 else:
-                    at, O, I = at + c.fc2, D, F
-            for o in range(0, O, W):
-                strip = at + o * I
+                    at, fan_out, fan_in = at + c.fc2, D, F
+            for o in range(0, fan_out, W):
+                strip = at + o * fan_in
                 if learning:
-                    adam(u, w + strip, g + strip, m + strip, v + strip, W * I)
-                transpose(w + strip, I, wt + (at + o), O, W, I)
+                    adam(u, w + strip, g + strip, m + strip, v + strip, W * fan_in)
+                transpose(w + strip, fan_in, wt + (at + o), fan_out, W, fan_in)
 
 
 @entry
 def train(
     c: Shape, tokens: Any, offsets: Any, steps: Any, scored: Any, first_step: int, rows_a_pass: int, columns: int,
-    seed: int, w_: Any, wt_: Any, dw_: Any, m_: Any, v_: Any, room: Any, N_room: int, S: int, cos_: Any, sin_: Any, ldr: int,
+    seed: int, w_: Any, wt_: Any, dw_: Any, m_: Any, v_: Any, room: Any, S: int, cos_: Any, sin_: Any, ldr: int,
     b1: float, b2: float, eps: float, clip: float, rates: Any, losses: Any, learning: bool,
 ) -> int:  # fmt: skip
-    """The losses of every step, and with `learning` its update; returns how many came out before one that is not finite."""
+    """The losses of every step, with `learning` its update too; returns their number, up to one not finite."""
     w, wt, dw, m, v = pointer(w_), pointer(wt_), pointer(dw_), pointer(m_), pointer(v_)
     cos, sin, W = pointer(cos_), pointer(sin_), lanes(w)
     none = Cache(w, w, 0, 0, False)
@@ -163,10 +165,8 @@ def train(
             t = lay_out(c, pointer(room), N, NT, S, W)
             rows = Rows(tokens_, offsets_, low, high, begin, learning and c.dropout > 0, seed, first_step + i)
             forward(c, w, wt, rows, t, none, cos, sin, ldr, N, NT)
-            loss += cross_entropy(c, rows, scored_, weight, t.logits, t.dlogits if c.softcap > 0 else t.logits)
+            loss += cross_entropy(c, rows, scored_, weight, t.logits, t.dlogits)
             if learning:
-                if c.softcap == 0:
-                    t = with_dlogits(t)
                 backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding)
                 adding = True
             low = high
@@ -185,19 +185,10 @@ def train(
     return len(steps) - 1
 
 
-@jit
-def with_dlogits(t: Trace) -> Trace:
-    """The trace where the logits' gradients have taken the logits' place."""
-    return Trace(
-        t.x, t.x0, t.r0, t.n1, t.r1, t.heads, t.rq, t.top, t.inverse, t.pairs, t.mix, t.n2, t.r2, t.h, t.a, t.y, t.r, t.logits,
-        t.logits, t.qkv, t.o, t.dx, t.do, t.dn, t.da, t.dheads, t.p, t.ds, t.end,
-    )  # fmt: skip
-
-
 @entry
 def proceed(
-    c: Shape, tokens: Any, offsets: Any, w_: Any, wt_: Any, room: Any, S: int, cos_: Any, sin_: Any, ldr: int, keys: Any,
-    values: Any, ld: int, past: int, logits: Any,
+    c: Shape, tokens: Any, offsets: Any, w_: Any, wt_: Any, room: Any, S: int, cos_: Any, sin_: Any, ldr: int,
+    keys: Any, values: Any, ld: int, past: int, logits: Any,
 ) -> None:  # fmt: skip
     """Logits (T, V) of one row's next tokens after the `past` positions in the cache."""
     w, wt = pointer(w_), pointer(wt_)

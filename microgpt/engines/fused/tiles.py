@@ -6,19 +6,19 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from microgpt.engines.fused.vectors import (
     INT,
     REGISTERS,
     Vector,
+    builder,
     everywhere,
     multiply_add,
     read,
     shuffle,
     spread,
     write,
-)
+)  # fmt: skip
 
 ROWS = 8 if REGISTERS == 24 else 6  # rows of a full tile
 PAIR = 2  # vectors in a row of a full tile
@@ -64,7 +64,7 @@ def _tile(b: ir.IRBuilder, kind: ir.VectorType, rows: int, vecs: int, places: An
         write(b, end[m, j], c_rows[m], INT(j * kind.count))
 
 
-@intrinsic(prefer_literal=True)
+@builder
 def tile(
     typing: Any,
     a: Any,
@@ -110,7 +110,7 @@ def tile(
     return types.void(*where, rows if fixed is not None else index, index, vecs, types.boolean), emit
 
 
-@intrinsic
+@builder
 def transpose_block(typing: Any, x: Any, ldx: Any, y: Any, ldy: Any, rows: Any) -> Any:
     """The first `rows` rows of the transpose of a square block, as large as a vector: y[i, j] = x[j, i]."""
     kind = Vector(x.dtype)

@@ -15,11 +15,29 @@ from math import factorial
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
+
+Function = Callable[..., Any]
+
+
+def builder(function: Function) -> Any:
+    """A function for compiled code from one that returns its type and what builds its LLVM code."""
+    return intrinsic(prefer_literal=True)(function)
+
+
+def jit(function: Function) -> Any:
+    """Compile for other compiled functions to call."""
+    return njit(function, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def inline(function: Function) -> Any:
+    """Compile into the callers, which are few."""
+    return njit(function, error_model="numpy", inline="always")
+
 
 I32, INT = ir.IntType(32), ir.IntType(64)
 
@@ -42,10 +60,10 @@ def lanes_of(dtype: str) -> int:
     return BYTES // (8 if dtype == "float64" else 4)
 
 
-class Vector(types.Type):
+class Vector(types.Type):  # type: ignore[misc]
     """Numba's type for a register full of numbers."""
 
-    def __init__(self, dtype: types.Float) -> None:
+    def __init__(self, dtype: Any) -> None:
         self.dtype, self.lanes = dtype, BYTES * 8 // dtype.bitwidth
         super().__init__(name=f"Vector({dtype} x {self.lanes})")
 
@@ -55,10 +73,12 @@ class Vector(types.Type):
         return ir.VectorType(ir.FloatType() if self.dtype.bitwidth == 32 else ir.DoubleType(), self.lanes)
 
 
-@register_model(Vector)
-class _Model(models.PrimitiveModel):
+class _Model(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: Vector) -> None:
         super().__init__(manager, kind, kind.ir)
+
+
+register_model(Vector)(_Model)
 
 
 # Building LLVM code
@@ -148,7 +168,7 @@ def operation(scalar: bool = False) -> Callable[[Callable[..., ir.Value]], Any]:
         }
         shape = shapes[len(inspect.signature(build).parameters) - 1]
         shape.__name__, shape.__doc__ = build.__name__, build.__doc__
-        return intrinsic(shape)
+        return builder(shape)
 
     return decorate
 
@@ -157,7 +177,7 @@ def operation(scalar: bool = False) -> Callable[[Callable[..., ir.Value]], Any]:
 
 
 def _operator(op: Any, build: Callable[..., ir.Value]) -> None:
-    class Typing(AbstractTemplate):
+    class Typing(AbstractTemplate):  # type: ignore[misc]
         key = op
 
         def generic(self, args: Any, kws: Any) -> Any:
@@ -181,7 +201,7 @@ _operator(operator.mul, ir.IRBuilder.fmul)
 _operator(operator.truediv, ir.IRBuilder.fdiv)
 
 
-class _Step(AbstractTemplate):
+class _Step(AbstractTemplate):  # type: ignore[misc]
     """pointer + integer -> pointer."""
 
     key = operator.add
@@ -195,15 +215,13 @@ class _Step(AbstractTemplate):
 infer_global(operator.add)(_Step)
 
 
-@lower_builtin(operator.add, types.CPointer, types.Integer)
-def _step(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-    return b.gep(args[0], [args[1]])
+lower_builtin(operator.add, types.CPointer, types.Integer)(lambda context, b, sig, args: b.gep(args[0], [args[1]]))
 
 
 # How functions are compiled
 
 
-@intrinsic
+@builder
 def once(typing: Any) -> Any:
     """Said in a function: keep its code in one place and call it there, which keeps compiling short."""
 
@@ -214,7 +232,7 @@ def once(typing: Any) -> Any:
     return types.void(), emit
 
 
-@intrinsic
+@builder
 def plain(typing: Any, x: Any) -> Any:
     """The number x, not as a constant: a function called with it is compiled once for all numbers."""
 
@@ -227,7 +245,7 @@ def plain(typing: Any, x: Any) -> Any:
 # Memory
 
 
-@intrinsic
+@builder
 def pointer(typing: Any, array: Any) -> Any:
     """The address of a contiguous array's first number. The caller keeps the array alive."""
 
@@ -237,7 +255,7 @@ def pointer(typing: Any, array: Any) -> Any:
     return types.CPointer(array.dtype)(array), emit
 
 
-@intrinsic
+@builder
 def lanes(typing: Any, p: Any) -> Any:
     """Numbers that a vector of the pointer's dtype holds, a constant."""
 
@@ -247,7 +265,7 @@ def lanes(typing: Any, p: Any) -> Any:
     return types.intp(p), emit
 
 
-@intrinsic
+@builder
 def load(typing: Any, p: Any, i: Any) -> Any:
     """The vector at p[i:], which need not be aligned."""
 
@@ -257,7 +275,7 @@ def load(typing: Any, p: Any, i: Any) -> Any:
     return Vector(p.dtype)(p, types.intp), emit
 
 
-@intrinsic
+@builder
 def store(typing: Any, p: Any, i: Any, x: Any) -> Any:
     """p[i:] = x."""
     if not isinstance(x, Vector) or x.dtype != p.dtype:
@@ -270,7 +288,7 @@ def store(typing: Any, p: Any, i: Any, x: Any) -> Any:
     return types.void(p, types.intp, x), emit
 
 
-@intrinsic
+@builder
 def splat(typing: Any, p: Any, x: Any) -> Any:
     """The number x in every lane of a vector of the pointer's dtype."""
 
