@@ -237,3 +237,25 @@ def test_one_row_or_many_in_a_pass_are_bitwise_the_same_rows() -> None:
     targets = np.array([len(row) - 1 for row in rows])
     assert together[0] == pytest.approx((alone * targets).sum() / targets.sum(), rel=1e-6)
     assert pytest.approx(math.sqrt(2 / math.pi)) == passes.GELU
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_agree_with_one_and_with_themselves(threads: int) -> None:
+    from random import Random
+
+    from microgpt.config import Model, Optim
+    from microgpt.engines import engine, pack
+    from microgpt.model import first_values
+
+    model, optim = Model(vocab_size=27, n_embd=32, n_layer=2), Optim(clip_norm=0.5, weight_decay=0.1)
+    rng = Random(1)
+    feed = pack([[rng.randrange(27) for _ in range(rng.randrange(2, 18))] for _ in range(35)], rows_a_step=7)
+
+    def trained(threads: int) -> tuple[Any, ...]:
+        e = engine("fused")(model, optim, dtype="float64", threads=threads)
+        state, losses = e.train(e.load(first_values(model, Random(0))), feed, np.full(5, 0.01))
+        return losses, *e.dump(state).values()
+
+    for one, ours, again in zip(trained(1), trained(threads), trained(threads), strict=True):
+        np.testing.assert_array_equal(ours, again)
+        np.testing.assert_allclose(ours, one, rtol=1e-9, atol=1e-12)

@@ -7,6 +7,8 @@ vectors, padded to whole registers, and back.
 
 from __future__ import annotations
 
+import os
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,14 @@ from microgpt.model import Tensors, table
 
 Array = np.ndarray
 ACTIVATIONS = {"relu": 0, "relu2": 1, "gelu": 2}
+
+
+SHARED = 100_000  # weights from which on several threads are worth their meetings
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pad(n: Any, W: int) -> Any:
@@ -32,13 +42,13 @@ def rotation(model: Model, width: int, dtype: str) -> tuple[Array, Array]:
 
 
 class State:
-    """Weights (O, I) and (I, O), gradients and moments, each one flat vector, padded; `views` are the matrices."""
+    """Weights (out, in) and (in, out) and moments, each one flat vector, padded; `views` are the matrices."""
 
     def __init__(self, n: int, where: dict[str, tuple[int, int, int, int]], dtype: str) -> None:
         from microgpt.engines.fused.kernels import empty
 
         self.where = where
-        self.flat = {part: empty(n, dtype) for part in ("w", "wt", "dw", "m", "v")}
+        self.flat = {part: empty(n, dtype) for part in ("w", "wt", "m", "v")}
 
     def views(self, part: str) -> dict[str, Array]:
         """The matrices of a flat vector by name, without their padding."""
@@ -49,12 +59,28 @@ class State:
         }
 
 
+class Room:
+    """Memory to work in, by name, kept from call to call."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype, self.kept = dtype, {"": np.zeros(0, dtype)}
+
+    def __call__(self, size: int, name: str = "") -> Array:
+        """At least `size` numbers, whatever they are."""
+        if len(self.kept.get(name, ())) < size:
+            from microgpt.engines.fused.kernels import empty
+
+            self.kept[name] = empty(size, self.dtype)
+        return self.kept[name][:size]
+
+
 class Cache:
     """Keys and values (layers, D, positions) of one row."""
 
     def __init__(self, n: int, dtype: str) -> None:
         self.length = 0
         self.keys, self.values = np.zeros(n, dtype), np.zeros(n, dtype)
+        self.room = Room(dtype)
 
 
 class Engine:
@@ -66,14 +92,15 @@ class Engine:
         from microgpt.engines.fused import kernels, vectors
 
         self.kernels: Any = kernels
-        self.model, self.optim, self.dtype, self.threads = model, optim, dtype, threads
+        self.model, self.optim, self.dtype = model, optim, dtype
         self.lanes = vectors.lanes_of(dtype)
         self.shape, self.where = self._lay_out()
         self.block = pad(model.block_size, self.lanes)
         self.width = self.block + self.lanes  # columns of the tables and the cache: vectors begin anywhere
         self.columns = max(self.block, 64 * self.lanes * 64 // self.shape.Dp)
         self.cos, self.sin = rotation(model, self.width, dtype)
-        self.room = np.zeros(0, dtype)
+        self.room = Room(dtype)
+        self.threads = threads or (cores() if self.shape.n >= SHARED else 1)
 
     def _lay_out(self) -> tuple[Any, dict[str, tuple[int, int, int, int]]]:
         """The shape, and for each matrix its place: offset, rows, columns, width."""
@@ -154,20 +181,31 @@ class Engine:
         optim, k = self.optim, np.arange(feed.first_step + 1, feed.first_step + len(lrs) + 1)
         rates = np.stack([lrs * optim.weight_decay, lrs / (1 - optim.beta1**k), 1 / (1 - optim.beta2**k)], axis=1)
         losses = np.empty(len(lrs))
-        parts = (state.flat[part] for part in ("w", "wt", "dw", "m", "v"))
-        count = self.kernels.train(
-            self.shape, feed.tokens, feed.offsets, steps, feed.scored.view(np.uint8), feed.first_step,
-            feed.rows_a_pass, columns, feed.seed, *parts, self._room(columns, columns), self.block, self.cos, self.sin,
-            self.width, optim.beta1, optim.beta2, optim.eps, float(optim.clip_norm), rates, losses, learning,
-        )  # fmt: skip
+        crew = self.threads
+        meeting, sums = np.zeros(1, np.int64), np.zeros(crew * self.kernels.LINE)
+        w, wt, m, v = (state.flat[part] for part in ("w", "wt", "m", "v"))
+        dw, room = self.room(crew * self.shape.n, "dw"), self.room(crew * self._trace(columns, columns))
+
+        def work(me: int) -> int:
+            count: int = self.kernels.train(
+                self.shape, feed.tokens, feed.offsets, steps, feed.scored.view(np.uint8), feed.first_step,
+                feed.rows_a_pass, columns, feed.seed, w, wt, dw, m, v, room, self.block, self.cos, self.sin, self.width,
+                optim.beta1, optim.beta2, optim.eps, float(optim.clip_norm), rates, losses, learning, me, crew, meeting,
+                sums,
+            )  # fmt: skip
+            return count
+
+        others = [Thread(target=work, args=(me,)) for me in range(1, crew)]
+        for thread in others:
+            thread.start()
+        count = work(0)
+        for thread in others:
+            thread.join()
         return losses[:count]
 
-    def _room(self, N: int, columns: int) -> Array:
-        """Room to work in, kept from call to call."""
-        size = self.kernels.room_size(self.shape, N, columns, self.block, self.lanes)
-        if len(self.room) < size:
-            self.room = self.kernels.empty(size, self.dtype)
-        return self.room
+    def _trace(self, N: int, columns: int) -> int:
+        """Numbers that the trace of N positions takes, in whole cache lines."""
+        return pad(self.kernels.room_size(self.shape, N, columns, self.block, self.lanes), 16)
 
     def logits(self, state: State, tokens: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
         cache = cache or Cache(self.model.n_layer * self.shape.Dp * self.width, self.dtype)
@@ -176,8 +214,8 @@ class Engine:
         logits = np.empty((T, self.model.vocab), self.dtype)
         self.kernels.proceed(
             self.shape, tokens, np.array([0, T + 1]), state.flat["w"], state.flat["wt"],
-            self._room(T, pad(T, self.lanes)), self.block, self.cos, self.sin, self.width, cache.keys, cache.values,
-            self.width, cache.length, logits,
+            cache.room(self._trace(T, pad(T, self.lanes))), self.block, self.cos, self.sin, self.width, cache.keys,
+            cache.values, self.width, cache.length, logits,
         )  # fmt: skip
         cache.length += T
         return logits, cache

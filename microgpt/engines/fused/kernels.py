@@ -21,7 +21,7 @@ from numba.core import config
 
 from microgpt.engines.fused.memory import Cache, P, Rows, Shape, lay_out
 from microgpt.engines.fused.passes import backward, cross_entropy, forward
-from microgpt.engines.fused.products import transpose, zero
+from microgpt.engines.fused.products import add, transpose, zero
 from microgpt.engines.fused.vectors import (
     fma,
     inline,
@@ -29,6 +29,7 @@ from microgpt.engines.fused.vectors import (
     jit,
     lanes,
     load,
+    meet,
     once,
     plain,
     pointer,
@@ -37,6 +38,8 @@ from microgpt.engines.fused.vectors import (
     store,
     total,
 )  # fmt: skip
+
+LINE = 16  # float64s from one thread's sums to the next, so that no two share a cache line
 
 
 def entry(function: Callable[..., Any]) -> Any:
@@ -74,6 +77,23 @@ def squares(x: P, n: int) -> float:
     return whole
 
 
+@jit
+def share(begin: int, end: int, unit: int, me: int, crew: int) -> Any:
+    """The part of begin .. end, in whole units, that thread `me` of `crew` takes."""
+    units = (end - begin + unit - 1) // unit
+    return begin + units * me // crew * unit, min(end, begin + units * (me + 1) // crew * unit)
+
+
+@jit
+def share_rows(offsets: P, begin: int, end: int, part: int, crew: int) -> int:
+    """The first of the rows begin .. end that lies behind `part` of `crew` equal shares of their tokens."""
+    tokens = (offsets[end] - offsets[begin]) * part
+    row = begin
+    while row < end and (offsets[row] - offsets[begin]) * crew < tokens:
+        row += 1
+    return row
+
+
 class Update(NamedTuple):
     """What one step of Adam needs beside the vectors."""
 
@@ -104,13 +124,16 @@ def adam(u: Update, w: P, g: P, m: P, v: P, n: int) -> None:
 
 
 @inline
-def update(c: Shape, u: Update, w: P, wt: P, g: P, m: P, v: P, learning: bool) -> None:
-    """Adam on all weights, and every matrix (out, in) of w as (in, out) in wt, strip by strip while it is near."""
+def update(c: Shape, u: Update, w: P, wt: P, g: P, m: P, v: P, learning: bool, me: int, crew: int) -> None:
+    """Adam on all weights, and every matrix (out, in) of w as (in, out) in wt, strip by strip while it is near.
+
+    Of `crew` threads each takes the strips that are its own by number.
+    """
     W, D, F = lanes(w), c.Dp, c.Fp
     if learning:  # what has no transpose: the matrices before and behind the head's
-        rest = c.head + c.Vp * D
-        adam(u, w, g, m, v, c.head)
-        adam(u, w + rest, g + rest, m + rest, v + rest, c.layer - rest)
+        for begin, end in ((0, c.head), (c.head + c.Vp * D, c.layer)):
+            low, high = share(begin, end, W, me, crew)
+            adam(u, w + low, g + low, m + low, v + low, high - low)
     for i in range(-1, c.layers):
         for matrix in range(1 if i < 0 else 4):
             at, fan_out, fan_in = c.head, c.Vp, D
@@ -124,7 +147,7 @@ def update(c: Shape, u: Update, w: P, wt: P, g: P, m: P, v: P, learning: bool) -
                     at, fan_out = at + c.fc1, F
                 else:
                     at, fan_out, fan_in = at + c.fc2, D, F
-            for o in range(0, fan_out, W):
+            for o in range(me * W, fan_out, crew * W):
                 strip = at + o * fan_in
                 if learning:
                     adam(u, w + strip, g + strip, m + strip, v + strip, W * fan_in)
@@ -135,13 +158,20 @@ def update(c: Shape, u: Update, w: P, wt: P, g: P, m: P, v: P, learning: bool) -
 def train(
     c: Shape, tokens: Any, offsets: Any, steps: Any, scored: Any, first_step: int, rows_a_pass: int, columns: int,
     seed: int, w_: Any, wt_: Any, dw_: Any, m_: Any, v_: Any, room: Any, S: int, cos_: Any, sin_: Any, ldr: int,
-    b1: float, b2: float, eps: float, clip: float, rates: Any, losses: Any, learning: bool,
+    b1: float, b2: float, eps: float, clip: float, rates: Any, losses: Any, learning: bool, me: int, crew: int,
+    meeting: Any, sums_: Any,
 ) -> int:  # fmt: skip
-    """The losses of every step, with `learning` its update too; returns their number, up to one not finite."""
-    w, wt, dw, m, v = pointer(w_), pointer(wt_), pointer(dw_), pointer(m_), pointer(v_)
+    """The losses of every step, with `learning` its update too; returns their number, up to one not finite.
+
+    This is thread `me` of `crew`, which share `meeting` and `sums`, and have a gradient dw and room each: a thread
+    takes some rows of a step, then some weights. What is added up is added in the order of the threads.
+    """
+    w, wt, dws, m, v = pointer(w_), pointer(wt_), pointer(dw_), pointer(m_), pointer(v_)
     cos, sin, W = pointer(cos_), pointer(sin_), lanes(w)
     none = Cache(w, w, 0, 0, False)
     tokens_, offsets_, scored_ = pointer(tokens), pointer(offsets), pointer(scored)
+    sums, together, mine = pointer(sums_), pointer(meeting), pointer(room) + len(room) // crew * me
+    dw = dws + c.n * me
     for i in range(len(steps) - 1):
         begin, end = steps[i], steps[i + 1]
         count = 0
@@ -150,38 +180,55 @@ def train(
         weight = 1.0 / max(1, count)
         loss = 0.0
         adding = False
-        low = begin
-        while low < end:
+        low, stop = begin, end
+        if crew > 1:
+            low, stop = share_rows(offsets_, begin, end, me, crew), share_rows(offsets_, begin, end, me + 1, crew)
+        while low < stop:
             high, N, NT = low, 0, 0
-            while high < end and (rows_a_pass == 0 or high - low < rows_a_pass):
+            while high < stop and (rows_a_pass == 0 or high - low < rows_a_pass):
                 T = offsets[high + 1] - offsets[high] - 1
                 ld = (T + W - 1) // W * W
                 if high > low and NT + ld > columns:
                     break
                 high, N, NT = high + 1, N + T, NT + ld
-            if N == 0:
-                low = high
-                continue
-            t = lay_out(c, pointer(room), N, NT, S, W)
-            rows = Rows(tokens_, offsets_, low, high, begin, learning and c.dropout > 0, seed, first_step + i)
-            forward(c, w, wt, rows, t, none, cos, sin, ldr, N, NT)
-            loss += cross_entropy(c, rows, scored_, weight, t.logits, t.dlogits)
-            if learning:
-                backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding)
-                adding = True
+            if N > 0:
+                t = lay_out(c, mine, N, NT, S, W)
+                rows = Rows(tokens_, offsets_, low, high, begin, learning and c.dropout > 0, seed, first_step + i)
+                forward(c, w, wt, rows, t, none, cos, sin, ldr, N, NT)
+                loss += cross_entropy(c, rows, scored_, weight, t.logits, t.dlogits)
+                if learning:
+                    backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding)
+                    adding = True
             low = high
-        losses[i] = loss
+        if learning and not adding:  # no position at all
+            zero(dw, c.n)
+        if crew > 1:
+            sums[me * LINE] = loss
+            meet(together, crew)
+            loss = 0.0
+            for other in range(crew):
+                loss += sums[other * LINE]
         if learning:
-            if not adding:  # no position at all
-                zero(dw, c.n)
-            norm = math.sqrt(squares(dw, c.n))
+            begin, end = share(0, c.n, W, me, crew)
+            for other in range(1, crew):
+                add(dws + (other * c.n + begin), dws + begin, end - begin)
+            norm = squares(dws + begin, end - begin)
+            if crew > 1:
+                sums[me * LINE + 1] = norm
+                meet(together, crew)
+                norm = 0.0
+                for other in range(crew):
+                    norm += sums[other * LINE + 1]
+            norm = math.sqrt(norm)
             if not math.isfinite(loss + norm):
-                if math.isfinite(loss):
-                    losses[i] = math.nan
+                losses[i] = math.nan if math.isfinite(loss) else loss
                 return i + 1
             scale = clip / norm if clip > 0 and norm > clip else 1.0
             u = Update(b1, b2, eps, scale, rates[i, 0], rates[i, 1], rates[i, 2])
-            update(c, u, w, wt, dw, m, v, plain(True))
+            update(c, u, w, wt, dws, m, v, plain(True), me, crew)
+        losses[i] = loss
+        if crew > 1:
+            meet(together, crew)
     return len(steps) - 1
 
 
@@ -208,7 +255,7 @@ def proceed(
 def refresh(c: Shape, w: Any, wt: Any) -> None:
     """wt from w."""
     w_ = pointer(w)
-    update(c, Update(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), w_, pointer(wt), w_, w_, w_, plain(False))
+    update(c, Update(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), w_, pointer(wt), w_, w_, w_, plain(False), plain(0), plain(1))
 
 
 def room_size(c: Shape, N: int, columns: int, S: int, W: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import sys
 from collections.abc import Callable
 from math import factorial
 from typing import Any
@@ -240,6 +241,37 @@ def plain(typing: Any, x: Any) -> Any:
         return context.cast(b, args[0], sig.args[0], sig.return_type)
 
     return types.unliteral(x)(x), emit
+
+
+@builder
+def meet(typing: Any, counter: Any, crew: Any) -> Any:
+    """Wait until all `crew` threads have come here; `counter` points to an int64 that begins at 0 and is theirs."""
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        counter, crew = args
+        ticket = b.atomic_rmw("add", counter, INT(1), "seq_cst")
+        wanted = b.mul(b.add(b.sdiv(ticket, crew), INT(1)), crew)
+        entry, look, wait, rest, done = (
+            b.block,
+            *(b.append_basic_block(name) for name in ("look", "wait", "rest", "done")),
+        )
+        b.branch(look)
+        b.position_at_end(look)
+        turns = b.phi(INT)
+        b.cbranch(b.icmp_signed(">=", b.load_atomic(counter, "seq_cst", 8), wanted), done, wait)
+        b.position_at_end(wait)
+        more = b.add(turns, INT(1))
+        b.cbranch(b.icmp_signed("==", b.and_(more, INT(0x3FF)), INT(0)), rest, look)
+        b.position_at_end(rest)  # the other thread may need this core
+        name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
+        b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(I32, []), name), [])
+        b.branch(look)
+        for block, value in ((entry, INT(0)), (wait, more), (rest, more)):
+            turns.add_incoming(value, block)
+        b.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(counter, types.intp), emit
 
 
 # Memory
