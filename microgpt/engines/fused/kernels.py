@@ -39,6 +39,7 @@ from microgpt.engines.fused.vectors import (
     total,
 )  # fmt: skip
 
+STRIP = 2048  # numbers that stay near while they are updated and turned
 LINE = 16  # float64s from one thread's sums to the next, so that no two share a cache line
 
 
@@ -147,11 +148,12 @@ def update(c: Shape, u: Update, w: P, wt: P, g: P, m: P, v: P, learning: bool, m
                     at, fan_out = at + c.fc1, F
                 else:
                     at, fan_out, fan_in = at + c.fc2, D, F
-            for o in range(me * W, fan_out, crew * W):
-                strip = at + o * fan_in
+            tall = max(W, STRIP // fan_in // W * W)
+            for o in range(me * tall, fan_out, crew * tall):
+                strip, rows = at + o * fan_in, min(tall, fan_out - o)
                 if learning:
-                    adam(u, w + strip, g + strip, m + strip, v + strip, W * fan_in)
-                transpose(w + strip, fan_in, wt + (at + o), fan_out, W, fan_in)
+                    adam(u, w + strip, g + strip, m + strip, v + strip, rows * fan_in)
+                transpose(w + strip, fan_in, wt + (at + o), fan_out, rows, fan_in)
 
 
 @entry
