@@ -29,13 +29,13 @@ from microgpt.engines.fused.vectors import (
 
 
 @jit
-def rotate(c: Shape, x: P, ld: int, cos: P, sin: P, ldr: int, T: int) -> None:
+def rotate(half: bool, size: int, x: P, ld: int, cos: P, sin: P, ldr: int, T: int) -> None:
     """RoPE on one head (size, T): channel pairs turn by their position's angle, given as (size / 2, T)."""
     once()
-    pairs = c.size // 2
+    pairs = size // 2
     for i in range(pairs):
-        a = x + (i if c.half else 2 * i) * ld
-        b = x + (i + pairs if c.half else 2 * i + 1) * ld
+        a = x + (i if half else 2 * i) * ld
+        b = x + (i + pairs if half else 2 * i + 1) * ld
         for t in range(0, T, lanes(x)):
             va, vb, vcos, vsin = load(a, t), load(b, t), load(cos, i * ldr + t), load(sin, i * ldr + t)
             store(a, t, va * vcos - vb * vsin)
@@ -43,13 +43,13 @@ def rotate(c: Shape, x: P, ld: int, cos: P, sin: P, ldr: int, T: int) -> None:
 
 
 @jit
-def rotate_back(c: Shape, dy: P, ld: int, cos: P, sin: P, ldr: int, T: int) -> None:
+def rotate_back(half: bool, size: int, dy: P, ld: int, cos: P, sin: P, ldr: int, T: int) -> None:
     """A rotation's derivative turns the other way."""
     once()
-    pairs = c.size // 2
+    pairs = size // 2
     for i in range(pairs):
-        a = dy + (i if c.half else 2 * i) * ld
-        b = dy + (i + pairs if c.half else 2 * i + 1) * ld
+        a = dy + (i if half else 2 * i) * ld
+        b = dy + (i + pairs if half else 2 * i + 1) * ld
         for t in range(0, T, lanes(dy)):
             va, vb, vcos, vsin = load(a, t), load(b, t), load(cos, i * ldr + t), load(sin, i * ldr + t)
             store(a, t, va * vcos + vb * vsin)
@@ -158,15 +158,15 @@ def attention_back(
 
 
 @jit
-def attention_short(c: Shape, qkv: P, saved: P, pairs: P, y: P, T: int) -> None:
+def attention_short(size: int, D: int, qkv: P, saved: P, pairs: P, y: P, T: int) -> None:
     """All heads of a row of few positions: qkv (T, 3 Dp) -> y (T, Dp), channels in the lanes.
 
     Several heads lie in a vector, and each of a head's lanes carries the head's number, so no sum leaves its lanes.
     `saved` keeps qkv, `pairs` the weights of every query and key (T (T + 1) / 2, Dp).
     """
     once()
-    scale = 1.0 / math.sqrt(c.size)
-    D, W = c.Dp, lanes(qkv)
+    scale = 1.0 / math.sqrt(size)
+    W = lanes(qkv)
     copy(qkv, saved, T * 3 * D)
     for j in range(0, D, W):
         p = pairs + j
@@ -174,7 +174,7 @@ def attention_short(c: Shape, qkv: P, saved: P, pairs: P, y: P, T: int) -> None:
             q = load(qkv, t * 3 * D + j) * scale
             high = splat(qkv, -math.inf)
             for s in range(t + 1):
-                score = group_sum(q * load(qkv, s * 3 * D + D + j), c.size)
+                score = group_sum(q * load(qkv, s * 3 * D + D + j), size)
                 store(p, s * D, score)
                 high = maximum(high, score)
             sums, mixed = splat(qkv, 0.0), splat(qkv, 0.0)
@@ -191,11 +191,11 @@ def attention_short(c: Shape, qkv: P, saved: P, pairs: P, y: P, T: int) -> None:
 
 
 @jit
-def attention_short_back(c: Shape, dy: P, saved: P, pairs: P, y: P, dqkv: P, T: int) -> None:
+def attention_short_back(size: int, D: int, dy: P, saved: P, pairs: P, y: P, dqkv: P, T: int) -> None:
     """dqkv (T, 3 Dp) of attention_short."""
     once()
-    scale = 1.0 / math.sqrt(c.size)
-    D, W = c.Dp, lanes(dy)
+    scale = 1.0 / math.sqrt(size)
+    W = lanes(dy)
     for j in range(0, D, W):
         q, k, v = saved + j, saved + (D + j), saved + (2 * D + j)
         dq, dk, dv = dqkv + j, dqkv + (D + j), dqkv + (2 * D + j)
@@ -205,10 +205,10 @@ def attention_short_back(c: Shape, dy: P, saved: P, pairs: P, y: P, dqkv: P, T: 
             dt, qt, dqt = load(dy, t * D + j), load(q, at), splat(dy, 0.0)
             store(dk, at, dqt)
             store(dv, at, dqt)
-            delta = group_sum(dt * load(y, t * D + j), c.size)
+            delta = group_sum(dt * load(y, t * D + j), size)
             for s in range(0, at + 1, 3 * D):
                 weight = load(p, 0)
-                ds = weight * (group_sum(dt * load(v, s), c.size) - delta) * scale
+                ds = weight * (group_sum(dt * load(v, s), size) - delta) * scale
                 dqt = fma(ds, load(k, s), dqt)
                 store(dk, s, fma(ds, qt, load(dk, s)))
                 store(dv, s, fma(weight, dt, load(dv, s)))
@@ -235,8 +235,8 @@ def attend(
         at = head * c.size
         new = k + (at * ldk + cache.past)
         if c.rope:
-            rotate(c, q + at * ld, ld, cos + cache.past, sin + cache.past, ldr, T)
-            rotate(c, new, ldk, cos + cache.past, sin + cache.past, ldr, T)
+            rotate(c.half, c.size, q + at * ld, ld, cos + cache.past, sin + cache.past, ldr, T)
+            rotate(c.half, c.size, new, ldk, cos + cache.past, sin + cache.past, ldr, T)
         if c.qk_norm:
             norm_head(q + at * ld, ld, rq + 2 * head * ld, c.size, T)
             norm_head(new, ldk, rq + (2 * head + 1) * ld, c.size, T)
@@ -268,8 +268,8 @@ def attend_back(
             norm_head_back(dq + at, q + at, ld, rq + 2 * head * ld, c.size, T)
             norm_head_back(dk + at, k + at, ld, rq + (2 * head + 1) * ld, c.size, T)
         if c.rope:
-            rotate_back(c, dq + at, ld, cos, sin, ldr, T)
-            rotate_back(c, dk + at, ld, cos, sin, ldr, T)
+            rotate_back(c.half, c.size, dq + at, ld, cos, sin, ldr, T)
+            rotate_back(c.half, c.size, dk + at, ld, cos, sin, ldr, T)
     for d in (dq, dk, dv):
         zero(d + c.D * ld, (D - c.D) * ld)
     transpose_back(dq, ld, dqkv, 3 * D, T, D)

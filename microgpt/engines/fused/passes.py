@@ -79,14 +79,14 @@ GELU = math.sqrt(2 / math.pi)
 
 
 @jit
-def activate(c: Shape, x: P, y: P, n: int) -> None:
+def activate(kind: int, x: P, y: P, n: int) -> None:
     """ReLU, its square, or GELU in its tanh form: (1 + tanh u) / 2 = 1 / (1 + exp(-2 u))."""
     once()
-    if c.activation == 0:
+    if kind == 0:
         for i in range(0, n, lanes(x)):
             v = load(x, i)
             store(y, i, positive(v, v))
-    elif c.activation == 1:
+    elif kind == 1:
         for i in range(0, n, lanes(x)):
             v = load(x, i)
             store(y, i, positive(v, v * v))
@@ -98,13 +98,13 @@ def activate(c: Shape, x: P, y: P, n: int) -> None:
 
 
 @jit
-def activate_back(c: Shape, dy: P, x: P, n: int) -> None:
+def activate_back(kind: int, dy: P, x: P, n: int) -> None:
     """dx from dy and the activation's input, in place of dy."""
     once()
-    if c.activation == 0:
+    if kind == 0:
         for i in range(0, n, lanes(x)):
             store(dy, i, positive(load(x, i), load(dy, i)))
-    elif c.activation == 1:
+    elif kind == 1:
         for i in range(0, n, lanes(x)):
             v = load(x, i)
             store(dy, i, positive(v, 2.0 * v * load(dy, i)))
@@ -184,7 +184,9 @@ def forward(
             past = Cache(cache.k + i * D * cache.ld, cache.v + i * D * cache.ld, cache.ld, cache.past, cache.active)
             heads = t.heads + 4 * D * column
             if c.short and T <= W and not cache.active:
-                attention_short(c, t.qkv + n * 3 * D, heads, t.pairs + column * (W + 1) // 2 * D, mix + n * D, T)
+                attention_short(
+                    c.size, D, t.qkv + n * 3 * D, heads, t.pairs + column * (W + 1) // 2 * D, mix + n * D, T
+                )
             else:
                 attend(
                     c, t, t.qkv + n * 3 * D, heads, ld, past, t.rq + 2 * c.H * column, t.top + c.H * column,
@@ -200,7 +202,7 @@ def forward(
             multiply(mix, D, lw + c.wo, D, t.x, D, N, D, D, plain(True))
         rmsnorm(t.x, n2, t.r2 + i * N, N, c.D, D)
         linear(n2, lw + c.fc1, h, N, D, F)
-        activate(c, h, a, N * F)
+        activate(c.activation, h, a, N * F)
         if rows.dropping:
             linear(a, lw + c.fc2, t.o, N, F, D)
             drop_rows(c, rows, t.o, 2 * i + 2)
@@ -217,10 +219,9 @@ def forward(
             store(t.logits, j, c.softcap - 2.0 * c.softcap / (1.0 + exp(load(t.logits, j) * (2.0 / c.softcap))))
 
 
-@jit
+@inline
 def cross_entropy(c: Shape, rows: Rows, scored: P, weight: float, logits: P, dlogits: P) -> float:
     """The weighted sum of -log softmax(logits)[target]; dlogits = weight (softmax(logits) - onehot(target))."""
-    once()
     # log a + log b = log a b: one logarithm for many positions
     odds, score, whole = 0.0, 0.0, 1.0
     W = lanes(logits)
@@ -280,7 +281,7 @@ def backward(
             copy(t.dx, do, N * D)
             drop_rows(c, rows, do, 2 * i + 2)
         linear_back(do, a, lw + c.fc2, ldw + c.fc2, t.da, N, F, D, adding)
-        activate_back(c, t.da, h, N * F)
+        activate_back(c.activation, t.da, h, N * F)
         linear_back(t.da, n2, lw + c.fc1, ldw + c.fc1, t.dn, N, D, F, adding)
         rmsnorm_back(t.dn, n2, t.r2 + i * N, t.dx, N, c.D, D, plain(True))
         if rows.dropping:
@@ -294,7 +295,7 @@ def backward(
             heads = t.heads + 4 * D * column
             if c.short and T <= W:
                 pairs = t.pairs + column * (W + 1) // 2 * D
-                attention_short_back(c, t.dn + n * D, heads, pairs, mix + n * D, t.qkv + n * 3 * D, T)
+                attention_short_back(c.size, D, t.dn + n * D, heads, pairs, mix + n * D, t.qkv + n * 3 * D, T)
             else:
                 attend_back(
                     c, t, t.dn + n * D, heads, ld, t.rq + 2 * c.H * column, t.top + c.H * column,
