@@ -1,0 +1,221 @@
+"""The manual pass as compiled SIMD loops.
+
+tiles.py is the vocabulary (vectors, tiles of products), passes.py the functions of manual.py in its order,
+kernels.py what Python calls: a whole block of steps in one compiled call. Here is the engine line: tensors into flat
+vectors, padded to whole registers, and back.
+"""
+
+from __future__ import annotations
+
+import os
+from threading import Thread
+from typing import Any
+
+import numpy as np
+
+from microgpt.config import Model, Optim
+from microgpt.engines.feed import Feed
+from microgpt.model import Tensors, table
+
+Array = np.ndarray
+ACTIVATIONS = {"relu": 0, "relu2": 1, "gelu": 2}
+
+
+SHARED = 100_000  # weights from which on several threads are worth their meetings
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pad(n: Any, W: int) -> Any:
+    """n rounded up to whole vectors of W lanes."""
+    return -(-n // W) * W
+
+
+def rotation(model: Model, width: int, dtype: str) -> tuple[Array, Array]:
+    """RoPE's cosines and sines (size / 2, width positions)."""
+    size = model.head_dim
+    angle = model.rope_base ** (-2 * np.arange(size // 2) / size)[:, None] * np.arange(width)
+    return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
+
+
+class State:
+    """Weights (out, in) and (in, out) and moments, each one flat vector, padded; `views` are the matrices."""
+
+    def __init__(self, n: int, where: dict[str, tuple[int, int, int, int]], dtype: str) -> None:
+        from microgpt.engines.fused.kernels import empty
+
+        self.where = where
+        self.flat = {part: empty(n, dtype) for part in ("w", "wt", "m", "v")}
+
+    def views(self, part: str) -> dict[str, Array]:
+        """The matrices of a flat vector by name, without their padding."""
+        flat = self.flat[part]
+        return {
+            name: flat[at : at + rows * width].reshape(rows, width)[:, :columns]
+            for name, (at, rows, columns, width) in self.where.items()
+        }
+
+
+class Room:
+    """Memory to work in, by name, kept from call to call."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype, self.kept = dtype, {"": np.zeros(0, dtype)}
+
+    def __call__(self, size: int, name: str = "") -> Array:
+        """At least `size` numbers, whatever they are."""
+        if len(self.kept.get(name, ())) < size:
+            from microgpt.engines.fused.kernels import empty
+
+            self.kept[name] = empty(size, self.dtype)
+        return self.kept[name][:size]
+
+
+class Cache:
+    """Keys and values (layers, D, positions) of one row."""
+
+    def __init__(self, n: int, dtype: str) -> None:
+        self.length = 0
+        self.keys, self.values = np.zeros(n, dtype), np.zeros(n, dtype)
+        self.room = Room(dtype)
+
+
+class Engine:
+    """The fused rung: see microgpt.engines.Engine."""
+
+    def __init__(
+        self, model: Model, optim: Optim, *, dtype: str = "float32", device: str = "cpu", threads: int = 0
+    ) -> None:
+        from microgpt.engines.fused import kernels, vectors
+
+        self.kernels: Any = kernels
+        self.model, self.optim, self.dtype = model, optim, dtype
+        self.lanes = vectors.lanes_of(dtype)
+        self.shape, self.where = self._lay_out()
+        self.block = pad(model.block_size, self.lanes)
+        self.width = self.block + self.lanes  # columns of the tables and the cache: vectors begin anywhere
+        self.columns = max(self.block, 64 * self.lanes * 64 // self.shape.Dp)
+        self.cos, self.sin = rotation(model, self.width, dtype)
+        self.room = Room(dtype)
+        self.threads = threads or (cores() if self.shape.n >= SHARED else 1)
+
+    def _lay_out(self) -> tuple[Any, dict[str, tuple[int, int, int, int]]]:
+        """The shape, and for each matrix its place: offset, rows, columns, width."""
+        from microgpt.engines.fused.memory import Shape
+
+        model, W = self.model, self.lanes
+        D, F, V = pad(model.n_embd, W), pad(4 * model.n_embd, W), pad(model.vocab, W)
+        tall = {"attn_wq": D, "attn_wk": D, "attn_wv": D, "attn_wo": D, "mlp_fc1": F, "mlp_fc2": D}
+        where, starts, at = {}, {}, 0
+        for name, (rows, columns), _ in table(model):
+            where[name] = (at, rows, columns, pad(columns, W))
+            starts[name] = at
+            height = tall.get(name.partition(".")[2], V if name in ("wte", "lm_head") else rows)
+            at += height * pad(columns, W)
+        wo, fc1, fc2 = (
+            starts[f"layer0.{name}"] - starts["layer0.attn_wq"] for name in ("attn_wo", "mlp_fc1", "mlp_fc2")
+        )
+        shape = Shape(
+            D=model.n_embd,
+            V=model.vocab,
+            H=model.n_head,
+            size=model.head_dim,
+            layers=model.n_layer,
+            Dp=D,
+            Fp=F,
+            Vp=V,
+            learned=model.position == "learned",
+            rope=model.position == "rope",
+            half=model.rope_pairs == "half",
+            activation=ACTIVATIONS[model.activation],
+            norm_embedding=model.norm_embedding,
+            final_norm=model.final_norm,
+            qk_norm=model.qk_norm,
+            short=W % model.head_dim == 0 and model.position == "learned" and not model.qk_norm,
+            softcap=float(model.softcap),
+            dropout=float(model.dropout),
+            wte=0,
+            wpe=starts.get("wpe", 0),
+            wpe_size=model.block_size * D if "wpe" in starts else 0,
+            head=starts["wte" if model.tie_embeddings else "lm_head"],
+            layer=starts["layer0.attn_wq"],
+            wo=wo,
+            fc1=fc1,
+            fc2=fc2,
+            step=fc2 + D * F,
+            n=at,
+        )
+        return shape, where
+
+    @staticmethod
+    def refuses(model: Model, optim: Optim) -> str | None:
+        return None
+
+    def load(self, tensors: Tensors) -> State:
+        state = State(self.shape.n, self.where, self.dtype)
+        for part, prefix in (("w", ""), ("m", "m."), ("v", "v.")):
+            for name, view in state.views(part).items():
+                if prefix + name in tensors:
+                    view[:] = tensors[prefix + name]
+        self.kernels.refresh(self.shape, state.flat["w"], state.flat["wt"])
+        return state
+
+    def dump(self, state: State) -> Tensors:
+        parts = (("w", ""), ("m", "m."), ("v", "v."))
+        return {prefix + name: a.copy() for part, prefix in parts for name, a in state.views(part).items()}
+
+    def train(self, state: State, feed: Feed, lrs: Array) -> tuple[State, Array]:
+        return state, self._run(state, feed, np.asarray(lrs, np.float64), True)
+
+    def loss(self, state: State, feed: Feed) -> Array:
+        return self._run(state, feed, np.zeros(feed.n_steps), False)
+
+    def _run(self, state: State, feed: Feed, lrs: Array, learning: bool) -> Array:
+        steps = feed.steps[: len(lrs) + 1]
+        lengths = pad(np.diff(feed.offsets[: steps[-1] + 1]) - 1, self.lanes)
+        longest = int(np.add.reduceat(lengths, steps[:-1]).max()) if len(lengths) else 0
+        columns = max(int(lengths.max(initial=0)), min(longest, self.columns))
+        optim, k = self.optim, np.arange(feed.first_step + 1, feed.first_step + len(lrs) + 1)
+        rates = np.stack([lrs * optim.weight_decay, lrs / (1 - optim.beta1**k), 1 / (1 - optim.beta2**k)], axis=1)
+        losses = np.empty(len(lrs))
+        crew = self.threads
+        meeting, sums = np.zeros(1, np.int64), np.zeros(crew * self.kernels.LINE)
+        w, wt, m, v = (state.flat[part] for part in ("w", "wt", "m", "v"))
+        dw, room = self.room(crew * self.shape.n, "dw"), self.room(crew * self._trace(columns, columns))
+
+        def work(me: int) -> int:
+            count: int = self.kernels.train(
+                self.shape, feed.tokens, feed.offsets, steps, feed.scored.view(np.uint8), feed.first_step,
+                feed.rows_a_pass, columns, feed.seed, w, wt, dw, m, v, room, self.block, self.cos, self.sin, self.width,
+                optim.beta1, optim.beta2, optim.eps, float(optim.clip_norm), rates, losses, learning, me, crew, meeting,
+                sums,
+            )  # fmt: skip
+            return count
+
+        others = [Thread(target=work, args=(me,)) for me in range(1, crew)]
+        for thread in others:
+            thread.start()
+        count = work(0)
+        for thread in others:
+            thread.join()
+        return losses[:count]
+
+    def _trace(self, N: int, columns: int) -> int:
+        """Numbers that the trace of N positions takes, in whole cache lines."""
+        return pad(self.kernels.room_size(self.shape, N, columns, self.block, self.lanes), 16)
+
+    def logits(self, state: State, tokens: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
+        cache = cache or Cache(self.model.n_layer * self.shape.Dp * self.width, self.dtype)
+        tokens = np.ascontiguousarray(tokens, np.int32)
+        T = len(tokens)
+        logits = np.empty((T, self.model.vocab), self.dtype)
+        self.kernels.proceed(
+            self.shape, tokens, np.array([0, T + 1]), state.flat["w"], state.flat["wt"],
+            cache.room(self._trace(T, pad(T, self.lanes))), self.block, self.cos, self.sin, self.width, cache.keys,
+            cache.values, self.width, cache.length, logits,
+        )  # fmt: skip
+        cache.length += T
+        return logits, cache

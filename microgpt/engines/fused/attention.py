@@ -1,0 +1,277 @@
+"""Attention of one row, forth and back.
+
+Positions lie in the lanes: queries, keys and values are (D, ld), one column a position, so that softmax, rotation and
+norm need no sums across lanes. Rows of few positions and small heads go a shorter way, channels in the lanes.
+"""
+
+from __future__ import annotations
+
+import math
+
+from microgpt.engines.fused.memory import Cache, P, Shape, Trace
+from microgpt.engines.fused.products import copy, multiply, multiply_columns, transpose, transpose_back, zero
+from microgpt.engines.fused.tiles import transpose_block
+from microgpt.engines.fused.vectors import (
+    exp,
+    first,
+    fma,
+    group_sum,
+    inline,
+    jit,
+    lanes,
+    load,
+    maximum,
+    once,
+    splat,
+    sqrt,
+    store,
+)  # fmt: skip
+
+
+@jit
+def rotate(half: bool, size: int, x: P, ld: int, cos: P, sin: P, ldr: int, T: int) -> None:
+    """RoPE on one head (size, T): channel pairs turn by their position's angle, given as (size / 2, T)."""
+    once()
+    pairs = size // 2
+    for i in range(pairs):
+        a = x + (i if half else 2 * i) * ld
+        b = x + (i + pairs if half else 2 * i + 1) * ld
+        for t in range(0, T, lanes(x)):
+            va, vb, vcos, vsin = load(a, t), load(b, t), load(cos, i * ldr + t), load(sin, i * ldr + t)
+            store(a, t, va * vcos - vb * vsin)
+            store(b, t, va * vsin + vb * vcos)
+
+
+@jit
+def rotate_back(half: bool, size: int, dy: P, ld: int, cos: P, sin: P, ldr: int, T: int) -> None:
+    """A rotation's derivative turns the other way."""
+    once()
+    pairs = size // 2
+    for i in range(pairs):
+        a = dy + (i if half else 2 * i) * ld
+        b = dy + (i + pairs if half else 2 * i + 1) * ld
+        for t in range(0, T, lanes(dy)):
+            va, vb, vcos, vsin = load(a, t), load(b, t), load(cos, i * ldr + t), load(sin, i * ldr + t)
+            store(a, t, va * vcos + vb * vsin)
+            store(b, t, vb * vcos - va * vsin)
+
+
+@jit
+def norm_head(x: P, ld: int, r: P, size: int, T: int) -> None:
+    """RMSNorm of one head (size, T) over its channels, in place."""
+    once()
+    for t in range(0, T, lanes(x)):
+        squares = splat(x, 0.0)
+        for i in range(size):
+            squares = fma(load(x, i * ld + t), load(x, i * ld + t), squares)
+        scale = 1.0 / sqrt(squares / size + 1e-5)
+        store(r, t, scale)
+        for i in range(size):
+            store(x, i * ld + t, load(x, i * ld + t) * scale)
+
+
+@jit
+def norm_head_back(dy: P, y: P, ld: int, r: P, size: int, T: int) -> None:
+    """The derivative of norm_head, in place of dy."""
+    once()
+    for t in range(0, T, lanes(y)):
+        dots = splat(y, 0.0)
+        for i in range(size):
+            dots = fma(load(dy, i * ld + t), load(y, i * ld + t), dots)
+        mean, scale = dots / size, load(r, t)
+        for i in range(size):
+            store(dy, i * ld + t, (load(dy, i * ld + t) - load(y, i * ld + t) * mean) * scale)
+
+
+@jit
+def attention(
+    q: P, ldq: int, k: P, v: P, ld: int, y: P, top: P, inverse: P, p: P, size: int, past: int, T: int
+) -> None:
+    """One head: y = softmax(q k^T / sqrt(size)) v, causal, for T queries after `past` positions.
+
+    q, y (size, ldq); k, v (size, ld). `top` and `inverse` keep what makes p again: p = exp(scale (s - top)) inverse.
+    p is room for the scores of one vector of queries.
+    """
+    once()
+    scale = 1.0 / math.sqrt(size)
+    W = lanes(q)
+    for t in range(0, T, W):
+        past_t = past + t  # keys that all queries of this vector see
+        S = min(past + T, past_t + W)
+        multiply_columns(k, ld, q + t, ldq, p, W, S, size, W, False)
+        high = load(p, 0)
+        for s in range(1, past_t + 1):
+            high = maximum(high, load(p, s * W))
+        for s in range(past_t + 1, S):
+            high = maximum(high, first(s - past_t, -math.inf, load(p, s * W)))
+        sums = splat(q, 0.0)
+        for s in range(past_t + 1):
+            e = exp((load(p, s * W) - high) * scale)
+            store(p, s * W, e)
+            sums = sums + e
+        for s in range(past_t + 1, S):
+            e = first(s - past_t, 0.0, exp((load(p, s * W) - high) * scale))
+            store(p, s * W, e)
+            sums = sums + e
+        multiply(v, ld, p, W, y + t, ldq, size, S, W, False)
+        sums = 1.0 / sums
+        for i in range(size):
+            store(y, i * ldq + t, load(y, i * ldq + t) * sums)
+        store(top, t, high)
+        store(inverse, t, sums)
+
+
+@jit
+def attention_back(
+    dy: P, q: P, k: P, v: P, y: P, ld: int, top: P, inverse: P, p: P, ds: P, dq: P, dk: P, dv: P, size: int, T: int
+) -> None:
+    """dq, dk, dv (size, ld) of one head. The weights p are computed again, so that memory grows with T alone.
+
+    Keys lie in the lanes here, a vector of them at a time; ds is then turned, queries into the lanes, for dq.
+    p and ds are room for (T + a vector, a vector); ds holds the turned block behind.
+    """
+    once()
+    scale = 1.0 / math.sqrt(size)
+    W = lanes(q)
+    delta = p + T * W  # sum over keys of p dp, which is sum over channels of y dy
+    turned = ds + (T + W) * W
+    for t in range(0, T, W):
+        dots = splat(q, 0.0)
+        for i in range(size):
+            dots = fma(load(dy, i * ld + t), load(y, i * ld + t), dots)
+            store(dq, i * ld + t, splat(q, 0.0))
+        store(delta, t, dots)
+    for s in range(0, T, W):
+        M = T - s
+        multiply_columns(q + s, ld, k + s, ld, p, W, M, size, W, False)
+        multiply_columns(dy + s, ld, v + s, ld, ds, W, M, size, W, False)
+        for t in range(M):
+            e = exp((load(p, t * W) - top[s + t]) * scale) * inverse[s + t]
+            d = e * (load(ds, t * W) - delta[s + t]) * scale
+            store(p, t * W, first(t + 1, e, 0.0))
+            store(ds, t * W, first(t + 1, d, 0.0))
+        multiply(dy + s, ld, p, W, dv + s, ld, size, M, W, False)
+        multiply(q + s, ld, ds, W, dk + s, ld, size, M, W, False)
+        for t in range(0, M, W):
+            transpose_block(ds + t * W, W, turned, W, W)
+            multiply(k + s, ld, turned, W, dq + (s + t), ld, size, min(W, M), W, True)
+
+
+@jit
+def attention_short(size: int, D: int, qkv: P, saved: P, pairs: P, y: P, T: int) -> None:
+    """All heads of a row of few positions: qkv (T, 3 Dp) -> y (T, Dp), channels in the lanes.
+
+    Several heads lie in a vector, and each of a head's lanes carries the head's number, so no sum leaves its lanes.
+    `saved` keeps qkv, `pairs` the weights of every query and key (T (T + 1) / 2, Dp).
+    """
+    once()
+    scale = 1.0 / math.sqrt(size)
+    W = lanes(qkv)
+    copy(qkv, saved, T * 3 * D)
+    for j in range(0, D, W):
+        p = pairs + j
+        for t in range(T):
+            q = load(qkv, t * 3 * D + j) * scale
+            high = splat(qkv, -math.inf)
+            for s in range(t + 1):
+                score = group_sum(q * load(qkv, s * 3 * D + D + j), size)
+                store(p, s * D, score)
+                high = maximum(high, score)
+            sums, mixed = splat(qkv, 0.0), splat(qkv, 0.0)
+            for s in range(t + 1):
+                e = exp(load(p, s * D) - high)
+                store(p, s * D, e)
+                sums = sums + e
+                mixed = fma(e, load(qkv, s * 3 * D + 2 * D + j), mixed)
+            inverse = 1.0 / sums
+            store(y, t * D + j, mixed * inverse)
+            for s in range(t + 1):
+                store(p, s * D, load(p, s * D) * inverse)
+            p = p + (t + 1) * D
+
+
+@jit
+def attention_short_back(size: int, D: int, dy: P, saved: P, pairs: P, y: P, dqkv: P, T: int) -> None:
+    """dqkv (T, 3 Dp) of attention_short."""
+    once()
+    scale = 1.0 / math.sqrt(size)
+    W = lanes(dy)
+    for j in range(0, D, W):
+        q, k, v = saved + j, saved + (D + j), saved + (2 * D + j)
+        dq, dk, dv = dqkv + j, dqkv + (D + j), dqkv + (2 * D + j)
+        p = pairs + j
+        for t in range(T):
+            at = t * 3 * D
+            dt, qt, dqt = load(dy, t * D + j), load(q, at), splat(dy, 0.0)
+            store(dk, at, dqt)
+            store(dv, at, dqt)
+            delta = group_sum(dt * load(y, t * D + j), size)
+            for s in range(0, at + 1, 3 * D):
+                weight = load(p, 0)
+                ds = weight * (group_sum(dt * load(v, s), size) - delta) * scale
+                dqt = fma(ds, load(k, s), dqt)
+                store(dk, s, fma(ds, qt, load(dk, s)))
+                store(dv, s, fma(weight, dt, load(dv, s)))
+                p = p + D
+            store(dq, at, dqt)
+
+
+@inline
+def attend(
+    c: Shape, t: Trace, qkv: P, heads: P, ld: int, cache: Cache, rq: P, top: P, inverse: P, mix: P, cos: P, sin: P,
+    ldr: int, T: int,
+) -> None:  # fmt: skip
+    """All heads of one row: qkv (T, 3 Dp) -> mix (T, Dp). A cache holds the row's earlier keys and values."""
+    once()
+    D = c.Dp
+    q, k, v, y = heads, heads + D * ld, heads + 2 * D * ld, heads + 3 * D * ld
+    ldk = ld
+    if cache.active:
+        k, v, ldk = cache.k, cache.v, cache.ld
+    transpose(qkv, 3 * D, q, ld, T, D)
+    transpose(qkv + D, 3 * D, k + cache.past, ldk, T, D)
+    transpose(qkv + 2 * D, 3 * D, v + cache.past, ldk, T, D)
+    for head in range(c.H):
+        at = head * c.size
+        new = k + (at * ldk + cache.past)
+        if c.rope:
+            rotate(c.half, c.size, q + at * ld, ld, cos + cache.past, sin + cache.past, ldr, T)
+            rotate(c.half, c.size, new, ldk, cos + cache.past, sin + cache.past, ldr, T)
+        if c.qk_norm:
+            norm_head(q + at * ld, ld, rq + 2 * head * ld, c.size, T)
+            norm_head(new, ldk, rq + (2 * head + 1) * ld, c.size, T)
+        attention(
+            q + at * ld, ld, k + at * ldk, v + at * ldk, ldk, y + at * ld, top + head * ld, inverse + head * ld, t.p,
+            c.size, cache.past, T,
+        )  # fmt: skip
+    zero(y + c.D * ld, (D - c.D) * ld)
+    transpose_back(y, ld, mix, D, T, D)
+
+
+@inline
+def attend_back(
+    c: Shape, t: Trace, dmix: P, heads: P, ld: int, rq: P, top: P, inverse: P, dqkv: P, cos: P, sin: P, ldr: int, T: int
+) -> None:
+    """dqkv (T, 3 Dp) of one row."""
+    once()
+    D = c.Dp
+    q, k, v, y = heads, heads + D * ld, heads + 2 * D * ld, heads + 3 * D * ld
+    dq, dk, dv, dy = t.dheads, t.dheads + D * ld, t.dheads + 2 * D * ld, t.dheads + 3 * D * ld
+    transpose(dmix, D, dy, ld, T, D)
+    for head in range(c.H):
+        at = head * c.size * ld
+        attention_back(
+            dy + at, q + at, k + at, v + at, y + at, ld, top + head * ld, inverse + head * ld, t.p, t.ds, dq + at,
+            dk + at, dv + at, c.size, T,
+        )  # fmt: skip
+        if c.qk_norm:
+            norm_head_back(dq + at, q + at, ld, rq + 2 * head * ld, c.size, T)
+            norm_head_back(dk + at, k + at, ld, rq + (2 * head + 1) * ld, c.size, T)
+        if c.rope:
+            rotate_back(c.half, c.size, dq + at, ld, cos, sin, ldr, T)
+            rotate_back(c.half, c.size, dk + at, ld, cos, sin, ldr, T)
+    for d in (dq, dk, dv):
+        zero(d + c.D * ld, (D - c.D) * ld)
+    transpose_back(dq, ld, dqkv, 3 * D, T, D)
+    transpose_back(dk, ld, dqkv + D, 3 * D, T, D)
+    transpose_back(dv, ld, dqkv + 2 * D, 3 * D, T, D)

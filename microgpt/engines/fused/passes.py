@@ -1,0 +1,323 @@
+"""The forward and the backward pass: the functions of manual.py, in its order, as loops over vectors.
+
+Weights `w` are (out, in) and `wt` (in, out), one for the way back and one for the way forth. Legend: memory.py.
+"""
+
+from __future__ import annotations
+
+import math
+
+from microgpt.engines.fused.attention import attend, attend_back, attention_short, attention_short_back
+from microgpt.engines.fused.memory import Cache, P, Rows, Shape, Trace
+from microgpt.engines.fused.products import add, copy, multiply, multiply_columns, zero
+from microgpt.engines.fused.vectors import (
+    exp,
+    first,
+    fma,
+    group_sum,
+    inline,
+    inverse_root,
+    jit,
+    lane,
+    lanes,
+    largest,
+    load,
+    maximum,
+    once,
+    plain,
+    positive,
+    splat,
+    store,
+)  # fmt: skip
+
+
+@inline
+def linear(x: P, wt: P, y: P, N: int, fan_in: int, fan_out: int) -> None:
+    """y = x W^T: (N, in), (in, out) -> (N, out)."""
+    multiply(x, fan_in, wt, fan_out, y, fan_out, N, fan_in, fan_out, False)
+
+
+@inline
+def linear_back(dy: P, x: P, w: P, dw: P, dx: P, N: int, fan_in: int, fan_out: int, adding: bool) -> None:
+    """dx = dy W; dW = dy^T x, or added to dW."""
+    multiply_columns(dy, fan_out, x, fan_in, dw, fan_in, fan_out, N, fan_in, adding)
+    multiply(dy, fan_out, w, fan_in, dx, fan_in, N, fan_out, fan_in, False)
+
+
+@jit
+def rmsnorm(x: P, y: P, r: P, N: int, D: int, Dp: int) -> None:
+    """y = x r with r = 1 / sqrt(mean(x^2) + 1e-5)."""
+    once()
+    for n in range(N):
+        at = n * Dp
+        squares = splat(x, 0.0)
+        for i in range(0, Dp, lanes(x)):
+            v = load(x, at + i)
+            squares = fma(v, v, squares)
+        scale = inverse_root(group_sum(squares, lanes(x)) * (1.0 / D) + 1e-5)
+        r[n] = lane(scale)
+        for i in range(0, Dp, lanes(x)):
+            store(y, at + i, load(x, at + i) * scale)
+
+
+@jit
+def rmsnorm_back(dy: P, y: P, r: P, dx: P, N: int, D: int, Dp: int, adding: bool) -> None:
+    """dx = r (dy - y mean(dy y)), or added to dx, which may be dy."""
+    once()
+    for n in range(N):
+        at = n * Dp
+        dots = splat(y, 0.0)
+        for i in range(0, Dp, lanes(y)):
+            dots = fma(load(dy, at + i), load(y, at + i), dots)
+        mean = group_sum(dots, lanes(y)) * (1.0 / D)
+        for i in range(0, Dp, lanes(y)):
+            d = (load(dy, at + i) - load(y, at + i) * mean) * r[n]
+            store(dx, at + i, load(dx, at + i) + d if adding else d)
+
+
+GELU = math.sqrt(2 / math.pi)
+
+
+@jit
+def activate(kind: int, x: P, y: P, n: int) -> None:
+    """ReLU, its square, or GELU in its tanh form: (1 + tanh u) / 2 = 1 / (1 + exp(-2 u))."""
+    once()
+    if kind == 0:
+        for i in range(0, n, lanes(x)):
+            v = load(x, i)
+            store(y, i, positive(v, v))
+    elif kind == 1:
+        for i in range(0, n, lanes(x)):
+            v = load(x, i)
+            store(y, i, positive(v, v * v))
+    else:
+        for i in range(0, n, lanes(x)):
+            v = load(x, i)
+            u = v * fma(v * v, GELU * 0.044715, splat(x, GELU))
+            store(y, i, v / (1.0 + exp(-2.0 * u)))
+
+
+@jit
+def activate_back(kind: int, dy: P, x: P, n: int) -> None:
+    """dx from dy and the activation's input, in place of dy."""
+    once()
+    if kind == 0:
+        for i in range(0, n, lanes(x)):
+            store(dy, i, positive(load(x, i), load(dy, i)))
+    elif kind == 1:
+        for i in range(0, n, lanes(x)):
+            v = load(x, i)
+            store(dy, i, positive(v, 2.0 * v * load(dy, i)))
+    else:
+        for i in range(0, n, lanes(x)):
+            v = load(x, i)
+            u = v * fma(v * v, GELU * 0.044715, splat(x, GELU))
+            du = fma(v * v, GELU * 3 * 0.044715, splat(x, GELU))
+            s = 1.0 / (1.0 + exp(-2.0 * u))
+            store(dy, i, load(dy, i) * fma(v * s * (1.0 - s), 2.0 * du, s))
+
+
+U32 = 0xFFFFFFFF
+
+
+@jit
+def mix(x: int) -> int:
+    """microgpt.dropout.mix."""
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & U32
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & U32
+    return x ^ (x >> 16)
+
+
+@jit
+def drop(c: Shape, x: P, T: int, seed: int, step: int, row: int, place: int) -> None:
+    """x (T, D) times microgpt.dropout.scales, in place."""
+    once()
+    key = seed & U32
+    for part in (seed >> 32, step, row, place):
+        key = mix((key + (part & U32) + 0x9E3779B9) & U32)
+    threshold, keep = int(c.dropout * 2**32), 1.0 / (1.0 - c.dropout)
+    for t in range(T):
+        for d in range(c.D):
+            x[t * c.Dp + d] *= 0.0 if mix((t * c.D + d) ^ key) < threshold else keep
+
+
+@jit
+def drop_rows(c: Shape, rows: Rows, x: P, place: int) -> None:
+    """Dropout on the positions (N, D) of some rows, in place."""
+    once()
+    for row in range(rows.low, rows.high):
+        T = rows.offsets[row + 1] - rows.offsets[row] - 1
+        drop(c, x, T, rows.seed, rows.step, row - rows.first_row, place)
+        x = x + T * c.Dp
+
+
+@inline
+def forward(
+    c: Shape, w: P, wt: P, rows: Rows, t: Trace, cache: Cache, cos: P, sin: P, ldr: int, N: int, NT: int
+) -> None:
+    """Logits (N, Vp) of the rows' tokens, and what the way back needs; a cache continues one row."""
+    once()
+    D, F, W = c.Dp, c.Fp, lanes(w)
+    n = 0
+    for row in range(rows.low, rows.high):
+        T = rows.offsets[row + 1] - rows.offsets[row] - 1
+        for s in range(T):
+            token = rows.tokens[rows.offsets[row] + s]
+            copy(w + (c.wte + token * D), t.x + n * D, D)
+            if c.learned:
+                add(w + (c.wpe + (cache.past + s) * D), t.x + n * D, D)
+            n += 1
+    if c.norm_embedding:
+        rmsnorm(t.x, t.x0, t.r0, N, c.D, D)
+        copy(t.x0, t.x, N * D)
+    if rows.dropping:
+        drop_rows(c, rows, t.x, plain(0))
+    for i in range(c.layers):
+        lw = wt + (c.layer + i * c.step)
+        n1, mix, n2, h, a = t.n1 + i * N * D, t.mix + i * N * D, t.n2 + i * N * D, t.h + i * N * F, t.a + i * N * F
+        rmsnorm(t.x, n1, t.r1 + i * N, N, c.D, D)
+        linear(n1, lw, t.qkv, N, D, 3 * D)
+        n, column = 0, i * NT
+        for row in range(rows.low, rows.high):
+            T = rows.offsets[row + 1] - rows.offsets[row] - 1
+            ld = (T + W - 1) // W * W
+            past = Cache(cache.k + i * D * cache.ld, cache.v + i * D * cache.ld, cache.ld, cache.past, cache.active)
+            heads = t.heads + 4 * D * column
+            if c.short and T <= W and not cache.active:
+                attention_short(
+                    c.size, D, t.qkv + n * 3 * D, heads, t.pairs + column * (W + 1) // 2 * D, mix + n * D, T
+                )
+            else:
+                attend(
+                    c, t, t.qkv + n * 3 * D, heads, ld, past, t.rq + 2 * c.H * column, t.top + c.H * column,
+                    t.inverse + c.H * column, mix + n * D, cos, sin, ldr, T,
+                )  # fmt: skip
+            n += T
+            column += ld
+        if rows.dropping:
+            linear(mix, lw + c.wo, t.o, N, D, D)
+            drop_rows(c, rows, t.o, 2 * i + 1)
+            add(t.o, t.x, N * D)
+        else:
+            multiply(mix, D, lw + c.wo, D, t.x, D, N, D, D, plain(True))
+        rmsnorm(t.x, n2, t.r2 + i * N, N, c.D, D)
+        linear(n2, lw + c.fc1, h, N, D, F)
+        activate(c.activation, h, a, N * F)
+        if rows.dropping:
+            linear(a, lw + c.fc2, t.o, N, F, D)
+            drop_rows(c, rows, t.o, 2 * i + 2)
+            add(t.o, t.x, N * D)
+        else:
+            multiply(a, F, lw + c.fc2, D, t.x, D, N, F, D, True)
+    if c.final_norm:
+        rmsnorm(t.x, t.y, t.r, N, c.D, D)
+    else:
+        copy(t.x, t.y, N * D)
+    linear(t.y, wt + c.head, t.logits, N, D, c.Vp)
+    if c.softcap > 0:
+        for j in range(0, N * c.Vp, W):
+            store(t.logits, j, c.softcap - 2.0 * c.softcap / (1.0 + exp(load(t.logits, j) * (2.0 / c.softcap))))
+
+
+@inline
+def cross_entropy(c: Shape, rows: Rows, scored: P, weight: float, logits: P, dlogits: P) -> float:
+    """The weighted sum of -log softmax(logits)[target]; dlogits = weight (softmax(logits) - onehot(target))."""
+    # log a + log b = log a b: one logarithm for many positions
+    odds, score, whole = 0.0, 0.0, 1.0
+    W = lanes(logits)
+    tail = c.Vp - W
+    for row in range(rows.low, rows.high):
+        for at in range(rows.offsets[row] + 1, rows.offsets[row + 1]):
+            if scored[at] == 0:
+                zero(dlogits, c.Vp)
+            else:
+                ends = first(c.V - tail, load(logits, tail), -math.inf)
+                highest = ends
+                for j in range(0, tail, W):
+                    highest = maximum(highest, load(logits, j))
+                top = largest(highest)
+                target = rows.tokens[at]
+                score += logits[target] - top
+                ends = first(c.V - tail, exp(ends - top), 0.0)
+                sums = ends
+                for j in range(0, tail, W):
+                    e = exp(load(logits, j) - top)
+                    store(dlogits, j, e)
+                    sums = sums + e
+                store(dlogits, tail, ends)
+                sums = group_sum(sums, W)
+                whole *= lane(sums)
+                if whole > 1e200:
+                    odds += math.log(whole)
+                    whole = 1.0
+                scale = weight / sums
+                for j in range(0, c.Vp, W):
+                    store(dlogits, j, load(dlogits, j) * scale)
+                dlogits[target] -= weight
+            logits = logits + c.Vp
+            dlogits = dlogits + c.Vp
+    return weight * (odds + math.log(whole) - score)
+
+
+@inline
+def backward(
+    c: Shape, w: P, dw: P, rows: Rows, t: Trace, cos: P, sin: P, ldr: int, N: int, NT: int, adding: bool
+) -> None:
+    """The gradients of all weights, or added to dw, given those of the logits."""
+    once()
+    D, F, W = c.Dp, c.Fp, lanes(w)
+    if c.softcap > 0:
+        for j in range(0, N * c.Vp, W):
+            part = load(t.logits, j) * (1.0 / c.softcap)
+            store(t.dlogits, j, load(t.dlogits, j) * (1.0 - part * part))
+    linear_back(t.dlogits, t.y, w + c.head, dw + c.head, t.dx, N, D, c.Vp, adding)
+    if c.final_norm:
+        rmsnorm_back(t.dx, t.y, t.r, t.dx, N, c.D, D, plain(False))
+    do = t.do if rows.dropping else t.dx
+    for i in range(c.layers - 1, -1, -1):
+        lw, ldw = w + (c.layer + i * c.step), dw + (c.layer + i * c.step)
+        n1, mix, n2, h, a = t.n1 + i * N * D, t.mix + i * N * D, t.n2 + i * N * D, t.h + i * N * F, t.a + i * N * F
+        if rows.dropping:
+            copy(t.dx, do, N * D)
+            drop_rows(c, rows, do, 2 * i + 2)
+        linear_back(do, a, lw + c.fc2, ldw + c.fc2, t.da, N, F, D, adding)
+        activate_back(c.activation, t.da, h, N * F)
+        linear_back(t.da, n2, lw + c.fc1, ldw + c.fc1, t.dn, N, D, F, adding)
+        rmsnorm_back(t.dn, n2, t.r2 + i * N, t.dx, N, c.D, D, plain(True))
+        if rows.dropping:
+            copy(t.dx, do, N * D)
+            drop_rows(c, rows, do, 2 * i + 1)
+        linear_back(do, mix, lw + c.wo, ldw + c.wo, t.dn, N, D, D, adding)
+        n, column = 0, i * NT
+        for row in range(rows.low, rows.high):
+            T = rows.offsets[row + 1] - rows.offsets[row] - 1
+            ld = (T + W - 1) // W * W
+            heads = t.heads + 4 * D * column
+            if c.short and T <= W:
+                pairs = t.pairs + column * (W + 1) // 2 * D
+                attention_short_back(c.size, D, t.dn + n * D, heads, pairs, mix + n * D, t.qkv + n * 3 * D, T)
+            else:
+                attend_back(
+                    c, t, t.dn + n * D, heads, ld, t.rq + 2 * c.H * column, t.top + c.H * column,
+                    t.inverse + c.H * column, t.qkv + n * 3 * D, cos, sin, ldr, T,
+                )  # fmt: skip
+            n += T
+            column += ld
+        linear_back(t.qkv, n1, lw, ldw, t.dn, N, D, 3 * D, adding)
+        rmsnorm_back(t.dn, n1, t.r1 + i * N, t.dx, N, c.D, D, plain(True))
+    if rows.dropping:
+        drop_rows(c, rows, t.dx, plain(0))
+    if c.norm_embedding:
+        rmsnorm_back(t.dx, t.x0, t.r0, t.dx, N, c.D, D, plain(False))
+    if not adding:
+        zero(dw + c.wpe, c.wpe_size)
+        if c.head != c.wte:
+            zero(dw + c.wte, c.Vp * D)
+    n = 0
+    for row in range(rows.low, rows.high):
+        for s in range(rows.offsets[row + 1] - rows.offsets[row] - 1):
+            token = rows.tokens[rows.offsets[row] + s]
+            add(t.dx + n * D, dw + (c.wte + token * D), D)
+            if c.learned:
+                add(t.dx + n * D, dw + (c.wpe + s * D), D)
+            n += 1

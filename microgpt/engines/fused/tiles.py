@@ -1,0 +1,136 @@
+"""Tiles: products and transposes of blocks that fit into the registers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+from microgpt.engines.fused.vectors import (
+    INT,
+    REGISTERS,
+    Vector,
+    builder,
+    everywhere,
+    multiply_add,
+    read,
+    shuffle,
+    spread,
+    write,
+)  # fmt: skip
+
+ROWS = 8 if REGISTERS == 24 else 6  # rows of a full tile
+PAIR = 2  # vectors in a row of a full tile
+
+
+def _tile(b: ir.IRBuilder, kind: ir.VectorType, rows: int, vecs: int, places: Any, K: ir.Value, add: ir.Value) -> None:
+    """One tile: rows x vecs accumulators in registers, a loop over k that broadcasts a and loads w."""
+    a, down, along, w, ldw, c, ldc = places
+    cells = [(m, j) for m in range(rows) for j in range(vecs)]
+    a_rows = [b.gep(a, [b.mul(down, INT(m))]) for m in range(rows)]
+    c_rows = [b.gep(c, [b.mul(ldc, INT(m))]) for m in range(rows)]
+    entry, begin, loop, done = b.block, *(b.append_basic_block(name) for name in ("begin", "k", "done"))
+    adding = b.append_basic_block("adding")
+    b.cbranch(add, adding, begin)
+    b.position_at_end(adding)
+    old = {(m, j): read(b, c_rows[m], INT(j * kind.count), kind) for m, j in cells}
+    b.branch(begin)
+    b.position_at_end(begin)
+    start = {cell: b.phi(kind) for cell in cells}
+    for cell in cells:
+        start[cell].add_incoming(everywhere(kind, 0.0), entry)
+        start[cell].add_incoming(old[cell], adding)
+    b.branch(loop)
+    b.position_at_end(loop)
+    k = b.phi(INT)
+    acc = {cell: b.phi(kind) for cell in cells}
+    w_row, a_k = b.gep(w, [b.mul(k, ldw)]), b.mul(k, along)
+    ws = [read(b, w_row, INT(j * kind.count), kind) for j in range(vecs)]
+    end = {}
+    for m in range(rows):
+        value = spread(b, b.load(b.gep(a_rows[m], [a_k])), kind)
+        for j in range(vecs):
+            end[m, j] = multiply_add(b, value, ws[j], acc[m, j])
+    k_next = b.add(k, INT(1))
+    k.add_incoming(INT(0), begin)
+    k.add_incoming(k_next, loop)
+    for cell in cells:
+        acc[cell].add_incoming(start[cell], begin)
+        acc[cell].add_incoming(end[cell], loop)
+    b.cbranch(b.icmp_signed("<", k_next, K), loop, done)
+    b.position_at_end(done)
+    for m, j in cells:
+        write(b, end[m, j], c_rows[m], INT(j * kind.count))
+
+
+@builder
+def tile(
+    typing: Any,
+    a: Any,
+    down: Any,
+    along: Any,
+    w: Any,
+    ldw: Any,
+    c: Any,
+    ldc: Any,
+    rows: Any,
+    K: Any,
+    vecs: Any,
+    add: Any,
+) -> Any:
+    """C = A W for a tile of C: (rows, vecs whole vectors); C += A W where `add`. K is at least 1.
+
+    `down` and `along` are the steps from one number of A to the next in its row's and column's number, so that A may
+    lie either way; ld*: from one row to the next. `rows`, up to ROWS, may be known only at run time; vecs is literal.
+    """
+    if not isinstance(vecs, types.IntegerLiteral):
+        return None
+    kind, width = Vector(c.dtype), vecs.literal_value
+    fixed = rows.literal_value if isinstance(rows, types.IntegerLiteral) else None
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        places, K, add = tuple(args[:7]), args[8], args[10]
+        if fixed is not None:
+            _tile(b, kind.ir, fixed, width, places, K, add)
+            return context.get_dummy_value()
+        after = b.append_basic_block("after")
+        switch = b.switch(args[7], after)
+        for m in range(1, ROWS + 1):
+            block = b.append_basic_block(f"rows{m}")
+            switch.add_case(INT(m), block)
+            b.position_at_end(block)
+            _tile(b, kind.ir, m, width, places, K, add)
+            b.branch(after)
+        b.position_at_end(after)
+        return context.get_dummy_value()
+
+    index = types.intp
+    where = (a, index, index, w, index, c, index)
+    return types.void(*where, rows if fixed is not None else index, index, vecs, types.boolean), emit
+
+
+@builder
+def transpose_block(typing: Any, x: Any, ldx: Any, y: Any, ldy: Any, rows: Any) -> Any:
+    """The first `rows` rows of the transpose of a square block, as large as a vector: y[i, j] = x[j, i]."""
+    kind = Vector(x.dtype)
+    n = kind.lanes
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        x, ldx, y, ldy, rows = args
+        v = [read(b, x, b.mul(ldx, INT(i)), kind.ir) for i in range(n)]
+        step = 1
+        while step < n:  # exchange the off-diagonal halves of every 2 step x 2 step block
+            low = [j if not j & step else n + j - step for j in range(n)]
+            high = [j + step if not j & step else n + j for j in range(n)]
+            for i in range(n):
+                if not i & step:
+                    v[i], v[i + step] = (shuffle(b, v[i], v[i + step], half) for half in (low, high))
+            step *= 2
+        for i in range(n):
+            with b.if_then(b.icmp_signed("<", INT(i), rows)):
+                write(b, v[i], y, b.mul(ldy, INT(i)))
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.void(x, index, y, index, index), emit

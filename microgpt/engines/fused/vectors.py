@@ -1,0 +1,483 @@
+"""The vocabulary of the fused engine: places in memory and vectors in registers.
+
+A *pointer* is an address of numbers of one dtype; `p + n` is n numbers further on. A *vector* is what one register
+holds (16 float32 with AVX-512, 8 with AVX2, 4 with NEON): an LLVM value, so a running sum stays in its register.
+Vectors take + - * / with each other and with plain numbers. Nothing is ever reordered: no fast-math flag is
+set, so a result depends on the order written here and on nothing the compiler chooses.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import sys
+from collections.abc import Callable
+from math import factorial
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+Function = Callable[..., Any]
+
+
+def builder(function: Function) -> Any:
+    """A function for compiled code from one that returns its type and what builds its LLVM code."""
+    return intrinsic(prefer_literal=True)(function)
+
+
+def jit(function: Function) -> Any:
+    """Compile for other compiled functions to call."""
+    return njit(function, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def inline(function: Function) -> Any:
+    """Compile into the callers, which are few."""
+    return njit(function, error_model="numpy", inline="always")
+
+
+I32, INT = ir.IntType(32), ir.IntType(64)
+
+
+def _machine() -> tuple[int, int]:
+    """Bytes a vector register holds and how many vectors a tile may keep in registers, of the CPU compiled for."""
+    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    if "+avx512f" in features:
+        return 64, 24
+    if "+avx" in features:
+        return 32, 12
+    return 16, 24 if "+neon" in features else 12
+
+
+BYTES, REGISTERS = _machine()
+
+
+def lanes_of(dtype: str) -> int:
+    """Numbers in a vector."""
+    return BYTES // (8 if dtype == "float64" else 4)
+
+
+class Vector(types.Type):  # type: ignore[misc]
+    """Numba's type for a register full of numbers."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype, self.lanes = dtype, BYTES * 8 // dtype.bitwidth
+        super().__init__(name=f"Vector({dtype} x {self.lanes})")
+
+    @property
+    def ir(self) -> ir.VectorType:
+        """LLVM's type."""
+        return ir.VectorType(ir.FloatType() if self.dtype.bitwidth == 32 else ir.DoubleType(), self.lanes)
+
+
+class _Model(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, kind: Vector) -> None:
+        super().__init__(manager, kind, kind.ir)
+
+
+register_model(Vector)(_Model)
+
+
+# Building LLVM code
+
+
+def bits_of(kind: ir.VectorType) -> int:
+    """Bits of a number."""
+    return 32 if isinstance(kind.element, ir.FloatType) else 64
+
+
+def everywhere(kind: ir.VectorType, value: float) -> ir.Constant:
+    """A constant in every lane."""
+    return ir.Constant(kind, [value] * kind.count)
+
+
+def spread(b: ir.IRBuilder, value: ir.Value, kind: ir.VectorType) -> ir.Value:
+    """One number in every lane."""
+    if isinstance(value, ir.Constant):
+        return everywhere(kind, value.constant)
+    first = b.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
+    return b.shuffle_vector(first, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(I32, kind.count), None))
+
+
+def shuffle(b: ir.IRBuilder, x: ir.Value, y: ir.Value, lanes: list[int]) -> ir.Value:
+    """Lanes of x (from 0) and y (from their number on) in another order."""
+    return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+
+def _call(b: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
+    """An LLVM intrinsic from vectors to such a vector."""
+    kind = args[0].type
+    name = f"llvm.{name}.v{kind.count}f{bits_of(kind)}"
+    return b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(kind, [kind] * len(args)), name), args)
+
+
+def multiply_add(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+    """x y + z, rounded once where the machine has that instruction."""
+    return _call(b, "fmuladd", x, y, z)
+
+
+def read(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, kind: ir.VectorType) -> ir.Value:
+    """The vector at pointer[offset:], aligned or not."""
+    value = b.load(b.bitcast(b.gep(pointer, [offset]), kind.as_pointer()))
+    value.align = 4
+    return value
+
+
+def write(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value, offset: ir.Value) -> None:
+    """pointer[offset:] = value."""
+    b.store(value, b.bitcast(b.gep(pointer, [offset]), value.type.as_pointer())).align = 4
+
+
+def _as_vector(context: Any, b: ir.IRBuilder, value: ir.Value, given: Any, kind: Vector) -> ir.Value:
+    """A vector as it is, a number in every lane."""
+    return value if isinstance(given, Vector) else spread(b, context.cast(b, value, given, kind.dtype), kind.ir)
+
+
+def operation(scalar: bool = False) -> Callable[[Callable[..., ir.Value]], Any]:
+    """A function for compiled code from one that builds its LLVM code.
+
+    It takes vectors, plain floats, which go into every lane, and integers; it returns a vector or, if `scalar`, a
+    number of its dtype.
+    """
+
+    def decorate(build: Callable[..., ir.Value]) -> Any:
+        def typing(*given: Any) -> Any:
+            vector = next((kind for kind in given if isinstance(kind, Vector)), None)
+            if vector is None:
+                return None
+
+            def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+                values = [
+                    context.cast(b, value, kind, types.intp)
+                    if isinstance(kind, types.Integer)
+                    else _as_vector(context, b, value, kind, vector)
+                    for value, kind in zip(args, sig.args, strict=True)
+                ]
+                return build(b, *values)
+
+            return (vector.dtype if scalar else vector)(*given), emit
+
+        # Numba takes the number of arguments from the function's own.
+        shapes: dict[int, Callable[..., Any]] = {
+            1: lambda typingctx, x: typing(x),
+            2: lambda typingctx, x, y: typing(x, y),
+            3: lambda typingctx, x, y, z: typing(x, y, z),
+        }
+        shape = shapes[len(inspect.signature(build).parameters) - 1]
+        shape.__name__, shape.__doc__ = build.__name__, build.__doc__
+        return builder(shape)
+
+    return decorate
+
+
+# Operators: vector op vector, vector op number, number op vector
+
+
+def _operator(op: Any, build: Callable[..., ir.Value]) -> None:
+    class Typing(AbstractTemplate):  # type: ignore[misc]
+        key = op
+
+        def generic(self, args: Any, kws: Any) -> Any:
+            vectors = [a for a in args if isinstance(a, Vector)]
+            if len(args) == 2 and vectors and all(isinstance(a, Vector | types.Number) for a in args):
+                return signature(vectors[0], *args)
+            return None
+
+    infer_global(op)(Typing)
+
+    def lower(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return build(b, *(_as_vector(context, b, v, k, sig.return_type) for v, k in zip(args, sig.args, strict=True)))
+
+    for left, right in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+        lower_builtin(op, left, right)(lower)
+
+
+_operator(operator.add, ir.IRBuilder.fadd)
+_operator(operator.sub, ir.IRBuilder.fsub)
+_operator(operator.mul, ir.IRBuilder.fmul)
+_operator(operator.truediv, ir.IRBuilder.fdiv)
+
+
+class _Step(AbstractTemplate):  # type: ignore[misc]
+    """pointer + integer -> pointer."""
+
+    key = operator.add
+
+    def generic(self, args: Any, kws: Any) -> Any:
+        if len(args) == 2 and isinstance(args[0], types.CPointer) and isinstance(args[1], types.Integer):
+            return signature(args[0], args[0], types.intp)
+        return None
+
+
+infer_global(operator.add)(_Step)
+
+
+lower_builtin(operator.add, types.CPointer, types.Integer)(lambda context, b, sig, args: b.gep(args[0], [args[1]]))
+
+
+# How functions are compiled
+
+
+@builder
+def once(typing: Any) -> Any:
+    """Said in a function: keep its code in one place and call it there, which keeps compiling short."""
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        b.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@builder
+def plain(typing: Any, x: Any) -> Any:
+    """The number x, not as a constant: a function called with it is compiled once for all numbers."""
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return context.cast(b, args[0], sig.args[0], sig.return_type)
+
+    return types.unliteral(x)(x), emit
+
+
+@builder
+def meet(typing: Any, counter: Any, crew: Any) -> Any:
+    """Wait until all `crew` threads have come here; `counter` points to an int64 that begins at 0 and is theirs."""
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        counter, crew = args
+        ticket = b.atomic_rmw("add", counter, INT(1), "seq_cst")
+        wanted = b.mul(b.add(b.sdiv(ticket, crew), INT(1)), crew)
+        entry, look, wait, rest, done = (
+            b.block,
+            *(b.append_basic_block(name) for name in ("look", "wait", "rest", "done")),
+        )
+        b.branch(look)
+        b.position_at_end(look)
+        turns = b.phi(INT)
+        b.cbranch(b.icmp_signed(">=", b.load_atomic(counter, "seq_cst", 8), wanted), done, wait)
+        b.position_at_end(wait)
+        more = b.add(turns, INT(1))
+        b.cbranch(b.icmp_signed("==", b.and_(more, INT(0x3FF)), INT(0)), rest, look)
+        b.position_at_end(rest)  # the other thread may need this core
+        name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
+        b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(I32, []), name), [])
+        b.branch(look)
+        for block, value in ((entry, INT(0)), (wait, more), (rest, more)):
+            turns.add_incoming(value, block)
+        b.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(counter, types.intp), emit
+
+
+# Memory
+
+
+@builder
+def pointer(typing: Any, array: Any) -> Any:
+    """The address of a contiguous array's first number. The caller keeps the array alive."""
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return context.make_array(sig.args[0])(context, b, args[0]).data
+
+    return types.CPointer(array.dtype)(array), emit
+
+
+@builder
+def lanes(typing: Any, p: Any) -> Any:
+    """Numbers that a vector of the pointer's dtype holds, a constant."""
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return INT(Vector(p.dtype).lanes)
+
+    return types.intp(p), emit
+
+
+@builder
+def load(typing: Any, p: Any, i: Any) -> Any:
+    """The vector at p[i:], which need not be aligned."""
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return read(b, args[0], args[1], sig.return_type.ir)
+
+    return Vector(p.dtype)(p, types.intp), emit
+
+
+@builder
+def store(typing: Any, p: Any, i: Any, x: Any) -> Any:
+    """p[i:] = x."""
+    if not isinstance(x, Vector) or x.dtype != p.dtype:
+        return None
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        write(b, args[2], args[0], args[1])
+        return context.get_dummy_value()
+
+    return types.void(p, types.intp, x), emit
+
+
+@builder
+def splat(typing: Any, p: Any, x: Any) -> Any:
+    """The number x in every lane of a vector of the pointer's dtype."""
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return _as_vector(context, b, args[1], sig.args[1], sig.return_type)
+
+    return Vector(p.dtype)(p, x), emit
+
+
+# Arithmetic
+
+
+@operation()
+def fma(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+    """x y + z, rounded once."""
+    return multiply_add(b, x, y, z)
+
+
+@operation()
+def sqrt(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """The correctly rounded square root."""
+    return _call(b, "sqrt", x)
+
+
+def _estimate(b: ir.IRBuilder, name: str, x: ir.Value) -> ir.Value | None:
+    """The machine's 14-bit estimate, one Newton step away from float32's precision, where it has one."""
+    if BYTES != 64 or bits_of(x.type) != 32:
+        return None
+    mask = ir.IntType(16)
+    kind = ir.FunctionType(x.type, [x.type, x.type, mask])
+    function = cgutils.get_or_insert_function(b.module, kind, f"llvm.x86.avx512.{name}14.ps.512")
+    return b.call(function, [x, everywhere(x.type, 0.0), mask(0xFFFF)])
+
+
+@operation()
+def inverse(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """1 / x for finite x > 0, within two units of the last place."""
+    one, y = everywhere(x.type, 1.0), _estimate(b, "rcp", x)
+    if y is None:
+        return b.fdiv(one, x)
+    return multiply_add(b, y, multiply_add(b, b.fneg(x), y, one), y)
+
+
+@operation()
+def root(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """sqrt(x) for normal x > 0, within two units of the last place."""
+    y = _estimate(b, "rsqrt", x)
+    if y is None:
+        return _call(b, "sqrt", x)
+    s, half = b.fmul(x, y), b.fmul(y, everywhere(x.type, 0.5))
+    return multiply_add(b, multiply_add(b, b.fneg(s), s, x), half, s)
+
+
+@operation()
+def inverse_root(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """1 / sqrt(x) for normal x > 0, within two units of the last place."""
+    one, y = everywhere(x.type, 1.0), _estimate(b, "rsqrt", x)
+    if y is None:
+        return b.fdiv(one, _call(b, "sqrt", x))
+    rest, half = multiply_add(b, b.fneg(b.fmul(x, y)), y, one), b.fmul(y, everywhere(x.type, 0.5))
+    return multiply_add(b, rest, half, y)
+
+
+@operation()
+def maximum(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """The larger; x where either is not a number."""
+    return b.select(b.fcmp_ordered("<", x, y), y, x)
+
+
+@operation()
+def positive(b: ir.IRBuilder, x: ir.Value, then: ir.Value) -> ir.Value:
+    """`then` where x > 0 or is not a number, elsewhere 0."""
+    zero = everywhere(x.type, 0.0)
+    return b.select(b.fcmp_ordered("<=", x, zero), zero, then)
+
+
+@operation()
+def first(b: ir.IRBuilder, n: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
+    """x in the first n lanes, y in the rest."""
+    kind = ir.VectorType(I32, x.type.count)
+    number = ir.Constant(kind, list(range(kind.count)))
+    return b.select(b.icmp_signed("<", number, spread(b, b.trunc(n, I32), kind)), x, y)
+
+
+LOG2E = 1.4426950408889634
+LN2 = {32: (0.693359375, -2.12194440e-4), 64: (0.6931471803691238, 1.9082149292705877e-10)}  # high bits, rest
+MAGIC = {32: 1.5 * 2**23, 64: 1.5 * 2**52}  # adding it rounds to an integer, which then lies in the low bits
+DEGREE = {32: 7, 64: 13}
+LIMIT = {32: 87.0, 64: 708.0}
+
+
+@operation()
+def exp(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """e^x within two units of the last place, for |x| up to 87 (float32) or 708, held there beyond.
+
+    x = n ln 2 + r with |r| <= ln 2 / 2; Taylor's series of e^r; n goes into the exponent.
+    """
+    kind, bits = x.type, bits_of(x.type)
+    ints = ir.VectorType(ir.IntType(bits), kind.count)
+    high, low, magic = (everywhere(kind, value) for value in (LIMIT[bits], -LIMIT[bits], MAGIC[bits]))
+    x = b.select(b.fcmp_ordered(">", x, high), high, x)
+    x = b.select(b.fcmp_ordered("<", x, low), low, x)
+    shifted = multiply_add(b, x, everywhere(kind, LOG2E), magic)
+    n = b.fsub(shifted, magic)
+    r = x
+    for part in LN2[bits]:
+        r = multiply_add(b, n, everywhere(kind, -part), r)
+    y = everywhere(kind, 1 / factorial(DEGREE[bits]))
+    for k in reversed(range(DEGREE[bits])):
+        y = multiply_add(b, y, r, everywhere(kind, 1 / factorial(k)))
+    exponent = b.shl(b.bitcast(shifted, ints), everywhere(ints, 23 if bits == 32 else 52))
+    return b.bitcast(b.add(b.bitcast(y, ints), exponent), kind)
+
+
+# Across lanes
+
+
+def _fold(b: ir.IRBuilder, x: ir.Value, combine: Callable[..., ir.Value]) -> ir.Value:
+    """All lanes into one, halving: the order of a balanced tree."""
+    count = x.type.count
+    while count > 1:
+        count //= 2
+        x = combine(b, shuffle(b, x, x, list(range(count))), shuffle(b, x, x, list(range(count, 2 * count))))
+    return b.extract_element(x, I32(0))
+
+
+@operation(scalar=True)
+def total(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """The sum of the lanes."""
+    return _fold(b, x, ir.IRBuilder.fadd)
+
+
+@operation(scalar=True)
+def largest(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """The largest of the lanes."""
+    return _fold(b, x, lambda b, u, v: b.select(b.fcmp_ordered("<", u, v), v, u))
+
+
+@operation(scalar=True)
+def lane(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """The number in the first lane."""
+    return b.extract_element(x, I32(0))
+
+
+@operation()
+def group_sum(b: ir.IRBuilder, x: ir.Value, size: ir.Value) -> ir.Value:
+    """In every lane the sum over its group of `size` lanes, a power of two; over all of them if size is `lanes`."""
+    step = 1
+    while step < x.type.count:
+        entry, more, after = b.block, b.append_basic_block("more"), b.append_basic_block("after")
+        b.cbranch(b.icmp_signed(">", size, INT(step)), more, after)
+        b.position_at_end(more)
+        wider = b.fadd(x, shuffle(b, x, x, [number ^ step for number in range(x.type.count)]))
+        b.branch(after)
+        b.position_at_end(after)
+        merged = b.phi(x.type)
+        merged.add_incoming(x, entry)
+        merged.add_incoming(wider, more)
+        x, step = merged, 2 * step
+    return x
