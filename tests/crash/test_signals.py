@@ -38,7 +38,9 @@ def test_at_random_instants(reference: Reference, tmp_path: Path, n: int) -> Non
         assert said[-1].startswith("microgpt: ")
         if "everything is saved" in said[-1]:
             assert said[-2] == f"go on   microgpt train names --resume --out {out}"
-    assert finish(start, out) == reference.end
+    end = finish(start, out)
+    for what in ("tensors", "metrics"):  # the state of a stop in the last evaluation: see below
+        assert end[what] == reference.end[what]
 
 
 PHASES = {
