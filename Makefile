@@ -17,7 +17,7 @@ check: .venv/full  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: .venv/bench  ## the table of targets with today's figures, against PyTorch, JAX and C
+bench: .venv/full  ## the table of targets with today's figures, against PyTorch, JAX and C
 	$(BIN)/python -m benchmarks
 
 crash: .venv/full  ## 1000 random kills, signals, races: the figures of docs/crash.md
@@ -35,7 +35,7 @@ proof-round-trip: .venv/full  ## a million random Unicode texts there and back t
 proof-memory: .venv/full  ## 1 GB of text tokenised in less than 1 GB of memory
 	$(BIN)/python benchmarks/tokenise_large.py
 
-setup: .venv/bench  ## .venv with all that tests and benchmarks need
+setup: .venv/full  ## .venv with all that tests and benchmarks need
 
 clean:
 	rm -rf .venv
@@ -49,9 +49,5 @@ clean:
 	touch $@
 
 .venv/full: .venv/core
-	$(PIP) -e '.[dev,data,export,plot,torch]'
-	touch $@
-
-.venv/bench: .venv/full
-	$(PIP) -e '.[bench]'
+	$(PIP) -e '.[dev,data,export,bench]'
 	touch $@

@@ -14,8 +14,8 @@ import sys
 import numpy as np
 
 from benchmarks.common import Options, Row, child, ratio, script
-from benchmarks.memory import peak_rss
 from benchmarks.work import VIDYA, Ours, race, synthetic
+from microgpt.bench import peak_rss_mb
 from microgpt.config import Model
 
 
@@ -68,6 +68,6 @@ if __name__ == "__main__":
         side = Ours(synthetic(vidya(int(sys.argv[2])), rows=1, steps=2), sys.argv[3])
         side.reset()
         side.train()
-        print(peak_rss())
+        print(peak_rss_mb())
     else:
         script(family, __doc__)

@@ -5,23 +5,11 @@ python -m benchmarks.memory
 
 from __future__ import annotations
 
-import resource
 import sys
-from pathlib import Path
 
 from benchmarks.common import Options, Row, child, ratio, script
 from benchmarks.work import VIDYA, Ours, installed, synthetic
-
-
-def peak_rss() -> float:
-    """The high-water mark of this process in megabytes.
-
-    Linux hands getrusage's figure down from the parent through exec, so /proc is asked where it is there.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+from microgpt.bench import peak_rss_mb
 
 
 def worker(which: str, engine: str, steps: int) -> None:
@@ -37,7 +25,7 @@ def worker(which: str, engine: str, steps: int) -> None:
         mine = Ours(work, engine)
         mine.reset()
         mine.train()
-    print(peak_rss())
+    print(peak_rss_mb())
 
 
 def family(options: Options) -> list[Row]:

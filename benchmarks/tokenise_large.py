@@ -3,7 +3,7 @@
     python benchmarks/tokenise_large.py [--megabytes 1000] [--tokenizer char] [--format lines] [--limit 1000]
 
 Writes random lines of words to a temporary folder, tokenises them in a process of its own, then once more from
-the cache, draws steps from it, and prints seconds and the peak of memory (ru_maxrss). Fails above --limit.
+the cache, draws steps from it, and prints seconds and the peak of memory. Fails above --limit.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pathlib import Path
 from random import Random
 
 CHILD = """
-import resource, sys, time
+import sys, time
 from random import Random
+from microgpt.bench import peak_rss_mb
 from microgpt.config import Data
 from microgpt.data.corpus import build
 from microgpt.data.encode import load
@@ -34,7 +35,7 @@ corpus = build(encoded, learnt.bos, Random(42), val_fraction=0.01)
 for step in range(1000):
     corpus.feed(step, 1, 8, 128)
 whole = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = peak_rss_mb()
 parts = ", ".join(f"{what} until {seconds:.1f}" for what, seconds in spent.items())
 print(f"{loaded:.1f} s to load ({parts}), {whole:.1f} s with order and 1000 steps, "
       f"{len(encoded.tokens):,} tokens, {corpus.n_documents:,} documents, peak", round(peak))

@@ -80,10 +80,22 @@ def measure(job: Job, feed: Feed, repeats: int = REPEATS) -> Measured:
         tokens_per_s=tokens_per_s,
         gflops=flops_per_token(config.model) * tokens_per_s / 1e9,
         compile_s=max(0.0, cold - warm),
-        peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20),
+        peak_rss_mb=peak_rss_mb(),
         loss_last50=float(losses[-50:].mean()),
         losses=losses.tolist(),
     )
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process has held, in MB of 2**20 bytes.
+
+    Linux keeps ru_maxrss over fork and exec, so a child would report its parent's; VmHWM is the process's own.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def _first(feed: Feed, steps: int) -> Feed:

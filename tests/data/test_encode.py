@@ -155,21 +155,19 @@ def test_a_tokenizer_file(text: Path, tmp_path: Path) -> None:
 
 
 MEASURE = """
-import resource, sys
+import sys
+from microgpt.bench import peak_rss_mb
 from microgpt.config import Data
 from microgpt.data import documents, sources
 from microgpt.data.encode import load
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 path, small, mapped = sys.argv[1:]
 load(Data(path=small))
 if mapped == "yes":
     documents.IN_MEMORY, sources.PIECE = 1 << 18, 1 << 18
-before = peak()
+before = peak_rss_mb()
 load(Data(path=path))
-print(peak() - before)
+print(int((peak_rss_mb() - before) * 2**20))
 """
 
 
