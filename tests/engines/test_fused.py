@@ -15,7 +15,7 @@ numba = pytest.importorskip("numba")
 
 from microgpt.engines.fused import attention, kernels, passes, products  # noqa: E402
 from microgpt.engines.fused import vectors as v  # noqa: E402
-from microgpt.engines.fused.tiles import PAIR, ROWS  # noqa: E402
+from microgpt.engines.fused.tiles import PAIR, ROWS, WIDE  # noqa: E402
 
 DTYPES = ["float32", "float64"]
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
@@ -38,7 +38,7 @@ def _products(
 def test_products_of_every_number_of_rows(dtype: str, columns: bool, adding: bool) -> None:
     W = v.lanes_of(dtype)
     for M in range(1, 2 * ROWS + 2):
-        for K, vectors in ((1, 1), (3, PAIR), (17, 2 * PAIR + 1)):
+        for K, vectors in ((1, 1), (3, PAIR), (17, 2 * PAIR + 1), (5, WIDE + 1)):
             N = vectors * W
             a, w, c = random(M, K + 2, dtype=dtype), random(K, N + W, dtype=dtype), random(M + 1, N + 3, dtype=dtype)
             want = c.astype("float64")

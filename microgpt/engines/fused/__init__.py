@@ -15,6 +15,7 @@ import numpy as np
 
 from microgpt.config import Model, Optim
 from microgpt.engines.feed import Feed
+from microgpt.errors import MachineError
 from microgpt.model import Tensors, table
 
 Array = np.ndarray
@@ -89,6 +90,12 @@ class Engine:
     def __init__(
         self, model: Model, optim: Optim, *, dtype: str = "float32", device: str = "cpu", threads: int = 0
     ) -> None:
+        from numba.core import config
+
+        if config.DISABLE_JIT:
+            raise MachineError(
+                "--engine fused: Numba's compiler is off; unset NUMBA_DISABLE_JIT or take another engine"
+            )
         from microgpt.engines.fused import kernels, vectors
 
         self.kernels: Any = kernels

@@ -19,12 +19,14 @@ from microgpt.engines.fused.vectors import (
     inline,
     jit,
     lanes,
+    largest,
     load,
     maximum,
     once,
     splat,
     sqrt,
     store,
+    total,
 )  # fmt: skip
 
 
@@ -119,6 +121,34 @@ def attention(
             store(y, i * ldq + t, load(y, i * ldq + t) * sums)
         store(top, t, high)
         store(inverse, t, sums)
+
+
+@jit
+def attention_one(q: P, ldq: int, k: P, v: P, ld: int, y: P, p: P, size: int, S: int) -> None:
+    """`attention` for a single query that sees all of S keys, as in decoding: keys in the lanes."""
+    once()
+    scale = 1.0 / math.sqrt(size)
+    W = lanes(q)
+    high = splat(q, -math.inf)
+    for s in range(0, S, W):
+        score = splat(q, 0.0)
+        for i in range(size):
+            score = fma(splat(q, q[i * ldq]), load(k, i * ld + s), score)
+        score = first(S - s, score, -math.inf)
+        store(p, s, score)
+        high = maximum(high, score)
+    top = largest(high)
+    sums = splat(q, 0.0)
+    for s in range(0, S, W):
+        e = first(S - s, exp((load(p, s) - top) * scale), 0.0)
+        store(p, s, e)
+        sums = sums + e
+    inverse = 1.0 / total(sums)
+    for i in range(size):
+        mixed = splat(q, 0.0)
+        for s in range(0, S, W):
+            mixed = fma(load(p, s), first(S - s, load(v, i * ld + s), 0.0), mixed)
+        y[i * ldq] = total(mixed) * inverse
 
 
 @jit
@@ -240,6 +270,11 @@ def attend(
         if c.qk_norm:
             norm_head(q + at * ld, ld, rq + 2 * head * ld, c.size, T)
             norm_head(new, ldk, rq + (2 * head + 1) * ld, c.size, T)
+        if T == 1 and cache.active:
+            attention_one(
+                q + at * ld, ld, k + at * ldk, v + at * ldk, ldk, y + at * ld, t.p, c.size, cache.past + 1
+            )  # fmt: skip
+            continue
         attention(
             q + at * ld, ld, k + at * ldk, v + at * ldk, ldk, y + at * ld, top + head * ld, inverse + head * ld, t.p,
             c.size, cache.past, T,

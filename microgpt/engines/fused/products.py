@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from microgpt.engines.fused.memory import P
-from microgpt.engines.fused.tiles import PAIR, ROWS, tile, transpose_block
+from microgpt.engines.fused.tiles import PAIR, ROWS, WIDE, tile, transpose_block
 from microgpt.engines.fused.vectors import inline, jit, lanes, load, once, plain, splat, store
 
 
@@ -14,6 +14,10 @@ def product(a: P, down: int, along: int, w: P, ldw: int, c: P, ldc: int, M: int,
     wide = PAIR * lanes(c)
     full = M - M % ROWS
     j = 0
+    if M == 1:  # one row, as in decoding: many sums at once hide how long one takes
+        while j + WIDE * lanes(c) <= N:
+            tile(a, down, along, w + j, ldw, c + j, ldc, 1, K, WIDE, adding)
+            j += WIDE * lanes(c)
     while j < N:
         if j + wide <= N:
             for i in range(0, full, ROWS):

@@ -22,6 +22,7 @@ from microgpt.engines.fused.vectors import (
 
 ROWS = 8 if REGISTERS == 24 else 6  # rows of a full tile
 PAIR = 2  # vectors in a row of a full tile
+WIDE = 8  # vectors of a tile of one row
 
 
 def _tile(b: ir.IRBuilder, kind: ir.VectorType, rows: int, vecs: int, places: Any, K: ir.Value, add: ir.Value) -> None:
