@@ -116,6 +116,13 @@ class Terminal(Report):
         bar.start()
         return bar
 
+    def compiling(self, functions: int) -> None:
+        if not functions:
+            self._line("compile the kernels for this CPU, once: about ten seconds")
+        elif self.bar:
+            self.bar.update(self.bar.task_ids[0], rate=f"{functions} functions compiled")
+        self.began = time.monotonic()  # it is no part of the rate
+
     def resumed(self, path: Path, step: int) -> None:
         say(f"resumed {path} at step {step:,}")
         self.at_start = step

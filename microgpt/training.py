@@ -8,6 +8,7 @@ signal is answered within a quarter of a second.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from microgpt.data.dialogues import Mix
 from microgpt.data.documents import Documents
 from microgpt.data.sources import keep_stdin
 from microgpt.engines import Choice, Engine, choose
+from microgpt.engines.libraries import verify_compiler, watch_compiler
 from microgpt.errors import CheckpointError, DataError, NumericError, Stopped, UsageError
 from microgpt.evaluate import held_out_loss
 from microgpt.generate import Sampling, tokens
@@ -47,6 +49,9 @@ class Report:
 
     def plan(self, job: Job) -> None:
         """Before anything starts."""
+
+    def compiling(self, functions: int) -> None:
+        """The engine compiles what is not in its cache yet: functions done so far."""
 
     def resumed(self, path: Path, step: int) -> None:
         """A checkpoint was taken up."""
@@ -170,7 +175,9 @@ def train(
     with fsio.disk("be written", cache_folder()):
         job = _prepare_again(config, folder, report) if resume else prepare(config, report)
     report.plan(job)
-    with folder.lock(), listen() as wish:
+    if os.environ.get("MICROGPT_VERIFY_JIT") == "1":
+        verify_compiler(job.choice.name)
+    with folder.lock(), listen() as wish, watch_compiler(job.choice.name, report.compiling):
         folder.require(run=resume)  # another trainer may have come and gone while the data was read
         loop = Loop(job, folder, report, wish, deadline)
         with fsio.disk("be written", folder.path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as jsonlib
 import math
 import os
-import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ from cyclopts import Parameter
 
 from microgpt import bench as measuring
 from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve
+from microgpt.doctor import cpu
 from microgpt.terminal import say
 from microgpt.training import prepare
 
@@ -64,7 +64,8 @@ def _ladder(config: Any, plot: Path | None, json: bool) -> None:
     config = config.replace(run={"threads": config.run.threads or 1})
     say(f"training {config.name} on every engine, best of {measuring.REPEATS}")
     rows = measuring.ladder_rows(measuring.ladder(config))
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {config.run.threads} thread used"
+    chip = cpu()
+    machine = f"{chip['name']}, {chip['vector_bits']}-bit vectors, {chip['cores']} cores, {config.run.threads} used"
     if plot:
         draw(rows, plot, machine)
     if json:

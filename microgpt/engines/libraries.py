@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from microgpt.engines import LADDER
 from microgpt.errors import MachineError
 
 
@@ -19,15 +22,47 @@ def compiler() -> dict[str, Any]:
     return {"numba": numba.__version__, "compiles": compiles}
 
 
-def verify_compiler() -> None:
-    """Raise MachineError where Numba would run Python instead of machine code."""
-    found = compiler()
-    if not found["compiles"]:
+def is_compiled(rung: str) -> bool:
+    """Whether a rung runs what Numba compiles."""
+    return LADDER[rung].requires == "numba"
+
+
+def verify_compiler(rung: str) -> None:
+    """Raise MachineError where a rung is to be compiled, but Numba would run Python instead of machine code."""
+    if is_compiled(rung) and not (found := compiler())["compiles"]:
         raise MachineError(
             f"MICROGPT_VERIFY_JIT: Numba ({found['numba'] or 'not installed'}) does not compile here; "
             "unset NUMBA_DISABLE_JIT, or reinstall numba",
             "E_JIT",
         )
+
+
+@contextmanager
+def watch_compiler(rung: str, told: Callable[[int], None]) -> Iterator[None]:
+    """Within the block, `told` hears how many functions of a rung were compiled so far; 0 as the first one begins.
+
+    What comes from the cache on disk is not compiled, so nothing is heard of it.
+    """
+    if not is_compiled(rung):
+        yield
+        return
+    from numba.core import event
+
+    class Ear(event.Listener):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.begun = self.done = 0
+
+        def on_start(self, started: Any) -> None:
+            self.begun += 1
+            if self.begun == 1:
+                told(0)
+
+        def on_end(self, ended: Any) -> None:
+            self.done += 1
+            told(self.done)
+
+    with event.install_listener("numba:compile", Ear()):
+        yield
 
 
 def pytorch() -> dict[str, Any] | None:

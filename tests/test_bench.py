@@ -1,0 +1,88 @@
+"""bench and doctor: what they print, not how fast anything is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from microgpt.bench import lines_of_code
+from microgpt.cli import main
+from microgpt.engines import LADDER
+from microgpt.engines.libraries import is_compiled, watch_compiler
+from microgpt.errors import MachineError
+
+
+def test_the_ladder_trains_the_same_model_on_every_engine(
+    given_names: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "ladder.svg"
+    words = ["bench", "ladder", "--data", str(given_names), "--steps", "10", "--plot", str(picture), "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["engine"] for row in found["rungs"]] == [
+        name for name, rung in LADDER.items() for _ in set(rung.dtypes) & {"float64", "float32"}
+    ]
+    for row in found["rungs"]:
+        assert row["loss_difference"] < (1e-12 if row["dtype"] == "float64" else 1e-5)
+        assert row["lines"] > 100
+        assert row["threads"] == 1
+    assert picture.read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_one_engine_ends_with_one_object(given_names: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", str(given_names), "--engine", "manual", "--dtype", "float64", "--threads", "1", "--steps", "60"]
+    assert main([*words, "--full-context", "--batch-size", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == (
+        "engine dtype threads n_params steps us_per_step tokens_per_s gflops compile_s peak_rss_mb loss_last50".split()
+    )
+    assert (found["engine"], found["dtype"], found["steps"]) == ("manual", "float64", 60)
+    per_step = found["tokens_per_s"] * found["us_per_step"] / 1e6
+    assert per_step == pytest.approx(2 * 16)  # two rows filled to the block
+    assert found["gflops"] == pytest.approx(6e-9 * found["n_params"] * found["tokens_per_s"])
+
+
+def test_lines_are_counted_without_comments_and_docstrings() -> None:
+    assert lines_of_code("scalar") < len(
+        Path(f"{Path(__file__).parents[1]}/microgpt/engines/scalar.py").read_text().splitlines()
+    )
+
+
+def test_the_doctor_tells_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cpu"]["vector_bits"] in (64, 128, 256, 512)
+    assert set(found["engines"]) == set(LADDER)
+    assert found["compiler"]["compiles"] is True
+    assert main(["doctor"]) == 0
+    assert "auto" in capsys.readouterr().out
+
+
+def test_a_compiler_that_does_not_compile_is_refused_when_asked(
+    given_names: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MICROGPT_VERIFY_JIT", "1")
+    monkeypatch.setattr("microgpt.engines.libraries.compiler", lambda: {"numba": "0", "compiles": False})
+    compiled = next(name for name in LADDER if is_compiled(name))
+    words = ["train", str(given_names), "--steps", "1", "--engine"]
+    assert main([*words, compiled, "--out", str(tmp_path / "a")]) == MachineError.status
+    assert "MICROGPT_VERIFY_JIT" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    assert main([*words, "manual", "--out", str(tmp_path / "b")]) == 0
+
+
+def test_compiling_is_told_where_a_rung_is_compiled() -> None:
+    import numba
+
+    heard: list[int] = []
+    with watch_compiler(next(name for name in LADDER if is_compiled(name)), heard.append):
+        numba.njit(lambda x: x + 1)(1)
+    assert heard[0] == 0
+    assert heard == sorted(set(heard))
+    assert heard[-1] >= 1
+    before = list(heard)
+    with watch_compiler("manual", heard.append):
+        numba.njit(lambda x: x + 2)(1)
+    assert heard == before
