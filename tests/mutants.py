@@ -41,6 +41,9 @@ class Mutant(NamedTuple):
 SCALAR, FUNCTIONAL, TENSOR, MANUAL, PYTORCH = (
     f"engines/{rung}.py" for rung in ("scalar", "functional", "tensor", "manual", "pytorch")
 )
+FUSED_ATTENTION, FUSED_PASSES, FUSED_KERNELS = (
+    f"engines/fused/{part}.py" for part in ("attention", "passes", "kernels")
+)
 MUTANTS = [
     Mutant(MANUAL, "no gradient into earlier keys", "ds.swapaxes(-1, -2) @ q,", "(ds * np.eye(*ds.shape[-2:], dtype=ds.dtype)).swapaxes(-1, -2) @ q,"),
     Mutant(MANUAL, "no gradient into earlier values", "p.swapaxes(-1, -2) @ dy", "(p * np.eye(*p.shape[-2:], dtype=p.dtype)).swapaxes(-1, -2) @ dy"),
@@ -96,6 +99,12 @@ MUTANTS = [
     Mutant(PYTORCH, "GELU without its tanh", 'approximate="tanh"', 'approximate="none"'),
     Mutant(PYTORCH, "no norm of queries and keys", "return rmsnorm(x) if model.qk_norm else x", "return x"),
     Mutant(PYTORCH, "the device's numbers are shared", 'view.to("cpu", copy=True)', 'view.to("cpu")'),
+    Mutant(FUSED_ATTENTION, "earlier keys get the last query's gradient alone", "store(dk, s, fma(ds, qt, load(dk, s)))", "store(dk, s, ds * qt)"),
+    Mutant(FUSED_ATTENTION, "gradients reach a later key", "store(ds, t * W, first(t + 1, d, 0.0))", "store(ds, t * W, first(t + 2, d, 0.0))"),
+    Mutant(FUSED_ATTENTION, "RoPE's gradient turns like its values", "store(a, t, va * vcos + vb * vsin)", "store(a, t, va * vcos - vb * vsin)"),
+    Mutant(FUSED_PASSES, "ReLU2's gradient lacks its factor", "positive(v, 2.0 * v * load(dy, i))", "positive(v, 2.0 * load(dy, i))"),
+    Mutant(FUSED_PASSES, "RMSNorm's gradient lacks the mean", "- load(y, at + i) * mean) * r[n]", "- load(y, at + i) * mean * 0.0) * r[n]"),
+    Mutant(FUSED_KERNELS, "no correction of the second moment", "root(fma(square, u.fix, tiny))", "root(fma(square, 1.0, tiny))"),
     Mutant("optim.py", "a schedule off by one", "progress = (step - warmup)", "progress = (step + 1 - warmup)"),
     Mutant("optim.py", "no floor", "return low + (high - low) * (1 - progress)", "return high * (1 - progress)"),
     Mutant("optim.py", "no bias correction", "m_hat = m / (1 - optim.beta1 ** (step + 1))", "m_hat = m"),
