@@ -15,6 +15,7 @@ from microgpt.signals import Terminated, raised
 app = App(
     name="microgpt",
     help="Learn, train and use small GPTs on the machine you have.",
+    help_epilogue="Every command takes --debug, which shows the traceback of an error.",
     version=__version__,
     suppress_keyboard_interrupt=False,  # it would end the process without a word, and SIGTERM as if it were Ctrl-C
 )
