@@ -52,7 +52,7 @@ def export(
     custom_code
         With --to hf: write a class of ours beside the weights, for a model that transformers has no class for.
     merge
-        Merge adapters (finetune --lora-rank) into the matrices: no format keeps them apart, so this is always done.
+        Insist on adapters (finetune --lora-rank), which are merged into the matrices: no format keeps them apart.
     data
         A text to measure the quality on (default: what the run held out, else its training text).
     quality
@@ -65,7 +65,7 @@ def export(
     chosen = [name for name, given in (("float16", half), ("bfloat16", bf16), ("int8", int8)) if given]
     if len(chosen) > 1:
         raise UsageError("--half, --bf16 and --int8: give one of them")
-    done = write(run, to, out, storage=chosen[0] if chosen else None, custom_code=custom_code)
+    done = write(run, to, out, storage=chosen[0] if chosen else None, custom_code=custom_code, merge=merge)
     facts = {**dataclasses.asdict(done), "path": str(done.path)}
     if quality and done.storage in ("float16", "bfloat16", "int8"):
         facts |= _quality(run, done, data)

@@ -76,9 +76,18 @@ class Exported:
 
 
 def export(
-    run: Path, to: str, out: Path | None = None, *, storage: str | None = None, custom_code: bool = False
+    run: Path,
+    to: str,
+    out: Path | None = None,
+    *,
+    storage: str | None = None,
+    custom_code: bool = False,
+    merge: bool = False,
 ) -> Exported:
-    """Write the model of `run` as `to`. Raises UsageError, CheckpointError, NumericError or MachineError."""
+    """Write the model of `run` as `to`, its adapters merged; `merge` insists on there being some.
+
+    Raises UsageError, CheckpointError, NumericError or MachineError.
+    """
     if to not in FORMATS:
         raise UsageError(f"--to: there is no format {to!r}; {nearest(to, FORMATS)}")
     facts = FORMATS[to]
@@ -97,6 +106,8 @@ def export(
     if rank := saved.config.finetune.lora_rank:
         merged = [f"its adapters of rank {rank} are merged into the matrices"]
         saved = dataclasses.replace(saved, config=saved.config.replace(finetune={"lora_rank": 0}))
+    elif merge:
+        raise UsageError(f"--merge: {run} has no adapters (finetune --lora-rank makes them); leave it out")
     out = out or Path(saved.config.name + facts.suffix)
     if out.exists():
         raise UsageError(f"{out}: is there already; name another file or folder with --out", "E_EXISTS")

@@ -138,6 +138,8 @@ def test_a_model_without_roles_cannot_learn_chats(
     assert "tokenizer with roles" in capsys.readouterr().err
     with pytest.raises(UsageError, match="replay"):
         finetuned(names_run, str(talks), {"finetune": {"replay": 1.5}})
+    with pytest.raises(UsageError, match="at most the model's width, 16, got 17"):
+        finetuned(names_run, str(talks), {"finetune": {"lora_rank": 17}})
 
 
 def test_the_command(chat_run: Path, news: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

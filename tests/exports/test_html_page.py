@@ -106,6 +106,22 @@ def test_every_tokenizer(build: Build, tmp_path: Path, visit: Any, kind: str) ->
         assert write(page, prompt).strip() == greedy(same, prompt).strip()
 
 
+def test_a_new_line_is_one(build: Build, tmp_path: Path, visit: Any) -> None:
+    page = visit(export(build(tokenizer=Char("ab\n"), block_size=12), "html", tmp_path / "page.html").path)
+    write(page, "ab")
+    page.evaluate("() => { branch(2, 2); stop(); }")  # a new line in the place of the third token
+    first, new, after = (page.locator("#text button").nth(i) for i in (1, 2, 3))
+    assert new.text_content() == "\n"
+    assert page.locator("#text br").count() >= 1
+    page.wait_for_function("steps.length > 3") if after.count() else None
+    page.evaluate("() => { if (steps.length < 4) add(0, steps[0].logits); }")
+    assert new.bounding_box()["y"] == first.bounding_box()["y"] < after.bounding_box()["y"]
+    page.evaluate("() => branch(0, 0)")
+    page.locator("#write:not([disabled])").wait_for()
+    breaks = sum(text.count("\n") for text in page.locator("#text button").all_text_contents())
+    assert page.locator("#text br").count() == breaks
+
+
 def test_a_person_at_the_keyboard(build: Build, tmp_path: Path, visit: Any) -> None:
     page = visit(export(build(init_std=0.1, block_size=24), "html", tmp_path / "page.html").path)
     expect = sync_api.expect

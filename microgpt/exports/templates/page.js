@@ -9,7 +9,7 @@ const CANDIDATES = 8;
 
 let seen = [];      // every token so far, BOS first
 let given = 0;      // how many of them are BOS and the prompt
-let steps = [];     // for each written token {token, p, logits, button}
+let steps = [];     // for each written token {token, p, logits, button, breaks}
 let pending = null; // the logits after the last token of `seen`
 let run = 0;        // counts runs, so that an older one notices that it is over
 
@@ -74,14 +74,17 @@ function add(token, logits) {
   button.tabIndex = steps.length ? -1 : 0;
   button.className = level(p) + (token === bos ? " end" : "");
   button.setAttribute("aria-pressed", "false");
-  const step = { token, p, logits, button };
+  const step = { token, p, logits, button, breaks: [] };
   steps.push(step);
   spell();
   button.setAttribute("aria-label", `${tokenizer.show(token)}, ${percent(p)}`);
   button.addEventListener("mouseenter", () => show(steps.indexOf(step)));
   button.addEventListener("focus", () => show(steps.indexOf(step)));
   button.addEventListener("click", () => show(steps.indexOf(step)));
-  $("text").append(button);
+  const lines = button.textContent.split("\n").slice(1); // no line within a button breaks the line around it
+  if (lines.length) button.classList.add("newline");
+  step.breaks = lines.map(() => document.createElement("br"));
+  $("text").append(button, ...step.breaks);
   $("text").scrollTop = $("text").scrollHeight;
 }
 
@@ -129,7 +132,7 @@ function show(at) {
 function branch(at, token) {
   const mine = ++run;
   const { logits } = steps[at];
-  steps.splice(at).forEach(({ button }) => button.remove());
+  steps.splice(at).forEach(({ button, breaks }) => [button, ...breaks].forEach((part) => part.remove()));
   seen.length = given + at;
   decode = tokenizer.decoder();
   seen.slice(1).forEach((id) => decode(id));
