@@ -30,13 +30,20 @@ def list_datasets(*, json: Annotated[bool, Parameter(negative="")] = False) -> N
     for name, facts in datasets.DATASETS.items():
         path = datasets.locate(name)
         rows[name] = {"about": facts.about, "bytes": facts.size, "licence": facts.licence, "path": path and str(path)}
+    rows[datasets.PYDOCS] = {
+        "about": "the language's own documentation, made here: needs no network",
+        "bytes": len(datasets.pydocs().encode()),
+        "licence": "PSF",
+        "path": "(in this Python)",
+    }
     if json:
         print(jsonlib.dumps(rows))
         return
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table("name", "about", "bytes", "licence", "path", box=None, pad_edge=False)
+    drawn = Table("name", "about", "bytes", "licence", box=None, pad_edge=False)
+    drawn.add_column("path", overflow="fold")  # whole, for copying
     for name, row in rows.items():
         drawn.add_row(
             name, row["about"], f"{row['bytes']:,}", row["licence"], row["path"] or "not here: microgpt data fetch"
