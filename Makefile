@@ -49,5 +49,5 @@ clean:
 	touch $@
 
 .venv/full: .venv/core
-	$(PIP) -e '.[dev,data,export,bench]'
+	$(PIP) -e '.[dev,data,scrape,export,bench]'
 	touch $@

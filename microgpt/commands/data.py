@@ -1,15 +1,20 @@
-"""microgpt data list | fetch"""
+"""microgpt data list | fetch | scrape"""
 
 from __future__ import annotations
 
+import dataclasses
 import json as jsonlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from microgpt.data import datasets
+from microgpt.errors import MachineError, UsageError
+from microgpt.terminal import say
 
-app = App(name="data", help="List and fetch data sets.")
+app = App(name="data", help="List and fetch data sets, collect pages of the web.")
 
 
 @app.command(name="list")
@@ -25,13 +30,20 @@ def list_datasets(*, json: Annotated[bool, Parameter(negative="")] = False) -> N
     for name, facts in datasets.DATASETS.items():
         path = datasets.locate(name)
         rows[name] = {"about": facts.about, "bytes": facts.size, "licence": facts.licence, "path": path and str(path)}
+    rows[datasets.PYDOCS] = {
+        "about": "the language's own documentation, made here: needs no network",
+        "bytes": len(datasets.pydocs().encode()),
+        "licence": "PSF",
+        "path": "(in this Python)",
+    }
     if json:
         print(jsonlib.dumps(rows))
         return
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table("name", "about", "bytes", "licence", "path", box=None, pad_edge=False)
+    drawn = Table("name", "about", "bytes", "licence", box=None, pad_edge=False)
+    drawn.add_column("path", overflow="fold")  # whole, for copying
     for name, row in rows.items():
         drawn.add_row(
             name, row["about"], f"{row['bytes']:,}", row["licence"], row["path"] or "not here: microgpt data fetch"
@@ -49,3 +61,109 @@ def fetch(name: str) -> None:
         The data set.
     """
     print(datasets.fetch(name))
+
+
+@app.command
+def scrape(
+    *urls: str,
+    url_file: Path | None = None,
+    out: Path = Path("corpus.jsonl"),
+    depth: int = 0,
+    max_pages: int = 1000,
+    max_bytes: int = 5_000_000,
+    page_seconds: float = 30.0,
+    allow_private: list[str] | None = None,
+    allow_partial: Annotated[bool, Parameter(negative="")] = False,
+    cache: bool = True,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Collect the main text of pages of the web into a corpus: text, title, url and date of each, a line a page.
+
+    Obeys robots.txt, asks each host once a second, and connects to public addresses only.
+
+    Parameters
+    ----------
+    urls
+        The pages.
+    url_file
+        A file of more URLs, one a line; # begins a comment.
+    out
+        The corpus, as JSONL.
+    depth
+        Also follow links, so many deep, on the same host.
+    max_pages
+        Pages at most, where links are followed.
+    max_bytes
+        Bytes of a page at most, after decompression.
+    page_seconds
+        Seconds that a page may take.
+    allow_private
+        HOST or HOST:PORT of your own network, which is closed otherwise; can be given again.
+    allow_partial
+        Write the corpus even if pages failed.
+    cache
+        Keep pages in the cache, and take them from there the next time.
+    json
+        Print the report as one JSON object.
+    """
+    crawl = crawler(
+        depth=depth,
+        max_pages=max_pages,
+        max_bytes=max_bytes,
+        page_seconds=page_seconds,
+        allow_private=allow_private or [],
+        cache=cache,
+    )
+    from microgpt.scrape.crawl import scrape as write
+
+    report = write(crawl, named_urls(urls, url_file), out, allow_partial=allow_partial)
+    print(jsonlib.dumps({"path": str(out), **dataclasses.asdict(report)}) if json else out)
+
+
+def named_urls(urls: tuple[str, ...] | list[str], url_file: Path | None) -> list[str]:
+    """The URLs of a command. Raises UsageError if there are none, DataError."""
+    from microgpt.scrape.crawl import read_urls
+
+    found = [*urls, *(read_urls(url_file) if url_file else [])]
+    if not found:
+        where = f"{url_file}: no URL in it" if url_file else "no URL"
+        raise UsageError(f"{where}; name pages, or a file of them with --url-file")
+    return found
+
+
+def crawler(
+    *,
+    depth: int = 0,
+    max_pages: int = 1000,
+    max_bytes: int = 5_000_000,
+    page_seconds: float = 30.0,
+    allow_private: list[str],
+    cache: bool = True,
+) -> Any:
+    """A crawl of the real web that tells its progress. Raises UsageError, MachineError."""
+    limits = {"--max-pages": max_pages, "--max-bytes": max_bytes, "--page-seconds": page_seconds, "--depth": depth + 1}
+    for flag, value in limits.items():
+        if not value > 0:
+            raise UsageError(f"{flag}: expected a number above {-1 if flag == '--depth' else 0}")
+    try:
+        import httpcore2  # noqa: F401
+        import protego  # noqa: F401
+        import trafilatura  # noqa: F401
+    except ImportError as error:
+        raise MachineError(f"{error.name} is not installed; pip install 'microgpt[scrape]'") from None
+    from microgpt.scrape.addresses import Gate, Refused
+    from microgpt.scrape.crawl import Crawl, web_cache
+    from microgpt.scrape.fetch import Fetcher, Limits
+
+    try:
+        gate = Gate(allow_private)
+    except Refused as error:
+        raise UsageError(f"--allow-private: {error}") from None
+    fetcher = Fetcher(gate, Limits(max_bytes, page_seconds))
+    return Crawl(fetcher, depth=depth, max_pages=max_pages, cache=web_cache() if cache else None, tell=_printable(say))
+
+
+def _printable(tell: Callable[[str], None]) -> Callable[[str], None]:
+    from microgpt.terminal import printable
+
+    return lambda line: tell(printable(line))

@@ -29,6 +29,10 @@ def train(
     extend: int | None = None,
     stop_at: int | None = None,
     max_time: str | None = None,
+    urls: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    url_file: Path | None = None,
+    allow_private: list[str] | None = None,
+    allow_partial: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
     model: Annotated[ModelFlags, Flags] = ModelFlags(),  # type: ignore[valid-type]
     optim: Annotated[OptimFlags, Flags] = OptimFlags(),  # type: ignore[valid-type]
@@ -56,10 +60,24 @@ def train(
         Save and end at this step, while the schedule stays that of --steps.
     max_time
         Save and end in time: seconds, or 90s, 30m, 1h30m.
+    urls
+        Pages of the web to train on instead, line by line (microgpt data scrape has more to choose).
+    url_file
+        A file of such pages, one a line; # begins a comment.
+    allow_private
+        HOST or HOST:PORT of your own network that such pages may come from; can be given again.
+    allow_partial
+        Train even if some of the pages failed.
     json
         Print the result as one JSON object.
     """
     flags = given(model=model, optim=optim, data=data, run=run)
+    if urls or url_file:
+        if resume or extend is not None:
+            raise UsageError("--urls: a run that goes on has its text; leave it out")
+        text = _scraped(urls or [], url_file, allow_private or [], allow_partial)
+        flags["data"] |= {"path": str(text)}
+        source = str(text) if source == "names" else source
     resume = resume or extend is not None
     if resume:
         from microgpt.resume import resumed
@@ -77,6 +95,19 @@ def train(
     result = run_and_tell(resolved, out, again, resume=resume, stop_at=stop_at, max_time=max_time, as_json=json)
     if json:
         print(jsonlib.dumps(result))
+
+
+def _scraped(urls: list[str], url_file: Path | None, allow_private: list[str], allow_partial: bool) -> Path:
+    """The text of pages as a file in the cache, named by the first page's host and the list. Raises MicrogptError."""
+    from microgpt.commands.data import crawler, named_urls
+
+    pages = named_urls(urls, url_file)
+    crawl = crawler(allow_private=allow_private)
+    from microgpt.scrape.crawl import as_text, scrape, text_file
+
+    out = text_file(pages)
+    scrape(crawl, pages, out, allow_partial=allow_partial, line=as_text)
+    return out
 
 
 def run_and_tell(

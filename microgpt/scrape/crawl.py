@@ -1,0 +1,187 @@
+"""Pages in, a corpus out: which are fetched, what is kept of them, and what is told about the rest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from microgpt import fsio
+from microgpt.data.datasets import cache_folder
+from microgpt.errors import CheckpointError, DataError
+from microgpt.scrape.addresses import Refused, Target, parse
+from microgpt.scrape.fetch import Fetcher, PageError
+from microgpt.scrape.page import Page, WrongType, read_page
+from microgpt.scrape.robots import Disallowed, Robots
+
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Report:
+    """What became of each page."""
+
+    pages: int = 0
+    characters: int = 0
+    from_cache: int = 0
+    requests: int = 0
+    failed: dict[str, str] = field(default_factory=dict)  # by URL, why; an error unless partial is allowed
+    skipped: dict[str, str] = field(default_factory=dict)  # links that are no text or not for robots
+    not_tried: int = 0  # links beyond the count
+
+    def summary(self) -> str:
+        """One line."""
+        parts = [f"{self.pages:,} pages, {self.characters:,} characters, {self.requests:,} requests"]
+        parts += [f"{self.from_cache:,} from the cache"] if self.from_cache else []
+        parts += [f"{len(self.skipped):,} links skipped"] if self.skipped else []
+        parts += [f"{self.not_tried:,} links beyond --max-pages"] if self.not_tried else []
+        parts += [f"{len(self.failed):,} failed"] if self.failed else []
+        return "; ".join(parts)
+
+
+def read_urls(path: Path) -> list[str]:
+    """The URLs of a file, one a line; # begins a comment. Raises DataError."""
+    from microgpt.data.sources import read_text
+
+    lines = read_text(path).split("\n")
+    return [url for line in lines if (url := line.partition(" #")[0].strip()) and not url.startswith("#")]
+
+
+class Crawl:
+    """The pages of some URLs, breadth first; with `depth` also the pages of the same host that they link to."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        *,
+        depth: int = 0,
+        max_pages: int = 1000,
+        cache: Path | None = None,
+        tell: Tell = lambda line: None,
+    ) -> None:
+        self.fetcher, self.robots = fetcher, Robots(fetcher)
+        self.depth, self.max_pages, self.cache, self.tell = depth, max_pages, cache, tell
+        self.report = Report()
+
+    def pages(self, urls: Iterable[str]) -> Iterator[Page]:
+        """Each page once. The report tells of what failed."""
+        named = list(dict.fromkeys(urls))
+        waiting = [(url, 0) for url in named]
+        seen, found = {target.url for target in map(_parsed, named) if target}, set[str]()
+        for tried, (url, level) in enumerate(waiting):  # grows on the way
+            if tried >= self.max_pages and level:
+                self.report.not_tried = len(waiting) - tried
+                return
+            self.tell(f"page {tried + 1:,} of {len(waiting):,}: {url}")
+            page = self._page(url, level)
+            if page is None or page.url in found:
+                continue
+            found.add(page.url)
+            self.report.pages += 1
+            self.report.characters += len(page.text)
+            yield page
+            if level < self.depth:
+                new = [link for link in page.links if link not in seen and link not in found]
+                seen.update(new)
+                waiting += [(link, level + 1) for link in new]
+
+    def _page(self, url: str, level: int) -> Page | None:
+        try:
+            target = parse(url)
+            if page := self._cached(target):
+                self.report.from_cache += 1
+                return page
+            try:
+                page = read_page(self.fetcher.fetch(target, self.robots.allowed))
+            finally:
+                self.report.requests = len(self.fetcher.requests)
+            self._keep(target, page)
+            return page
+        except (Disallowed, WrongType) as error:
+            (self.report.skipped if level else self.report.failed)[url] = str(error)
+        except (PageError, Refused) as error:
+            self.report.failed[url] = str(error)
+        return None
+
+    def _place(self, target: Target) -> Path | None:
+        return self.cache / f"{hashlib.sha256(target.url.encode()).hexdigest()}.json" if self.cache else None
+
+    def _cached(self, target: Target) -> Page | None:
+        self.fetcher.gate.check(target.host, target.port)
+        place = self._place(target)
+        if place is None or not place.is_file():
+            return None
+        try:
+            return Page(**fsio.read_json(place))
+        except (CheckpointError, TypeError):
+            return None  # of another version, or damaged: fetched anew
+
+    def _keep(self, target: Target, page: Page) -> None:
+        if place := self._place(target):
+            with fsio.disk("write", place):
+                fsio.make_folders(place.parent)
+                fsio.write_atomic(place, fsio.to_json(page._asdict(), None))
+
+
+def _parsed(url: str) -> Target | None:
+    try:
+        return parse(url)
+    except Refused:
+        return None
+
+
+def as_jsonl(page: Page) -> bytes:
+    """A page as a line of the corpus."""
+    return fsio.to_json({"text": page.text, "title": page.title, "url": page.url, "date": page.date}, None)
+
+
+def as_text(page: Page) -> bytes:
+    """A page as lines, a blank one after it."""
+    return f"{page.text}\n\n".encode()
+
+
+def scrape(crawl: Crawl, urls: list[str], out: Path, *, allow_partial: bool, line: Any = as_jsonl) -> Report:
+    """Write the pages of `urls` to `out`, whole or not at all.
+
+    Raises DataError if a page failed (unless `allow_partial`) or there is none, MachineError.
+    """
+    if not urls:
+        raise DataError("no URL to scrape; name some, or a file of them with --url-file")
+    temporary = out.with_name(f"{fsio.TEMPORARY}{out.name}")
+    report = crawl.report
+    with fsio.disk("write", out):
+        fsio.make_folders(out.parent)
+        fsio.forget(temporary)
+        try:
+            fsio.append_bytes(temporary, b"")
+            for page in crawl.pages(urls):
+                fsio.append_bytes(temporary, line(page))
+            for url, why in (report.failed | report.skipped).items():
+                crawl.tell(f"{'failed ' if url in report.failed else 'skipped'} {url}: {why}")
+            crawl.tell(report.summary())
+            if report.failed and not (allow_partial and report.pages):
+                url, why = next(iter(report.failed.items()))
+                raise DataError(
+                    f"{len(report.failed)} of {report.pages + len(report.failed)} pages failed, first {url}: {why}; "
+                    + ("mend the list, or keep the rest with --allow-partial" if report.pages else "mend the list"),
+                    "E_SCRAPE",
+                )
+            fsio.flush(temporary)
+            fsio.replace(temporary, out)
+        finally:
+            fsio.forget(temporary)
+    return report
+
+
+def web_cache() -> Path:
+    """Where pages are kept that were fetched before."""
+    return cache_folder() / "web"
+
+
+def text_file(urls: list[str]) -> Path:
+    """Where the text of a list of URLs is kept for a run on it."""
+    host = next((target.host for target in map(_parsed, urls) if target), "web")
+    digest = hashlib.sha256("\n".join(urls).encode()).hexdigest()
+    return web_cache() / "texts" / f"{host}-{digest[:8]}.txt"

@@ -1,0 +1,213 @@
+"""One URL to bytes: each hop through the gate, and limits on size, time and number while it is read."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import httpcore2
+
+from microgpt import __version__
+from microgpt.scrape.addresses import Connector, Gate, Target, follow
+
+AGENT = "microgpt"  # the token that robots.txt knows us by
+USER_AGENT = f"{AGENT}/{__version__} (collects text to train a small language model)"
+MAX_HOPS = 5  # redirects, as RFC 9309 has it for robots.txt
+MAX_RATIO = 200  # bytes out of a compressed byte; prose gives 3 to 10
+MEANT = 1 << 20  # bytes below which any ratio is harmless
+PIECE = 1 << 16
+TRIES = 3
+LONGEST_WAIT = 60.0  # seconds that a server can ask us to wait
+
+
+class PageError(Exception):
+    """A page that could not be had; the text is the reason. `status` is the server's answer, if it gave one."""
+
+    def __init__(self, reason: str, status: int = 0, wait: float | None = None, retry: bool = False) -> None:
+        super().__init__(reason)
+        self.status, self.wait, self.retry = status, wait, retry
+
+
+class Limits(NamedTuple):
+    """What a page may cost."""
+
+    max_bytes: int = 5_000_000  # after decompression
+    seconds: float = 30.0  # from the connection to the last byte, each hop
+
+
+class Reply(NamedTuple):
+    """A page's bytes and what its server says of them."""
+
+    target: Target  # where it was found, after redirects
+    body: bytes
+    content_type: str  # lower case, without parameters; may be empty
+    charset: str | None
+
+
+class Clock:
+    """Time, so that tests need not wait for it."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class Pace:
+    """One request a host in so many seconds."""
+
+    def __init__(self, clock: Clock, seconds: float = 1.0) -> None:
+        self.clock, self.seconds = clock, seconds
+        self.free: dict[str, float] = {}
+
+    def wait(self, host: str, seconds: float = 0.0) -> None:
+        """Sleep until the host may be asked again; `seconds` is longer than usual where it wishes so."""
+        now = self.clock.now()
+        begin = max(now, self.free.get(host, now))
+        if begin > now:
+            self.clock.sleep(begin - now)
+        self.free[host] = begin + max(seconds, self.seconds)
+
+
+class Fetcher:
+    """Fetches pages. `network` opens connections and `clock` tells the time; tests bring their own."""
+
+    def __init__(
+        self, gate: Gate, limits: Limits | None = None, clock: Clock | None = None, network: Any = None
+    ) -> None:
+        self.gate, self.limits, self.network = gate, limits or Limits(), network
+        self.clock = clock or Clock()
+        self.pace = Pace(self.clock)
+        self.requests: list[str] = []  # every request that was made, in order
+
+    @cached_property
+    def _tls(self) -> Any:
+        import ssl
+
+        return ssl.create_default_context()
+
+    def fetch(self, target: Target, allowed: Callable[[Target], float], max_bytes: int = 0) -> Reply:
+        """Fetch a page with redirects. `allowed` gives the seconds to keep between requests of a host, or raises.
+
+        Raises Refused, PageError.
+        """
+        for hop in range(MAX_HOPS + 1):
+            seconds = allowed(target)
+            found = self._retried(target, seconds, max_bytes or self.limits.max_bytes)
+            if isinstance(found, Reply):
+                return found
+            if hop < MAX_HOPS:
+                target = follow(target.url, found)
+        raise PageError(f"more than {MAX_HOPS} redirects", 310)
+
+    def _retried(self, target: Target, seconds: float, max_bytes: int) -> Reply | str:
+        for attempt in range(TRIES):
+            self.pace.wait(target.host, seconds)
+            try:
+                return self._once(target, max_bytes)
+            except PageError as error:
+                if not error.retry or attempt + 1 == TRIES:
+                    raise
+                wait = 2.0**attempt if error.wait is None else error.wait
+                if wait > LONGEST_WAIT:
+                    raise PageError(f"{error}; the server asks for {wait:.0f} s of patience", error.status) from None
+                self.clock.sleep(wait)
+        raise AssertionError("the last try returns or raises")
+
+    def _once(self, target: Target, max_bytes: int) -> Reply | str:
+        """A reply, or where it redirects to. Raises Refused, PageError."""
+        self.gate.check(target.host, target.port)
+        seconds = self.limits.seconds
+        connector = Connector(self.gate, time.monotonic() + seconds, backend=self.network)
+        headers: dict[bytes | str, bytes | str] = {
+            "Host": target.origin.partition("://")[2],
+            "User-Agent": USER_AGENT,
+            "Accept": "text/html, application/xhtml+xml, text/plain;q=0.9",
+            "Accept-Encoding": "gzip",
+            "Connection": "close",
+        }
+        waits = dict.fromkeys(("connect", "read", "write", "pool"), min(seconds, 15.0))
+        try:
+            self.requests.append(target.url)
+            with (
+                httpcore2.ConnectionPool(
+                    ssl_context=self._tls if target.scheme == "https" else None, network_backend=connector
+                ) as pool,
+                pool.stream("GET", _as_is(target), headers=headers, extensions={"timeout": waits}) as response,
+            ):
+                return self._read(target, response, max_bytes)
+        except httpcore2.TimeoutException:
+            raise PageError(f"no whole answer in {seconds:.0f} s", retry=True) from None
+        except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
+            raise PageError(f"the connection failed ({str(error) or type(error).__name__})", retry=True) from None
+
+    def _read(self, target: Target, response: Any, max_bytes: int) -> Reply | str:
+        headers = Message()
+        for key, value in response.headers:
+            headers[key.decode("latin-1")] = value.decode("latin-1")
+        status, place = response.status, headers["Location"]
+        if status in (301, 302, 303, 307, 308) and place:
+            return str(place)
+        if status != 200:
+            retry = status == 429 or status >= 500
+            raise PageError(f"the server answers {status}", status, _wait(headers["Retry-After"]), retry)
+        encodings = [
+            word.strip().lower() for value in headers.get_all("Content-Encoding", []) for word in value.split(",")
+        ]
+        encodings = [word for word in encodings if word not in ("", "identity")]
+        if encodings not in ([], ["gzip"], ["x-gzip"]):
+            raise PageError(f"encoded as {', '.join(encodings)}; only gzip was asked for, once")
+        pieces = response.iter_stream()
+        data = bytearray()
+        for piece in _unzipped(pieces, max_bytes) if encodings else pieces:
+            data += piece
+            if len(data) > max_bytes:
+                raise PageError(f"more than {max_bytes:,} bytes (--max-bytes)")
+        kind = headers.get_content_type() if headers["Content-Type"] else ""
+        charset = headers.get_content_charset() if headers["Content-Type"] else None
+        return Reply(target, bytes(data), kind, charset)
+
+
+def _as_is(target: Target) -> httpcore2.URL:
+    """The URL in pieces, so that no second parser reads it."""
+    return httpcore2.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
+
+
+def _unzipped(pieces: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
+    """One layer of gzip, a bounded piece at a time. Raises PageError for a bomb, or for damaged data."""
+    engine = zlib.decompressobj(wbits=31)
+    n_in = n_out = 0
+    for piece in pieces:
+        n_in += len(piece)
+        while piece and not engine.eof:
+            try:
+                out = engine.decompress(piece, PIECE)
+            except zlib.error:
+                raise PageError("damaged gzip data") from None
+            piece = engine.unconsumed_tail
+            n_out += len(out)
+            if n_out > MEANT and n_out > MAX_RATIO * (n_in - len(piece)):
+                raise PageError(f"a decompression bomb: more than {MAX_RATIO} bytes out of each")
+            yield out
+            if n_out > max_bytes:
+                return
+    if not engine.eof:
+        raise PageError("the gzip data breaks off", retry=True)
+
+
+def _wait(text: str | None) -> float | None:
+    """Retry-After: seconds, or a date."""
+    if not text:
+        return None
+    try:
+        return max(
+            0.0, float(text) if text.strip().isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
+        )
+    except (ValueError, OverflowError):
+        return None
