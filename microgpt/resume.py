@@ -104,7 +104,9 @@ def finetuned(base: Path, data: str, flags: Flags) -> Config:
     if tuned.get("replay") and not (old.data.path or old.data.dataset):
         raise UsageError(f"--replay: {base} does not say what it was trained on, so nothing of it can be replayed")
     if tuned.get("lora_rank", 0) > old.model.n_embd:
-        raise UsageError(f"--lora-rank: must be at most the model's width, {old.model.n_embd}, got {tuned['lora_rank']}")
+        raise UsageError(
+            f"--lora-rank: must be at most the model's width, {old.model.n_embd}, got {tuned['lora_rank']}"
+        )
     factor = 1.0 if tuned.get("lora_rank") else 0.3
     schedule = {"learning_rate": old.optim.learning_rate * factor, "schedule": "linear", "warmup_steps": 0}
     fresh = {"tokenizer": old.data.tokenizer, "trailing_bos": old.data.trailing_bos, "score": old.data.score}

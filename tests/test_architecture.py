@@ -21,7 +21,7 @@ FLOORS = [
     {"config", "fsio"},
     {"dropout", "model", "optim", "signals", "storage"},
     {"engines", "tokenizers"},
-    {"data", "generate", "evaluate", "checkpoint", "runfolder", "chat", "lora", "material"},
+    {"data", "generate", "evaluate", "checkpoint", "runfolder", "chat", "lora", "material", "scrape"},
     {"resume", "training", "writer", "talk"},
     {"bench", "doctor", "exports"},
     {"terminal", "commands"},
