@@ -72,7 +72,7 @@ def scrape(
     max_pages: int = 1000,
     max_bytes: int = 5_000_000,
     page_seconds: float = 30.0,
-    allow_private: list[str] | None = None,
+    allow_private: Annotated[list[str] | None, Parameter(negative="")] = None,
     allow_partial: Annotated[bool, Parameter(negative="")] = False,
     cache: bool = True,
     json: Annotated[bool, Parameter(negative="")] = False,

@@ -31,7 +31,7 @@ def train(
     max_time: str | None = None,
     urls: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     url_file: Path | None = None,
-    allow_private: list[str] | None = None,
+    allow_private: Annotated[list[str] | None, Parameter(negative="")] = None,
     allow_partial: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
     model: Annotated[ModelFlags, Flags] = ModelFlags(),  # type: ignore[valid-type]

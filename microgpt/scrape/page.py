@@ -13,6 +13,7 @@ from microgpt.scrape.fetch import PageError, Reply
 HTML = ("text/html", "application/xhtml+xml")
 PLAIN = "text/plain"
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+MAX_TAGS = 200_000  # beyond them the extraction takes longer than half a minute; a Bible in one page has 70,000
 META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w-]{1,40})", re.I)
 CHARSETS = re.compile(  # text on the web; Python's other codecs are no charsets, or slow ones
     r"utf-?(8|16(le|be)?)|us-ascii|ascii|latin-?1|(iso-?)?8859-?\d+|(windows-?|cp)(125\d|874|932|949)|koi8-?[ru]|"
@@ -48,6 +49,8 @@ def read_page(reply: Reply) -> Page:
     if kind == PLAIN:
         title, date, text, found = None, None, source, list[str]()
     else:
+        if source.count("<") > MAX_TAGS:
+            raise PageError(f"more than {MAX_TAGS:,} tags; expected a page of prose")
         title, date, text = extract(source, url)
         found = links(source, reply.target)
     text = text.replace("\r\n", "\n").strip()

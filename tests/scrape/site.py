@@ -121,6 +121,9 @@ class Handler(BaseHTTPRequestHandler):
     def trap_program(self) -> None:
         self.answer(b"\x7fELF\0\0\0", "text/html")
 
+    def trap_tags(self) -> None:
+        self.answer(b"<p>a" * 250_000)
+
     def trap_empty(self) -> None:
         self.answer(b"", "text/html")
 

@@ -107,6 +107,7 @@ TRAPS = {
     "/huge-head": "connection failed",
     "/image": "the type is image/png",
     "/program": "NUL",
+    "/tags": "more than 200,000 tags",
     "/empty": "no main text",
     "/to-loopback": "127.0.0.1 is a private or special address",
     "/to-metadata": "169.254.169.254 is a private or special address",
