@@ -238,6 +238,14 @@ def test_an_unopened_connector_has_no_unix_sockets() -> None:
         Connector(Gate(), 1.0).connect_unix_socket("/run/x")
 
 
+def test_no_wait_is_longer_than_what_is_left() -> None:
+    connector = Connector(Gate(), deadline=10.0, now=lambda: 8.0)
+    assert (connector.left(None), connector.left(15.0), connector.left(1.0)) == (2.0, 2.0, 1.0)
+    connector.now = lambda: 10.0
+    with pytest.raises(httpcore2.ReadTimeout):
+        connector.left(1.0)
+
+
 def test_names_in_other_scripts() -> None:
     assert parse("http://bücher.example/straße?ä=ö").url == "http://xn--bcher-kva.example/stra%C3%9Fe?%C3%A4=%C3%B6"
     assert parse("HTTPS://A.example:443/%2e%2e/x/./y/..").url == "https://a.example/x/"
