@@ -22,6 +22,7 @@ Array = np.ndarray
 ACTIVATIONS = {"relu": 0, "relu2": 1, "gelu": 2}
 
 
+TABLE = 1 << 20  # numbers that a table of (token, position) may take
 SHARED = 100_000  # weights from which on several threads are worth their meetings
 
 
@@ -226,3 +227,24 @@ class Engine:
         )  # fmt: skip
         cache.length += T
         return logits, cache
+
+    def write(
+        self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
+    ) -> tuple[Array, Array, int]:
+        from microgpt.engines.fused.writing import write
+
+        c, S, n = self.shape, self.block, len(offsets) - 1
+        longest = int(np.diff(offsets).max(initial=1))
+        table = c.V * S * 4 * c.Dp
+        short = c.short and c.Dp % 4 == 0 and temperature > 0 and table <= TABLE and longest <= room
+        desk = table + 2 * c.layers * S * c.Dp + 6 * c.Dp + c.Fp + (S + 1) * self.lanes + c.Vp if short else 0
+        near = 128 * float(np.finfo(self.dtype).eps) / temperature if short else 0.0
+        keys, values = (self.room(c.layers * c.Dp * self.width, name) for name in ("keys", "values"))
+        out, ends = np.empty(int((room + 1 - np.diff(offsets)).clip(0).sum()), np.int32), np.zeros(n + 1, np.int64)
+        done, used = write(
+            c, np.ascontiguousarray(prompts, np.int32), np.asarray(offsets, np.int64), room, float(temperature),
+            uniform, stop, state.flat["w"], state.flat["wt"], self.room(desk, "desk"),
+            np.zeros(c.V * S if short else 0, np.uint8), near, self.room(self._trace(longest, pad(longest, self.lanes)), "trace"), S, self.cos, self.sin,
+            self.width, keys, values, self.width, np.empty(c.V + 64), np.zeros(max(longest, room + 1) + 1, np.int32), np.zeros(2, np.int64), out, ends,
+        )  # fmt: skip
+        return out[: ends[done]], ends[: done + 1], used
