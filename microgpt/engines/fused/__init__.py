@@ -22,6 +22,7 @@ Array = np.ndarray
 ACTIVATIONS = {"relu": 0, "relu2": 1, "gelu": 2}
 
 
+LANES = 2  # vectors of sequences side by side
 TABLE = 1 << 20  # numbers that a table of (token, position) may take
 SHARED = 100_000  # weights from which on several threads are worth their meetings
 
@@ -248,3 +249,21 @@ class Engine:
             self.width, keys, values, self.width, np.empty(c.V + 64), np.zeros(max(longest, room + 1) + 1, np.int32), np.zeros(2, np.int64), out, ends,
         )  # fmt: skip
         return out[: ends[done]], ends[: done + 1], used
+
+    def write_streams(
+        self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
+    ) -> tuple[Array, Array]:
+        from microgpt.engines.fused.streams import room_of, write_all
+
+        c, count = self.shape, len(offsets) - 1
+        n = pad(min(count, LANES * self.lanes), self.lanes)
+        slots = min(room, self.model.block_size)
+        desk = self.room(room_of(c, n, slots, self.lanes), "streams")
+        desk[:] = 0
+        out, lengths = np.zeros((count, room), np.int32), np.zeros(count, np.int64)
+        write_all(
+            c, np.ascontiguousarray(prompts, np.int32), np.asarray(offsets, np.int64), room, float(temperature),
+            uniform, stop, state.flat["w"], desk, n, slots, self.cos.ravel(), self.sin.ravel(), self.width,
+            np.zeros(n, np.int64), out, lengths,
+        )  # fmt: skip
+        return out, lengths
