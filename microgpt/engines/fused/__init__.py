@@ -244,7 +244,7 @@ class Engine:
         out, ends = np.empty(int((room + 1 - np.diff(offsets)).clip(0).sum()), np.int32), np.zeros(n + 1, np.int64)
         done, used = write(
             c, np.ascontiguousarray(prompts, np.int32), np.asarray(offsets, np.int64), room, float(temperature),
-            uniform, stop, state.flat["w"], state.flat["wt"], self.room(desk, "desk"),
+            uniform, stop, state.flat["w"], state.flat["wt"], self.room(desk + 1, "desk"),
             np.zeros(c.V * S if short else 0, np.uint8), near, self.room(self._trace(longest, pad(longest, self.lanes)), "trace"), S, self.cos, self.sin,
             self.width, keys, values, self.width, np.empty(c.V + 64), np.zeros(max(longest, room + 1) + 1, np.int32), np.zeros(2, np.int64), out, ends,
         )  # fmt: skip
@@ -259,7 +259,6 @@ class Engine:
         n = pad(min(count, LANES * self.lanes), self.lanes)
         slots = min(room, self.model.block_size)
         desk = self.room(room_of(c, n, slots, self.lanes), "streams")
-        desk[:] = 0
         out, lengths = np.zeros((count, room), np.int32), np.zeros(count, np.int64)
         write_all(
             c, np.ascontiguousarray(prompts, np.int32), np.asarray(offsets, np.int64), room, float(temperature),

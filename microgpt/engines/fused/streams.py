@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from microgpt.engines.fused.attention import rotate
 from microgpt.engines.fused.kernels import entry
 from microgpt.engines.fused.memory import P, Shape
 from microgpt.engines.fused.passes import activate
@@ -49,70 +50,71 @@ def norm(x: P, y: P, rows: int, n: int) -> None:
 
 
 @jit
-def turn(half: bool, size: int, x: P, n: int, at: P, cos: P, sin: P, ldr: int) -> None:
-    """RoPE of one head (size, n), each lane at its own position."""
-    once()
-    pairs = size // 2
-    for i in range(pairs):
-        a = x + (i if half else 2 * i) * n
-        b = x + (i + pairs if half else 2 * i + 1) * n
-        for j in range(n):
-            place = i * ldr + int(at[j])
-            u, v = a[j], b[j]
-            a[j] = u * cos[place] - v * sin[place]
-            b[j] = u * sin[place] + v * cos[place]
+def score(size: int, n: int, q: P, k: P, low: int, high: int, newest: int, mine: Any, p: P, top: Any) -> Any:
+    """Scores of slots low .. high, the newest of which has number `newest`, and the largest of them and `top`."""
+    W, none = lanes(q), splat(q, 0.0)
+    for s in range(low, high - 1, 2):
+        one = k + s * size * W
+        two = one + size * W
+        a, b = none, none
+        for i in range(size):
+            a = fma(load(q, i * n), load(one, i * W), a)
+            b = fma(load(q, i * n), load(two, i * W), b)
+        a = fma(maximum(none, float(newest - s) - mine), -FAR, a)
+        b = fma(maximum(none, float(newest - s - 1) - mine), -FAR, b)
+        store(p, s * W, a)
+        store(p, s * W + W, b)
+        top = maximum(top, maximum(a, b))
+    if (high - low) % 2:
+        s = high - 1
+        a = none
+        for i in range(size):
+            a = fma(load(q, i * n), load(k, (s * size + i) * W), a)
+        a = fma(maximum(none, float(newest - s) - mine), -FAR, a)
+        store(p, s * W, a)
+        top = maximum(top, a)
+    return top
 
 
 @jit
-def mix_slots(
-    size: int, n: int, q: P, k: P, v: P, y: P, at: P, p: P, slots: int, slot: int, age: int
-) -> None:  # fmt: skip
-    """One head of the newest position of every lane: q, y (size, n), k (slots, size, n), v (size, slots, n).
+def mix_slots(size: int, n: int, q: P, k: P, v: P, y: P, at: P, p: P, slots: int, slot: int, age: int) -> None:
+    """One head of the newest position of every lane: q, y (size, n); k (slots, size, a vector), v (size, slots, a
+    vector), one after another for every vector of lanes.
 
-    `slot` is the newest and `age` that of the oldest sequence; p is room for a score a slot.
+    `slot` is the newest and `age` the position of the longest sequence; p is room for a score a slot.
     """
     once()
     scale, W = 1.0 / math.sqrt(size), lanes(q)
+    # the slots in their order in memory: up to the newest, and at the end those of before the ring came round
     seen = min(slots, age + 1)
-    whole = seen == slots  # the ring is full: every slot is read
+    first = max(0, slot + 1 - seen)
+    rest = slots - max(0, seen - slot - 1)
     for j in range(0, n, W):
-        high, mine = splat(q, -FAR), load(at, j)
-        for back in range(seen):
-            s = slot - back if back <= slot else slot - back + slots
-            kept = k + (s * size * n + j)
-            a, b = splat(q, 0.0), splat(q, 0.0)
-            for i in range(0, size - 1, 2):
-                a = fma(load(q, i * n + j), load(kept, i * n), a)
-                b = fma(load(q, i * n + n + j), load(kept, i * n + n), b)
-            if size % 2:
-                a = fma(load(q, size * n - n + j), load(kept, size * n - n), a)
-            score = fma(maximum(splat(q, 0.0), float(back) - mine), -FAR, (a + b) * scale)
-            store(p, s * W, score)
-            high = maximum(high, score)
+        mine = load(at, j)
+        k_, v_ = k + j * slots * size, v + j * slots * size
+        top = score(size, n, q + j, k_, first, slot + 1, slot, mine, p, splat(q, -FAR))
+        top = score(size, n, q + j, k_, rest, slots, slot + slots, mine, p, top)
         sums = splat(q, 0.0)
-        for back in range(seen):
-            s = slot - back if back <= slot else slot - back + slots
-            e = exp(load(p, s * W) - high)
-            store(p, s * W, e)
-            sums = sums + e
+        for part in range(2):
+            low, high = (rest, slots) if part else (first, slot + 1)
+            for s in range(low, high):
+                e = exp((load(p, s * W) - top) * scale)
+                store(p, s * W, e)
+                sums = sums + e
         inverse = 1.0 / sums
-        # the slots in their order in memory: up to the newest, and behind it those of before the ring came round
-        first = 0 if whole else max(0, slot - seen + 1)
-        last = slots if whole else slot + 1
-        wrapped = 0 if whole or seen <= slot + 1 else seen - slot - 1
         for i in range(size):
-            kept = v + (i * slots * n + j)
+            kept = v_ + i * slots * W
             a, b, c, d = splat(q, 0.0), splat(q, 0.0), splat(q, 0.0), splat(q, 0.0)
-            tail = last - (last - first) % 4
-            for s in range(first, tail, 4):
-                a = fma(load(p, s * W), load(kept, s * n), a)
-                b = fma(load(p, s * W + W), load(kept, s * n + n), b)
-                c = fma(load(p, s * W + 2 * W), load(kept, s * n + 2 * n), c)
-                d = fma(load(p, s * W + 3 * W), load(kept, s * n + 3 * n), d)
-            for s in range(tail, last):
-                a = fma(load(p, s * W), load(kept, s * n), a)
-            for s in range(slots - wrapped, slots):
-                b = fma(load(p, s * W), load(kept, s * n), b)
+            for part in range(2):
+                low, high = (rest, slots) if part else (first, slot + 1)
+                tail = high - (high - low) % 4
+                for s in range(low * W, tail * W, 4 * W):
+                    a = fma(load(p, s), load(kept, s), a)
+                    b = fma(load(p, s + W), load(kept, s + W), b)
+                    c = fma(load(p, s + 2 * W), load(kept, s + 2 * W), c)
+                    d = fma(load(p, s + 3 * W), load(kept, s + 3 * W), d)
+                for s in range(tail * W, high * W, W):
+                    a = fma(load(p, s), load(kept, s), a)
             store(y, i * n + j, ((a + b) + (c + d)) * inverse)
 
 
@@ -149,7 +151,12 @@ def proceed_all(
     once()
     D, F, W = c.D, 4 * c.D, lanes(w)
     qkv, mix = y + D * n, y + 4 * D * n
-    h, p = y + 5 * D * n, y + (5 * D + F) * n
+    h, turns, p = y + 5 * D * n, y + (5 * D + F) * n, y + (6 * D + F) * n
+    if c.rope:
+        for i in range(c.size // 2):
+            for j in range(n):
+                place = i * ldr + int(at[j])
+                turns[i * n + j], turns[(c.size // 2 + i) * n + j] = cos[place], sin[place]
     for j in range(n):
         row = w + (c.wte + int(token[j]) * c.Dp)
         for d in range(D):
@@ -168,16 +175,16 @@ def proceed_all(
         for head in range(c.H):
             q, new = qkv + head * c.size * n, qkv + (D + head * c.size) * n
             if c.rope:
-                turn(c.half, c.size, q, n, at, cos, sin, ldr)
-                turn(c.half, c.size, new, n, at, cos, sin, ldr)
+                rotate(c.half, c.size, q, n, turns, turns + c.size // 2 * n, n, n)
+                rotate(c.half, c.size, new, n, turns, turns + c.size // 2 * n, n, n)
             if c.qk_norm:
                 norm(q, q, c.size, n)
                 norm(new, new, c.size, n)
             k_, v_ = k + head * c.size * slots * n, v + head * c.size * slots * n
             for d in range(c.size):
                 for j in range(0, n, W):
-                    store(k_, (slot * c.size + d) * n + j, load(new, d * n + j))
-                    store(v_, (d * slots + slot) * n + j, load(new, (D + d) * n + j))
+                    store(k_, j * slots * c.size + (slot * c.size + d) * W, load(new, d * n + j))
+                    store(v_, j * slots * c.size + (d * slots + slot) * W, load(new, (D + d) * n + j))
             mix_slots(c.size, n, q, k_, v_, mix + head * c.size * n, at, p, slots, slot, age)
         multiply(lw + c.wo, c.Dp, mix, n, x, n, D, D, n, True)
         norm(x, y, D, n)
@@ -194,7 +201,7 @@ def proceed_all(
 
 def room_of(c: Shape, n: int, slots: int, W: int) -> int:
     """Numbers that n lanes work in."""
-    return n * (c.D * (1 + 5 + 4 + 2 * c.layers * slots) + c.V + 4) + (slots + 4) * W
+    return n * (c.D * (1 + 6 + 4 + 2 * c.layers * slots) + c.V + 4) + (slots + 4) * W
 
 
 @entry
