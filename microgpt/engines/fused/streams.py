@@ -18,6 +18,7 @@ from microgpt.engines.fused.products import multiply
 from microgpt.engines.fused.vectors import (
     exp,
     fma,
+    inline,
     jit,
     lanes,
     load,
@@ -52,6 +53,7 @@ def norm(x: P, y: P, rows: int, n: int) -> None:
 @jit
 def score(size: int, n: int, q: P, k: P, low: int, high: int, newest: int, mine: Any, p: P, top: Any) -> Any:
     """Scores of slots low .. high, the newest of which has number `newest`, and the largest of them and `top`."""
+    once()
     W, none = lanes(q), splat(q, 0.0)
     for s in range(low, high - 1, 2):
         one = k + s * size * W
@@ -76,7 +78,7 @@ def score(size: int, n: int, q: P, k: P, low: int, high: int, newest: int, mine:
     return top
 
 
-@jit
+@inline
 def mix_slots(size: int, n: int, q: P, k: P, v: P, y: P, at: P, p: P, slots: int, slot: int, age: int) -> None:
     """One head of the newest position of every lane: q, y (size, n); k (slots, size, a vector), v (size, slots, a
     vector), one after another for every vector of lanes.
@@ -118,7 +120,7 @@ def mix_slots(size: int, n: int, q: P, k: P, v: P, y: P, at: P, p: P, slots: int
             store(y, i * n + j, ((a + b) + (c + d)) * inverse)
 
 
-@jit
+@inline
 def choose(logits: P, V: int, n: int, temperature: float, uniform: P, drawn: P) -> None:
     """A token for every lane from logits (V, n), by its uniform number; the likeliest at temperature 0."""
     once()
@@ -142,7 +144,7 @@ def choose(logits: P, V: int, n: int, temperature: float, uniform: P, drawn: P) 
         store(drawn, j, best)
 
 
-@jit
+@inline
 def proceed_all(
     c: Shape, w: P, n: int, token: P, at: P, x: P, y: P, keys: P, values: P, slots: int, slot: int, age: int, cos: P,
     sin: P, ldr: int, logits: P,

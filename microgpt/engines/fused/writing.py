@@ -72,6 +72,7 @@ def draw(logits: P, V: int, temperature: float, uniform: float, e: P) -> Any:
 @jit
 def combine(x: P, w: P, ldw: int, K: int) -> Any:
     """The vector of x w[:, :lanes] with w (K, ldw), K a multiple of four: four sums at once hide how long one takes."""
+    once()
     a, b, c, d = splat(x, 0.0), splat(x, 0.0), splat(x, 0.0), splat(x, 0.0)
     for k in range(0, K, 4):
         a = fma(splat(x, x[k]), load(w, k * ldw), a)
@@ -112,7 +113,7 @@ def desk(c: Shape, p: P, known: P, S: int, W: int) -> Desk:
     return Desk(p, known, keys, values, x, n, mix, h, r, scores, scores + S * W)
 
 
-@jit
+@inline
 def look_up(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> P:
     """The table's entry, computed the first time."""
     once()
@@ -130,7 +131,7 @@ def look_up(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> P:
     return x
 
 
-@jit
+@inline
 def step(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> None:
     """The logits of one more token at position `at`: `forward` of the one token after a cache of the others."""
     once()
@@ -200,13 +201,13 @@ def write(
             return i, used
         for s in range(T):
             seen[s] = prompts[begin + s]
-        for s in range(T - 1 if near > 0 else 0):
-            step(c, w, wt, d, S, seen[s], s)
-        past, first = 0, T
+        told, past, first = 0, 0, T
         while T <= room:
             token, gap = 0, 0.0
             if near > 0:
-                step(c, w, wt, d, S, seen[T - 1], T - 1)
+                while told < T:
+                    step(c, w, wt, d, S, seen[told], told)
+                    told += 1
                 token, gap = draw(d.logits, c.V, temperature, uniform[used], e)
             if gap <= near:
                 while past < T:
