@@ -113,6 +113,11 @@ def desk(c: Shape, p: P, known: P, S: int, W: int) -> Desk:
     return Desk(p, known, keys, values, x, n, mix, h, r, scores, scores + S * W)
 
 
+def desk_size(c: Shape, S: int, W: int) -> int:
+    """Numbers that the short way works on."""
+    return int(desk.py_func(c, 0, 0, S, W).logits) + c.Vp
+
+
 @inline
 def look_up(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> P:
     """The table's entry, computed the first time."""
@@ -202,7 +207,7 @@ def write(
         for s in range(T):
             seen[s] = prompts[begin + s]
         told, past, first = 0, 0, T
-        while T <= room:
+        while room >= T:
             token, gap = 0, 0.0
             if near > 0:
                 while told < T:
