@@ -128,21 +128,20 @@ def sequences(
 
 
 def streams(
-    engine: Engine, state: Any, prompts: Sequence[Sequence[int]], room: int, sampling: Sampling, seed: int, stop: int
-) -> list[list[int]]:
-    """What `tokens` gives for every prompt, each with a stream of random numbers of its own, side by side where the
-    engine can: a sequence depends on the seed, its place and the room alone, not on its neighbours."""
-    uniform = np.random.Generator(np.random.Philox(key=seed)).random((len(prompts), room))
-    if engine.write is None or sampling != Sampling(sampling.temperature):
-        return [
-            list(tokens(engine, state, prompt, room, sampling, _Given(row), stop))
-            for prompt, row in zip(prompts, uniform, strict=True)
-        ]
-    offsets = np.cumsum([0, *map(len, prompts)])
-    flat = np.fromiter((token for prompt in prompts for token in prompt), np.int32, int(offsets[-1]))
-    found, ends, _ = engine.write(state, flat, offsets, room, sampling.temperature, uniform, stop)
-    written, places = found.tolist(), ends.tolist()
-    return [written[a:b] for a, b in itertools.pairwise(places)]
+    engine: Engine, state: Any, prompt: Sequence[int], n: int, room: int, sampling: Sampling, seed: int, stop: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `tokens` gives n times, each with random numbers of its own, side by side where the engine can.
+
+    All their tokens, int, and where each sequence begins and the last ends (n + 1,). A sequence depends on the seed,
+    its number and the room alone, not on its neighbours.
+    """
+    uniform = np.random.Generator(np.random.Philox(key=seed)).random((n, room))
+    if engine.write is not None and sampling == Sampling(sampling.temperature):
+        found, ends, _ = engine.write(state, *_alike(prompt, n), room, sampling.temperature, uniform, stop)
+        return found, ends
+    each = [list(tokens(engine, state, prompt, room, sampling, _Given(row), stop)) for row in uniform]
+    flat = np.array([token for sequence in each for token in sequence], dtype=np.int32)
+    return flat, np.cumsum([0, *map(len, each)])
 
 
 def _alike(prompt: Sequence[int], n: int) -> tuple[np.ndarray, np.ndarray]:
