@@ -16,7 +16,7 @@ from microgpt.data.corpus import Corpus
 from microgpt.data.documents import Documents
 from microgpt.engines import Engine, Feed
 from microgpt.errors import MicrogptError
-from microgpt.generate import Sampling, tokens
+from microgpt.generate import Sampling, sequences
 from microgpt.material import Material, read
 from microgpt.tokenizers import Tokenizer
 
@@ -131,7 +131,7 @@ def _format(data: Data, path: str) -> str:
 def draw(engine: Engine, state: Any, config: Config, tokenizer: Tokenizer, n: int, seed: int) -> list[str]:
     """Texts from the model as its configuration samples them."""
     rng, bos, sampling = Random(seed), tokenizer.bos, Sampling(config.run.temperature)
-    drawn = (tokens(engine, state, [bos], config.model.block_size, sampling, rng, bos) for _ in range(n))
+    drawn = sequences(engine, state, [bos], n, config.model.block_size, sampling, rng, bos)
     return [tokenizer.decode(list(each)) for each in drawn]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from microgpt.engines import Engine
+from microgpt.model import hand_back, twister_of
 from microgpt.tokenizers import Tokenizer
 
 
@@ -95,6 +97,68 @@ def tokens(
         yield token
         seen.append(token)
         fresh = np.array([token], dtype=np.int32)
+
+
+AHEAD = 1 << 16  # numbers drawn for one call of an engine that writes whole sequences
+
+
+def sequences(
+    engine: Engine, state: Any, prompt: Sequence[int], n: int, room: int, sampling: Sampling, rng: Random, stop: int
+) -> Iterator[Iterable[int]]:
+    """What `tokens` gives n times in turn, many at once where the engine has a door for it.
+
+    Take each whole before the next, and all of them: `rng` may be ahead of what was handed out.
+    """
+    most = room + 1 - len(prompt)
+    write = engine.write if most > 0 and sampling == Sampling(sampling.temperature) else None
+    if write is None:
+        yield from (tokens(engine, state, prompt, room, sampling, rng, stop) for _ in range(n))
+        return
+    while n > 0:
+        count = min(n, max(1, AHEAD // most))
+        start = rng.getstate()
+        uniform = twister_of(rng).random_sample(count * most)
+        found, ends, used = write(state, *_alike(prompt, count), room, sampling.temperature, uniform, stop)
+        twister = twister_of(rng)
+        twister.random_sample(used)
+        hand_back(rng, twister, start[2])
+        written, places = found.tolist(), ends.tolist()
+        yield from (written[a:b] for a, b in itertools.pairwise(places))
+        n -= len(places) - 1
+
+
+def streams(
+    engine: Engine, state: Any, prompt: Sequence[int], n: int, room: int, sampling: Sampling, seed: int, stop: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `tokens` gives n times, each with random numbers of its own, side by side where the engine can.
+
+    All their tokens, int, and where each sequence begins and the last ends (n + 1,). A sequence depends on the seed,
+    its number and the room alone, not on its neighbours.
+    """
+    uniform = np.random.Generator(np.random.Philox(key=seed)).random((n, room))
+    if engine.write is not None and sampling == Sampling(sampling.temperature):
+        found, ends, _ = engine.write(state, *_alike(prompt, n), room, sampling.temperature, uniform, stop)
+        return found, ends
+    each = [list(tokens(engine, state, prompt, room, sampling, _Given(row), stop)) for row in uniform]
+    flat = np.array([token for sequence in each for token in sequence], dtype=np.int32)
+    return flat, np.cumsum([0, *map(len, each)])
+
+
+def _alike(prompt: Sequence[int], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """n times the same prompt, as an engine's `write` takes them."""
+    return np.tile(np.array(prompt, dtype=np.int32), n), np.arange(n + 1) * len(prompt)
+
+
+class _Given(Random):
+    """A generator that draws given numbers."""
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        super().__init__(0)
+        self.numbers = iter(numbers.tolist())
+
+    def random(self) -> float:
+        """The next of them."""
+        return float(next(self.numbers))
 
 
 def onwards(

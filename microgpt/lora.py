@@ -81,6 +81,8 @@ class Adapted:
         still = Optim(learning_rate=0, beta1=0, schedule="constant")
         self.inner = inside(model, still, dtype=dtype, device=device, threads=threads)
 
+    write = None
+
     @staticmethod
     def refuses(model: Model, optim: Optim) -> str | None:
         """Nothing: what the engine inside refuses was told when it was chosen."""

@@ -58,9 +58,7 @@ def gauss(rng: Random, n: int, std: float) -> np.ndarray:
     NumPy's legacy generator is the same Mersenne Twister and makes the same uniform doubles, so the twister's
     state moves there and back; logarithm and cosine stay with `math`, since NumPy's may differ in the last bit.
     """
-    version, state, spare = rng.getstate()
-    twister = np.random.RandomState()
-    twister.set_state(("MT19937", np.array(state[:-1], dtype=np.uint32), state[-1], 0, 0.0))
+    spare, twister = rng.getstate()[2], twister_of(rng)
     drawn = [] if spare is None or n == 0 else [spare]
     pairs = (n - len(drawn) + 1) // 2
     uniform = twister.random_sample(2 * pairs)
@@ -72,9 +70,22 @@ def gauss(rng: Random, n: int, std: float) -> np.ndarray:
     z[len(drawn) + 1 :: 2] = np.array([math.sin(a) for a in angle]) * radius
     if n:
         spare = float(z[n]) if len(z) > n else None
-    after: dict[str, Any] = twister.get_state(legacy=False)["state"]
-    rng.setstate((version, (*after["key"].tolist(), int(after["pos"])), spare))
+    hand_back(rng, twister, spare)
     return 0.0 + z[:n] * std
+
+
+def twister_of(rng: Random) -> np.random.RandomState:
+    """NumPy's generator at the place where `rng` stands: its `random_sample` gives what `rng.random` would."""
+    _, state, _ = rng.getstate()
+    twister = np.random.RandomState()
+    twister.set_state(("MT19937", np.array(state[:-1], dtype=np.uint32), state[-1], 0, 0.0))
+    return twister
+
+
+def hand_back(rng: Random, twister: np.random.RandomState, spare: float | None) -> None:
+    """Put `rng` where the twister stands; `spare` is the value that its next `gauss` has in hand."""
+    after: dict[str, Any] = twister.get_state(legacy=False)["state"]
+    rng.setstate((rng.getstate()[0], (*after["key"].tolist(), int(after["pos"])), spare))
 
 
 def n_params(model: Model) -> int:

@@ -29,7 +29,7 @@ from microgpt.engines import Choice, Engine, choose
 from microgpt.engines.libraries import verify_compiler, watch_compiler
 from microgpt.errors import CheckpointError, DataError, NumericError, Stopped, UsageError
 from microgpt.evaluate import held_out_loss
-from microgpt.generate import Sampling, tokens
+from microgpt.generate import Sampling, sequences
 from microgpt.material import Rows, read
 from microgpt.model import first_values, n_params
 from microgpt.optim import learning_rates
@@ -311,7 +311,7 @@ class Loop:
         stale = self.is_stale() and self.step < target
         if stale:
             self.report.stopped_early(self.step, self.best or {})
-        samples = [self.sample(rng) for _ in range(run.samples)] if stale or self.step == run.steps else []
+        samples = self.samples(rng, run.samples) if stale or self.step == run.steps else []
         best = self.best["step"] if self.best else None
         verb = "chat" if chat.can_chat(self.job.tokenizer) else "generate"
         path, seconds = self.folder.path, self.seconds
@@ -420,16 +420,22 @@ class Loop:
 
     def sample(self, rng: Random) -> str:
         """One document from the model as it is."""
-        tokenizer, config = self.job.tokenizer, self.job.config
-        sampling = Sampling(config.run.temperature)
+        return self.samples(rng, 1)[0]
+
+    def samples(self, rng: Random, n: int) -> list[str]:
+        """Documents from the model as it is."""
+        tokenizer, block = self.job.tokenizer, self.job.config.model.block_size
+        sampling = Sampling(self.job.config.run.temperature)
         if isinstance(self.job.documents, Chats):
-            return self._reply(self.job.documents, sampling, rng)
-        drawn = tokens(self.engine, self.state, [tokenizer.bos], config.model.block_size, sampling, rng, tokenizer.bos)
-        chosen = []
-        for token in drawn:
-            self.pause()
-            chosen.append(token)
-        return tokenizer.decode(chosen)
+            return [self._reply(self.job.documents, sampling, rng) for _ in range(n)]
+        texts = []
+        for drawn in sequences(self.engine, self.state, [tokenizer.bos], n, block, sampling, rng, tokenizer.bos):
+            chosen = []
+            for token in drawn:
+                self.pause()
+                chosen.append(token)
+            texts.append(tokenizer.decode(chosen))
+        return texts
 
     def _reply(self, chats: Chats, sampling: Sampling, rng: Random) -> str:
         """A question of the data and what the model answers."""

@@ -13,7 +13,7 @@ from microgpt import checkpoint
 from microgpt.config import Config
 from microgpt.engines import Engine, choose
 from microgpt.errors import CheckpointError, DataError
-from microgpt.generate import Sampling, onwards, texts, tokens, until
+from microgpt.generate import Sampling, onwards, sequences, texts, tokens, until
 from microgpt.tokenizers import Tokenizer
 
 DTYPES = {"F64": "float64", "F32": "float32"}
@@ -89,6 +89,16 @@ class Writer:
             room = min(room, len(prompt) + max_tokens - 1)
         drawn = tokens(self.engine, self.state, prompt, room, sampling, rng, self.tokenizer.bos)
         return until(texts(self.tokenizer, drawn), stops)
+
+    def many(
+        self, prompt: Sequence[int], n: int, sampling: Sampling, rng: Random, *, max_tokens: int | None = None
+    ) -> Iterator[str]:
+        """What `stream` gives n times in turn, each text whole; see `sequences`."""
+        room = self.config.model.block_size
+        if max_tokens is not None:
+            room = min(room, len(prompt) + max_tokens - 1)
+        drawn = sequences(self.engine, self.state, prompt, n, room, sampling, rng, self.tokenizer.bos)
+        return ("".join(texts(self.tokenizer, each)) for each in drawn)
 
     def prose(
         self,

@@ -95,8 +95,12 @@ def generate(
         tokens, dropped = writer.encode(text)
         if dropped:
             say(f"note    the prompt is longer than the context: its first {dropped} tokens are left out")
+        at_once = num_samples > 1 and stop_at_bos and not (chain or stop or sys.stdout.isatty())
+        whole = writer.many(tokens, num_samples, sampling, rng, max_tokens=max_tokens) if at_once else None
         for _ in range(num_samples):
-            if chain or not stop_at_bos:
+            if whole is not None:
+                pieces = iter([next(whole)])
+            elif chain or not stop_at_bos:
                 pieces = writer.prose(tokens, sampling, rng, **going_on, stops=stop or [])
             else:
                 pieces = writer.stream(tokens, sampling, rng, max_tokens=max_tokens, stops=stop or [])

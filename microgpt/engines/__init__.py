@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from microgpt.model import Tensors, flops_per_token
 __all__ = ["ALIASES", "LADDER", "Choice", "Engine", "Feed", "Pass", "Rung", "choose", "engine", "pack"]
 
 State = Any
+Write = Callable[..., tuple[np.ndarray, np.ndarray, int]]
 Cache = Any
 
 
@@ -53,6 +55,16 @@ class Engine(Protocol):
         """Logits (T, V) at each of the next T tokens after those in the cache; prefill and decode alike.
 
         The cache holds at most block_size positions; the caller keeps within it. The state stays usable.
+        """
+
+    @property
+    def write(self) -> Write | None:
+        """None, or a door to whole sequences in one call, the same that microgpt.generate.tokens draws:
+
+        write(state, prompts, offsets, room, temperature, uniform, stop) -> (tokens, ends, used). Prompt i is
+        prompts[offsets[i]:offsets[i + 1]], each with a token at least; sequence i is tokens[ends[i]:ends[i + 1]], all
+        int. `uniform` float64 (n,) is drawn from by one sequence after another; where it might not suffice for one
+        more, the sequences end; `used` numbers were taken. Of (sequences, room) each sequence has a line of its own.
         """
 
 

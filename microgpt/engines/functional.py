@@ -365,6 +365,8 @@ class Engine:
     device: str = "cpu"
     threads: int = 0
 
+    write = None
+
     @staticmethod
     def refuses(model: Model, optim: Optim) -> str | None:
         return None

@@ -266,6 +266,8 @@ class Engine:
     ) -> None:
         self.model, self.optim = model, optim
 
+    write = None
+
     @staticmethod
     def refuses(model: Model, optim: Optim) -> str | None:
         return None

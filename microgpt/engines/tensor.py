@@ -318,6 +318,8 @@ class Engine:
     ) -> None:
         self.model, self.optim, self.dtype, self.threads = model, optim, dtype, threads
 
+    write = None
+
     @staticmethod
     def refuses(model: Model, optim: Optim) -> str | None:
         return None

@@ -22,6 +22,8 @@ Array = np.ndarray
 ACTIVATIONS = {"relu": 0, "relu2": 1, "gelu": 2}
 
 
+NEAR = 1 << 22  # keys and values from which on one vector of sequences side by side is better than two
+TABLE = 1 << 20  # numbers that a table of (token, position) may take
 SHARED = 100_000  # weights from which on several threads are worth their meetings
 
 
@@ -226,3 +228,48 @@ class Engine:
         )  # fmt: skip
         cache.length += T
         return logits, cache
+
+    def write(
+        self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
+    ) -> tuple[Array, Array, int]:
+        prompts, offsets = np.ascontiguousarray(prompts, np.int32), np.asarray(offsets, np.int64)
+        write = self._write_streams if uniform.ndim == 2 else self._write_in_turn
+        return write(state, prompts, offsets, room, float(temperature), np.ascontiguousarray(uniform, float), stop)
+
+    def _write_in_turn(
+        self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
+    ) -> tuple[Array, Array, int]:
+        from microgpt.engines.fused.writing import desk_size, write
+
+        c, S, lengths = self.shape, self.block, np.diff(offsets)
+        longest = int(lengths.max(initial=1))
+        short = c.short and c.Dp % 4 == 0 and temperature > 0 and c.V * S * 4 * c.Dp <= TABLE
+        near = 128 * float(np.finfo(self.dtype).eps) / temperature if short else 0.0
+        desk = self.room(desk_size(c, S, self.lanes) if short else 1, "desk")
+        keys, values = (self.room(c.layers * c.Dp * self.width, name) for name in ("keys", "values"))
+        trace = self.room(self._trace(longest, pad(longest, self.lanes)), "trace")
+        out, ends = np.empty(int((room + 1 - lengths).clip(0).sum()), np.int32), np.zeros(len(offsets), np.int64)
+        done, used = write(
+            c, prompts, offsets, room, temperature, uniform, stop, state.flat["w"], state.flat["wt"], desk,
+            np.zeros(c.V * S if short else 0, np.uint8), near, trace, S, self.cos, self.sin, self.width, keys, values,
+            self.width, np.empty(c.V + 64), np.zeros(max(longest, room) + 1, np.int32), np.zeros(2, np.int64), out,
+            ends,
+        )  # fmt: skip
+        return out[: ends[done]], ends[: done + 1], used
+
+    def _write_streams(
+        self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
+    ) -> tuple[Array, Array, int]:
+        from microgpt.engines.fused.streams import room_of, write_all
+
+        c, count, W = self.shape, len(offsets) - 1, self.lanes
+        vectors = 1 if 4 * c.layers * room * c.D * W > NEAR else 2
+        n = pad(max(1, min(count, vectors * W)), W)
+        out, lengths = np.zeros((count, room), np.int32), np.zeros(count, np.int64)
+        write_all(
+            c, prompts, offsets, room, temperature, uniform, stop, state.flat["w"],
+            self.room(room_of(c, n, room, W), "streams"), n, room, self.cos.ravel(), self.sin.ravel(), self.width,
+            np.zeros(n, np.int64), out, lengths,
+        )  # fmt: skip
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        return out[np.arange(room) < lengths[:, None]], ends, int(ends[-1])

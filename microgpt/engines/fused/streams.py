@@ -1,0 +1,266 @@
+"""Many sequences side by side, each with random numbers of its own: a sequence a lane.
+
+Everything is `forward` with sequences where it has positions, (channels, lanes) in memory. Where one sequence ends the
+lane takes the next, so lanes stand at different positions; keys and values go to the slots of a ring that all lanes
+share, and a lane sees those that are younger than its own sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from microgpt.engines.fused.attention import rotate
+from microgpt.engines.fused.kernels import entry
+from microgpt.engines.fused.memory import P, Shape
+from microgpt.engines.fused.passes import activate
+from microgpt.engines.fused.products import multiply
+from microgpt.engines.fused.vectors import (
+    exp,
+    fma,
+    inline,
+    jit,
+    lanes,
+    load,
+    maximum,
+    once,
+    pointer,
+    positive,
+    root,
+    splat,
+    store,
+)  # fmt: skip
+
+FAR = 1e30  # taken from the score of a key that is not the lane's own: e^-FAR is nothing beside any other
+
+
+@jit
+def norm(x: P, y: P, rows: int, n: int) -> None:
+    """RMSNorm of (rows, n) over rows."""
+    once()
+    for j in range(0, n, lanes(x)):
+        a, b = splat(x, 0.0), splat(x, 0.0)
+        for i in range(0, rows - 1, 2):
+            a = fma(load(x, i * n + j), load(x, i * n + j), a)
+            b = fma(load(x, i * n + n + j), load(x, i * n + n + j), b)
+        if rows % 2:
+            a = fma(load(x, rows * n - n + j), load(x, rows * n - n + j), a)
+        scale = 1.0 / root((a + b) * (1.0 / rows) + 1e-5)
+        for i in range(rows):
+            store(y, i * n + j, load(x, i * n + j) * scale)
+
+
+@jit
+def score(size: int, n: int, q: P, k: P, low: int, high: int, newest: int, mine: Any, p: P, top: Any) -> Any:
+    """Scores of slots low .. high, the newest of which has number `newest`, and the largest of them and `top`."""
+    once()
+    W, none = lanes(q), splat(q, 0.0)
+    for s in range(low, high - 1, 2):
+        one = k + s * size * W
+        two = one + size * W
+        a, b = none, none
+        for i in range(size):
+            a = fma(load(q, i * n), load(one, i * W), a)
+            b = fma(load(q, i * n), load(two, i * W), b)
+        a = fma(maximum(none, float(newest - s) - mine), -FAR, a)
+        b = fma(maximum(none, float(newest - s - 1) - mine), -FAR, b)
+        store(p, s * W, a)
+        store(p, s * W + W, b)
+        top = maximum(top, maximum(a, b))
+    if (high - low) % 2:
+        s = high - 1
+        a = none
+        for i in range(size):
+            a = fma(load(q, i * n), load(k, (s * size + i) * W), a)
+        a = fma(maximum(none, float(newest - s) - mine), -FAR, a)
+        store(p, s * W, a)
+        top = maximum(top, a)
+    return top
+
+
+@inline
+def mix_slots(size: int, n: int, q: P, k: P, v: P, y: P, at: P, p: P, slots: int, slot: int, age: int) -> None:
+    """One head of the newest position of every lane: q, y (size, n); k (slots, size, a vector), v (size, slots, a
+    vector), one after another for every vector of lanes.
+
+    `slot` is the newest and `age` the position of the longest sequence; p is room for a score a slot.
+    """
+    once()
+    scale, W = 1.0 / math.sqrt(size), lanes(q)
+    # the slots in their order in memory: up to the newest, and at the end those of before the ring came round
+    seen = min(slots, age + 1)
+    first = max(0, slot + 1 - seen)
+    rest = slots - max(0, seen - slot - 1)
+    for j in range(0, n, W):
+        mine = load(at, j)
+        k_, v_ = k + j * slots * size, v + j * slots * size
+        top = score(size, n, q + j, k_, first, slot + 1, slot, mine, p, splat(q, -FAR))
+        top = score(size, n, q + j, k_, rest, slots, slot + slots, mine, p, top)
+        sums = splat(q, 0.0)
+        for part in range(2):
+            low, high = (rest, slots) if part else (first, slot + 1)
+            for s in range(low, high):
+                e = exp((load(p, s * W) - top) * scale)
+                store(p, s * W, e)
+                sums = sums + e
+        inverse = 1.0 / sums
+        for i in range(size):
+            kept = v_ + i * slots * W
+            a, b, c, d = splat(q, 0.0), splat(q, 0.0), splat(q, 0.0), splat(q, 0.0)
+            for part in range(2):
+                low, high = (rest, slots) if part else (first, slot + 1)
+                tail = high - (high - low) % 4
+                for s in range(low * W, tail * W, 4 * W):
+                    a = fma(load(p, s), load(kept, s), a)
+                    b = fma(load(p, s + W), load(kept, s + W), b)
+                    c = fma(load(p, s + 2 * W), load(kept, s + 2 * W), c)
+                    d = fma(load(p, s + 3 * W), load(kept, s + 3 * W), d)
+                for s in range(tail * W, high * W, W):
+                    a = fma(load(p, s), load(kept, s), a)
+            store(y, i * n + j, ((a + b) + (c + d)) * inverse)
+
+
+@inline
+def choose(logits: P, V: int, n: int, temperature: float, uniform: P, drawn: P) -> None:
+    """A token for every lane from logits (V, n), by its uniform number; the likeliest at temperature 0."""
+    once()
+    one = splat(logits, 1.0)
+    for j in range(0, n, lanes(logits)):
+        high, best = load(logits, j), splat(logits, 0.0)
+        for c in range(1, V):
+            z = load(logits, c * n + j)
+            if temperature == 0:
+                best = best + positive(z - high, float(c) - best)
+            high = maximum(high, z)
+        if temperature > 0:
+            sums = splat(logits, 0.0)
+            for c in range(V):
+                sums = sums + exp((load(logits, c * n + j) - high) * (1.0 / temperature))
+                store(logits, c * n + j, sums)
+            reach = load(uniform, j) * sums
+            best = splat(logits, float(V))
+            for c in range(V):
+                best = best - positive(load(logits, c * n + j) - reach, one)
+        store(drawn, j, best)
+
+
+@inline
+def proceed_all(
+    c: Shape, w: P, n: int, token: P, at: P, x: P, y: P, keys: P, values: P, slots: int, slot: int, age: int, cos: P,
+    sin: P, ldr: int, logits: P,
+) -> None:  # fmt: skip
+    """Logits (V, n) of every lane's token at its position."""
+    once()
+    D, F, W = c.D, 4 * c.D, lanes(w)
+    qkv, mix = y + D * n, y + 4 * D * n
+    h, turns, p = y + 5 * D * n, y + (5 * D + F) * n, y + (6 * D + F) * n
+    if c.rope:
+        for i in range(c.size // 2):
+            for j in range(n):
+                place = i * ldr + int(at[j])
+                turns[i * n + j], turns[(c.size // 2 + i) * n + j] = cos[place], sin[place]
+    for j in range(n):
+        row = w + (c.wte + int(token[j]) * c.Dp)
+        for d in range(D):
+            x[d * n + j] = row[d]
+        if c.learned:
+            row = w + (c.wpe + int(at[j]) * c.Dp)
+            for d in range(D):
+                x[d * n + j] += row[d]
+    if c.norm_embedding:
+        norm(x, x, D, n)
+    for i in range(c.layers):
+        lw, k, v = w + (c.layer + i * c.step), keys + i * slots * D * n, values + i * slots * D * n
+        norm(x, y, D, n)
+        for part in range(3):
+            multiply(lw + part * c.Dp * c.Dp, c.Dp, y, n, qkv + part * D * n, n, D, D, n, False)
+        for head in range(c.H):
+            q, new = qkv + head * c.size * n, qkv + (D + head * c.size) * n
+            if c.rope:
+                rotate(c.half, c.size, q, n, turns, turns + c.size // 2 * n, n, n)
+                rotate(c.half, c.size, new, n, turns, turns + c.size // 2 * n, n, n)
+            if c.qk_norm:
+                norm(q, q, c.size, n)
+                norm(new, new, c.size, n)
+            k_, v_ = k + head * c.size * slots * n, v + head * c.size * slots * n
+            for d in range(c.size):
+                for j in range(0, n, W):
+                    store(k_, j * slots * c.size + (slot * c.size + d) * W, load(new, d * n + j))
+                    store(v_, j * slots * c.size + (d * slots + slot) * W, load(new, (D + d) * n + j))
+            mix_slots(c.size, n, q, k_, v_, mix + head * c.size * n, at, p, slots, slot, age)
+        multiply(lw + c.wo, c.Dp, mix, n, x, n, D, D, n, True)
+        norm(x, y, D, n)
+        multiply(lw + c.fc1, c.Dp, y, n, h, n, F, D, n, False)
+        activate(c.activation, h, h, F * n)
+        multiply(lw + c.fc2, c.Fp, h, n, x, n, D, F, n, True)
+    if c.final_norm:
+        norm(x, x, D, n)
+    multiply(w + c.head, c.Dp, x, n, logits, n, c.V, D, n, False)
+    if c.softcap > 0:
+        for j in range(0, c.V * n, W):
+            store(logits, j, c.softcap - 2.0 * c.softcap / (1.0 + exp(load(logits, j) * (2.0 / c.softcap))))
+
+
+def room_of(c: Shape, n: int, slots: int, W: int) -> int:
+    """Numbers that n lanes work in."""
+    return n * (c.D * (1 + 6 + 4 + 2 * c.layers * slots) + c.V + 4) + (slots + 4) * W
+
+
+@entry
+def write_all(
+    c: Shape, prompts: Any, offsets: Any, room: int, temperature: float, uniform: Any, stop: int, w_: Any, desk: Any,
+    n: int, slots: int, cos_: Any, sin_: Any, ldr: int, owner: Any, out: Any, lengths: Any,
+) -> None:  # fmt: skip
+    """Sequence i after prompt i, drawn with uniform[i], into out[i]; lengths[i] of them, on n lanes."""
+    w, cos, sin, p, D = pointer(w_), pointer(cos_), pointer(sin_), pointer(desk), c.D
+    token, at, chance, drawn, x = p, p + n, p + 2 * n, p + 3 * n, p + 4 * n
+    logits = x + D * n
+    keys = logits + c.V * n
+    values = keys + c.layers * slots * D * n
+    y = values + c.layers * slots * D * n
+    count, coming, running, slot = len(lengths), 0, 0, 0
+    for j in range(n):
+        owner[j], token[j], at[j], chance[j] = -1, 0, 0, 0
+        while owner[j] < 0 and coming < count:
+            if offsets[coming + 1] - offsets[coming] <= room:
+                owner[j], token[j] = coming, prompts[offsets[coming]]
+                running += 1
+            coming += 1
+    while running > 0:
+        age = 0
+        for j in range(n):
+            i = owner[j]
+            if i >= 0:
+                position = int(at[j])
+                age = max(age, position)
+                past = position + 1 - (offsets[i + 1] - offsets[i])
+                chance[j] = uniform[i, past] if past >= 0 else 0.0
+        proceed_all(c, w, n, token, at, x, y, keys, values, slots, slot, age, cos, sin, ldr, logits)
+        choose(logits, c.V, n, temperature, chance, drawn)
+        slot = slot + 1 if slot + 1 < slots else 0
+        for j in range(n):
+            i = owner[j]
+            if i < 0:
+                continue
+            position = int(at[j]) + 1
+            T = offsets[i + 1] - offsets[i]
+            going = True
+            if position < T:
+                token[j] = prompts[offsets[i] + position]
+            else:
+                new = min(int(drawn[j]), c.V - 1)
+                going = new != stop
+                if going:
+                    out[i, position - T] = new
+                    lengths[i] = position - T + 1
+                    token[j] = new
+                    going = position < room
+            at[j] = position
+            if not going:
+                running -= 1
+                owner[j], at[j], token[j] = -1, 0, 0
+                while owner[j] < 0 and coming < count:
+                    if offsets[coming + 1] - offsets[coming] <= room:
+                        owner[j], token[j] = coming, prompts[offsets[coming]]
+                        running += 1
+                    coming += 1
