@@ -14,6 +14,7 @@ import pytest
 from microgpt.errors import UsageError
 from microgpt.exports import export
 from microgpt.tokenizers import KINDS, train
+from microgpt.tokenizers.char import Char
 from tests.exports.conftest import CLASSIC, MODERN, NANOCHAT, Build, greedy, logits
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -106,20 +107,18 @@ def test_every_tokenizer(build: Build, tmp_path: Path, visit: Any, kind: str) ->
         assert write(page, prompt).strip() == greedy(same, prompt).strip()
 
 
-def test_a_new_line_is_one(build: Build, tmp_path: Path, visit: Any) -> None:
-    page = visit(export(build(tokenizer=Char("ab\n"), block_size=12), "html", tmp_path / "page.html").path)
+def test_a_new_line_begins_a_line(build: Build, tmp_path: Path, visit: Any) -> None:
+    page = visit(export(build(tokenizer=Char("\nab"), block_size=8), "html", tmp_path / "page.html").path)
     write(page, "ab")
-    page.evaluate("() => { branch(2, 2); stop(); }")  # a new line in the place of the third token
-    first, new, after = (page.locator("#text button").nth(i) for i in (1, 2, 3))
-    assert new.text_content() == "\n"
-    assert page.locator("#text br").count() >= 1
-    page.wait_for_function("steps.length > 3") if after.count() else None
-    page.evaluate("() => { if (steps.length < 4) add(0, steps[0].logits); }")
-    assert new.bounding_box()["y"] == first.bounding_box()["y"] < after.bounding_box()["y"]
-    page.evaluate("() => branch(0, 0)")
-    page.locator("#write:not([disabled])").wait_for()
-    breaks = sum(text.count("\n") for text in page.locator("#text button").all_text_contents())
-    assert page.locator("#text br").count() == breaks
+    page.evaluate("() => { for (const token of [1, 0, 2]) add(token, steps[0].logits); }")
+    buttons = page.locator("#text button").all()
+    assert [button.text_content() for button in buttons[-3:]] == ["a", "\n", "b"]
+    before, new, after = (button.bounding_box() for button in buttons[-3:])
+    assert before["y"] == new["y"] < after["y"]
+    assert new["width"] > 2
+    page.evaluate("() => { branch(0, 1); stop(); }")
+    written = page.locator("#text button").all_text_contents()
+    assert page.locator("#text br").count() == "".join(written).count("\n")
 
 
 def test_a_person_at_the_keyboard(build: Build, tmp_path: Path, visit: Any) -> None:

@@ -129,7 +129,7 @@ def test_adapters_are_merged(build: Build, tmp_path: Path) -> None:
     done = export(tuned, "safetensors", tmp_path / "out")
     assert done.notes == ["its adapters of rank 2 are merged into the matrices"]
     assert export(tuned, "safetensors", tmp_path / "asked", merge=True).notes == done.notes
-    with pytest.raises(UsageError, match="--merge: .* has no adapters"):
+    with pytest.raises(UsageError, match=r"--merge: .* has no adapters"):
         export(saved.path, "safetensors", tmp_path / "none", merge=True)
     np.testing.assert_array_equal(logits(done.path, [26, 1]), logits(tuned, [26, 1]))
     assert np.abs(logits(done.path, [26, 1]) - logits(saved.path, [26, 1])).max() > 0.01
