@@ -22,7 +22,7 @@ Array = np.ndarray
 ACTIVATIONS = {"relu": 0, "relu2": 1, "gelu": 2}
 
 
-NEAR = 1 << 22  # keys and values from which on one vector of sequences side by side is better than two
+MOST = 1 << 26  # numbers that sequences side by side may work in; else they go one after another
 TABLE = 1 << 20  # numbers that a table of (token, position) may take
 SHARED = 100_000  # weights from which on several threads are worth their meetings
 
@@ -263,8 +263,15 @@ class Engine:
         from microgpt.engines.fused.streams import room_of, write_all
 
         c, count, W = self.shape, len(offsets) - 1, self.lanes
-        vectors = 1 if 4 * c.layers * room * c.D * W > NEAR else 2
-        n = pad(max(1, min(count, vectors * W)), W)
+        n = pad(max(1, min(count, 2 * W)), W)
+        if room_of(c, n, room, W) > MOST:
+            pairs = zip(np.split(prompts, offsets[1:-1]), uniform, strict=True)
+            parts = [
+                self._write_in_turn(state, prompt, np.array([0, len(prompt)]), room, temperature, line, stop)[0]
+                for prompt, line in pairs
+            ]
+            ends = np.cumsum([0, *map(len, parts)])
+            return np.concatenate(parts), ends, int(ends[-1])
         out, lengths = np.zeros((count, room), np.int32), np.zeros(count, np.int64)
         write_all(
             c, prompts, offsets, room, temperature, uniform, stop, state.flat["w"],
