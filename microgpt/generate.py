@@ -102,6 +102,9 @@ def tokens(
 AHEAD = 1 << 16  # numbers drawn for one call of an engine that writes whole sequences
 
 
+MANY = 100  # fewer sequences are written before a door is open: its kernels compile, or load, for that long
+
+
 def sequences(
     engine: Engine, state: Any, prompt: Sequence[int], n: int, room: int, sampling: Sampling, rng: Random, stop: int
 ) -> Iterator[Iterable[int]]:
@@ -110,7 +113,7 @@ def sequences(
     Take each whole before the next, and all of them: `rng` may be ahead of what was handed out.
     """
     most = room + 1 - len(prompt)
-    write = engine.write if most > 0 and sampling == Sampling(sampling.temperature) else None
+    write = engine.write if most > 0 and n >= MANY and sampling == Sampling(sampling.temperature) else None
     if write is None:
         yield from (tokens(engine, state, prompt, room, sampling, rng, stop) for _ in range(n))
         return

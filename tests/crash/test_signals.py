@@ -48,9 +48,9 @@ PHASES = {
     "later block": ("Loop.block", 4),
     "evaluation": ("held_out_loss", 2),
     "last evaluation": ("held_out_loss", 4),
-    "sample": ("tokens", 2),
+    "sample": ("sequences", 2),
     "save": ("checkpoint.write", 2),
-    "last samples": ("tokens", 5),
+    "last samples": ("sequences", 5),
 }
 
 

@@ -169,7 +169,7 @@ class Engine:
             for name, view in state.views(part).items():
                 if prefix + name in tensors:
                     view[:] = tensors[prefix + name]
-        self.kernels.refresh(self.shape, state.flat["w"], state.flat["wt"])
+        self.kernels.turn(self.shape, state.flat["w"], state.flat["wt"])
         return state
 
     def dump(self, state: State) -> Tensors:

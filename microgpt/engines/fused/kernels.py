@@ -31,7 +31,6 @@ from microgpt.engines.fused.vectors import (
     load,
     meet,
     once,
-    plain,
     pointer,
     root,
     splat,
@@ -125,16 +124,15 @@ def adam(u: Update, w: P, g: P, m: P, v: P, n: int) -> None:
 
 
 @inline
-def update(c: Shape, u: Update, w: P, wt: P, g: P, m: P, v: P, learning: bool, me: int, crew: int) -> None:
+def update(c: Shape, u: Update, w: P, wt: P, g: P, m: P, v: P, me: int, crew: int) -> None:
     """Adam on all weights, and every matrix (out, in) of w as (in, out) in wt, strip by strip while it is near.
 
     Of `crew` threads each takes the strips that are its own by number.
     """
     W, D, F = lanes(w), c.Dp, c.Fp
-    if learning:  # what has no transpose: the matrices before and behind the head's
-        for begin, end in ((0, c.head), (c.head + c.Vp * D, c.layer)):
-            low, high = share(begin, end, W, me, crew)
-            adam(u, w + low, g + low, m + low, v + low, high - low)
+    for begin, end in ((0, c.head), (c.head + c.Vp * D, c.layer)):  # what has no transpose, before and behind the head
+        low, high = share(begin, end, W, me, crew)
+        adam(u, w + low, g + low, m + low, v + low, high - low)
     for i in range(-1, c.layers):
         for matrix in range(1 if i < 0 else 4):
             at, fan_out, fan_in = c.head, c.Vp, D
@@ -151,8 +149,7 @@ def update(c: Shape, u: Update, w: P, wt: P, g: P, m: P, v: P, learning: bool, m
             tall = max(W, STRIP // fan_in // W * W)
             for o in range(me * tall, fan_out, crew * tall):
                 strip, rows = at + o * fan_in, min(tall, fan_out - o)
-                if learning:
-                    adam(u, w + strip, g + strip, m + strip, v + strip, rows * fan_in)
+                adam(u, w + strip, g + strip, m + strip, v + strip, rows * fan_in)
                 transpose(w + strip, fan_in, wt + (at + o), fan_out, rows, fan_in)
 
 
@@ -227,7 +224,7 @@ def train(
                 return i + 1
             scale = clip / norm if clip > 0 and norm > clip else 1.0
             u = Update(b1, b2, eps, scale, rates[i, 0], rates[i, 1], rates[i, 2])
-            update(c, u, w, wt, dws, m, v, plain(True), me, crew)
+            update(c, u, w, wt, dws, m, v, me, crew)
         losses[i] = loss
         if crew > 1:
             meet(together, crew)
@@ -253,11 +250,16 @@ def proceed(
             logits[n, j] = t.logits[n * c.Vp + j]
 
 
-@entry
-def refresh(c: Shape, w: Any, wt: Any) -> None:
-    """wt from w."""
-    w_ = pointer(w)
-    update(c, Update(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), w_, pointer(wt), w_, w_, w_, plain(False), plain(0), plain(1))
+def turn(c: Shape, w: np.ndarray, wt: np.ndarray) -> None:
+    """Every matrix (out, in) of w as (in, out) in wt; in NumPy, since it is done once and need not be compiled."""
+    D, F = c.Dp, c.Fp
+    blocks = [(c.head, c.Vp, D)]
+    for i in range(c.layers):
+        at = c.layer + i * c.step
+        blocks += [(at, 3 * D, D), (at + c.wo, D, D), (at + c.fc1, F, D), (at + c.fc2, D, F)]
+    for at, fan_out, fan_in in blocks:
+        matrix = slice(at, at + fan_out * fan_in)
+        wt[matrix].reshape(fan_in, fan_out)[:] = w[matrix].reshape(fan_out, fan_in).T
 
 
 def room_size(c: Shape, N: int, columns: int, S: int, W: int) -> int:
