@@ -206,7 +206,8 @@ def read_kgx(path: Path) -> Foreign:
     where = str(path)
     content = fsio.read_json(path, LARGEST_JSON)
     names = {key: key for key in ("n_embd", "n_head", "n_layer", "block_size", "vocab_size")}
-    model: dict[str, Any] = {"family": "classic", "activation": "relu2", **sizes(content, where, names)}
+    model: dict[str, Any] = {"family": "classic", **sizes(content, where, names)}
+    model["activation"] = content.get("activation", "relu2")  # kgx has no such key; our own export writes it
     config = configure(
         path.resolve().parent.name or "kgx",
         {**model, "init_std": 0.02, "residual_init": "zero"},

@@ -113,6 +113,8 @@ def test_moonbase(build: Build, tmp_path: Path, change: Change, message: str) ->
         (edit("model.json", vocab_size=28), "27 tokens, but vocab_size is 28"),
         (edit("model.json", state_dict={}), "sizes of at least"),
         (edit("model.json", state_dict={}, padding="x" * 99999), r"see 'layer0\.attn_wk'"),
+        (edit("model.json", activation="system"), "activation"),
+        (edit("model.json", activation=["relu"]), "activation"),
     ],
 )
 def test_kgx(build: Build, tmp_path: Path, change: Change, message: str) -> None:

@@ -21,7 +21,7 @@ from tests.exports.test_onnx_graph import run
 
 BOUND = 1e-5
 HOLDS = {
-    "names": {"safetensors", "moonbase", "onnx", "html"},
+    "names": {"safetensors", "json", "moonbase", "onnx", "html"},
     "names_kgx": {"safetensors", "json", "onnx", "html"},
     "chat": {"safetensors", "hf", "gguf", "onnx", "html"},
 }
