@@ -8,8 +8,9 @@ vectors, padded to whole registers, and back.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,8 @@ from microgpt.model import Tensors, table
 
 Array = np.ndarray
 ACTIVATIONS = {"relu": 0, "relu2": 1, "gelu": 2}
-
+PARTS = (("w", ""), ("m", "m."), ("v", "v."))  # of a state, and how their tensors' names begin
+QKV = ("attn_wq", "attn_wk", "attn_wv")
 
 MOST = 1 << 26  # numbers that sequences side by side may work in; else they go one after another
 TABLE = 1 << 20  # numbers that a table of (token, position) may take
@@ -44,22 +46,36 @@ def rotation(model: Model, width: int, dtype: str) -> tuple[Array, Array]:
     return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
 
 
-class State:
-    """Weights (out, in) and (in, out) and moments, each one flat vector, padded; `views` are the matrices."""
+class Place(NamedTuple):
+    """Where a tensor lies in a flat vector: rows `first` to first + rows of a matrix (height, width) from `at` on."""
 
-    def __init__(self, n: int, where: dict[str, tuple[int, int, int, int]], dtype: str) -> None:
+    at: int
+    height: int
+    first: int
+    rows: int
+    columns: int
+    width: int
+    wide: int  # columns of a panel
+
+
+class State:
+    """Weights (out, in) and moments, each one flat vector of padded matrices in panels; see `product`."""
+
+    def __init__(self, n: int, where: dict[str, Place], dtype: str) -> None:
         from microgpt.engines.fused.kernels import empty
 
         self.where = where
-        self.flat = {part: empty(n, dtype) for part in ("w", "wt", "m", "v")}
+        self.flat = {part: empty(n, dtype) for part, _ in PARTS}
+        self.turned: Array | None = None  # the weights (in, out), for generation
 
-    def views(self, part: str) -> dict[str, Array]:
-        """The matrices of a flat vector by name, without their padding."""
-        flat = self.flat[part]
-        return {
-            name: flat[at : at + rows * width].reshape(rows, width)[:, :columns]
-            for name, (at, rows, columns, width) in self.where.items()
-        }
+    def parts(self, part: str, name: str) -> Iterator[tuple[slice, Array]]:
+        """A matrix of a flat vector without its padding: columns, and the view (rows, those columns)."""
+        from microgpt.engines.fused.kernels import panels
+
+        at, height, first, rows, columns, width, wide = self.where[name]
+        for j, panel in panels(self.flat[part][at:], height, width, wide):
+            end = min(columns, j + wide)
+            yield slice(j, end), panel[first : first + rows, : end - j]
 
 
 class Room:
@@ -98,11 +114,12 @@ class Engine:
             raise MachineError(
                 "--engine fused: Numba's compiler is off; unset NUMBA_DISABLE_JIT or take another engine"
             )
-        from microgpt.engines.fused import kernels, vectors
+        from microgpt.engines.fused import kernels, tiles, vectors
 
         self.kernels: Any = kernels
         self.model, self.optim, self.dtype = model, optim, dtype
         self.lanes = vectors.lanes_of(dtype)
+        self.panel = tiles.PAIR * self.lanes  # columns of a panel
         self.shape, self.where = self._lay_out()
         self.block = pad(model.block_size, self.lanes)
         self.width = self.block + self.lanes  # columns of the tables and the cache: vectors begin anywhere
@@ -111,19 +128,25 @@ class Engine:
         self.room = Room(dtype)
         self.threads = threads or (cores() if self.shape.n >= SHARED else 1)
 
-    def _lay_out(self) -> tuple[Any, dict[str, tuple[int, int, int, int]]]:
-        """The shape, and for each matrix its place: offset, rows, columns, width."""
+    def _lay_out(self) -> tuple[Any, dict[str, Place]]:
+        """The shape, and for each matrix its place."""
         from microgpt.engines.fused.memory import Shape
 
         model, W = self.model, self.lanes
         D, F, V = pad(model.n_embd, W), pad(4 * model.n_embd, W), pad(model.vocab, W)
         tall = {"attn_wq": D, "attn_wk": D, "attn_wv": D, "attn_wo": D, "mlp_fc1": F, "mlp_fc2": D}
         where, starts, at = {}, {}, 0
+        wide = self.panel
         for name, (rows, columns), _ in table(model):
-            where[name] = (at, rows, columns, pad(columns, W))
             starts[name] = at
-            height = tall.get(name.partition(".")[2], V if name in ("wte", "lm_head") else rows)
-            at += height * pad(columns, W)
+            kind, width = name.partition(".")[2], pad(columns, W)
+            height = tall.get(kind, V if name in ("wte", "lm_head") else rows)
+            if kind in QKV:  # one product of three matrices
+                begin = at - QKV.index(kind) * D * width
+                where[name] = Place(begin, 3 * D, QKV.index(kind) * D, rows, columns, width, wide)
+            else:
+                where[name] = Place(at, height, 0, rows, columns, width, wide)
+            at += height * width
         wo, fc1, fc2 = (
             starts[f"layer0.{name}"] - starts["layer0.attn_wq"] for name in ("attn_wo", "mlp_fc1", "mlp_fc2")
         )
@@ -149,6 +172,7 @@ class Engine:
             wte=0,
             wpe=starts.get("wpe", 0),
             wpe_size=model.block_size * D if "wpe" in starts else 0,
+            block=model.block_size,
             head=starts["wte" if model.tie_embeddings else "lm_head"],
             layer=starts["layer0.attn_wq"],
             wo=wo,
@@ -165,18 +189,28 @@ class Engine:
 
     def load(self, tensors: Tensors) -> State:
         state = State(self.shape.n, self.where, self.dtype)
-        for part, prefix in (("w", ""), ("m", "m."), ("v", "v.")):
-            for name, view in state.views(part).items():
+        for part, prefix in PARTS:
+            for name in self.where:
                 if prefix + name in tensors:
-                    view[:] = tensors[prefix + name]
-        self.kernels.turn(self.shape, state.flat["w"], state.flat["wt"])
+                    for columns, view in state.parts(part, name):
+                        view[:] = tensors[prefix + name][:, columns]
         return state
 
+    def _turned(self, state: State) -> Array:
+        """The weights (in, out), made once after they were changed."""
+        if state.turned is None:
+            state.turned = self.kernels.turn(self.shape, state.flat["w"], self.panel)
+        return state.turned
+
     def dump(self, state: State) -> Tensors:
-        parts = (("w", ""), ("m", "m."), ("v", "v."))
-        return {prefix + name: a.copy() for part, prefix in parts for name, a in state.views(part).items()}
+        return {
+            prefix + name: np.concatenate([view for _, view in state.parts(part, name)], axis=1)
+            for part, prefix in PARTS
+            for name in self.where
+        }
 
     def train(self, state: State, feed: Feed, lrs: Array) -> tuple[State, Array]:
+        state.turned = None
         return state, self._run(state, feed, np.asarray(lrs, np.float64), True)
 
     def loss(self, state: State, feed: Feed) -> Array:
@@ -192,13 +226,13 @@ class Engine:
         losses = np.empty(len(lrs))
         crew = self.threads
         meeting, sums = np.zeros(1, np.int64), np.zeros(crew * self.kernels.LINE)
-        w, wt, m, v = (state.flat[part] for part in ("w", "wt", "m", "v"))
+        w, m, v = (state.flat[part] for part, _ in PARTS)
         dw, room = self.room(crew * self.shape.n, "dw"), self.room(crew * self._trace(columns, columns))
 
         def work(me: int) -> int:
             count: int = self.kernels.train(
                 self.shape, feed.tokens, feed.offsets, steps, feed.scored.view(np.uint8), feed.first_step,
-                feed.rows_a_pass, columns, feed.seed, w, wt, dw, m, v, room, self.block, self.cos, self.sin, self.width,
+                feed.rows_a_pass, columns, feed.seed, w, dw, m, v, room, self.block, self.cos, self.sin, self.width,
                 optim.beta1, optim.beta2, optim.eps, float(optim.clip_norm), rates, losses, learning, me, crew, meeting,
                 sums,
             )  # fmt: skip
@@ -222,7 +256,7 @@ class Engine:
         T = len(tokens)
         logits = np.empty((T, self.model.vocab), self.dtype)
         self.kernels.proceed(
-            self.shape, tokens, np.array([0, T + 1]), state.flat["w"], state.flat["wt"],
+            self.shape, tokens, np.array([0, T + 1]), state.flat["w"], self._turned(state),
             cache.room(self._trace(T, pad(T, self.lanes))), self.block, self.cos, self.sin, self.width, cache.keys,
             cache.values, self.width, cache.length, logits,
         )  # fmt: skip
@@ -250,7 +284,7 @@ class Engine:
         trace = self.room(self._trace(longest, pad(longest, self.lanes)), "trace")
         out, ends = np.empty(int((room + 1 - lengths).clip(0).sum()), np.int32), np.zeros(len(offsets), np.int64)
         done, used = write(
-            c, prompts, offsets, room, temperature, uniform, stop, state.flat["w"], state.flat["wt"], desk,
+            c, prompts, offsets, room, temperature, uniform, stop, state.flat["w"], self._turned(state), desk,
             np.zeros(c.V * S if short else 0, np.uint8), near, trace, S, self.cos, self.sin, self.width, keys, values,
             self.width, np.empty(c.V + 64), np.zeros(max(longest, room) + 1, np.int32), np.zeros(2, np.int64), out,
             ends,
@@ -274,7 +308,7 @@ class Engine:
             return np.concatenate(parts), ends, int(ends[-1])
         out, lengths = np.zeros((count, room), np.int32), np.zeros(count, np.int64)
         write_all(
-            c, prompts, offsets, room, temperature, uniform, stop, state.flat["w"],
+            c, prompts, offsets, room, temperature, uniform, stop, state.flat["w"], self._turned(state),
             self.room(room_of(c, n, room, W), "streams"), n, room, self.cos.ravel(), self.sin.ravel(), self.width,
             np.zeros(n, np.int64), out, lengths,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,16 +21,16 @@ from numba.core import config
 
 from microgpt.engines.fused.memory import Cache, P, Rows, Shape, lay_out
 from microgpt.engines.fused.passes import backward, cross_entropy, forward
-from microgpt.engines.fused.products import add, transpose, zero
+from microgpt.engines.fused.products import add, zero
 from microgpt.engines.fused.vectors import (
     fma,
-    inline,
     inverse,
     jit,
     lanes,
     load,
     meet,
     once,
+    plain,
     pointer,
     root,
     splat,
@@ -38,7 +38,6 @@ from microgpt.engines.fused.vectors import (
     total,
 )  # fmt: skip
 
-STRIP = 2048  # numbers that stay near while they are updated and turned
 LINE = 16  # float64s from one thread's sums to the next, so that no two share a cache line
 
 
@@ -123,40 +122,10 @@ def adam(u: Update, w: P, g: P, m: P, v: P, n: int) -> None:
         store(w, i, fma(mean * -u.rate, inverse(root(fma(square, u.fix, tiny)) + u.eps), x))
 
 
-@inline
-def update(c: Shape, u: Update, w: P, wt: P, g: P, m: P, v: P, me: int, crew: int) -> None:
-    """Adam on all weights, and every matrix (out, in) of w as (in, out) in wt, strip by strip while it is near.
-
-    Of `crew` threads each takes the strips that are its own by number.
-    """
-    W, D, F = lanes(w), c.Dp, c.Fp
-    for begin, end in ((0, c.head), (c.head + c.Vp * D, c.layer)):  # what has no transpose, before and behind the head
-        low, high = share(begin, end, W, me, crew)
-        adam(u, w + low, g + low, m + low, v + low, high - low)
-    for i in range(-1, c.layers):
-        for matrix in range(1 if i < 0 else 4):
-            at, fan_out, fan_in = c.head, c.Vp, D
-            if i >= 0:
-                at = c.layer + i * c.step
-                if matrix == 0:
-                    fan_out = 3 * D
-                elif matrix == 1:
-                    at, fan_out = at + c.wo, D
-                elif matrix == 2:
-                    at, fan_out = at + c.fc1, F
-                else:
-                    at, fan_out, fan_in = at + c.fc2, D, F
-            tall = max(W, STRIP // fan_in // W * W)
-            for o in range(me * tall, fan_out, crew * tall):
-                strip, rows = at + o * fan_in, min(tall, fan_out - o)
-                adam(u, w + strip, g + strip, m + strip, v + strip, rows * fan_in)
-                transpose(w + strip, fan_in, wt + (at + o), fan_out, rows, fan_in)
-
-
 @entry
 def train(
     c: Shape, tokens: Any, offsets: Any, steps: Any, scored: Any, first_step: int, rows_a_pass: int, columns: int,
-    seed: int, w_: Any, wt_: Any, dw_: Any, m_: Any, v_: Any, room: Any, S: int, cos_: Any, sin_: Any, ldr: int,
+    seed: int, w_: Any, dw_: Any, m_: Any, v_: Any, room: Any, S: int, cos_: Any, sin_: Any, ldr: int,
     b1: float, b2: float, eps: float, clip: float, rates: Any, losses: Any, learning: bool, me: int, crew: int,
     meeting: Any, sums_: Any,
 ) -> int:  # fmt: skip
@@ -165,7 +134,7 @@ def train(
     This is thread `me` of `crew`, which share `meeting` and `sums`, and have a gradient dw and room each: a thread
     takes some rows of a step, then some weights. What is added up is added in the order of the threads.
     """
-    w, wt, dws, m, v = pointer(w_), pointer(wt_), pointer(dw_), pointer(m_), pointer(v_)
+    w, dws, m, v = pointer(w_), pointer(dw_), pointer(m_), pointer(v_)
     cos, sin, W = pointer(cos_), pointer(sin_), lanes(w)
     none = Cache(w, w, 0, 0, False)
     tokens_, offsets_, scored_ = pointer(tokens), pointer(offsets), pointer(scored)
@@ -193,7 +162,7 @@ def train(
             if N > 0:
                 t = lay_out(c, mine, N, NT, S, W)
                 rows = Rows(tokens_, offsets_, low, high, begin, learning and c.dropout > 0, seed, first_step + i)
-                forward(c, w, wt, rows, t, none, cos, sin, ldr, N, NT)
+                forward(c, w, w, plain(False), rows, t, none, cos, sin, ldr, N, NT)
                 loss += cross_entropy(c, rows, scored_, weight, t.logits, t.dlogits)
                 if learning:
                     backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding)
@@ -224,7 +193,7 @@ def train(
                 return i + 1
             scale = clip / norm if clip > 0 and norm > clip else 1.0
             u = Update(b1, b2, eps, scale, rates[i, 0], rates[i, 1], rates[i, 2])
-            update(c, u, w, wt, dws, m, v, me, crew)
+            adam(u, w + begin, dws + begin, m + begin, v + begin, end - begin)
         losses[i] = loss
         if crew > 1:
             meet(together, crew)
@@ -244,22 +213,31 @@ def proceed(
     t = lay_out(c, pointer(room), T, NT, S, W)
     rows = Rows(pointer(tokens), pointer(offsets), 0, 1, 0, False, 0, 0)
     cache = Cache(pointer(keys), pointer(values), ld, past, True)
-    forward(c, w, wt, rows, t, cache, pointer(cos_), pointer(sin_), ldr, T, NT)
+    forward(c, w, wt, plain(True), rows, t, cache, pointer(cos_), pointer(sin_), ldr, T, NT)
     for n in range(T):
         for j in range(c.V):
             logits[n, j] = t.logits[n * c.Vp + j]
 
 
-def turn(c: Shape, w: np.ndarray, wt: np.ndarray) -> None:
-    """Every matrix (out, in) of w as (in, out) in wt; in NumPy, since it is done once and need not be compiled."""
-    D, F = c.Dp, c.Fp
+def panels(matrix: np.ndarray, rows: int, columns: int, wide: int) -> Iterator[tuple[int, np.ndarray]]:
+    """A flat (rows, columns) matrix that lies in panels: the first column of each, and its view (rows, width)."""
+    for j in range(0, columns, wide):
+        width = min(wide, columns - j)
+        yield j, matrix[j * rows : j * rows + rows * width].reshape(rows, width)
+
+
+def turn(c: Shape, w: np.ndarray, wide: int) -> np.ndarray:
+    """w with every matrix (out, in) as (in, out); in NumPy, since it is done once and need not be compiled."""
+    D, F, wt = c.Dp, c.Fp, empty(c.n, w.dtype)
     blocks = [(c.head, c.Vp, D)]
     for i in range(c.layers):
         at = c.layer + i * c.step
         blocks += [(at, 3 * D, D), (at + c.wo, D, D), (at + c.fc1, F, D), (at + c.fc2, D, F)]
     for at, fan_out, fan_in in blocks:
-        matrix = slice(at, at + fan_out * fan_in)
-        wt[matrix].reshape(fan_in, fan_out)[:] = w[matrix].reshape(fan_out, fan_in).T
+        for j, part in panels(w[at:], fan_out, fan_in, wide):
+            for i, turned in panels(wt[at:], fan_in, fan_out, wide):
+                turned[j : j + part.shape[1]] = part[i : i + turned.shape[1]].T
+    return wt
 
 
 def room_size(c: Shape, N: int, columns: int, S: int, W: int) -> int:
@@ -267,7 +245,7 @@ def room_size(c: Shape, N: int, columns: int, S: int, W: int) -> int:
     return int(lay_out.py_func(c, 0, N, columns, S, W).end)
 
 
-def empty(n: int, dtype: str) -> np.ndarray:
+def empty(n: int, dtype: str | np.dtype[Any]) -> np.ndarray:
     """n zeros that begin at a cache line."""
     raw = np.zeros(n * np.dtype(dtype).itemsize + 64, np.uint8)
     start = -raw.ctypes.data % 64

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from microgpt.engines.fused.tiles import PAIR
 from microgpt.engines.fused.vectors import inline
 
 P = Any  # a pointer
+NEAR = 8192  # numbers that stay in the nearest cache beside others
 
 
 class Shape(NamedTuple):
@@ -38,6 +40,7 @@ class Shape(NamedTuple):
     wte: int
     wpe: int
     wpe_size: int
+    block: int  # rows of wpe
     head: int
     layer: int  # the first layer's qkv
     wo: int  # from there
@@ -101,7 +104,15 @@ class Trace(NamedTuple):
     dheads: P
     p: P
     ds: P
+    panels: P  # of a product's right side, copied
     end: P
+
+
+@inline
+def place(i: int, j: int, M: int, N: int, W: int) -> int:
+    """Where column j, at a whole vector, of row i lies in an (M, N) matrix in panels; see `product`."""
+    within = j % (PAIR * W)
+    return (j - within) * M + i * min(PAIR * W, N - j + within) + within
 
 
 @inline
@@ -143,8 +154,9 @@ def lay_out(c: Shape, p: P, N: int, columns: int, S: int, W: int) -> Trace:
     dheads = da + wide
     weights = dheads + (4 * D * columns + slack)
     ds = weights + scores
-    end = ds + scores
+    panels = ds + scores
+    end = panels + wide + PAIR * W * c.Fp + NEAR
     return Trace(
         x, x0, r0, n1, r1, qkvy, rq, top, inverse, pairs, mix, n2, r2, h, a, y, r, z, dz, qkv, o, dx, do, dn, da,
-        dheads, weights, ds, end,
+        dheads, weights, ds, panels, end,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """The forward and the backward pass: the functions of manual.py, in its order, as loops over vectors.
 
-Weights `w` are (out, in) and `wt` (in, out), one for the way back and one for the way forth. Legend: memory.py.
+Weights are (out, in) in `w`, in panels as product() reads them; in `wt` they are (in, out). Legend: memory.py.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 
 from microgpt.engines.fused.attention import attend, attend_back, attention_short, attention_short_back
-from microgpt.engines.fused.memory import Cache, P, Rows, Shape, Trace
-from microgpt.engines.fused.products import add, copy, multiply, multiply_columns, zero
+from microgpt.engines.fused.memory import NEAR, Cache, P, Rows, Shape, Trace, place
+from microgpt.engines.fused.products import add, copy, multiply, multiply_columns, to_panels, turn_rows, zero
+from microgpt.engines.fused.tiles import PAIR
 from microgpt.engines.fused.vectors import (
     exp,
     first,
     fma,
     group_sum,
     inline,
+    inverse,
     inverse_root,
     jit,
     lane,
@@ -30,18 +32,34 @@ from microgpt.engines.fused.vectors import (
     store,
 )  # fmt: skip
 
-
-@inline
-def linear(x: P, wt: P, y: P, N: int, fan_in: int, fan_out: int) -> None:
-    """y = x W^T: (N, in), (in, out) -> (N, out)."""
-    multiply(x, fan_in, wt, fan_out, y, fan_out, N, fan_in, fan_out, False)
+FEW = 32  # positions from which on it pays to copy them into panels
 
 
 @inline
-def linear_back(dy: P, x: P, w: P, dw: P, dx: P, N: int, fan_in: int, fan_out: int, adding: bool) -> None:
+def linear(
+    x: P, w: P, wt: P, turned: bool, y: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P
+) -> None:  # fmt: skip
+    """y = x W^T, or added to y: (N, in), (out, in) -> (N, out). Unless W lies `turned` in wt, it is turned here."""
+    if turned:
+        multiply(x, fan_in, wt, 0, y, fan_out, N, fan_in, fan_out, adding)
+    else:
+        wide = PAIR * lanes(y)
+        part = max(wide, NEAR // fan_in // wide * wide)
+        for o in range(0, fan_out, part):
+            width = min(part, fan_out - o)
+            turn_rows(w, room, fan_out, fan_in, o, width)
+            multiply(x, fan_in, room, 0, y + o, fan_out, N, fan_in, width, adding)
+
+
+@inline
+def linear_back(dy: P, x: P, w: P, dw: P, dx: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
     """dx = dy W; dW = dy^T x, or added to dW."""
-    multiply_columns(dy, fan_out, x, fan_in, dw, fan_in, fan_out, N, fan_in, adding)
-    multiply(dy, fan_out, w, fan_in, dx, fan_in, N, fan_out, fan_in, False)
+    if N < FEW or fan_in < 256:
+        multiply_columns(dy, fan_out, x, fan_in, dw, 0, fan_out, N, fan_in, adding)
+    else:
+        to_panels(x, room, N, fan_in)
+        multiply_columns(dy, fan_out, room, 0, dw, 0, fan_out, N, fan_in, adding)
+    multiply(dy, fan_out, w, 0, dx, fan_in, N, fan_out, fan_in, False)
 
 
 @jit
@@ -94,7 +112,7 @@ def activate(kind: int, x: P, y: P, n: int) -> None:
         for i in range(0, n, lanes(x)):
             v = load(x, i)
             u = v * fma(v * v, GELU * 0.044715, splat(x, GELU))
-            store(y, i, v / (1.0 + exp(-2.0 * u)))
+            store(y, i, v * inverse(1.0 + exp(-2.0 * u)))
 
 
 @jit
@@ -113,7 +131,7 @@ def activate_back(kind: int, dy: P, x: P, n: int) -> None:
             v = load(x, i)
             u = v * fma(v * v, GELU * 0.044715, splat(x, GELU))
             du = fma(v * v, GELU * 3 * 0.044715, splat(x, GELU))
-            s = 1.0 / (1.0 + exp(-2.0 * u))
+            s = inverse(1.0 + exp(-2.0 * u))
             store(dy, i, load(dy, i) * fma(v * s * (1.0 - s), 2.0 * du, s))
 
 
@@ -153,9 +171,12 @@ def drop_rows(c: Shape, rows: Rows, x: P, place: int) -> None:
 
 @inline
 def forward(
-    c: Shape, w: P, wt: P, rows: Rows, t: Trace, cache: Cache, cos: P, sin: P, ldr: int, N: int, NT: int
+    c: Shape, w: P, wt: P, turned: bool, rows: Rows, t: Trace, cache: Cache, cos: P, sin: P, ldr: int, N: int, NT: int
 ) -> None:
-    """Logits (N, Vp) of the rows' tokens, and what the way back needs; a cache continues one row."""
+    """Logits (N, Vp) of the rows' tokens, and what the way back needs; a cache continues one row.
+
+    Where the weights lie `turned` in wt, they need not be turned again, as in generation, which uses them often.
+    """
     once()
     D, F, W = c.Dp, c.Fp, lanes(w)
     n = 0
@@ -163,9 +184,11 @@ def forward(
         T = rows.offsets[row + 1] - rows.offsets[row] - 1
         for s in range(T):
             token = rows.tokens[rows.offsets[row] + s]
-            copy(w + (c.wte + token * D), t.x + n * D, D)
-            if c.learned:
-                add(w + (c.wpe + (cache.past + s) * D), t.x + n * D, D)
+            for j in range(0, D, W):
+                x = load(w, c.wte + place(token, j, c.Vp, D, W))
+                if c.learned:
+                    x = x + load(w, c.wpe + place(cache.past + s, j, c.block, D, W))
+                store(t.x, n * D + j, x)
             n += 1
     if c.norm_embedding:
         rmsnorm(t.x, t.x0, t.r0, N, c.D, D)
@@ -173,10 +196,10 @@ def forward(
     if rows.dropping:
         drop_rows(c, rows, t.x, plain(0))
     for i in range(c.layers):
-        lw = wt + (c.layer + i * c.step)
+        lw, lwt = w + (c.layer + i * c.step), wt + (c.layer + i * c.step)
         n1, mix, n2, h, a = t.n1 + i * N * D, t.mix + i * N * D, t.n2 + i * N * D, t.h + i * N * F, t.a + i * N * F
         rmsnorm(t.x, n1, t.r1 + i * N, N, c.D, D)
-        linear(n1, lw, t.qkv, N, D, 3 * D)
+        linear(n1, lw, lwt, turned, t.qkv, N, D, 3 * D, False, t.panels)
         n, column = 0, i * NT
         for row in range(rows.low, rows.high):
             T = rows.offsets[row + 1] - rows.offsets[row] - 1
@@ -195,25 +218,25 @@ def forward(
             n += T
             column += ld
         if rows.dropping:
-            linear(mix, lw + c.wo, t.o, N, D, D)
+            linear(mix, lw + c.wo, lwt + c.wo, turned, t.o, N, D, D, False, t.panels)
             drop_rows(c, rows, t.o, 2 * i + 1)
             add(t.o, t.x, N * D)
         else:
-            multiply(mix, D, lw + c.wo, D, t.x, D, N, D, D, plain(True))
+            linear(mix, lw + c.wo, lwt + c.wo, turned, t.x, N, D, D, True, t.panels)
         rmsnorm(t.x, n2, t.r2 + i * N, N, c.D, D)
-        linear(n2, lw + c.fc1, h, N, D, F)
+        linear(n2, lw + c.fc1, lwt + c.fc1, turned, h, N, D, F, False, t.panels)
         activate(c.activation, h, a, N * F)
         if rows.dropping:
-            linear(a, lw + c.fc2, t.o, N, F, D)
+            linear(a, lw + c.fc2, lwt + c.fc2, turned, t.o, N, F, D, False, t.panels)
             drop_rows(c, rows, t.o, 2 * i + 2)
             add(t.o, t.x, N * D)
         else:
-            multiply(a, F, lw + c.fc2, D, t.x, D, N, F, D, True)
+            linear(a, lw + c.fc2, lwt + c.fc2, turned, t.x, N, F, D, True, t.panels)
     if c.final_norm:
         rmsnorm(t.x, t.y, t.r, N, c.D, D)
     else:
         copy(t.x, t.y, N * D)
-    linear(t.y, wt + c.head, t.logits, N, D, c.Vp)
+    linear(t.y, w + c.head, wt + c.head, turned, t.logits, N, D, c.Vp, False, t.panels)
     if c.softcap > 0:
         for j in range(0, N * c.Vp, W):
             store(t.logits, j, c.softcap - 2.0 * c.softcap / (1.0 + exp(load(t.logits, j) * (2.0 / c.softcap))))
@@ -270,7 +293,7 @@ def backward(
         for j in range(0, N * c.Vp, W):
             part = load(t.logits, j) * (1.0 / c.softcap)
             store(t.dlogits, j, load(t.dlogits, j) * (1.0 - part * part))
-    linear_back(t.dlogits, t.y, w + c.head, dw + c.head, t.dx, N, D, c.Vp, adding)
+    linear_back(t.dlogits, t.y, w + c.head, dw + c.head, t.dx, N, D, c.Vp, adding, t.panels)
     if c.final_norm:
         rmsnorm_back(t.dx, t.y, t.r, t.dx, N, c.D, D, plain(False))
     do = t.do if rows.dropping else t.dx
@@ -280,14 +303,14 @@ def backward(
         if rows.dropping:
             copy(t.dx, do, N * D)
             drop_rows(c, rows, do, 2 * i + 2)
-        linear_back(do, a, lw + c.fc2, ldw + c.fc2, t.da, N, F, D, adding)
+        linear_back(do, a, lw + c.fc2, ldw + c.fc2, t.da, N, F, D, adding, t.panels)
         activate_back(c.activation, t.da, h, N * F)
-        linear_back(t.da, n2, lw + c.fc1, ldw + c.fc1, t.dn, N, D, F, adding)
+        linear_back(t.da, n2, lw + c.fc1, ldw + c.fc1, t.dn, N, D, F, adding, t.panels)
         rmsnorm_back(t.dn, n2, t.r2 + i * N, t.dx, N, c.D, D, plain(True))
         if rows.dropping:
             copy(t.dx, do, N * D)
             drop_rows(c, rows, do, 2 * i + 1)
-        linear_back(do, mix, lw + c.wo, ldw + c.wo, t.dn, N, D, D, adding)
+        linear_back(do, mix, lw + c.wo, ldw + c.wo, t.dn, N, D, D, adding, t.panels)
         n, column = 0, i * NT
         for row in range(rows.low, rows.high):
             T = rows.offsets[row + 1] - rows.offsets[row] - 1
@@ -303,7 +326,7 @@ def backward(
                 )  # fmt: skip
             n += T
             column += ld
-        linear_back(t.qkv, n1, lw, ldw, t.dn, N, D, 3 * D, adding)
+        linear_back(t.qkv, n1, lw, ldw, t.dn, N, D, 3 * D, adding, t.panels)
         rmsnorm_back(t.dn, n1, t.r1 + i * N, t.dx, N, c.D, D, plain(True))
     if rows.dropping:
         drop_rows(c, rows, t.dx, plain(0))
@@ -317,7 +340,10 @@ def backward(
     for row in range(rows.low, rows.high):
         for s in range(rows.offsets[row + 1] - rows.offsets[row] - 1):
             token = rows.tokens[rows.offsets[row] + s]
-            add(t.dx + n * D, dw + (c.wte + token * D), D)
-            if c.learned:
-                add(t.dx + n * D, dw + (c.wpe + s * D), D)
+            for j in range(0, D, W):
+                d, at = load(t.dx, n * D + j), c.wte + place(token, j, c.Vp, D, W)
+                store(dw, at, load(dw, at) + d)
+                if c.learned:
+                    at = c.wpe + place(s, j, c.block, D, W)
+                    store(dw, at, load(dw, at) + d)
             n += 1

@@ -9,38 +9,78 @@ from microgpt.engines.fused.vectors import inline, jit, lanes, load, once, plain
 
 @jit
 def product(a: P, down: int, along: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
-    """C (M, N) = A (M, K) W (K, N), or added to C, in tiles; see `tile`. N whole vectors."""
+    """C (M, N) = A (M, K) W (K, N), or added to C, in tiles; see `tile`. N whole vectors.
+
+    ld*: from one row to the next, or 0 where the matrix lies in panels: of two vectors' columns each, and what is left,
+    one panel after the other, so that what a column of tiles reads lies in one piece.
+    """
     once()
-    wide = PAIR * lanes(c)
+    W, wide = lanes(c), PAIR * lanes(c)
     full = M - M % ROWS
+    next_w, next_c = wide if ldw else wide * K, wide if ldc else wide * M
     j = 0
     if M == 1:  # one row, as in decoding: many sums at once hide how long one takes
-        while j + WIDE * lanes(c) <= N:
-            tile(a, down, along, w + j, ldw, c + j, ldc, 1, K, WIDE, adding)
-            j += WIDE * lanes(c)
+        while j + WIDE * W <= N:
+            tile(a, down, along, w, ldw if ldw else wide, next_w, c, wide, next_c, 1, K, WIDE, adding)
+            j, w, c = j + WIDE * W, w + WIDE // PAIR * next_w, c + WIDE // PAIR * next_c
     while j < N:
-        if j + wide <= N:
+        width = min(wide, N - j)
+        lw, lc = ldw if ldw else width, ldc if ldc else width
+        if width == wide:
             for i in range(0, full, ROWS):
-                tile(a + i * down, down, along, w + j, ldw, c + (i * ldc + j), ldc, ROWS, K, PAIR, adding)
-            tile(a + full * down, down, along, w + j, ldw, c + (full * ldc + j), ldc, M - full, K, PAIR, adding)
-            j += wide
+                tile(a + i * down, down, along, w, lw, wide, c + i * lc, lc, wide, ROWS, K, PAIR, adding)
+            tile(a + full * down, down, along, w, lw, wide, c + full * lc, lc, wide, M - full, K, PAIR, adding)
         else:
             for i in range(0, full, ROWS):
-                tile(a + i * down, down, along, w + j, ldw, c + (i * ldc + j), ldc, ROWS, K, 1, adding)
-            tile(a + full * down, down, along, w + j, ldw, c + (full * ldc + j), ldc, M - full, K, 1, adding)
-            j += lanes(c)
+                tile(a + i * down, down, along, w, lw, wide, c + i * lc, lc, wide, ROWS, K, 1, adding)
+            tile(a + full * down, down, along, w, lw, wide, c + full * lc, lc, wide, M - full, K, 1, adding)
+        j, w, c = j + wide, w + next_w, c + next_c
 
 
 @inline
 def multiply(a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
     """C = A W, or added to C; A is (M, lda)."""
-    product(a, lda, plain(1), w, ldw, c, ldc, M, K, N, plain(adding))
+    product(a, lda, plain(1), w, plain(ldw), c, plain(ldc), M, K, N, plain(adding))
 
 
 @inline
 def multiply_columns(a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
     """C = A W, or added to C; A's transpose (K, lda) is what lies in memory."""
-    product(a, plain(1), lda, w, ldw, c, ldc, M, K, N, plain(adding))
+    product(a, plain(1), lda, w, plain(ldw), c, plain(ldc), M, K, N, plain(adding))
+
+
+@jit
+def multiply_panels(a: P, rows: int, columns: int, w: P, c: P, M: int, K: int, N: int, adding: bool) -> None:
+    """C (M, N) = A W (K, N), or added to C; what lies in memory is A's transpose (rows, columns), in panels."""
+    wide = PAIR * lanes(c)
+    for i in range(0, M, wide):
+        product(a + i * rows, plain(1), min(wide, columns - i), w, N, c + i * N, N, min(wide, M - i), K, N, adding)
+
+
+@jit
+def to_panels(x: P, y: P, M: int, N: int) -> None:
+    """y = x (M, N) in panels."""
+    once()
+    W, wide = lanes(x), PAIR * lanes(x)
+    for j in range(0, N - wide + 1, wide):
+        for i in range(M):
+            store(y, j * M + i * wide, load(x, i * N + j))
+            store(y, j * M + i * wide + W, load(x, i * N + j + W))
+    for j in range(N - N % wide, N, W):
+        for i in range(M):
+            store(y, j * M + i * W, load(x, i * N + j))
+
+
+@jit
+def turn_rows(w: P, y: P, M: int, N: int, i: int, count: int) -> None:
+    """y (N, count) = the transpose of rows i .. i + count of w (M, N), both in panels; whole vectors of both."""
+    once()
+    wide = PAIR * lanes(w)
+    for k in range(0, count, wide):
+        height = min(wide, count - k)
+        for j in range(0, N, wide):
+            width = min(wide, N - j)
+            transpose(w + (j * M + (i + k) * width), width, y + (k * N + j * height), height, height, width)
 
 
 @jit

@@ -12,9 +12,9 @@ from typing import Any
 
 from microgpt.engines.fused.attention import rotate
 from microgpt.engines.fused.kernels import entry
-from microgpt.engines.fused.memory import P, Shape
+from microgpt.engines.fused.memory import P, Shape, place
 from microgpt.engines.fused.passes import activate
-from microgpt.engines.fused.products import multiply
+from microgpt.engines.fused.products import multiply_panels
 from microgpt.engines.fused.vectors import (
     exp,
     fma,
@@ -24,6 +24,7 @@ from microgpt.engines.fused.vectors import (
     load,
     maximum,
     once,
+    plain,
     pointer,
     positive,
     root,
@@ -146,36 +147,39 @@ def choose(logits: P, V: int, n: int, temperature: float, uniform: P, drawn: P) 
 
 @inline
 def proceed_all(
-    c: Shape, w: P, n: int, token: P, at: P, x: P, y: P, keys: P, values: P, slots: int, slot: int, age: int, cos: P,
-    sin: P, ldr: int, logits: P,
+    c: Shape, w: P, wt: P, n: int, token: P, at: P, x: P, y: P, keys: P, values: P, slots: int, slot: int, age: int,
+    cos: P, sin: P, ldr: int, logits: P,
 ) -> None:  # fmt: skip
     """Logits (V, n) of every lane's token at its position."""
     once()
-    D, F, W = c.D, 4 * c.D, lanes(w)
-    qkv, mix = y + D * n, y + 4 * D * n
-    h, turns, p = y + 5 * D * n, y + (5 * D + F) * n, y + (6 * D + F) * n
+    D, F, Dp, W = c.D, 4 * c.D, c.Dp, lanes(w)
+    qkv = y + D * n
+    mix = qkv + 3 * Dp * n
+    h = mix + D * n
+    turns = h + F * n
+    p = turns + D * n
     if c.rope:
         for i in range(c.size // 2):
             for j in range(n):
-                place = i * ldr + int(at[j])
-                turns[i * n + j], turns[(c.size // 2 + i) * n + j] = cos[place], sin[place]
+                angle = i * ldr + int(at[j])
+                turns[i * n + j], turns[(c.size // 2 + i) * n + j] = cos[angle], sin[angle]
     for j in range(n):
-        row = w + (c.wte + int(token[j]) * c.Dp)
-        for d in range(D):
-            x[d * n + j] = row[d]
-        if c.learned:
-            row = w + (c.wpe + int(at[j]) * c.Dp)
-            for d in range(D):
-                x[d * n + j] += row[d]
+        for first in range(0, D, W):
+            row, count = w + (c.wte + place(int(token[j]), first, c.Vp, Dp, W)), min(W, D - first)
+            for d in range(count):
+                x[(first + d) * n + j] = row[d]
+            if c.learned:
+                row = w + (c.wpe + place(int(at[j]), first, c.block, Dp, W))
+                for d in range(count):
+                    x[(first + d) * n + j] += row[d]
     if c.norm_embedding:
         norm(x, x, D, n)
     for i in range(c.layers):
-        lw, k, v = w + (c.layer + i * c.step), keys + i * slots * D * n, values + i * slots * D * n
+        lw, k, v = wt + (c.layer + i * c.step), keys + i * slots * D * n, values + i * slots * D * n
         norm(x, y, D, n)
-        for part in range(3):
-            multiply(lw + part * c.Dp * c.Dp, c.Dp, y, n, qkv + part * D * n, n, D, D, n, False)
+        multiply_panels(lw, Dp, 3 * Dp, y, qkv, 3 * Dp, D, n, plain(False))
         for head in range(c.H):
-            q, new = qkv + head * c.size * n, qkv + (D + head * c.size) * n
+            q, new = qkv + head * c.size * n, qkv + (Dp + head * c.size) * n
             if c.rope:
                 rotate(c.half, c.size, q, n, turns, turns + c.size // 2 * n, n, n)
                 rotate(c.half, c.size, new, n, turns, turns + c.size // 2 * n, n, n)
@@ -186,16 +190,16 @@ def proceed_all(
             for d in range(c.size):
                 for j in range(0, n, W):
                     store(k_, j * slots * c.size + (slot * c.size + d) * W, load(new, d * n + j))
-                    store(v_, j * slots * c.size + (d * slots + slot) * W, load(new, (D + d) * n + j))
+                    store(v_, j * slots * c.size + (d * slots + slot) * W, load(new, (Dp + d) * n + j))
             mix_slots(c.size, n, q, k_, v_, mix + head * c.size * n, at, p, slots, slot, age)
-        multiply(lw + c.wo, c.Dp, mix, n, x, n, D, D, n, True)
+        multiply_panels(lw + c.wo, Dp, Dp, mix, x, D, D, n, plain(True))
         norm(x, y, D, n)
-        multiply(lw + c.fc1, c.Dp, y, n, h, n, F, D, n, False)
+        multiply_panels(lw + c.fc1, Dp, c.Fp, y, h, F, D, n, plain(False))
         activate(c.activation, h, h, F * n)
-        multiply(lw + c.fc2, c.Fp, h, n, x, n, D, F, n, True)
+        multiply_panels(lw + c.fc2, c.Fp, Dp, h, x, D, F, n, plain(True))
     if c.final_norm:
         norm(x, x, D, n)
-    multiply(w + c.head, c.Dp, x, n, logits, n, c.V, D, n, False)
+    multiply_panels(wt + c.head, Dp, c.Vp, x, logits, c.V, D, n, plain(False))
     if c.softcap > 0:
         for j in range(0, c.V * n, W):
             store(logits, j, c.softcap - 2.0 * c.softcap / (1.0 + exp(load(logits, j) * (2.0 / c.softcap))))
@@ -203,16 +207,16 @@ def proceed_all(
 
 def room_of(c: Shape, n: int, slots: int, W: int) -> int:
     """Numbers that n lanes work in."""
-    return n * (c.D * (1 + 6 + 4 + 2 * c.layers * slots) + c.V + 4) + (slots + 4) * W
+    return n * (c.D * (1 + 3 + 4 + 2 * c.layers * slots) + 3 * c.Dp + c.V + 4) + (slots + 4) * W
 
 
 @entry
 def write_all(
-    c: Shape, prompts: Any, offsets: Any, room: int, temperature: float, uniform: Any, stop: int, w_: Any, desk: Any,
-    n: int, slots: int, cos_: Any, sin_: Any, ldr: int, owner: Any, out: Any, lengths: Any,
+    c: Shape, prompts: Any, offsets: Any, room: int, temperature: float, uniform: Any, stop: int, w_: Any, wt_: Any,
+    desk: Any, n: int, slots: int, cos_: Any, sin_: Any, ldr: int, owner: Any, out: Any, lengths: Any,
 ) -> None:  # fmt: skip
     """Sequence i after prompt i, drawn with uniform[i], into out[i]; lengths[i] of them, on n lanes."""
-    w, cos, sin, p, D = pointer(w_), pointer(cos_), pointer(sin_), pointer(desk), c.D
+    w, wt, cos, sin, p, D = pointer(w_), pointer(wt_), pointer(cos_), pointer(sin_), pointer(desk), c.D
     token, at, chance, drawn, x = p, p + n, p + 2 * n, p + 3 * n, p + 4 * n
     logits = x + D * n
     keys = logits + c.V * n
@@ -235,7 +239,7 @@ def write_all(
                 age = max(age, position)
                 past = position + 1 - (offsets[i + 1] - offsets[i])
                 chance[j] = uniform[i, past] if past >= 0 else 0.0
-        proceed_all(c, w, n, token, at, x, y, keys, values, slots, slot, age, cos, sin, ldr, logits)
+        proceed_all(c, w, wt, n, token, at, x, y, keys, values, slots, slot, age, cos, sin, ldr, logits)
         choose(logits, c.V, n, temperature, chance, drawn)
         slot = slot + 1 if slot + 1 < slots else 0
         for j in range(n):

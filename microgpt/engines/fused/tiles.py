@@ -27,15 +27,19 @@ WIDE = 8  # vectors of a tile of one row
 
 def _tile(b: ir.IRBuilder, kind: ir.VectorType, rows: int, vecs: int, places: Any, K: ir.Value, add: ir.Value) -> None:
     """One tile: rows x vecs accumulators in registers, a loop over k that broadcasts a and loads w."""
-    a, down, along, w, ldw, c, ldc = places
+    a, down, along, w, ldw, next_w, c, ldc, next_c = places
     cells = [(m, j) for m in range(rows) for j in range(vecs)]
     a_rows = [b.gep(a, [b.mul(down, INT(m))]) for m in range(rows)]
     c_rows = [b.gep(c, [b.mul(ldc, INT(m))]) for m in range(rows)]
+    w_at, c_at = (
+        [b.add(b.mul(step, INT(j // PAIR)), INT(j % PAIR * kind.count)) for j in range(vecs)]
+        for step in (next_w, next_c)
+    )
     entry, begin, loop, done = b.block, *(b.append_basic_block(name) for name in ("begin", "k", "done"))
     adding = b.append_basic_block("adding")
     b.cbranch(add, adding, begin)
     b.position_at_end(adding)
-    old = {(m, j): read(b, c_rows[m], INT(j * kind.count), kind) for m, j in cells}
+    old = {(m, j): read(b, c_rows[m], c_at[j], kind) for m, j in cells}
     b.branch(begin)
     b.position_at_end(begin)
     start = {cell: b.phi(kind) for cell in cells}
@@ -47,7 +51,7 @@ def _tile(b: ir.IRBuilder, kind: ir.VectorType, rows: int, vecs: int, places: An
     k = b.phi(INT)
     acc = {cell: b.phi(kind) for cell in cells}
     w_row, a_k = b.gep(w, [b.mul(k, ldw)]), b.mul(k, along)
-    ws = [read(b, w_row, INT(j * kind.count), kind) for j in range(vecs)]
+    ws = [read(b, w_row, w_at[j], kind) for j in range(vecs)]
     end = {}
     for m in range(rows):
         value = spread(b, b.load(b.gep(a_rows[m], [a_k])), kind)
@@ -62,7 +66,7 @@ def _tile(b: ir.IRBuilder, kind: ir.VectorType, rows: int, vecs: int, places: An
     b.cbranch(b.icmp_signed("<", k_next, K), loop, done)
     b.position_at_end(done)
     for m, j in cells:
-        write(b, end[m, j], c_rows[m], INT(j * kind.count))
+        write(b, end[m, j], c_rows[m], c_at[j])
 
 
 @builder
@@ -73,8 +77,10 @@ def tile(
     along: Any,
     w: Any,
     ldw: Any,
+    next_w: Any,
     c: Any,
     ldc: Any,
+    next_c: Any,
     rows: Any,
     K: Any,
     vecs: Any,
@@ -83,7 +89,8 @@ def tile(
     """C = A W for a tile of C: (rows, vecs whole vectors); C += A W where `add`. K is at least 1.
 
     `down` and `along` are the steps from one number of A to the next in its row's and column's number, so that A may
-    lie either way; ld*: from one row to the next. `rows`, up to ROWS, may be known only at run time; vecs is literal.
+    lie either way; ld*: from one row to the next; next_*: from one pair of vectors in a row to the next. `rows`, up to
+    ROWS, may be known only at run time; vecs is literal.
     """
     if not isinstance(vecs, types.IntegerLiteral):
         return None
@@ -91,12 +98,12 @@ def tile(
     fixed = rows.literal_value if isinstance(rows, types.IntegerLiteral) else None
 
     def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        places, K, add = tuple(args[:7]), args[8], args[10]
+        places, K, add = tuple(args[:9]), args[10], args[12]
         if fixed is not None:
             _tile(b, kind.ir, fixed, width, places, K, add)
             return context.get_dummy_value()
         after = b.append_basic_block("after")
-        switch = b.switch(args[7], after)
+        switch = b.switch(args[9], after)
         for m in range(1, ROWS + 1):
             block = b.append_basic_block(f"rows{m}")
             switch.add_case(INT(m), block)
@@ -107,7 +114,7 @@ def tile(
         return context.get_dummy_value()
 
     index = types.intp
-    where = (a, index, index, w, index, c, index)
+    where = (a, index, index, w, index, index, c, index, index)
     return types.void(*where, rows if fixed is not None else index, index, vecs, types.boolean), emit
 
 

@@ -11,8 +11,9 @@ import math
 from typing import Any, NamedTuple
 
 from microgpt.engines.fused.kernels import entry
-from microgpt.engines.fused.memory import Cache, P, Rows, Shape, lay_out
+from microgpt.engines.fused.memory import Cache, P, Rows, Shape, lay_out, place
 from microgpt.engines.fused.passes import activate, forward, rmsnorm
+from microgpt.engines.fused.tiles import PAIR
 from microgpt.engines.fused.vectors import (
     exp,
     fma,
@@ -25,6 +26,7 @@ from microgpt.engines.fused.vectors import (
     load,
     maximum,
     once,
+    plain,
     pointer,
     splat,
     store,
@@ -70,15 +72,18 @@ def draw(logits: P, V: int, temperature: float, uniform: float, e: P) -> Any:
 
 
 @jit
-def combine(x: P, w: P, ldw: int, K: int) -> Any:
-    """The vector of x w[:, :lanes] with w (K, ldw), K a multiple of four: four sums at once hide how long one takes."""
+def combine(x: P, w: P, K: int, N: int, j: int) -> Any:
+    """The vector of x w at column j, with w (K, N) in panels, K a multiple of four: four sums at once hide how long one
+    takes."""
     once()
+    W = lanes(x)
+    ld, w = min(PAIR * W, N - j + j % (PAIR * W)), w + place(0, j, K, N, W)
     a, b, c, d = splat(x, 0.0), splat(x, 0.0), splat(x, 0.0), splat(x, 0.0)
     for k in range(0, K, 4):
-        a = fma(splat(x, x[k]), load(w, k * ldw), a)
-        b = fma(splat(x, x[k + 1]), load(w, (k + 1) * ldw), b)
-        c = fma(splat(x, x[k + 2]), load(w, (k + 2) * ldw), c)
-        d = fma(splat(x, x[k + 3]), load(w, (k + 3) * ldw), d)
+        a = fma(splat(x, x[k]), load(w, k * ld), a)
+        b = fma(splat(x, x[k + 1]), load(w, (k + 1) * ld), b)
+        c = fma(splat(x, x[k + 2]), load(w, (k + 2) * ld), c)
+        d = fma(splat(x, x[k + 3]), load(w, (k + 3) * ld), d)
     return (a + b) + (c + d)
 
 
@@ -127,12 +132,12 @@ def look_up(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> P:
     if d.known[token * S + at] == 0:
         d.known[token * S + at] = 1
         for j in range(0, D, W):
-            store(x, j, load(w, c.wte + token * D + j) + load(w, c.wpe + at * D + j))
+            store(x, j, load(w, c.wte + place(token, j, c.Vp, D, W)) + load(w, c.wpe + place(at, j, c.block, D, W)))
         if c.norm_embedding:
             rmsnorm(x, x, d.r, 1, c.D, D)
         rmsnorm(x, d.n, d.r, 1, c.D, D)
         for j in range(0, 3 * D, W):
-            store(x, D + j, combine(d.n, wt + (c.layer + j), 3 * D, D))
+            store(x, D + j, combine(d.n, wt + c.layer, D, 3 * D, j))
     return x
 
 
@@ -152,7 +157,7 @@ def step(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> None:
             rmsnorm(d.x, d.mix, d.r, 1, c.D, D)
             qkv = d.n
             for j in range(0, 3 * D, W):
-                store(qkv, j, combine(d.mix, lw + j, 3 * D, D))
+                store(qkv, j, combine(d.mix, lw, D, 3 * D, j))
         for j in range(0, D, W):
             store(keys, at * D + j, load(qkv, D + j))
             store(values, at * D + j, load(qkv, 2 * D + j))
@@ -169,17 +174,17 @@ def step(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> None:
                 mixed = fma(e, load(values, s * D + j), mixed)
             store(d.mix, j, mixed * inverse(sums))
         for j in range(0, D, W):
-            store(d.x, j, load(d.x, j) + combine(d.mix, lw + (c.wo + j), D, D))
+            store(d.x, j, load(d.x, j) + combine(d.mix, lw + c.wo, D, D, j))
         rmsnorm(d.x, d.n, d.r, 1, c.D, D)
         for j in range(0, F, W):
-            store(d.h, j, combine(d.n, lw + (c.fc1 + j), F, D))
+            store(d.h, j, combine(d.n, lw + c.fc1, D, F, j))
         activate(c.activation, d.h, d.h, F)
         for j in range(0, D, W):
-            store(d.x, j, load(d.x, j) + combine(d.h, lw + (c.fc2 + j), D, F))
+            store(d.x, j, load(d.x, j) + combine(d.h, lw + c.fc2, F, D, j))
     if c.final_norm:
         rmsnorm(d.x, d.x, d.r, 1, c.D, D)
     for j in range(0, c.Vp, W):
-        z = combine(d.x, wt + (c.head + j), c.Vp, D)
+        z = combine(d.x, wt + c.head, D, c.Vp, j)
         if c.softcap > 0:
             z = c.softcap - 2.0 * c.softcap / (1.0 + exp(z * (2.0 / c.softcap)))
         store(d.logits, j, z)
@@ -222,7 +227,7 @@ def write(
                     span[1] = count + 1
                     rows = Rows(seen_ + past, span_, 0, 1, 0, False, 0, 0)
                     cache = Cache(pointer(keys), pointer(values), ld, past, True)
-                    forward(c, w, wt, rows, t, cache, cos, sin, ldr, count, columns)
+                    forward(c, w, wt, plain(True), rows, t, cache, cos, sin, ldr, count, columns)
                     past += count
                     token, gap = draw(t.logits + (count - 1) * c.Vp, c.V, temperature, uniform[used], e)
             used += 1
