@@ -26,6 +26,7 @@ QKV = ("attn_wq", "attn_wk", "attn_wv")
 
 MOST = 1 << 26  # numbers that sequences side by side may work in; else they go one after another
 TABLE = 1 << 20  # numbers that a table of (token, position) may take
+HALVES = 32  # channels of which a model has a multiple whose products can be of bfloat16s
 SHARED = 100_000  # weights from which on several threads are worth their meetings
 
 
@@ -66,7 +67,7 @@ class State:
 
         self.where = where
         self.flat = {part: empty(n, dtype) for part, _ in PARTS}
-        self.turned: Array | None = None  # the weights (in, out), for generation
+        self.turned: dict[bool, Array] = {}  # the weights (in, out), for generation: as words of bfloat16s or not
 
     def parts(self, part: str, name: str) -> Iterator[tuple[slice, Array]]:
         """A matrix of a flat vector without its padding: columns, and the view (rows, those columns)."""
@@ -117,7 +118,9 @@ class Engine:
         from microgpt.engines.fused import kernels, tiles, vectors
 
         self.kernels: Any = kernels
-        self.model, self.optim, self.dtype = model, optim, dtype
+        self.model, self.optim = model, optim
+        self.halves = dtype == "bfloat16" and vectors.has_bfloat16() and model.n_embd % HALVES == 0
+        self.dtype = dtype = "float64" if dtype == "float64" else "float32"
         self.lanes = vectors.lanes_of(dtype)
         self.panel = tiles.PAIR * self.lanes  # columns of a panel
         self.shape, self.where = self._lay_out()
@@ -125,7 +128,7 @@ class Engine:
         self.width = self.block + self.lanes  # columns of the tables and the cache: vectors begin anywhere
         self.columns = max(self.block, 64 * self.lanes * 64 // self.shape.Dp)
         self.cos, self.sin = rotation(model, self.width, dtype)
-        self.room = Room(dtype)
+        self.room, self.panels = Room(dtype), Room("uint32" if self.halves else dtype)
         self.threads = threads or (cores() if self.shape.n >= SHARED else 1)
 
     def _lay_out(self) -> tuple[Any, dict[str, Place]]:
@@ -196,11 +199,11 @@ class Engine:
                         view[:] = tensors[prefix + name][:, columns]
         return state
 
-    def _turned(self, state: State) -> Array:
+    def _turned(self, state: State, halves: bool) -> Array:
         """The weights (in, out), made once after they were changed."""
-        if state.turned is None:
-            state.turned = self.kernels.turn(self.shape, state.flat["w"], self.panel)
-        return state.turned
+        if halves not in state.turned:
+            state.turned[halves] = self.kernels.turn(self.shape, state.flat["w"], self.panel, halves)
+        return state.turned[halves]
 
     def dump(self, state: State) -> Tensors:
         return {
@@ -210,7 +213,7 @@ class Engine:
         }
 
     def train(self, state: State, feed: Feed, lrs: Array) -> tuple[State, Array]:
-        state.turned = None
+        state.turned.clear()
         return state, self._run(state, feed, np.asarray(lrs, np.float64), True)
 
     def loss(self, state: State, feed: Feed) -> Array:
@@ -228,11 +231,12 @@ class Engine:
         meeting, sums = np.zeros(1, np.int64), np.zeros(crew * self.kernels.LINE)
         w, m, v = (state.flat[part] for part, _ in PARTS)
         dw, room = self.room(crew * self.shape.n, "dw"), self.room(crew * self._trace(columns, columns))
+        panels = self.panels(crew * self._operands(columns))
 
         def work(me: int) -> int:
             count: int = self.kernels.train(
                 self.shape, feed.tokens, feed.offsets, steps, feed.scored.view(np.uint8), feed.first_step,
-                feed.rows_a_pass, columns, feed.seed, w, dw, m, v, room, self.block, self.cos, self.sin, self.width,
+                feed.rows_a_pass, columns, feed.seed, w, dw, m, v, room, panels, self.block, self.cos, self.sin, self.width,
                 optim.beta1, optim.beta2, optim.eps, float(optim.clip_norm), rates, losses, learning, me, crew, meeting,
                 sums,
             )  # fmt: skip
@@ -250,14 +254,18 @@ class Engine:
         """Numbers that the trace of N positions takes, in whole cache lines."""
         return pad(self.kernels.room_size(self.shape, N, columns, self.block, self.lanes), 16)
 
+    def _operands(self, N: int) -> int:
+        """Numbers or words that the operands of a linear layer of N positions take, in whole cache lines."""
+        return pad(self.kernels.panels_size(self.shape, N, self.lanes, self.halves), 16)
+
     def logits(self, state: State, tokens: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
         cache = cache or Cache(self.model.n_layer * self.shape.Dp * self.width, self.dtype)
         tokens = np.ascontiguousarray(tokens, np.int32)
         T = len(tokens)
         logits = np.empty((T, self.model.vocab), self.dtype)
         self.kernels.proceed(
-            self.shape, tokens, np.array([0, T + 1]), state.flat["w"], self._turned(state),
-            cache.room(self._trace(T, pad(T, self.lanes))), self.block, self.cos, self.sin, self.width, cache.keys,
+            self.shape, tokens, np.array([0, T + 1]), state.flat["w"], self._turned(state, self.halves),
+            cache.room(self._trace(T, pad(T, self.lanes))), self.panels(self._operands(T)), self.block, self.cos, self.sin, self.width, cache.keys,
             cache.values, self.width, cache.length, logits,
         )  # fmt: skip
         cache.length += T
@@ -277,15 +285,15 @@ class Engine:
 
         c, S, lengths = self.shape, self.block, np.diff(offsets)
         longest = int(lengths.max(initial=1))
-        short = c.short and c.Dp % 4 == 0 and temperature > 0 and c.V * S * 4 * c.Dp <= TABLE
+        short = c.short and not self.halves and c.Dp % 4 == 0 and temperature > 0 and c.V * S * 4 * c.Dp <= TABLE
         near = 128 * float(np.finfo(self.dtype).eps) / temperature if short else 0.0
         desk = self.room(desk_size(c, S, self.lanes) if short else 1, "desk")
         keys, values = (self.room(c.layers * c.Dp * self.width, name) for name in ("keys", "values"))
         trace = self.room(self._trace(longest, pad(longest, self.lanes)), "trace")
         out, ends = np.empty(int((room + 1 - lengths).clip(0).sum()), np.int32), np.zeros(len(offsets), np.int64)
         done, used = write(
-            c, prompts, offsets, room, temperature, uniform, stop, state.flat["w"], self._turned(state), desk,
-            np.zeros(c.V * S if short else 0, np.uint8), near, trace, S, self.cos, self.sin, self.width, keys, values,
+            c, prompts, offsets, room, temperature, uniform, stop, state.flat["w"], self._turned(state, self.halves), desk,
+            np.zeros(c.V * S if short else 0, np.uint8), near, trace, self.panels(self._operands(longest)), S, self.cos, self.sin, self.width, keys, values,
             self.width, np.empty(c.V + 64), np.zeros(max(longest, room) + 1, np.int32), np.zeros(2, np.int64), out,
             ends,
         )  # fmt: skip
@@ -308,7 +316,7 @@ class Engine:
             return np.concatenate(parts), ends, int(ends[-1])
         out, lengths = np.zeros((count, room), np.int32), np.zeros(count, np.int64)
         write_all(
-            c, prompts, offsets, room, temperature, uniform, stop, state.flat["w"], self._turned(state),
+            c, prompts, offsets, room, temperature, uniform, stop, state.flat["w"], self._turned(state, False),
             self.room(room_of(c, n, room, W), "streams"), n, room, self.cos.ravel(), self.sin.ravel(), self.width,
             np.zeros(n, np.int64), out, lengths,
         )  # fmt: skip

@@ -19,9 +19,11 @@ import platformdirs
 from numba import njit
 from numba.core import config
 
-from microgpt.engines.fused.memory import Cache, P, Rows, Shape, lay_out
+from microgpt.engines.fused.halves import room_for_halves
+from microgpt.engines.fused.memory import NEAR, Cache, P, Rows, Shape, lay_out
 from microgpt.engines.fused.passes import backward, cross_entropy, forward
 from microgpt.engines.fused.products import add, zero
+from microgpt.engines.fused.tiles import PAIR
 from microgpt.engines.fused.vectors import (
     fma,
     inverse,
@@ -125,7 +127,7 @@ def adam(u: Update, w: P, g: P, m: P, v: P, n: int) -> None:
 @entry
 def train(
     c: Shape, tokens: Any, offsets: Any, steps: Any, scored: Any, first_step: int, rows_a_pass: int, columns: int,
-    seed: int, w_: Any, dw_: Any, m_: Any, v_: Any, room: Any, S: int, cos_: Any, sin_: Any, ldr: int,
+    seed: int, w_: Any, dw_: Any, m_: Any, v_: Any, room: Any, panels_: Any, S: int, cos_: Any, sin_: Any, ldr: int,
     b1: float, b2: float, eps: float, clip: float, rates: Any, losses: Any, learning: bool, me: int, crew: int,
     meeting: Any, sums_: Any,
 ) -> int:  # fmt: skip
@@ -139,7 +141,7 @@ def train(
     none = Cache(w, w, 0, 0, False)
     tokens_, offsets_, scored_ = pointer(tokens), pointer(offsets), pointer(scored)
     sums, together, mine = pointer(sums_), pointer(meeting), pointer(room) + len(room) // crew * me
-    dw = dws + c.n * me
+    dw, panels = dws + c.n * me, pointer(panels_) + len(panels_) // crew * me
     for i in range(len(steps) - 1):
         begin, end = steps[i], steps[i + 1]
         count = 0
@@ -160,7 +162,7 @@ def train(
                     break
                 high, N, NT = high + 1, N + T, NT + ld
             if N > 0:
-                t = lay_out(c, mine, N, NT, S, W)
+                t = lay_out(c, mine, panels, N, NT, S, W)
                 rows = Rows(tokens_, offsets_, low, high, begin, learning and c.dropout > 0, seed, first_step + i)
                 forward(c, w, w, plain(False), rows, t, none, cos, sin, ldr, N, NT)
                 loss += cross_entropy(c, rows, scored_, weight, t.logits, t.dlogits)
@@ -202,7 +204,7 @@ def train(
 
 @entry
 def proceed(
-    c: Shape, tokens: Any, offsets: Any, w_: Any, wt_: Any, room: Any, S: int, cos_: Any, sin_: Any, ldr: int,
+    c: Shape, tokens: Any, offsets: Any, w_: Any, wt_: Any, room: Any, panels_: Any, S: int, cos_: Any, sin_: Any, ldr: int,
     keys: Any, values: Any, ld: int, past: int, logits: Any,
 ) -> None:  # fmt: skip
     """Logits (T, V) of one row's next tokens after the `past` positions in the cache."""
@@ -210,7 +212,7 @@ def proceed(
     T = len(tokens)
     W = lanes(w)
     NT = (T + W - 1) // W * W
-    t = lay_out(c, pointer(room), T, NT, S, W)
+    t = lay_out(c, pointer(room), pointer(panels_), T, NT, S, W)
     rows = Rows(pointer(tokens), pointer(offsets), 0, 1, 0, False, 0, 0)
     cache = Cache(pointer(keys), pointer(values), ld, past, True)
     forward(c, w, wt, plain(True), rows, t, cache, pointer(cos_), pointer(sin_), ldr, T, NT)
@@ -226,8 +228,11 @@ def panels(matrix: np.ndarray, rows: int, columns: int, wide: int) -> Iterator[t
         yield j, matrix[j * rows : j * rows + rows * width].reshape(rows, width)
 
 
-def turn(c: Shape, w: np.ndarray, wide: int) -> np.ndarray:
-    """w with every matrix (out, in) as (in, out); in NumPy, since it is done once and need not be compiled."""
+def turn(c: Shape, w: np.ndarray, wide: int, halves: bool) -> np.ndarray:
+    """w with every matrix (out, in) as (in, out); in NumPy, since it is done once and need not be compiled.
+
+    With `halves` as words (in / 2, out) of two bfloat16s, at the beginning of the matrix's place.
+    """
     D, F, wt = c.Dp, c.Fp, empty(c.n, w.dtype)
     blocks = [(c.head, c.Vp, D)]
     for i in range(c.layers):
@@ -235,14 +240,30 @@ def turn(c: Shape, w: np.ndarray, wide: int) -> np.ndarray:
         blocks += [(at, 3 * D, D), (at + c.wo, D, D), (at + c.fc1, F, D), (at + c.fc2, D, F)]
     for at, fan_out, fan_in in blocks:
         for j, part in panels(w[at:], fan_out, fan_in, wide):
-            for i, turned in panels(wt[at:], fan_in, fan_out, wide):
-                turned[j : j + part.shape[1]] = part[i : i + turned.shape[1]].T
+            for i, turned in panels(wt[at:], fan_in // (1 + halves), fan_out, wide):
+                block = part[i : i + turned.shape[1]].T
+                j_, block = (j // 2, pair_rows_of(block)) if halves else (j, block)
+                turned[j_ : j_ + len(block)] = block
     return wt
+
+
+def pair_rows_of(x: np.ndarray) -> np.ndarray:
+    """Words of neighbours in the columns of x (rows, columns), each rounded to the nearest bfloat16."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    bits = bits + 0x7FFF + (bits >> 16 & 1)
+    return (bits[::2] >> 16 | bits[1::2] & 0xFFFF0000).view(np.float32)
 
 
 def room_size(c: Shape, N: int, columns: int, S: int, W: int) -> int:
     """Numbers that a trace takes."""
-    return int(lay_out.py_func(c, 0, N, columns, S, W).end)
+    return int(lay_out.py_func(c, 0, 0, N, columns, S, W).end)
+
+
+def panels_size(c: Shape, N: int, W: int, halves: bool) -> int:
+    """Numbers or words that the operands of a linear layer of N positions take."""
+    if halves:
+        return room_for_halves(N, c.Dp, c.Fp, c.Vp, W)
+    return N * c.Fp + PAIR * W * (max(c.Fp, 3 * c.Dp) + W) + NEAR
 
 
 def empty(n: int, dtype: str | np.dtype[Any]) -> np.ndarray:

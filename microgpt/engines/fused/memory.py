@@ -104,8 +104,8 @@ class Trace(NamedTuple):
     dheads: P
     p: P
     ds: P
-    panels: P  # of a product's right side, copied
     end: P
+    panels: P  # room for the operands of a linear layer: copied, or of words where products are of bfloat16s
 
 
 @inline
@@ -116,7 +116,7 @@ def place(i: int, j: int, M: int, N: int, W: int) -> int:
 
 
 @inline
-def lay_out(c: Shape, p: P, N: int, columns: int, S: int, W: int) -> Trace:
+def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> Trace:
     """The trace of N positions that take `columns` columns by row, at most S keys a row, W lanes; from p on."""
     L, D = c.layers, c.Dp
     slack = 2 * W * W  # blocks are read and written whole
@@ -154,9 +154,8 @@ def lay_out(c: Shape, p: P, N: int, columns: int, S: int, W: int) -> Trace:
     dheads = da + wide
     weights = dheads + (4 * D * columns + slack)
     ds = weights + scores
-    panels = ds + scores
-    end = panels + wide + PAIR * W * c.Fp + NEAR
+    end = ds + scores
     return Trace(
         x, x0, r0, n1, r1, qkvy, rq, top, inverse, pairs, mix, n2, r2, h, a, y, r, z, dz, qkv, o, dx, do, dn, da,
-        dheads, weights, ds, panels, end,
+        dheads, weights, ds, end, panels,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from microgpt.engines.fused.attention import attend, attend_back, attention_short, attention_short_back
+from microgpt.engines.fused.halves import for_room, linear_back_halves, linear_halves
 from microgpt.engines.fused.memory import NEAR, Cache, P, Rows, Shape, Trace, place
 from microgpt.engines.fused.products import add, copy, multiply, multiply_columns, to_panels, turn_rows, zero
 from microgpt.engines.fused.tiles import PAIR
@@ -35,7 +36,6 @@ from microgpt.engines.fused.vectors import (
 FEW = 32  # positions from which on it pays to copy them into panels
 
 
-@inline
 def linear(
     x: P, w: P, wt: P, turned: bool, y: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P
 ) -> None:  # fmt: skip
@@ -51,7 +51,6 @@ def linear(
             multiply(x, fan_in, room, 0, y + o, fan_out, N, fan_in, width, adding)
 
 
-@inline
 def linear_back(dy: P, x: P, w: P, dw: P, dx: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
     """dx = dy W; dW = dy^T x, or added to dW."""
     if N < FEW or fan_in < 256:
@@ -60,6 +59,12 @@ def linear_back(dy: P, x: P, w: P, dw: P, dx: P, N: int, fan_in: int, fan_out: i
         to_panels(x, room, N, fan_in)
         multiply_columns(dy, fan_out, room, 0, dw, 0, fan_out, N, fan_in, adding)
     multiply(dy, fan_out, w, 0, dx, fan_in, N, fan_out, fan_in, False)
+
+
+for_room(linear, linear, words=False)
+for_room(linear, linear_halves, words=True)
+for_room(linear_back, linear_back, words=False)
+for_room(linear_back, linear_back_halves, words=True)
 
 
 @jit

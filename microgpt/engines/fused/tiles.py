@@ -14,6 +14,7 @@ from microgpt.engines.fused.vectors import (
     builder,
     everywhere,
     multiply_add,
+    multiply_add_pairs,
     read,
     shuffle,
     spread,
@@ -27,6 +28,8 @@ WIDE = 8  # vectors of a tile of one row
 
 def _tile(b: ir.IRBuilder, kind: ir.VectorType, rows: int, vecs: int, places: Any, K: ir.Value, add: ir.Value) -> None:
     """One tile: rows x vecs accumulators in registers, a loop over k that broadcasts a and loads w."""
+    words = isinstance(places[0].type.pointee, ir.IntType)
+    sum_of = multiply_add_pairs if words else multiply_add
     a, down, along, w, ldw, next_w, c, ldc, next_c = places
     cells = [(m, j) for m in range(rows) for j in range(vecs)]
     a_rows = [b.gep(a, [b.mul(down, INT(m))]) for m in range(rows)]
@@ -54,9 +57,10 @@ def _tile(b: ir.IRBuilder, kind: ir.VectorType, rows: int, vecs: int, places: An
     ws = [read(b, w_row, w_at[j], kind) for j in range(vecs)]
     end = {}
     for m in range(rows):
-        value = spread(b, b.load(b.gep(a_rows[m], [a_k])), kind)
+        number = b.load(b.gep(a_rows[m], [a_k]))
+        value = spread(b, b.bitcast(number, kind.element) if words else number, kind)
         for j in range(vecs):
-            end[m, j] = multiply_add(b, value, ws[j], acc[m, j])
+            end[m, j] = sum_of(b, value, ws[j], acc[m, j])
     k_next = b.add(k, INT(1))
     k.add_incoming(INT(0), begin)
     k.add_incoming(k_next, loop)
@@ -90,7 +94,7 @@ def tile(
 
     `down` and `along` are the steps from one number of A to the next in its row's and column's number, so that A may
     lie either way; ld*: from one row to the next; next_*: from one pair of vectors in a row to the next. `rows`, up to
-    ROWS, may be known only at run time; vecs is literal.
+    ROWS, may be known only at run time; vecs is literal. Where A and W are words, each holds two bfloat16s; see halves.py.
     """
     if not isinstance(vecs, types.IntegerLiteral):
         return None

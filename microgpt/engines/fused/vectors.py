@@ -61,6 +61,11 @@ def lanes_of(dtype: str) -> int:
     return BYTES // (8 if dtype == "float64" else 4)
 
 
+def has_bfloat16() -> bool:
+    """Whether the CPU compiled for multiplies pairs of bfloat16s (here: AVX-512 BF16)."""
+    return BYTES == 64 and "+avx512bf16" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+
+
 class Vector(types.Type):  # type: ignore[misc]
     """Numba's type for a register full of numbers."""
 
@@ -118,6 +123,33 @@ def _call(b: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
 def multiply_add(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
     """x y + z, rounded once where the machine has that instruction."""
     return _call(b, "fmuladd", x, y, z)
+
+
+class _BFloat(ir.types.Type):  # type: ignore[misc]
+    """LLVM's bfloat, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+def multiply_add_pairs(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+    """z and, for the two bfloat16s in every word of x and y, the sum of their products."""
+    pairs = ir.VectorType(_BFloat(), 2 * z.type.count)
+    kind = ir.FunctionType(z.type, [z.type, pairs, pairs])
+    function = cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
+    return b.call(function, [z, b.bitcast(x, pairs), b.bitcast(y, pairs)])
+
+
+def to_bfloat16(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """A vector of float32 as 16-bit integers, rounded to the nearest bfloat16."""
+    count = x.type.count
+    return b.bitcast(b.fptrunc(x, ir.VectorType(_BFloat(), count)), ir.VectorType(ir.IntType(16), count))
 
 
 def read(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, kind: ir.VectorType) -> ir.Value:

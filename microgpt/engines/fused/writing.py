@@ -193,7 +193,7 @@ def step(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> None:
 @entry
 def write(
     c: Shape, prompts: Any, offsets: Any, room: int, temperature: float, uniform: Any, stop: int, w_: Any, wt_: Any,
-    desk_: Any, known_: Any, near: float, trace: Any, S: int, cos_: Any, sin_: Any, ldr: int, keys: Any, values: Any,
+    desk_: Any, known_: Any, near: float, trace: Any, panels: Any, S: int, cos_: Any, sin_: Any, ldr: int, keys: Any, values: Any,
     ld: int, odds: Any, seen: Any, span: Any, out: Any, ends: Any,
 ) -> Any:  # fmt: skip
     """Sequences after the prompts, drawn with `uniform` in turn, into out; ends[i + 1] is where the i-th ends.
@@ -223,7 +223,7 @@ def write(
                 while past < T:
                     count = first if past == 0 else 1
                     columns = (count + W - 1) // W * W
-                    t = lay_out(c, pointer(trace), count, columns, S, W)
+                    t = lay_out(c, pointer(trace), pointer(panels), count, columns, S, W)
                     span[1] = count + 1
                     rows = Rows(seen_ + past, span_, 0, 1, 0, False, 0, 0)
                     cache = Cache(pointer(keys), pointer(values), ld, past, True)

@@ -1,0 +1,161 @@
+"""Linear layers whose products are of bfloat16 numbers, summed in float32.
+
+Two bfloat16s lie in a word: neighbours along the direction in which a product sums, so that one instruction adds both
+products to a float32. What a product reads is rounded just before; weights, gradients and sums stay float32.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import overload
+
+from microgpt.engines.fused.memory import NEAR, P
+from microgpt.engines.fused.products import product, transpose
+from microgpt.engines.fused.tiles import PAIR
+from microgpt.engines.fused.vectors import (
+    I32,
+    Function,
+    Vector,
+    builder,
+    everywhere,
+    jit,
+    lanes,
+    load,
+    once,
+    plain,
+    splat,
+    to_bfloat16,
+    write,
+)  # fmt: skip
+
+
+def for_room(name: Function, function: Function, *, words: bool) -> None:
+    """Let compiled code that calls `name` call `function` where its last argument points to words, or to numbers.
+
+    Then only what an engine's dtype needs is compiled.
+    """
+
+    def choose(*given: Any) -> Function | None:
+        return function if (given[-1].dtype == types.uint32) == words else None
+
+    choose.__signature__ = inspect.signature(name)  # type: ignore[attr-defined]
+    overload(name, inline="never" if words else "always", jit_options={"error_model": "numpy"})(choose)
+
+
+@builder
+def store_pairs(typing: Any, p: Any, i: Any, x: Any) -> Any:
+    """Words p[i:] = the numbers of x, two a word: half a vector of words."""
+    if not isinstance(x, Vector):
+        return None
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        write(b, to_bfloat16(b, args[2]), args[0], args[1])
+        return context.get_dummy_value()
+
+    return types.void(p, types.intp, x), emit
+
+
+@builder
+def store_zipped(typing: Any, p: Any, i: Any, x: Any, y: Any) -> Any:
+    """Words p[i:] = the numbers of x and of y side by side: a vector of words."""
+    if not isinstance(x, Vector):
+        return None
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        words = ir.VectorType(I32, args[2].type.count)
+        low, high = (b.zext(to_bfloat16(b, value), words) for value in args[2:])
+        write(b, b.or_(low, b.shl(high, everywhere(words, 16))), args[0], args[1])
+        return context.get_dummy_value()
+
+    return types.void(p, types.intp, x, x), emit
+
+
+@builder
+def words(typing: Any, p: Any) -> Any:
+    """The same address, of words."""
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return b.bitcast(args[0], I32.as_pointer())
+
+    return types.CPointer(types.uint32)(p), emit
+
+
+@jit
+def pair_along(x: P, y: P, n: int) -> None:
+    """Words y[: n / 2] of neighbours in x[:n], whole vectors."""
+    once()
+    for i in range(0, n, lanes(x)):
+        store_pairs(y, i // 2, load(x, i))
+
+
+@jit
+def pair_down(x: P, ldx: int, y: P, ldy: int, M: int, N: int) -> None:
+    """Words y (M / 2, ldy) of neighbours in the columns of x (M, ldx); the last of odd M goes with a zero."""
+    once()
+    for i in range(0, M, 2):
+        for j in range(0, N, lanes(x)):
+            other = load(x, (i + 1) * ldx + j) if i + 1 < M else splat(x, 0.0)
+            store_zipped(y, i // 2 * ldy + j, load(x, i * ldx + j), other)
+
+
+@jit
+def pair_rows(w: P, y: P, turned: P, M: int, N: int, i: int, count: int) -> None:
+    """Words turned (N / 2, count) of the rows i .. i + count of w (M, N), which lies in panels; N whole panels.
+
+    `y` is room for half a panel of such rows.
+    """
+    once()
+    wide = PAIR * lanes(w)
+    for j in range(0, N, wide):
+        pair_along(w + (j * M + i * wide), y, count * wide)
+        transpose(y, wide // 2, turned + j // 2 * count, count, count, wide // 2)
+
+
+def linear_halves(
+    x: P, w: P, wt: P, turned: bool, y: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P
+) -> None:  # fmt: skip
+    """passes.linear; where W lies turned in wt, it is of words."""
+    once()
+    W, half = lanes(y), fan_in // 2
+    a, one = room, plain(1)
+    pair_along(x, a, N * fan_in)
+    if turned:
+        product(a, half, one, words(wt), plain(0), y, fan_out, N, half, fan_out, adding)
+    else:
+        b = a + (N * half + 2 * W)
+        wide = PAIR * W
+        part = max(wide, NEAR // half // wide * wide)
+        y_room = b + half * part
+        for o in range(0, fan_out, part):
+            for k in range(o, min(o + part, fan_out), wide):
+                pair_rows(w, y_room, b + (k - o) * half, fan_out, fan_in, k, min(wide, fan_out - k))
+            product(a, half, one, b, plain(0), y + o, fan_out, N, half, min(part, fan_out - o), adding)
+
+
+def linear_back_halves(
+    dy: P, x: P, w: P, dw: P, dx: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P
+) -> None:  # fmt: skip
+    """passes.linear_back."""
+    once()
+    W, half, out = lanes(dx), (N + 1) // 2, fan_out // 2
+    a, one = room, plain(1)
+    b = a + (max(half * fan_out, N * out) + 2 * W)
+    wide = PAIR * W
+    pair_down(dy, fan_out, a, fan_out, N, fan_out)
+    for j in range(0, fan_in, wide):
+        pair_down(x + j, fan_in, b + j * half, wide, N, wide)
+    product(a, one, fan_out, b, plain(0), dw, plain(0), fan_out, half, fan_in, adding)
+    pair_along(dy, a, N * fan_out)
+    for j in range(0, fan_in, wide):
+        pair_down(w + j * fan_out, wide, b, wide, fan_out, wide)
+        product(a, out, one, b, wide, dx + j, fan_in, N, out, wide, plain(False))
+
+
+def room_for_halves(N: int, D: int, F: int, V: int, W: int) -> int:
+    """Words that the linear layers of N positions work in."""
+    wide, tall = max(F, 3 * D, V), PAIR * W
+    return (N + 1) * wide + (N + 1) * F + tall * wide + 2 * NEAR + tall * F + 64 * W
