@@ -1,21 +1,21 @@
 """The manual pass as compiled SIMD loops.
 
 tiles.py is the vocabulary (vectors, tiles of products), passes.py the functions of manual.py in its order,
-kernels.py what Python calls: a whole block of steps in one compiled call. Here is the engine line: tensors into flat
-vectors, padded to whole registers, and back.
+kernels.py what Python calls: a whole block of steps in one compiled call; library.py keeps the compiled code. Here is
+the engine line: tensors into flat vectors, padded to whole registers, and back.
 """
 
 from __future__ import annotations
 
 import os
 from threading import Thread
-from typing import Any
 
 import numpy as np
 
 from microgpt.config import Model, Optim
 from microgpt.engines.feed import Feed
-from microgpt.errors import MachineError
+from microgpt.engines.fused import library
+from microgpt.engines.fused.memory import LINE, Shape, at, desk_size, empty, room_of, room_size, turn
 from microgpt.model import Tensors, table
 
 Array = np.ndarray
@@ -32,7 +32,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def pad(n: Any, W: int) -> Any:
+def pad(n: int, W: int) -> int:
     """n rounded up to whole vectors of W lanes."""
     return -(-n // W) * W
 
@@ -48,10 +48,9 @@ class State:
     """Weights (out, in) and (in, out) and moments, each one flat vector, padded; `views` are the matrices."""
 
     def __init__(self, n: int, where: dict[str, tuple[int, int, int, int]], dtype: str) -> None:
-        from microgpt.engines.fused.kernels import empty
-
         self.where = where
         self.flat = {part: empty(n, dtype) for part in ("w", "wt", "m", "v")}
+        self.w, self.wt, self.m, self.v = map(at, self.flat.values())
 
     def views(self, part: str) -> dict[str, Array]:
         """The matrices of a flat vector by name, without their padding."""
@@ -71,8 +70,6 @@ class Room:
     def __call__(self, size: int, name: str = "") -> Array:
         """At least `size` numbers, whatever they are."""
         if len(self.kept.get(name, ())) < size:
-            from microgpt.engines.fused.kernels import empty
-
             self.kept[name] = empty(size, self.dtype)
         return self.kept[name][:size]
 
@@ -82,7 +79,8 @@ class Cache:
 
     def __init__(self, n: int, dtype: str) -> None:
         self.length = 0
-        self.keys, self.values = np.zeros(n, dtype), np.zeros(n, dtype)
+        self.flat = np.zeros((2, n), dtype)
+        self.keys, self.values = map(at, self.flat)
         self.room = Room(dtype)
 
 
@@ -92,29 +90,24 @@ class Engine:
     def __init__(
         self, model: Model, optim: Optim, *, dtype: str = "float32", device: str = "cpu", threads: int = 0
     ) -> None:
-        from numba.core import config
-
-        if config.DISABLE_JIT:
-            raise MachineError(
-                "--engine fused: Numba's compiler is off; unset NUMBA_DISABLE_JIT or take another engine"
-            )
-        from microgpt.engines.fused import kernels, vectors
-
-        self.kernels: Any = kernels
         self.model, self.optim, self.dtype = model, optim, dtype
-        self.lanes = vectors.lanes_of(dtype)
+        self.lanes = library.lanes_of(dtype)
         self.shape, self.where = self._lay_out()
         self.block = pad(model.block_size, self.lanes)
         self.width = self.block + self.lanes  # columns of the tables and the cache: vectors begin anywhere
         self.columns = max(self.block, 64 * self.lanes * 64 // self.shape.Dp)
-        self.cos, self.sin = rotation(model, self.width, dtype)
+        self.tables = rotation(model, self.width, dtype)
+        self.cos, self.sin = map(at, self.tables)
         self.room = Room(dtype)
         self.threads = threads or (cores() if self.shape.n >= SHARED else 1)
 
-    def _lay_out(self) -> tuple[Any, dict[str, tuple[int, int, int, int]]]:
-        """The shape, and for each matrix its place: offset, rows, columns, width."""
-        from microgpt.engines.fused.memory import Shape
+    @property
+    def kernels(self) -> library.Kernels:
+        """The compiled code, at the first call from disk or compiled."""
+        return library.load(self.dtype)
 
+    def _lay_out(self) -> tuple[Shape, dict[str, tuple[int, int, int, int]]]:
+        """The shape, and for each matrix its place: offset, rows, columns, width."""
         model, W = self.model, self.lanes
         D, F, V = pad(model.n_embd, W), pad(4 * model.n_embd, W), pad(model.vocab, W)
         tall = {"attn_wq": D, "attn_wk": D, "attn_wv": D, "attn_wo": D, "mlp_fc1": F, "mlp_fc2": D}
@@ -169,7 +162,7 @@ class Engine:
             for name, view in state.views(part).items():
                 if prefix + name in tensors:
                     view[:] = tensors[prefix + name]
-        self.kernels.turn(self.shape, state.flat["w"], state.flat["wt"])
+        turn(self.shape, state.flat["w"], state.flat["wt"])
         return state
 
     def dump(self, state: State) -> Tensors:
@@ -183,26 +176,26 @@ class Engine:
         return self._run(state, feed, np.zeros(feed.n_steps), False)
 
     def _run(self, state: State, feed: Feed, lrs: Array, learning: bool) -> Array:
-        steps = feed.steps[: len(lrs) + 1]
-        lengths = pad(np.diff(feed.offsets[: steps[-1] + 1]) - 1, self.lanes)
+        tokens, scored = np.ascontiguousarray(feed.tokens, np.int32), np.ascontiguousarray(feed.scored, bool)
+        offsets, steps = (np.ascontiguousarray(a, np.int64) for a in (feed.offsets, feed.steps[: len(lrs) + 1]))
+        lengths = -(-(np.diff(offsets[: steps[-1] + 1]) - 1) // self.lanes) * self.lanes
         longest = int(np.add.reduceat(lengths, steps[:-1]).max()) if len(lengths) else 0
         columns = max(int(lengths.max(initial=0)), min(longest, self.columns))
         optim, k = self.optim, np.arange(feed.first_step + 1, feed.first_step + len(lrs) + 1)
         rates = np.stack([lrs * optim.weight_decay, lrs / (1 - optim.beta1**k), 1 / (1 - optim.beta2**k)], axis=1)
         losses = np.empty(len(lrs))
         crew = self.threads
-        meeting, sums = np.zeros(1, np.int64), np.zeros(crew * self.kernels.LINE)
-        w, wt, m, v = (state.flat[part] for part in ("w", "wt", "m", "v"))
-        dw, room = self.room(crew * self.shape.n, "dw"), self.room(crew * self._trace(columns, columns))
+        meeting, sums = np.zeros(1, np.int64), np.zeros(crew * LINE)
+        trace = self._trace(columns, columns)
+        dw, room, train = self.room(crew * self.shape.n, "dw"), self.room(crew * trace), self.kernels.train
 
         def work(me: int) -> int:
-            count: int = self.kernels.train(
-                self.shape, feed.tokens, feed.offsets, steps, feed.scored.view(np.uint8), feed.first_step,
-                feed.rows_a_pass, columns, feed.seed, w, wt, dw, m, v, room, self.block, self.cos, self.sin, self.width,
-                optim.beta1, optim.beta2, optim.eps, float(optim.clip_norm), rates, losses, learning, me, crew, meeting,
-                sums,
+            return train(
+                *self.shape, at(tokens), at(offsets), at(steps), len(steps) - 1, at(scored), feed.first_step,
+                feed.rows_a_pass, columns, feed.seed, state.w, state.wt, at(dw), state.m, state.v, at(room), trace,
+                self.block, self.cos, self.sin, self.width, optim.beta1, optim.beta2, optim.eps, optim.clip_norm,
+                at(rates), at(losses), learning, me, crew, at(meeting), at(sums),
             )  # fmt: skip
-            return count
 
         others = [Thread(target=work, args=(me,)) for me in range(1, crew)]
         for thread in others:
@@ -214,17 +207,17 @@ class Engine:
 
     def _trace(self, N: int, columns: int) -> int:
         """Numbers that the trace of N positions takes, in whole cache lines."""
-        return pad(self.kernels.room_size(self.shape, N, columns, self.block, self.lanes), 16)
+        return pad(room_size(self.shape, N, columns, self.block, self.lanes), 16)
 
     def logits(self, state: State, tokens: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
         cache = cache or Cache(self.model.n_layer * self.shape.Dp * self.width, self.dtype)
         tokens = np.ascontiguousarray(tokens, np.int32)
         T = len(tokens)
         logits = np.empty((T, self.model.vocab), self.dtype)
+        room, span = cache.room(self._trace(T, pad(T, self.lanes))), np.array([0, T + 1])
         self.kernels.proceed(
-            self.shape, tokens, np.array([0, T + 1]), state.flat["w"], state.flat["wt"],
-            cache.room(self._trace(T, pad(T, self.lanes))), self.block, self.cos, self.sin, self.width, cache.keys,
-            cache.values, self.width, cache.length, logits,
+            *self.shape, at(tokens), T, state.w, state.wt, at(room), self.block, self.cos, self.sin, self.width,
+            cache.keys, cache.values, self.width, cache.length, at(span), at(logits),
         )  # fmt: skip
         cache.length += T
         return logits, cache
@@ -239,8 +232,6 @@ class Engine:
     def _write_in_turn(
         self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
     ) -> tuple[Array, Array, int]:
-        from microgpt.engines.fused.writing import desk_size, write
-
         c, S, lengths = self.shape, self.block, np.diff(offsets)
         longest = int(lengths.max(initial=1))
         short = c.short and c.Dp % 4 == 0 and temperature > 0 and c.V * S * 4 * c.Dp <= TABLE
@@ -249,19 +240,19 @@ class Engine:
         keys, values = (self.room(c.layers * c.Dp * self.width, name) for name in ("keys", "values"))
         trace = self.room(self._trace(longest, pad(longest, self.lanes)), "trace")
         out, ends = np.empty(int((room + 1 - lengths).clip(0).sum()), np.int32), np.zeros(len(offsets), np.int64)
-        done, used = write(
-            c, prompts, offsets, room, temperature, uniform, stop, state.flat["w"], state.flat["wt"], desk,
-            np.zeros(c.V * S if short else 0, np.uint8), near, trace, S, self.cos, self.sin, self.width, keys, values,
-            self.width, np.empty(c.V + 64), np.zeros(max(longest, room) + 1, np.int32), np.zeros(2, np.int64), out,
-            ends,
+        known, odds = np.zeros(c.V * S if short else 1, np.uint8), np.empty(c.V + 64)
+        seen, span, told = np.zeros(max(longest, room) + 1, np.int32), np.zeros(2, np.int64), np.zeros(2, np.int64)
+        self.kernels.write(
+            *c, at(prompts), at(offsets), len(lengths), room, temperature, at(uniform), len(uniform), stop, state.w,
+            state.wt, at(desk), at(known), near, at(trace), S, self.cos, self.sin, self.width, at(keys), at(values),
+            self.width, at(odds), at(seen), at(span), at(out), at(ends), at(told),
         )  # fmt: skip
+        done, used = told.tolist()
         return out[: ends[done]], ends[: done + 1], used
 
     def _write_streams(
         self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
     ) -> tuple[Array, Array, int]:
-        from microgpt.engines.fused.streams import room_of, write_all
-
         c, count, W = self.shape, len(offsets) - 1, self.lanes
         n = pad(max(1, min(count, 2 * W)), W)
         if room_of(c, n, room, W) > MOST:
@@ -273,10 +264,10 @@ class Engine:
             ends = np.cumsum([0, *map(len, parts)])
             return np.concatenate(parts), ends, int(ends[-1])
         out, lengths = np.zeros((count, room), np.int32), np.zeros(count, np.int64)
-        write_all(
-            c, prompts, offsets, room, temperature, uniform, stop, state.flat["w"],
-            self.room(room_of(c, n, room, W), "streams"), n, room, self.cos.ravel(), self.sin.ravel(), self.width,
-            np.zeros(n, np.int64), out, lengths,
+        place, owner = self.room(room_of(c, n, room, W), "streams"), np.zeros(n, np.int64)
+        self.kernels.write_all(
+            *c, at(prompts), at(offsets), count, room, temperature, at(uniform), uniform.shape[1], stop, state.w,
+            at(place), n, room, self.cos, self.sin, self.width, at(owner), at(out), at(lengths),
         )  # fmt: skip
         ends = np.concatenate([[0], np.cumsum(lengths)])
         return out[np.arange(room) < lengths[:, None]], ends, int(ends[-1])

@@ -9,9 +9,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from microgpt.engines.fused.vectors import inline
+import numpy as np
 
-P = Any  # a pointer
+# Pointers: to numbers of the engine's float type, to int32, int64, float64, uint8.
+P = Any
+Tokens = Any
+Ints = Any
+Doubles = Any
+Bytes = Any
+
+LINE = 16  # float64s from one thread's sums to the next, so that no two share a cache line
 
 
 class Shape(NamedTuple):
@@ -104,7 +111,6 @@ class Trace(NamedTuple):
     end: P
 
 
-@inline
 def lay_out(c: Shape, p: P, N: int, columns: int, S: int, W: int) -> Trace:
     """The trace of N positions that take `columns` columns by row, at most S keys a row, W lanes; from p on."""
     L, D = c.layers, c.Dp
@@ -148,3 +154,73 @@ def lay_out(c: Shape, p: P, N: int, columns: int, S: int, W: int) -> Trace:
         x, x0, r0, n1, r1, qkvy, rq, top, inverse, pairs, mix, n2, r2, h, a, y, r, z, dz, qkv, o, dx, do, dn, da,
         dheads, weights, ds, end,
     )  # fmt: skip
+
+
+def room_size(c: Shape, N: int, columns: int, S: int, W: int) -> int:
+    """Numbers that a trace takes."""
+    return int(lay_out(c, 0, N, columns, S, W).end)
+
+
+class Desk(NamedTuple):
+    """What the short way works on."""
+
+    table: P  # (V, S, 4 Dp): the residual stream and layer 0's query, key, value of a token at a position
+    known: P  # which of them are computed already
+    keys: P  # (layers, S, Dp), as values
+    values: P
+    x: P
+    n: P
+    mix: P
+    h: P
+    r: P
+    p: P
+    logits: P
+
+
+def desk(c: Shape, p: P, known: P, S: int, W: int) -> Desk:
+    """The places from p on."""
+    D = c.Dp
+    keys = p + c.V * S * 4 * D
+    values = keys + c.layers * S * D
+    x = values + c.layers * S * D
+    n = x + D
+    mix = n + 3 * D
+    h = mix + D
+    r = h + c.Fp
+    scores = r + W
+    return Desk(p, known, keys, values, x, n, mix, h, r, scores, scores + S * W)
+
+
+def desk_size(c: Shape, S: int, W: int) -> int:
+    """Numbers that the short way works on."""
+    return int(desk(c, 0, 0, S, W).logits) + c.Vp
+
+
+def room_of(c: Shape, n: int, slots: int, W: int) -> int:
+    """Numbers that n lanes work in."""
+    return n * (c.D * (1 + 6 + 4 + 2 * c.layers * slots) + c.V + 4) + (slots + 4) * W
+
+
+def turn(c: Shape, w: np.ndarray, wt: np.ndarray) -> None:
+    """Every matrix (out, in) of w as (in, out) in wt; in NumPy, since it is done once and need not be compiled."""
+    D, F = c.Dp, c.Fp
+    blocks = [(c.head, c.Vp, D)]
+    for i in range(c.layers):
+        at = c.layer + i * c.step
+        blocks += [(at, 3 * D, D), (at + c.wo, D, D), (at + c.fc1, F, D), (at + c.fc2, D, F)]
+    for at, fan_out, fan_in in blocks:
+        matrix = slice(at, at + fan_out * fan_in)
+        wt[matrix].reshape(fan_in, fan_out)[:] = w[matrix].reshape(fan_out, fan_in).T
+
+
+def empty(n: int, dtype: str) -> np.ndarray:
+    """n zeros that begin at a cache line."""
+    raw = np.zeros(n * np.dtype(dtype).itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + n * np.dtype(dtype).itemsize].view(dtype)
+
+
+def at(array: np.ndarray) -> int:
+    """The address of a contiguous array's first number. The caller keeps the array alive."""
+    address: int = array.__array_interface__["data"][0]
+    return address

@@ -18,9 +18,10 @@ from typing import Any
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
+
+from microgpt.engines.fused.library import lanes_of, registers
 
 Function = Callable[..., Any]
 
@@ -30,35 +31,26 @@ def builder(function: Function) -> Any:
     return intrinsic(prefer_literal=True)(function)
 
 
-def jit(function: Function) -> Any:
+def jit(function: Function, into_callers: bool = False) -> Any:
     """Compile for other compiled functions to call."""
-    return njit(function, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    compiled = njit(
+        function, error_model="numpy", forceinline=into_callers, no_cpython_wrapper=True, no_cfunc_wrapper=True
+    )
+    typed = compiled.get_call_template
+    # that an argument is a literal is forgotten, or the function would be compiled again for every one
+    compiled.get_call_template = lambda args, kws: typed([types.unliteral(kind) for kind in args], kws)
+    return compiled
 
 
 def inline(function: Function) -> Any:
     """Compile into the callers, which are few."""
-    return njit(function, error_model="numpy", inline="always")
+    return jit(function, into_callers=True)
 
 
 I32, INT = ir.IntType(32), ir.IntType(64)
 
 
-def _machine() -> tuple[int, int]:
-    """Bytes a vector register holds and how many vectors a tile may keep in registers, of the CPU compiled for."""
-    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
-    if "+avx512f" in features:
-        return 64, 24
-    if "+avx" in features:
-        return 32, 12
-    return 16, 24 if "+neon" in features else 12
-
-
-BYTES, REGISTERS = _machine()
-
-
-def lanes_of(dtype: str) -> int:
-    """Numbers in a vector."""
-    return BYTES // (8 if dtype == "float64" else 4)
+BYTES, REGISTERS = registers()
 
 
 class Vector(types.Type):  # type: ignore[misc]
@@ -227,7 +219,8 @@ def once(typing: Any) -> Any:
     """Said in a function: keep its code in one place and call it there, which keeps compiling short."""
 
     def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        b.function.attributes.add("noinline")
+        if "alwaysinline" not in b.function.attributes:
+            b.function.attributes.add("noinline")
         return context.get_dummy_value()
 
     return types.void(), emit
