@@ -191,6 +191,6 @@ def _emit(translator: Translator, module: Any) -> bytes:
     for value in (*module.functions, *module.global_variables):
         if not value.is_declaration:
             value.linkage = "external" if value.name in ENTRIES else "internal"
-    passes = translator._pass_builder(loop_vectorize=False, slp_vectorize=False)
+    passes = translator._pass_builder(opt=2, loop_vectorize=False, slp_vectorize=False)
     passes.getModulePassManager().run(module, passes)
     return bytes(translator._tm.emit_object(module))
