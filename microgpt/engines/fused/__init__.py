@@ -91,7 +91,8 @@ class Engine:
         self, model: Model, optim: Optim, *, dtype: str = "float32", device: str = "cpu", threads: int = 0
     ) -> None:
         self.model, self.optim, self.dtype = model, optim, dtype
-        self.lanes = library.lanes_of(dtype)
+        self.kernels = library.load(dtype)
+        self.lanes = self.kernels.vector // np.dtype(dtype).itemsize
         self.shape, self.where = self._lay_out()
         self.block = pad(model.block_size, self.lanes)
         self.width = self.block + self.lanes  # columns of the tables and the cache: vectors begin anywhere
@@ -100,11 +101,6 @@ class Engine:
         self.cos, self.sin = map(at, self.tables)
         self.room = Room(dtype)
         self.threads = threads or (cores() if self.shape.n >= SHARED else 1)
-
-    @property
-    def kernels(self) -> library.Kernels:
-        """The compiled code, at the first call from disk or compiled."""
-        return library.load(self.dtype)
 
     def _lay_out(self) -> tuple[Shape, dict[str, tuple[int, int, int, int]]]:
         """The shape, and for each matrix its place: offset, rows, columns, width."""

@@ -22,8 +22,10 @@ from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
-from microgpt.engines.fused.library import Code, Kernels, Told, machine
+from microgpt.engines.fused import image
+from microgpt.engines.fused.library import Code, Kernels, Told
 from microgpt.engines.fused.memory import Shape
+from microgpt.engines.fused.vectors import BYTES, machine
 from microgpt.errors import MachineError
 
 INT, DOUBLE = ir.IntType(64), ir.DoubleType()
@@ -119,7 +121,7 @@ def compiled(dtype: str, told: Told) -> Code:
     number, forms = getattr(types, dtype), {}
     with _translating() as translator:
         library = translator.create_library("microgpt")
-        for name in Kernels._fields:
+        for name in Kernels.NAMES:
             told(name, None)
             start = time.perf_counter()
             kinds = [_kind(word, number) for word in _annotations(ENTRIES[name])]
@@ -129,7 +131,10 @@ def compiled(dtype: str, told: Told) -> Code:
         start = time.perf_counter()
         data = _emit(translator, library.whole())
         told("machine code", time.perf_counter() - start)
-    return Code(forms, data)
+    found = image.image(data, Kernels.NAMES) if image.possible() else None
+    if found is None:
+        return Code(BYTES, forms, None, {}, data)
+    return Code(BYTES, forms, found.doors, found.calls, found.data)
 
 
 def _annotations(function: Callable[..., Any]) -> list[str]:
@@ -193,4 +198,7 @@ def _emit(translator: Translator, module: Any) -> bytes:
             value.linkage = "external" if value.name in ENTRIES else "internal"
     passes = translator._pass_builder(opt=2, loop_vectorize=False, slp_vectorize=False)
     passes.getModulePassManager().run(module, passes)
-    return bytes(translator._tm.emit_object(module))
+    target = llvm.Target.from_triple(llvm.get_process_triple())
+    name, features = machine()
+    emitter = target.create_target_machine(name, features, opt=2, reloc="pic", codemodel="small")
+    return bytes(emitter.emit_object(module))

@@ -1,8 +1,8 @@
 """Compiled code on disk: one file for every float type, made once by Numba, then loaded without it.
 
-A file is the SHA-256 of the rest, a line of JSON, and object code as LLVM wrote it (ELF, Mach-O or COFF). Its key names
-everything that the code depends on: our sources, the versions of Numba and LLVM, the CPU. A file that is not whole or
-of another key is compiled again. Where no folder can be written, the code lives in this process alone.
+A file is the SHA-256 of the rest, a line of JSON, and the code. Its key names everything that the code depends on: our
+sources, the versions of Numba and LLVM, the CPU. A file that is not whole or of another key is compiled again. Where no
+folder can be written, the code lives in this process alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import platform
 import struct
 import time
 from collections.abc import Callable
@@ -20,10 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import llvmlite
-import llvmlite.binding as llvm
-
 from microgpt import fsio
+from microgpt.engines.fused.image import Image, place
 
 UNUSED = 30 * 24 * 3600  # seconds after which a file that nobody took is swept
 
@@ -37,54 +36,39 @@ class Kernel:
     Called with ints, floats and addresses; what it returns is an int. Other Python threads run meanwhile.
     """
 
-    def __init__(self, engine: Any, name: str, form: str) -> None:
-        self.engine = engine  # owns the code
+    def __init__(self, address: int, form: str, owner: Any) -> None:
         self.pack = struct.Struct(form).pack
-        self.function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(engine.get_function_address(name))
+        self.function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(address)
+        self.owner = owner  # of the code
 
     def __call__(self, *args: float) -> int:
         return self.function(self.pack(*args))  # type: ignore[no-any-return]
 
 
-class Kernels(NamedTuple):
-    """What Python calls; the arguments are those of the functions of these names."""
-
-    train: Kernel
-    proceed: Kernel
-    write: Kernel
-    write_all: Kernel
-
-
 class Code(NamedTuple):
-    """Object code, and for every kernel the form of its arguments, as module `struct` writes it."""
+    """Compiled code of a float type: an image where there can be one, else object code that LLVM loads."""
 
-    forms: dict[str, str]
+    vector: int  # bytes of the vectors that it computes with
+    forms: dict[str, str]  # of every kernel, its arguments as module `struct` writes them
+    doors: dict[str, int] | None  # see Image; None: object code
+    calls: dict[str, int]
     data: bytes
 
 
-@cache
-def machine() -> tuple[str, str]:
-    """Name and features of the CPU compiled for, as LLVM writes them: this one, or that of Numba's two variables."""
-    name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
-    features = os.environ.get("NUMBA_CPU_FEATURES")
-    if features is None:
-        features = "" if name == "generic" else llvm.get_host_cpu_features().flatten()
-    return name, features
+class Kernels:
+    """What Python calls; the arguments are those of the functions of these names. Raises OSError, see `place`."""
 
+    NAMES = ("train", "proceed", "write", "write_all")
 
-def registers() -> tuple[int, int]:
-    """Bytes a vector register holds and how many vectors a tile may keep in registers."""
-    features = machine()[1].split(",")
-    if "+avx512f" in features:
-        return 64, 24
-    if "+avx" in features:
-        return 32, 12
-    return 16, 24 if "+neon" in features else 12
-
-
-def lanes_of(dtype: str) -> int:
-    """Numbers in a vector."""
-    return registers()[0] // (8 if dtype == "float64" else 4)
+    def __init__(self, code: Code) -> None:
+        if code.doors is not None:
+            owner, start = place(Image(code.data, code.doors, code.calls))
+            addresses = {name: start + at for name, at in code.doors.items()}
+        else:
+            owner, addresses = _link(code.data)
+        self.vector = code.vector
+        found = (Kernel(addresses[name], code.forms[name], owner) for name in self.NAMES)
+        self.train, self.proceed, self.write, self.write_all = found
 
 
 @cache
@@ -99,7 +83,7 @@ def load(dtype: str) -> Kernels:
         code = compiled(dtype, _tell)
         with suppress(OSError):
             write(path, key, code)
-    return _link(code)
+    return Kernels(code)
 
 
 def _tell(kernel: str, seconds: float | None) -> None:
@@ -116,15 +100,24 @@ def _folder() -> Path:
 
 def _key(dtype: str) -> str:
     """What tells this code from any other."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    numba = importlib.util.find_spec("numba")
-    if numba and numba.origin:  # its version, without importing it
-        sources.append(Path(numba.origin).with_name("_version.py"))
-    parts = [dtype, llvmlite.__version__, llvm.get_process_triple(), *machine()]
-    digest = hashlib.sha256("\n".join(parts).encode())
-    for source in sources:
-        digest.update(b"\0" + source.read_bytes())
-    return digest.hexdigest()[:32]
+    parts = [Path(file).read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))]
+    for module in ("numba", "llvmlite"):  # their versions, without importing them
+        spec = importlib.util.find_spec(module)
+        if spec and spec.origin:
+            parts.append(Path(spec.origin).with_name("_version.py").read_bytes())
+    named = [os.environ.get(f"NUMBA_CPU_{what}", "") for what in ("NAME", "FEATURES")]
+    parts += [word.encode() for word in (dtype, platform.system(), *named, _cpu())]
+    return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:32]
+
+
+def _cpu() -> str:
+    """What tells this CPU from any other."""
+    with suppress(OSError):
+        first = Path("/proc/cpuinfo").read_text("utf-8").partition("\n\n")[0]
+        return "\n".join(line for line in first.splitlines() if "MHz" not in line and "bogomips" not in line.lower())
+    import llvmlite.binding as llvm
+
+    return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
 
 
 def read(path: Path, key: str) -> Code | None:
@@ -142,12 +135,13 @@ def read(path: Path, key: str) -> Code | None:
         return None
     with suppress(OSError):
         os.utime(path)  # used today
-    return Code(head["forms"], data)
+    return Code(head["vector"], head["forms"], head["doors"], head["calls"], data)
 
 
 def write(path: Path, key: str, code: Code) -> None:
     """Write a file whole, and remove those that were not used for long. Raises OSError."""
-    rest = fsio.to_json({"key": key, "forms": code.forms}, indent=None) + code.data
+    head = {"key": key, **{name: value for name, value in code._asdict().items() if name != "data"}}
+    rest = fsio.to_json(head, indent=None) + code.data
     fsio.make_folders(path.parent)
     fsio.write_atomic(path, hashlib.sha256(rest).digest() + rest)
     for file in path.parent.iterdir():
@@ -155,12 +149,14 @@ def write(path: Path, key: str, code: Code) -> None:
             fsio.forget(file)
 
 
-def _link(code: Code) -> Kernels:
-    """The kernels of code in memory; LLVM finds what they call, such as `log`, in this process."""
+def _link(data: bytes) -> tuple[Any, dict[str, int]]:
+    """LLVM's engine with this object code, and the kernels' addresses; it finds what they call in this process."""
+    import llvmlite.binding as llvm
+
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code.data))
+    engine.add_object_file(llvm.ObjectFileRef.from_data(data))
     engine.finalize_object()
-    return Kernels(*(Kernel(engine, name, code.forms[name]) for name in Kernels._fields))
+    return engine, {name: engine.get_function_address(name) for name in Kernels.NAMES}

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import inspect
 import operator
+import os
 import sys
 from collections.abc import Callable
 from math import factorial
 from typing import Any
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-from microgpt.engines.fused.library import lanes_of, registers
 
 Function = Callable[..., Any]
 
@@ -50,7 +51,31 @@ def inline(function: Function) -> Any:
 I32, INT = ir.IntType(32), ir.IntType(64)
 
 
-BYTES, REGISTERS = registers()
+def machine() -> tuple[str, str]:
+    """Name and features of the CPU compiled for, as LLVM writes them: this one, or that of Numba's two variables."""
+    name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    if features is None:
+        features = "" if name == "generic" else llvm.get_host_cpu_features().flatten()
+    return name, features
+
+
+def _registers() -> tuple[int, int]:
+    """Bytes a vector register holds and how many vectors a tile may keep in registers."""
+    features = machine()[1].split(",")
+    if "+avx512f" in features:
+        return 64, 24
+    if "+avx" in features:
+        return 32, 12
+    return 16, 24 if "+neon" in features else 12
+
+
+BYTES, REGISTERS = _registers()
+
+
+def lanes_of(dtype: str) -> int:
+    """Numbers in a vector."""
+    return BYTES // (8 if dtype == "float64" else 4)
 
 
 class Vector(types.Type):  # type: ignore[misc]
