@@ -45,6 +45,8 @@ def entry(function: Callable[..., Any]) -> Callable[..., Any]:
 class Part(JITCodeLibrary):  # type: ignore[misc]
     """A function's code, neither optimized nor emitted, and the parts that it calls."""
 
+    _linked: Any = None
+
     def _optimize_functions(self, module: Any) -> None:
         module.data_layout = self._codegen._data_layout
 
@@ -73,12 +75,12 @@ class Part(JITCodeLibrary):  # type: ignore[misc]
 
     def _get_module_for_linking(self) -> Any:
         """For Numba's own libraries, which keep no track of what their parts need."""
-        if self._shared_module is None:
-            self._shared_module = self.whole()
-            for function in self._shared_module.functions:
+        if self._linked is None:
+            self._linked = self.whole()
+            for function in self._linked.functions:
                 if not function.is_declaration and function.linkage == llvm.Linkage.external:
                     function.linkage = "linkonce_odr"
-        return self._shared_module
+        return self._linked
 
 
 class Translator(JITCPUCodegen):  # type: ignore[misc]
@@ -115,7 +117,9 @@ def _translating() -> Iterator[Translator]:
 def compiled(dtype: str, told: Told) -> Code:
     """The kernels of a float type. Raises MachineError where Numba is told not to compile."""
     if config.DISABLE_JIT:
-        raise MachineError("--engine fused: Numba's compiler is off; unset NUMBA_DISABLE_JIT or take another engine")
+        raise MachineError(
+            "--engine fused: Numba's compiler is off; unset NUMBA_DISABLE_JIT or take another engine", "E_JIT"
+        )
     from microgpt.engines.fused import kernels, streams, writing  # noqa: F401  they say what the entries are
 
     number, forms = getattr(types, dtype), {}

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from microgpt import fsio
 from microgpt.engines.fused.image import Image, place
+from microgpt.errors import MachineError
 
 UNUSED = 30 * 24 * 3600  # seconds after which a file that nobody took is swept
 
@@ -73,7 +74,10 @@ class Kernels:
 
 @cache
 def load(dtype: str) -> Kernels:
-    """The kernels of a float type, from disk or compiled. Raises MachineError where Numba is told not to compile."""
+    """The kernels of a float type, from disk or compiled.
+
+    Raises MachineError where Numba is told not to compile, or the system runs no code that is made while it runs.
+    """
     key = _key(dtype)
     path = _folder() / f"{dtype}-{key}"
     code = read(path, key)
@@ -83,7 +87,10 @@ def load(dtype: str) -> Kernels:
         code = compiled(dtype, _tell)
         with suppress(OSError):
             write(path, key, code)
-    return Kernels(code)
+    try:
+        return Kernels(code)
+    except OSError as error:
+        raise MachineError(f"--engine fused: {error.strerror}; take --engine manual", "E_JIT") from error
 
 
 def _tell(kernel: str, seconds: float | None) -> None:

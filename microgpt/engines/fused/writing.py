@@ -32,7 +32,6 @@ from microgpt.engines.fused.vectors import (
     total,
 )  # fmt: skip
 
-
 desk = inline(memory.desk)
 
 
