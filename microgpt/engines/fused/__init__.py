@@ -75,13 +75,21 @@ class Room:
 
 
 class Cache:
-    """Keys and values (layers, D, positions) of one row."""
+    """Keys and values (layers, D, positions) of one row, and what a call that continues it works on."""
 
     def __init__(self, n: int, dtype: str) -> None:
-        self.length = 0
+        self.length, self.most = 0, -1  # positions; tokens at once that there is room for
         self.flat = np.zeros((2, n), dtype)
         self.keys, self.values = map(at, self.flat)
-        self.room = Room(dtype)
+
+    def make_room(self, T: int, vocab: int, trace: int) -> None:
+        """For T tokens at once; addresses are kept, since asking for one takes a microsecond."""
+        dtype, self.most = self.flat.dtype, T
+        self.tokens, self.span = np.zeros(T, np.int32), np.zeros(2, np.int64)
+        self.room, self.logits = empty(trace, dtype), np.empty((T, vocab), dtype)
+        self.at_tokens, self.at_span, self.at_room, self.at_logits = map(
+            at, (self.tokens, self.span, self.room, self.logits)
+        )
 
 
 class Engine:
@@ -207,16 +215,16 @@ class Engine:
 
     def logits(self, state: State, tokens: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
         cache = cache or Cache(self.model.n_layer * self.shape.Dp * self.width, self.dtype)
-        tokens = np.ascontiguousarray(tokens, np.int32)
         T = len(tokens)
-        logits = np.empty((T, self.model.vocab), self.dtype)
-        room, span = cache.room(self._trace(T, pad(T, self.lanes))), np.array([0, T + 1])
+        if T > cache.most:
+            cache.make_room(T, self.model.vocab, self._trace(T, pad(T, self.lanes)))
+        cache.tokens[:T], cache.span[1] = tokens, T + 1
         self.kernels.proceed(
-            *self.shape, at(tokens), T, state.w, state.wt, at(room), self.block, self.cos, self.sin, self.width,
-            cache.keys, cache.values, self.width, cache.length, at(span), at(logits),
+            *self.shape, cache.at_tokens, T, state.w, state.wt, cache.at_room, self.block, self.cos, self.sin,
+            self.width, cache.keys, cache.values, self.width, cache.length, cache.at_span, cache.at_logits,
         )  # fmt: skip
         cache.length += T
-        return logits, cache
+        return cache.logits[:T].copy(), cache
 
     def write(
         self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int

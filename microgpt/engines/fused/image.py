@@ -1,8 +1,9 @@
 """Machine code in one piece that may lie anywhere: made from an ELF object, then placed in memory without LLVM.
 
 LLVM's library alone takes 50 MB of memory and a tenth of a second to load, more than a small model and its training.
-This does the little that is left of a linker's work where code is position-independent and calls next to nothing, for
-x86-64 on Linux. For other machines there is no image, and LLVM loads the object. Names: the ELF and x86-64 ABI documents.
+This does the little that is left of a linker's work where code is position-independent and calls next to nothing, on
+Linux for x86-64. For other machines there is no image, and LLVM loads the object. Names: the documents of ELF and of
+its ABI.
 """
 
 from __future__ import annotations

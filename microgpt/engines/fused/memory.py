@@ -213,7 +213,7 @@ def turn(c: Shape, w: np.ndarray, wt: np.ndarray) -> None:
         wt[matrix].reshape(fan_in, fan_out)[:] = w[matrix].reshape(fan_out, fan_in).T
 
 
-def empty(n: int, dtype: str) -> np.ndarray:
+def empty(n: int, dtype: Any) -> np.ndarray:
     """n zeros that begin at a cache line."""
     raw = np.zeros(n * np.dtype(dtype).itemsize + 64, np.uint8)
     start = -raw.ctypes.data % 64
