@@ -50,7 +50,7 @@ class State:
     def __init__(self, n: int, where: dict[str, tuple[int, int, int, int]], dtype: str) -> None:
         self.where = where
         self.flat = {part: empty(n, dtype) for part in ("w", "wt", "m", "v")}
-        self.w, self.wt, self.m, self.v = map(at, self.flat.values())
+        self.w, self.wt, self.m, self.v = (at(part) for part in self.flat.values())
 
     def views(self, part: str) -> dict[str, Array]:
         """The matrices of a flat vector by name, without their padding."""
@@ -216,7 +216,7 @@ class Engine:
     def logits(self, state: State, tokens: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
         cache = cache or Cache(self.model.n_layer * self.shape.Dp * self.width, self.dtype)
         T = len(tokens)
-        if T > cache.most:
+        if cache.most < T:
             cache.make_room(T, self.model.vocab, self._trace(T, pad(T, self.lanes)))
         cache.tokens[:T], cache.span[1] = tokens, T + 1
         self.kernels.proceed(
