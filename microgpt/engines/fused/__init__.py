@@ -80,16 +80,15 @@ class Cache:
     def __init__(self, n: int, dtype: str) -> None:
         self.length, self.most = 0, -1  # positions; tokens at once that there is room for
         self.flat = np.zeros((2, n), dtype)
-        self.keys, self.values = map(at, self.flat)
+        self.keys, self.values = at(self.flat[0]), at(self.flat[1])
 
     def make_room(self, T: int, vocab: int, trace: int) -> None:
         """For T tokens at once; addresses are kept, since asking for one takes a microsecond."""
         dtype, self.most = self.flat.dtype, T
         self.tokens, self.span = np.zeros(T, np.int32), np.zeros(2, np.int64)
         self.room, self.logits = empty(trace, dtype), np.empty((T, vocab), dtype)
-        self.at_tokens, self.at_span, self.at_room, self.at_logits = map(
-            at, (self.tokens, self.span, self.room, self.logits)
-        )
+        self.at_tokens, self.at_span = at(self.tokens), at(self.span)
+        self.at_room, self.at_logits = at(self.room), at(self.logits)
 
 
 class Engine:
@@ -106,7 +105,7 @@ class Engine:
         self.width = self.block + self.lanes  # columns of the tables and the cache: vectors begin anywhere
         self.columns = max(self.block, 64 * self.lanes * 64 // self.shape.Dp)
         self.tables = rotation(model, self.width, dtype)
-        self.cos, self.sin = map(at, self.tables)
+        self.cos, self.sin = at(self.tables[0]), at(self.tables[1])
         self.room = Room(dtype)
         self.threads = threads or (cores() if self.shape.n >= SHARED else 1)
 
