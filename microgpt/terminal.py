@@ -123,7 +123,7 @@ class Terminal(Report):
         elif not self.compiled:
             self._line("compile the kernels for this CPU, once: about ten seconds")
             self.compiled = True
-        self.began = time.monotonic()  # it is no part of the rate
+        self.began = self.told = time.monotonic()  # it is no part of the rate
 
     def resumed(self, path: Path, step: int) -> None:
         say(f"resumed {path} at step {step:,}")
