@@ -202,7 +202,9 @@ def _emit(translator: Translator, module: Any) -> bytes:
             value.linkage = "external" if value.name in ENTRIES else "internal"
     passes = translator._pass_builder(opt=2, loop_vectorize=False, slp_vectorize=False)
     passes.getModulePassManager().run(module, passes)
-    target = llvm.Target.from_triple(llvm.get_process_triple())
-    name, features = machine()
-    emitter = target.create_target_machine(name, features, opt=2, reloc="pic", codemodel="small")
+    emitter = translator._tm
+    if image.possible():
+        name, features = machine()
+        target = llvm.Target.from_triple(llvm.get_process_triple())
+        emitter = target.create_target_machine(name, features, opt=2, reloc="pic", codemodel="small")
     return bytes(emitter.emit_object(module))
