@@ -185,7 +185,8 @@ class Engine:
         longest = int(np.add.reduceat(lengths, steps[:-1]).max()) if len(lengths) else 0
         columns = max(int(lengths.max(initial=0)), min(longest, self.columns))
         optim, k = self.optim, np.arange(feed.first_step + 1, feed.first_step + len(lrs) + 1)
-        rates = np.stack([lrs * optim.weight_decay, lrs / (1 - optim.beta1**k), 1 / (1 - optim.beta2**k)], axis=1)
+        rates = np.empty((len(lrs), 3))
+        rates.T[:] = lrs * optim.weight_decay, lrs / (1 - optim.beta1**k), 1 / (1 - optim.beta2**k)
         losses = np.empty(len(lrs))
         crew = self.threads
         meeting, sums = np.zeros(1, np.int64), np.zeros(crew * LINE)
@@ -228,7 +229,7 @@ class Engine:
     def write(
         self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
     ) -> tuple[Array, Array, int]:
-        prompts, offsets = np.ascontiguousarray(prompts, np.int32), np.asarray(offsets, np.int64)
+        prompts, offsets = np.ascontiguousarray(prompts, np.int32), np.ascontiguousarray(offsets, np.int64)
         write = self._write_streams if uniform.ndim == 2 else self._write_in_turn
         return write(state, prompts, offsets, room, float(temperature), np.ascontiguousarray(uniform, float), stop)
 
