@@ -85,6 +85,7 @@ class Terminal(Report):
         self.at_start = 0
         self.tokens = 0
         self.steps = 0
+        self.compiled = False
 
     def reading(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
@@ -116,12 +117,13 @@ class Terminal(Report):
         bar.start()
         return bar
 
-    def compiling(self, functions: int) -> None:
-        if not functions:
+    def compiling(self, what: str, seconds: float | None) -> None:
+        if seconds is not None:
+            self._line(f"compiled {what} in {seconds:.1f} s")
+        elif not self.compiled:
             self._line("compile the kernels for this CPU, once: about ten seconds")
-        elif self.bar:
-            self.bar.update(self.bar.task_ids[0], rate=f"{functions} functions compiled")
-        self.began = time.monotonic()  # it is no part of the rate
+            self.compiled = True
+        self.began = self.told = time.monotonic()  # it is no part of the rate
 
     def resumed(self, path: Path, step: int) -> None:
         say(f"resumed {path} at step {step:,}")

@@ -50,8 +50,8 @@ class Report:
     def plan(self, job: Job) -> None:
         """Before anything starts."""
 
-    def compiling(self, functions: int) -> None:
-        """The engine compiles what is not in its cache yet: functions done so far."""
+    def compiling(self, what: str, seconds: float | None) -> None:
+        """The engine compiles what is not on disk yet: a part of it is begun (None) or was done in that time."""
 
     def resumed(self, path: Path, step: int) -> None:
         """A checkpoint was taken up."""

@@ -200,7 +200,7 @@ def test_standard_input_can_be_trained_on_and_resumed(text: Path, tmp_path: Path
     command = [sys.executable, "-m", "microgpt", "train"]
     environment = {**os.environ, "MICROGPT_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run(
-        [*command, "-", "--out", str(out), "--steps", "6", "--stop-at", "3"],
+        [*command, "-", "--out", str(out), "--steps", "6", "--stop-at", "3", "--engine", "manual"],
         input=text.read_bytes(),
         capture_output=True,
         check=False,

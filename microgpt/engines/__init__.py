@@ -85,7 +85,14 @@ LADDER: dict[str, Rung] = {
     "functional": Rung("value and the way back; nothing is mutated", ("float64",), ("cpu",), None, 0.0, 2.5e7),
     "tensor": Rung("one graph node per matrix", ("float32", "float64"), ("cpu",), None, 4e-4, 2e10),
     "manual": Rung("no graph: the backward pass by hand", ("float32", "float64"), ("cpu",), None, 2e-4, 2e10),
-    "fused": Rung("the manual pass as compiled SIMD loops", ("float32", "float64", "bfloat16"), ("cpu",), "numba", 1.3e-6, 1.5e11),
+    "fused": Rung(
+        "the manual pass as compiled SIMD loops",
+        ("float32", "float64", "bfloat16"),
+        ("cpu",),
+        "numba",
+        1.3e-6,
+        1.5e11,
+    ),
     "pytorch": Rung(
         "the chain rule as a library",
         ("float32", "float64", "bfloat16"),

@@ -38,31 +38,21 @@ def verify_compiler(rung: str) -> None:
 
 
 @contextmanager
-def watch_compiler(rung: str, told: Callable[[int], None]) -> Iterator[None]:
-    """Within the block, `told` hears how many functions of a rung were compiled so far; 0 as the first one begins.
+def watch_compiler(rung: str, told: Callable[[str, float | None], None]) -> Iterator[None]:
+    """Within the block, `told` hears what is compiled of a rung: its name and None, when it is done its seconds.
 
     What comes from the cache on disk is not compiled, so nothing is heard of it.
     """
     if not is_compiled(rung):
         yield
         return
-    from numba.core import event
+    from microgpt.engines.fused.library import listeners
 
-    class Ear(event.Listener):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.begun = self.done = 0
-
-        def on_start(self, started: Any) -> None:
-            self.begun += 1
-            if self.begun == 1:
-                told(0)
-
-        def on_end(self, ended: Any) -> None:
-            self.done += 1
-            told(self.done)
-
-    with event.install_listener("numba:compile", Ear()):
+    listeners.append(told)
+    try:
         yield
+    finally:
+        listeners.remove(told)
 
 
 def pytorch() -> dict[str, Any] | None:

@@ -1,8 +1,8 @@
 """The manual pass as compiled SIMD loops.
 
 tiles.py is the vocabulary (vectors, tiles of products), passes.py the functions of manual.py in its order,
-kernels.py what Python calls: a whole block of steps in one compiled call. Here is the engine line: tensors into flat
-vectors, padded to whole registers, and back.
+kernels.py what Python calls: a whole block of steps in one compiled call; library.py keeps the compiled code. Here is
+the engine line: tensors into flat vectors, padded to whole registers, and back.
 """
 
 from __future__ import annotations
@@ -10,13 +10,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from microgpt.config import Model, Optim
 from microgpt.engines.feed import Feed
-from microgpt.errors import MachineError
+from microgpt.engines.fused import library
+from microgpt.engines.fused.memory import (
+    LINE,
+    PAIR,
+    Shape,
+    at,
+    desk_size,
+    empty,
+    panels,
+    panels_size,
+    room_of,
+    room_size,
+    turn,
+)  # fmt: skip
 from microgpt.model import Tensors, table
 
 Array = np.ndarray
@@ -35,7 +48,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def pad(n: Any, W: int) -> Any:
+def pad(n: int, W: int) -> int:
     """n rounded up to whole vectors of W lanes."""
     return -(-n // W) * W
 
@@ -63,16 +76,13 @@ class State:
     """Weights (out, in) and moments, each one flat vector of padded matrices in panels; see `product`."""
 
     def __init__(self, n: int, where: dict[str, Place], dtype: str) -> None:
-        from microgpt.engines.fused.kernels import empty
-
         self.where = where
         self.flat = {part: empty(n, dtype) for part, _ in PARTS}
+        self.w, self.m, self.v = (at(part) for part in self.flat.values())
         self.turned: dict[bool, Array] = {}  # the weights (in, out), for generation: as words of bfloat16s or not
 
     def parts(self, part: str, name: str) -> Iterator[tuple[slice, Array]]:
         """A matrix of a flat vector without its padding: columns, and the view (rows, those columns)."""
-        from microgpt.engines.fused.kernels import panels
-
         at, height, first, rows, columns, width, wide = self.where[name]
         for j, panel in panels(self.flat[part][at:], height, width, wide):
             end = min(columns, j + wide)
@@ -88,19 +98,26 @@ class Room:
     def __call__(self, size: int, name: str = "") -> Array:
         """At least `size` numbers, whatever they are."""
         if len(self.kept.get(name, ())) < size:
-            from microgpt.engines.fused.kernels import empty
-
             self.kept[name] = empty(size, self.dtype)
         return self.kept[name][:size]
 
 
 class Cache:
-    """Keys and values (layers, D, positions) of one row."""
+    """Keys and values (layers, D, positions) of one row, and what a call that continues it works on."""
 
     def __init__(self, n: int, dtype: str) -> None:
-        self.length = 0
-        self.keys, self.values = np.zeros(n, dtype), np.zeros(n, dtype)
-        self.room = Room(dtype)
+        self.length, self.most = 0, -1  # positions; tokens at once that there is room for
+        self.flat = np.zeros((2, n), dtype)
+        self.keys, self.values = at(self.flat[0]), at(self.flat[1])
+
+    def make_room(self, T: int, vocab: int, trace: int, operands: int) -> None:
+        """For T tokens at once; addresses are kept, since asking for one takes a microsecond."""
+        dtype, self.most = self.flat.dtype, T
+        self.tokens, self.span = np.zeros(T, np.int32), np.zeros(2, np.int64)
+        self.room, self.logits = empty(trace, dtype), np.empty((T, vocab), dtype)
+        self.at_tokens, self.at_span = at(self.tokens), at(self.span)
+        self.operands = empty(operands, dtype)
+        self.at_room, self.at_operands, self.at_logits = at(self.room), at(self.operands), at(self.logits)
 
 
 class Engine:
@@ -109,37 +126,27 @@ class Engine:
     def __init__(
         self, model: Model, optim: Optim, *, dtype: str = "float32", device: str = "cpu", threads: int = 0
     ) -> None:
-        from numba.core import config
-
-        if config.DISABLE_JIT:
-            raise MachineError(
-                "--engine fused: Numba's compiler is off; unset NUMBA_DISABLE_JIT or take another engine"
-            )
-        from microgpt.engines.fused import kernels, tiles, vectors
-
-        self.kernels: Any = kernels
         self.model, self.optim = model, optim
-        self.halves = dtype == "bfloat16" and vectors.has_bfloat16() and model.n_embd % HALVES == 0
-        self.dtype = dtype = "float64" if dtype == "float64" else "float32"
-        self.lanes = vectors.lanes_of(dtype)
-        self.panel = tiles.PAIR * self.lanes  # columns of a panel
+        self.dtype = "float64" if dtype == "float64" else "float32"
+        self.kernels = library.load(dtype if model.n_embd % HALVES == 0 else self.dtype)
+        self.halves = self.kernels.words
+        self.lanes = self.kernels.vector // np.dtype(self.dtype).itemsize
         self.shape, self.where = self._lay_out()
         self.block = pad(model.block_size, self.lanes)
         self.width = self.block + self.lanes  # columns of the tables and the cache: vectors begin anywhere
         self.columns = max(self.block, 64 * self.lanes * 64 // self.shape.Dp)
-        self.cos, self.sin = rotation(model, self.width, dtype)
-        self.room, self.panels = Room(dtype), Room("uint32" if self.halves else dtype)
+        self.tables = rotation(model, self.width, self.dtype)
+        self.cos, self.sin = at(self.tables[0]), at(self.tables[1])
+        self.room, self.operands = Room(self.dtype), Room("uint32" if self.halves else self.dtype)
         self.threads = threads or (cores() if self.shape.n >= SHARED else 1)
 
-    def _lay_out(self) -> tuple[Any, dict[str, Place]]:
+    def _lay_out(self) -> tuple[Shape, dict[str, Place]]:
         """The shape, and for each matrix its place."""
-        from microgpt.engines.fused.memory import Shape
-
         model, W = self.model, self.lanes
         D, F, V = pad(model.n_embd, W), pad(4 * model.n_embd, W), pad(model.vocab, W)
         tall = {"attn_wq": D, "attn_wk": D, "attn_wv": D, "attn_wo": D, "mlp_fc1": F, "mlp_fc2": D}
         where, starts, at = {}, {}, 0
-        wide = self.panel
+        wide = PAIR * W
         for name, (rows, columns), _ in table(model):
             starts[name] = at
             kind, width = name.partition(".")[2], pad(columns, W)
@@ -199,11 +206,11 @@ class Engine:
                         view[:] = tensors[prefix + name][:, columns]
         return state
 
-    def _turned(self, state: State, halves: bool) -> Array:
-        """The weights (in, out), made once after they were changed."""
+    def _turned(self, state: State, halves: bool) -> int:
+        """The address of the weights (in, out), made once after they were changed."""
         if halves not in state.turned:
-            state.turned[halves] = self.kernels.turn(self.shape, state.flat["w"], self.panel, halves)
-        return state.turned[halves]
+            state.turned[halves] = turn(self.shape, state.flat["w"], self.lanes, halves)
+        return at(state.turned[halves])
 
     def dump(self, state: State) -> Tensors:
         return {
@@ -220,27 +227,28 @@ class Engine:
         return self._run(state, feed, np.zeros(feed.n_steps), False)
 
     def _run(self, state: State, feed: Feed, lrs: Array, learning: bool) -> Array:
-        steps = feed.steps[: len(lrs) + 1]
-        lengths = pad(np.diff(feed.offsets[: steps[-1] + 1]) - 1, self.lanes)
+        tokens, scored = np.ascontiguousarray(feed.tokens, np.int32), np.ascontiguousarray(feed.scored, bool)
+        offsets, steps = (np.ascontiguousarray(a, np.int64) for a in (feed.offsets, feed.steps[: len(lrs) + 1]))
+        lengths = -(-(np.diff(offsets[: steps[-1] + 1]) - 1) // self.lanes) * self.lanes
         longest = int(np.add.reduceat(lengths, steps[:-1]).max()) if len(lengths) else 0
         columns = max(int(lengths.max(initial=0)), min(longest, self.columns))
         optim, k = self.optim, np.arange(feed.first_step + 1, feed.first_step + len(lrs) + 1)
-        rates = np.stack([lrs * optim.weight_decay, lrs / (1 - optim.beta1**k), 1 / (1 - optim.beta2**k)], axis=1)
+        rates = np.empty((len(lrs), 3))
+        rates.T[:] = lrs * optim.weight_decay, lrs / (1 - optim.beta1**k), 1 / (1 - optim.beta2**k)
         losses = np.empty(len(lrs))
         crew = self.threads
-        meeting, sums = np.zeros(1, np.int64), np.zeros(crew * self.kernels.LINE)
-        w, m, v = (state.flat[part] for part, _ in PARTS)
-        dw, room = self.room(crew * self.shape.n, "dw"), self.room(crew * self._trace(columns, columns))
-        panels = self.panels(crew * self._operands(columns))
+        meeting, sums = np.zeros(1, np.int64), np.zeros(crew * LINE)
+        trace, operands = self._trace(columns, columns), self._operands(columns)
+        dw, room, train = self.room(crew * self.shape.n, "dw"), self.room(crew * trace), self.kernels.train
+        places = self.operands(crew * operands)
 
         def work(me: int) -> int:
-            count: int = self.kernels.train(
-                self.shape, feed.tokens, feed.offsets, steps, feed.scored.view(np.uint8), feed.first_step,
-                feed.rows_a_pass, columns, feed.seed, w, dw, m, v, room, panels, self.block, self.cos, self.sin, self.width,
-                optim.beta1, optim.beta2, optim.eps, float(optim.clip_norm), rates, losses, learning, me, crew, meeting,
-                sums,
+            return train(
+                *self.shape, at(tokens), at(offsets), at(steps), len(steps) - 1, at(scored), feed.first_step,
+                feed.rows_a_pass, columns, feed.seed, state.w, at(dw), state.m, state.v, at(room), trace, at(places),
+                operands, self.block, self.cos, self.sin, self.width, optim.beta1, optim.beta2, optim.eps,
+                optim.clip_norm, at(rates), at(losses), learning, me, crew, at(meeting), at(sums),
             )  # fmt: skip
-            return count
 
         others = [Thread(target=work, args=(me,)) for me in range(1, crew)]
         for thread in others:
@@ -252,37 +260,36 @@ class Engine:
 
     def _trace(self, N: int, columns: int) -> int:
         """Numbers that the trace of N positions takes, in whole cache lines."""
-        return pad(self.kernels.room_size(self.shape, N, columns, self.block, self.lanes), 16)
+        return pad(room_size(self.shape, N, columns, self.block, self.lanes), 16)
 
     def _operands(self, N: int) -> int:
         """Numbers or words that the operands of a linear layer of N positions take, in whole cache lines."""
-        return pad(self.kernels.panels_size(self.shape, N, self.lanes, self.halves), 16)
+        return pad(panels_size(self.shape, N, self.lanes), 16)
 
     def logits(self, state: State, tokens: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
         cache = cache or Cache(self.model.n_layer * self.shape.Dp * self.width, self.dtype)
-        tokens = np.ascontiguousarray(tokens, np.int32)
         T = len(tokens)
-        logits = np.empty((T, self.model.vocab), self.dtype)
+        if cache.most < T:
+            cache.make_room(T, self.model.vocab, self._trace(T, pad(T, self.lanes)), self._operands(T))
+        cache.tokens[:T], cache.span[1] = tokens, T + 1
         self.kernels.proceed(
-            self.shape, tokens, np.array([0, T + 1]), state.flat["w"], self._turned(state, self.halves),
-            cache.room(self._trace(T, pad(T, self.lanes))), self.panels(self._operands(T)), self.block, self.cos, self.sin, self.width, cache.keys,
-            cache.values, self.width, cache.length, logits,
+            *self.shape, cache.at_tokens, T, state.w, self._turned(state, self.halves), cache.at_room,
+            cache.at_operands, self.block, self.cos, self.sin, self.width, cache.keys, cache.values, self.width,
+            cache.length, cache.at_span, cache.at_logits,
         )  # fmt: skip
         cache.length += T
-        return logits, cache
+        return cache.logits[:T].copy(), cache
 
     def write(
         self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
     ) -> tuple[Array, Array, int]:
-        prompts, offsets = np.ascontiguousarray(prompts, np.int32), np.asarray(offsets, np.int64)
+        prompts, offsets = np.ascontiguousarray(prompts, np.int32), np.ascontiguousarray(offsets, np.int64)
         write = self._write_streams if uniform.ndim == 2 else self._write_in_turn
         return write(state, prompts, offsets, room, float(temperature), np.ascontiguousarray(uniform, float), stop)
 
     def _write_in_turn(
         self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
     ) -> tuple[Array, Array, int]:
-        from microgpt.engines.fused.writing import desk_size, write
-
         c, S, lengths = self.shape, self.block, np.diff(offsets)
         longest = int(lengths.max(initial=1))
         short = c.short and not self.halves and c.Dp % 4 == 0 and temperature > 0 and c.V * S * 4 * c.Dp <= TABLE
@@ -291,19 +298,20 @@ class Engine:
         keys, values = (self.room(c.layers * c.Dp * self.width, name) for name in ("keys", "values"))
         trace = self.room(self._trace(longest, pad(longest, self.lanes)), "trace")
         out, ends = np.empty(int((room + 1 - lengths).clip(0).sum()), np.int32), np.zeros(len(offsets), np.int64)
-        done, used = write(
-            c, prompts, offsets, room, temperature, uniform, stop, state.flat["w"], self._turned(state, self.halves), desk,
-            np.zeros(c.V * S if short else 0, np.uint8), near, trace, self.panels(self._operands(longest)), S, self.cos, self.sin, self.width, keys, values,
-            self.width, np.empty(c.V + 64), np.zeros(max(longest, room) + 1, np.int32), np.zeros(2, np.int64), out,
-            ends,
+        places = self.operands(self._operands(longest))
+        known, odds = np.zeros(c.V * S if short else 1, np.uint8), np.empty(c.V + 64)
+        seen, span, told = np.zeros(max(longest, room) + 1, np.int32), np.zeros(2, np.int64), np.zeros(2, np.int64)
+        self.kernels.write(
+            *c, at(prompts), at(offsets), len(lengths), room, temperature, at(uniform), len(uniform), stop, state.w,
+            self._turned(state, self.halves), at(desk), at(known), near, at(trace), at(places), S, self.cos, self.sin,
+            self.width, at(keys), at(values), self.width, at(odds), at(seen), at(span), at(out), at(ends), at(told),
         )  # fmt: skip
+        done, used = told.tolist()
         return out[: ends[done]], ends[: done + 1], used
 
     def _write_streams(
         self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
     ) -> tuple[Array, Array, int]:
-        from microgpt.engines.fused.streams import room_of, write_all
-
         c, count, W = self.shape, len(offsets) - 1, self.lanes
         n = pad(max(1, min(count, 2 * W)), W)
         if room_of(c, n, room, W) > MOST:
@@ -315,10 +323,11 @@ class Engine:
             ends = np.cumsum([0, *map(len, parts)])
             return np.concatenate(parts), ends, int(ends[-1])
         out, lengths = np.zeros((count, room), np.int32), np.zeros(count, np.int64)
-        write_all(
-            c, prompts, offsets, room, temperature, uniform, stop, state.flat["w"], self._turned(state, False),
-            self.room(room_of(c, n, room, W), "streams"), n, room, self.cos.ravel(), self.sin.ravel(), self.width,
-            np.zeros(n, np.int64), out, lengths,
+        place, owner = self.room(room_of(c, n, room, W), "streams"), np.zeros(n, np.int64)
+        self.kernels.write_all(
+            *c, at(prompts), at(offsets), count, room, temperature, at(uniform), uniform.shape[1], stop, state.w,
+            self._turned(state, False), at(place), n, room, self.cos, self.sin, self.width, at(owner), at(out),
+            at(lengths),
         )  # fmt: skip
         ends = np.concatenate([[0], np.cumsum(lengths)])
         return out[np.arange(room) < lengths[:, None]], ends, int(ends[-1])

@@ -13,9 +13,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import overload
 
-from microgpt.engines.fused.memory import NEAR, P
+from microgpt.engines.fused.memory import NEAR, PAIR, P
 from microgpt.engines.fused.products import product, transpose
-from microgpt.engines.fused.tiles import PAIR
 from microgpt.engines.fused.vectors import (
     I32,
     Function,
@@ -43,7 +42,7 @@ def for_room(name: Function, function: Function, *, words: bool) -> None:
         return function if (given[-1].dtype == types.uint32) == words else None
 
     choose.__signature__ = inspect.signature(name)  # type: ignore[attr-defined]
-    overload(name, inline="never" if words else "always", jit_options={"error_model": "numpy"})(choose)
+    overload(name, jit_options={"error_model": "numpy", "forceinline": not words})(choose)
 
 
 @builder
@@ -153,9 +152,3 @@ def linear_back_halves(
     for j in range(0, fan_in, wide):
         pair_down(w + j * fan_out, wide, b, wide, fan_out, wide)
         product(a, out, one, b, wide, dx + j, fan_in, N, out, wide, plain(False))
-
-
-def room_for_halves(N: int, D: int, F: int, V: int, W: int) -> int:
-    """Words that the linear layers of N positions work in."""
-    wide, tall = max(F, 3 * D, V), PAIR * W
-    return (N + 1) * wide + (N + 1) * F + tall * wide + 2 * NEAR + tall * F + 64 * W

@@ -1,31 +1,18 @@
-"""What Python calls: a whole block of optimizer steps, or the next tokens of one row, each one compiled call.
-
-Compiled code is kept in the user's cache folder, in a folder of its own for every version of these sources and of
-Numba; Numba itself keeps the kernels of different CPUs apart and writes each file whole.
-"""
+"""What Python calls: a whole block of optimizer steps, or the next tokens of one row, each one compiled call."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numba
-import numpy as np
-import platformdirs
-from numba import njit
-from numba.core import config
-
-from microgpt.engines.fused.halves import room_for_halves
-from microgpt.engines.fused.memory import NEAR, Cache, P, Rows, Shape, lay_out
+from microgpt.engines.fused import memory
+from microgpt.engines.fused.compiler import entry
+from microgpt.engines.fused.memory import LINE, Bytes, Cache, Doubles, Ints, Operands, P, Rows, Shape, Tokens
 from microgpt.engines.fused.passes import backward, cross_entropy, forward
 from microgpt.engines.fused.products import add, zero
-from microgpt.engines.fused.tiles import PAIR
 from microgpt.engines.fused.vectors import (
     fma,
+    inline,
     inverse,
     jit,
     lanes,
@@ -33,29 +20,13 @@ from microgpt.engines.fused.vectors import (
     meet,
     once,
     plain,
-    pointer,
     root,
     splat,
     store,
     total,
 )  # fmt: skip
 
-LINE = 16  # float64s from one thread's sums to the next, so that no two share a cache line
-
-
-def entry(function: Callable[..., Any]) -> Any:
-    """Compile at the first call and keep the result on disk where there is a folder to keep it in."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    version = hashlib.sha256("".join([numba.__version__, *(f.read_text("utf-8") for f in sources)]).encode())
-    root = os.environ.get("NUMBA_CACHE_DIR") or platformdirs.user_cache_dir("microgpt")
-    before = config.CACHE_DIR
-    config.CACHE_DIR = str(Path(root) / "kernels" / version.hexdigest()[:16])
-    try:
-        return njit(function, error_model="numpy", nogil=True, cache=True)
-    except RuntimeError:  # no folder can be written
-        return njit(function, error_model="numpy", nogil=True)
-    finally:
-        config.CACHE_DIR = before
+lay_out = inline(memory.lay_out)
 
 
 @jit
@@ -126,23 +97,21 @@ def adam(u: Update, w: P, g: P, m: P, v: P, n: int) -> None:
 
 @entry
 def train(
-    c: Shape, tokens: Any, offsets: Any, steps: Any, scored: Any, first_step: int, rows_a_pass: int, columns: int,
-    seed: int, w_: Any, dw_: Any, m_: Any, v_: Any, room: Any, panels_: Any, S: int, cos_: Any, sin_: Any, ldr: int,
-    b1: float, b2: float, eps: float, clip: float, rates: Any, losses: Any, learning: bool, me: int, crew: int,
-    meeting: Any, sums_: Any,
+    c: Shape, tokens: Tokens, offsets: Ints, steps: Ints, count_steps: int, scored: Bytes, first_step: int,
+    rows_a_pass: int, columns: int, seed: int, w: P, dws: P, m: P, v: P, room: P, room_size: int, operands: Operands,
+    operands_size: int, S: int, cos: P, sin: P, ldr: int, b1: float, b2: float, eps: float, clip: float,
+    rates: Doubles, losses: Doubles, learning: bool, me: int, crew: int, together: Ints, sums: Doubles,
 ) -> int:  # fmt: skip
     """The losses of every step, with `learning` its update too; returns their number, up to one not finite.
 
-    This is thread `me` of `crew`, which share `meeting` and `sums`, and have a gradient dw and room each: a thread
-    takes some rows of a step, then some weights. What is added up is added in the order of the threads.
+    This is thread `me` of `crew`, which share the counter `together` and `sums`, and have a gradient dw, a room of
+    `room_size` and one of `operands_size` each: a thread takes some rows of a step, then some weights. What is added up
+    is added in the order of the threads.
     """
-    w, dws, m, v = pointer(w_), pointer(dw_), pointer(m_), pointer(v_)
-    cos, sin, W = pointer(cos_), pointer(sin_), lanes(w)
+    W, mine = lanes(w), room + room_size * me
     none = Cache(w, w, 0, 0, False)
-    tokens_, offsets_, scored_ = pointer(tokens), pointer(offsets), pointer(scored)
-    sums, together, mine = pointer(sums_), pointer(meeting), pointer(room) + len(room) // crew * me
-    dw, panels = dws + c.n * me, pointer(panels_) + len(panels_) // crew * me
-    for i in range(len(steps) - 1):
+    dw, panels = dws + c.n * me, operands + operands_size * me
+    for i in range(count_steps):
         begin, end = steps[i], steps[i + 1]
         count = 0
         for at in range(offsets[begin], offsets[end]):
@@ -152,7 +121,7 @@ def train(
         adding = False
         low, stop = begin, end
         if crew > 1:
-            low, stop = share_rows(offsets_, begin, end, me, crew), share_rows(offsets_, begin, end, me + 1, crew)
+            low, stop = share_rows(offsets, begin, end, me, crew), share_rows(offsets, begin, end, me + 1, crew)
         while low < stop:
             high, N, NT = low, 0, 0
             while high < stop and (rows_a_pass == 0 or high - low < rows_a_pass):
@@ -163,9 +132,9 @@ def train(
                 high, N, NT = high + 1, N + T, NT + ld
             if N > 0:
                 t = lay_out(c, mine, panels, N, NT, S, W)
-                rows = Rows(tokens_, offsets_, low, high, begin, learning and c.dropout > 0, seed, first_step + i)
+                rows = Rows(tokens, offsets, low, high, begin, learning and c.dropout > 0, seed, first_step + i)
                 forward(c, w, w, plain(False), rows, t, none, cos, sin, ldr, N, NT)
-                loss += cross_entropy(c, rows, scored_, weight, t.logits, t.dlogits)
+                loss += cross_entropy(c, rows, scored, weight, t.logits, t.dlogits)
                 if learning:
                     backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding)
                     adding = True
@@ -194,80 +163,25 @@ def train(
                 losses[i] = math.nan if math.isfinite(loss) else loss
                 return i + 1
             scale = clip / norm if clip > 0 and norm > clip else 1.0
-            u = Update(b1, b2, eps, scale, rates[i, 0], rates[i, 1], rates[i, 2])
+            u = Update(b1, b2, eps, scale, rates[3 * i], rates[3 * i + 1], rates[3 * i + 2])
             adam(u, w + begin, dws + begin, m + begin, v + begin, end - begin)
         losses[i] = loss
         if crew > 1:
             meet(together, crew)
-    return len(steps) - 1
+    return count_steps
 
 
 @entry
 def proceed(
-    c: Shape, tokens: Any, offsets: Any, w_: Any, wt_: Any, room: Any, panels_: Any, S: int, cos_: Any, sin_: Any, ldr: int,
-    keys: Any, values: Any, ld: int, past: int, logits: Any,
+    c: Shape, tokens: Tokens, T: int, w: P, wt: P, room: P, panels: Operands, S: int, cos: P, sin: P,
+    ldr: int, keys: P, values: P, ld: int, past: int, span: Ints, logits: P,
 ) -> None:  # fmt: skip
-    """Logits (T, V) of one row's next tokens after the `past` positions in the cache."""
-    w, wt = pointer(w_), pointer(wt_)
-    T = len(tokens)
+    """Logits (T, V) of one row's next tokens after the `past` positions in the cache; `span` holds 0 and T + 1."""
     W = lanes(w)
     NT = (T + W - 1) // W * W
-    t = lay_out(c, pointer(room), pointer(panels_), T, NT, S, W)
-    rows = Rows(pointer(tokens), pointer(offsets), 0, 1, 0, False, 0, 0)
-    cache = Cache(pointer(keys), pointer(values), ld, past, True)
-    forward(c, w, wt, plain(True), rows, t, cache, pointer(cos_), pointer(sin_), ldr, T, NT)
+    t = lay_out(c, room, panels, T, NT, S, W)
+    rows = Rows(tokens, span, 0, 1, 0, False, 0, 0)
+    forward(c, w, wt, plain(True), rows, t, Cache(keys, values, ld, past, True), cos, sin, ldr, T, NT)
     for n in range(T):
         for j in range(c.V):
-            logits[n, j] = t.logits[n * c.Vp + j]
-
-
-def panels(matrix: np.ndarray, rows: int, columns: int, wide: int) -> Iterator[tuple[int, np.ndarray]]:
-    """A flat (rows, columns) matrix that lies in panels: the first column of each, and its view (rows, width)."""
-    for j in range(0, columns, wide):
-        width = min(wide, columns - j)
-        yield j, matrix[j * rows : j * rows + rows * width].reshape(rows, width)
-
-
-def turn(c: Shape, w: np.ndarray, wide: int, halves: bool) -> np.ndarray:
-    """w with every matrix (out, in) as (in, out); in NumPy, since it is done once and need not be compiled.
-
-    With `halves` as words (in / 2, out) of two bfloat16s, at the beginning of the matrix's place.
-    """
-    D, F, wt = c.Dp, c.Fp, empty(c.n, w.dtype)
-    blocks = [(c.head, c.Vp, D)]
-    for i in range(c.layers):
-        at = c.layer + i * c.step
-        blocks += [(at, 3 * D, D), (at + c.wo, D, D), (at + c.fc1, F, D), (at + c.fc2, D, F)]
-    for at, fan_out, fan_in in blocks:
-        for j, part in panels(w[at:], fan_out, fan_in, wide):
-            for i, turned in panels(wt[at:], fan_in // (1 + halves), fan_out, wide):
-                block = part[i : i + turned.shape[1]].T
-                j_, block = (j // 2, pair_rows_of(block)) if halves else (j, block)
-                turned[j_ : j_ + len(block)] = block
-    return wt
-
-
-def pair_rows_of(x: np.ndarray) -> np.ndarray:
-    """Words of neighbours in the columns of x (rows, columns), each rounded to the nearest bfloat16."""
-    bits = np.ascontiguousarray(x).view(np.uint32)
-    bits = bits + 0x7FFF + (bits >> 16 & 1)
-    return (bits[::2] >> 16 | bits[1::2] & 0xFFFF0000).view(np.float32)
-
-
-def room_size(c: Shape, N: int, columns: int, S: int, W: int) -> int:
-    """Numbers that a trace takes."""
-    return int(lay_out.py_func(c, 0, 0, N, columns, S, W).end)
-
-
-def panels_size(c: Shape, N: int, W: int, halves: bool) -> int:
-    """Numbers or words that the operands of a linear layer of N positions take."""
-    if halves:
-        return room_for_halves(N, c.Dp, c.Fp, c.Vp, W)
-    return N * c.Fp + PAIR * W * (max(c.Fp, 3 * c.Dp) + W) + NEAR
-
-
-def empty(n: int, dtype: str | np.dtype[Any]) -> np.ndarray:
-    """n zeros that begin at a cache line."""
-    raw = np.zeros(n * np.dtype(dtype).itemsize + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + n * np.dtype(dtype).itemsize].view(dtype)
+            logits[n * c.V + j] = t.logits[n * c.Vp + j]

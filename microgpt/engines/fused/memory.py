@@ -7,13 +7,22 @@ product, a norm or a gradient.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from microgpt.engines.fused.tiles import PAIR
-from microgpt.engines.fused.vectors import inline
+import numpy as np
 
-P = Any  # a pointer
+# Pointers: to numbers of the engine's float type, to those or words of two bfloat16s, to int32, int64, float64, uint8.
+P = Any
+Operands = Any
+Tokens = Any
+Ints = Any
+Doubles = Any
+Bytes = Any
+
+PAIR = 2  # vectors in a row of a full tile, and of a panel
 NEAR = 8192  # numbers that stay in the nearest cache beside others
+LINE = 16  # float64s from one thread's sums to the next, so that no two share a cache line
 
 
 class Shape(NamedTuple):
@@ -108,14 +117,12 @@ class Trace(NamedTuple):
     panels: P  # room for the operands of a linear layer: copied, or of words where products are of bfloat16s
 
 
-@inline
 def place(i: int, j: int, M: int, N: int, W: int) -> int:
     """Where column j, at a whole vector, of row i lies in an (M, N) matrix in panels; see `product`."""
     within = j % (PAIR * W)
     return (j - within) * M + i * min(PAIR * W, N - j + within) + within
 
 
-@inline
 def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> Trace:
     """The trace of N positions that take `columns` columns by row, at most S keys a row, W lanes; from p on."""
     L, D = c.layers, c.Dp
@@ -159,3 +166,102 @@ def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> 
         x, x0, r0, n1, r1, qkvy, rq, top, inverse, pairs, mix, n2, r2, h, a, y, r, z, dz, qkv, o, dx, do, dn, da,
         dheads, weights, ds, end, panels,
     )  # fmt: skip
+
+
+def room_size(c: Shape, N: int, columns: int, S: int, W: int) -> int:
+    """Numbers that a trace takes."""
+    return int(lay_out(c, 0, 0, N, columns, S, W).end)
+
+
+class Desk(NamedTuple):
+    """What the short way works on."""
+
+    table: P  # (V, S, 4 Dp): the residual stream and layer 0's query, key, value of a token at a position
+    known: P  # which of them are computed already
+    keys: P  # (layers, S, Dp), as values
+    values: P
+    x: P
+    n: P
+    mix: P
+    h: P
+    r: P
+    p: P
+    logits: P
+
+
+def desk(c: Shape, p: P, known: P, S: int, W: int) -> Desk:
+    """The places from p on."""
+    D = c.Dp
+    keys = p + c.V * S * 4 * D
+    values = keys + c.layers * S * D
+    x = values + c.layers * S * D
+    n = x + D
+    mix = n + 3 * D
+    h = mix + D
+    r = h + c.Fp
+    scores = r + W
+    return Desk(p, known, keys, values, x, n, mix, h, r, scores, scores + S * W)
+
+
+def desk_size(c: Shape, S: int, W: int) -> int:
+    """Numbers that the short way works on."""
+    return int(desk(c, 0, 0, S, W).logits) + c.Vp
+
+
+def room_of(c: Shape, n: int, slots: int, W: int) -> int:
+    """Numbers that n lanes work in."""
+    return n * (c.D * (1 + 3 + 4 + 2 * c.layers * slots) + 3 * c.Dp + c.V + 4) + (slots + 4) * W
+
+
+def panels_size(c: Shape, N: int, W: int) -> int:
+    """Numbers, or words, that the operands of a linear layer of N positions take."""
+    widest, panel = max(c.Fp, 3 * c.Dp, c.Vp), PAIR * W
+    return (N + 2) * (widest + c.Fp) + panel * (widest + W) + 2 * NEAR
+
+
+def panels(matrix: np.ndarray, rows: int, columns: int, wide: int) -> Iterator[tuple[int, np.ndarray]]:
+    """A flat (rows, columns) matrix that lies in panels: the first column of each, and its view (rows, width)."""
+    for j in range(0, columns, wide):
+        width = min(wide, columns - j)
+        yield j, matrix[j * rows : j * rows + rows * width].reshape(rows, width)
+
+
+def turn(c: Shape, w: np.ndarray, W: int, words: bool) -> np.ndarray:
+    """w with every matrix (out, in) as (in, out); in NumPy, since it is done once and need not be compiled.
+
+    With `words` as (in / 2, out) words of two bfloat16s, at the beginning of the matrix's place.
+    """
+    D, F, wide, wt = c.Dp, c.Fp, PAIR * W, empty(c.n, w.dtype)
+    blocks = [(c.head, c.Vp, D)]
+    for i in range(c.layers):
+        at = c.layer + i * c.step
+        blocks += [(at, 3 * D, D), (at + c.wo, D, D), (at + c.fc1, F, D), (at + c.fc2, D, F)]
+    for at, fan_out, fan_in in blocks:
+        for j, part in panels(w[at:], fan_out, fan_in, wide):
+            for i, turned in panels(wt[at:], fan_in // (1 + words), fan_out, wide):
+                block = part[i : i + turned.shape[1]].T
+                if words:
+                    turned[j // 2 : (j + len(block)) // 2] = pair_rows(block)
+                else:
+                    turned[j : j + len(block)] = block
+    return wt
+
+
+def pair_rows(x: np.ndarray) -> np.ndarray:
+    """Words of neighbours in the columns of x (rows, columns), each rounded to the nearest bfloat16."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    bits = bits + 0x7FFF + (bits >> 16 & 1)
+    return (bits[::2] >> 16 | bits[1::2] & 0xFFFF0000).view(np.float32)
+
+
+def empty(n: int, dtype: Any) -> np.ndarray:
+    """n zeros that begin at a cache line."""
+    raw = np.zeros(n * np.dtype(dtype).itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + n * np.dtype(dtype).itemsize].view(dtype)
+
+
+def at(array: np.ndarray) -> int:
+    """The address of a contiguous array's first number. The caller keeps the array alive."""
+    address: int = array.__array_interface__["data"][0]
+    return address

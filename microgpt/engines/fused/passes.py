@@ -9,9 +9,8 @@ import math
 
 from microgpt.engines.fused.attention import attend, attend_back, attention_short, attention_short_back
 from microgpt.engines.fused.halves import for_room, linear_back_halves, linear_halves
-from microgpt.engines.fused.memory import NEAR, Cache, P, Rows, Shape, Trace, place
-from microgpt.engines.fused.products import add, copy, multiply, multiply_columns, to_panels, turn_rows, zero
-from microgpt.engines.fused.tiles import PAIR
+from microgpt.engines.fused.memory import NEAR, PAIR, Cache, P, Rows, Shape, Trace
+from microgpt.engines.fused.products import add, copy, multiply, multiply_columns, place, to_panels, turn_rows, zero
 from microgpt.engines.fused.vectors import (
     exp,
     first,

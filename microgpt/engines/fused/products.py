@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from microgpt.engines.fused.memory import P
-from microgpt.engines.fused.tiles import PAIR, ROWS, WIDE, tile, transpose_block
+from microgpt.engines.fused import memory
+from microgpt.engines.fused.memory import PAIR, P
+from microgpt.engines.fused.tiles import ROWS, WIDE, tile, transpose_block
 from microgpt.engines.fused.vectors import inline, jit, lanes, load, once, plain, splat, store
+
+place = inline(memory.place)
 
 
 @jit

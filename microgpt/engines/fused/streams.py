@@ -11,10 +11,10 @@ import math
 from typing import Any
 
 from microgpt.engines.fused.attention import rotate
-from microgpt.engines.fused.kernels import entry
-from microgpt.engines.fused.memory import P, Shape, place
+from microgpt.engines.fused.compiler import entry
+from microgpt.engines.fused.memory import Doubles, Ints, P, Shape, Tokens
 from microgpt.engines.fused.passes import activate
-from microgpt.engines.fused.products import multiply_panels
+from microgpt.engines.fused.products import multiply_panels, place
 from microgpt.engines.fused.vectors import (
     exp,
     fma,
@@ -25,7 +25,6 @@ from microgpt.engines.fused.vectors import (
     maximum,
     once,
     plain,
-    pointer,
     positive,
     root,
     splat,
@@ -205,24 +204,22 @@ def proceed_all(
             store(logits, j, c.softcap - 2.0 * c.softcap / (1.0 + exp(load(logits, j) * (2.0 / c.softcap))))
 
 
-def room_of(c: Shape, n: int, slots: int, W: int) -> int:
-    """Numbers that n lanes work in."""
-    return n * (c.D * (1 + 3 + 4 + 2 * c.layers * slots) + 3 * c.Dp + c.V + 4) + (slots + 4) * W
-
-
 @entry
 def write_all(
-    c: Shape, prompts: Any, offsets: Any, room: int, temperature: float, uniform: Any, stop: int, w_: Any, wt_: Any,
-    desk: Any, n: int, slots: int, cos_: Any, sin_: Any, ldr: int, owner: Any, out: Any, lengths: Any,
+    c: Shape, prompts: Tokens, offsets: Ints, count: int, room: int, temperature: float, uniform: Doubles, numbers: int,
+    stop: int, w: P, wt: P, p: P, n: int, slots: int, cos: P, sin: P, ldr: int, owner: Ints, out: Tokens, lengths: Ints,
 ) -> None:  # fmt: skip
-    """Sequence i after prompt i, drawn with uniform[i], into out[i]; lengths[i] of them, on n lanes."""
-    w, wt, cos, sin, p, D = pointer(w_), pointer(wt_), pointer(cos_), pointer(sin_), pointer(desk), c.D
+    """Sequence i of `count` after prompt i into out (count, room), lengths[i] of them, on n lanes.
+
+    Each is drawn with a line of its own of `uniform` (count, numbers).
+    """
+    D = c.D
     token, at, chance, drawn, x = p, p + n, p + 2 * n, p + 3 * n, p + 4 * n
     logits = x + D * n
     keys = logits + c.V * n
     values = keys + c.layers * slots * D * n
     y = values + c.layers * slots * D * n
-    count, coming, running, slot = len(lengths), 0, 0, 0
+    coming, running, slot = 0, 0, 0
     for j in range(n):
         owner[j], token[j], at[j], chance[j] = -1, 0, 0, 0
         while owner[j] < 0 and coming < count:
@@ -238,7 +235,7 @@ def write_all(
                 position = int(at[j])
                 age = max(age, position)
                 past = position + 1 - (offsets[i + 1] - offsets[i])
-                chance[j] = uniform[i, past] if past >= 0 else 0.0
+                chance[j] = uniform[i * numbers + past] if past >= 0 else 0.0
         proceed_all(c, w, wt, n, token, at, x, y, keys, values, slots, slot, age, cos, sin, ldr, logits)
         choose(logits, c.V, n, temperature, chance, drawn)
         slot = slot + 1 if slot + 1 < slots else 0
@@ -255,7 +252,7 @@ def write_all(
                 new = min(int(drawn[j]), c.V - 1)
                 going = new != stop
                 if going:
-                    out[i, position - T] = new
+                    out[i * room + position - T] = new
                     lengths[i] = position - T + 1
                     token[j] = new
                     going = position < room

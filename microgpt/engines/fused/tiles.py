@@ -7,6 +7,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
+from microgpt.engines.fused.memory import PAIR
 from microgpt.engines.fused.vectors import (
     INT,
     REGISTERS,
@@ -22,7 +23,6 @@ from microgpt.engines.fused.vectors import (
 )  # fmt: skip
 
 ROWS = 8 if REGISTERS == 24 else 6  # rows of a full tile
-PAIR = 2  # vectors in a row of a full tile
 WIDE = 8  # vectors of a tile of one row
 
 
@@ -94,7 +94,7 @@ def tile(
 
     `down` and `along` are the steps from one number of A to the next in its row's and column's number, so that A may
     lie either way; ld*: from one row to the next; next_*: from one pair of vectors in a row to the next. `rows`, up to
-    ROWS, may be known only at run time; vecs is literal. Where A and W are words, each holds two bfloat16s; see halves.py.
+    ROWS, may be known only at run time; vecs is literal. Where A and W are words, each holds two bfloat16s: halves.py.
     """
     if not isinstance(vecs, types.IntegerLiteral):
         return None

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import inspect
 import operator
+import os
 import sys
 from collections.abc import Callable
 from math import factorial
 from typing import Any
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -30,22 +31,37 @@ def builder(function: Function) -> Any:
     return intrinsic(prefer_literal=True)(function)
 
 
-def jit(function: Function) -> Any:
+def jit(function: Function, into_callers: bool = False) -> Any:
     """Compile for other compiled functions to call."""
-    return njit(function, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    compiled = njit(
+        function, error_model="numpy", forceinline=into_callers, no_cpython_wrapper=True, no_cfunc_wrapper=True
+    )
+    typed = compiled.get_call_template
+    # that an argument is a literal is forgotten, or the function would be compiled again for every one
+    compiled.get_call_template = lambda args, kws: typed([types.unliteral(kind) for kind in args], kws)
+    return compiled
 
 
 def inline(function: Function) -> Any:
     """Compile into the callers, which are few."""
-    return njit(function, error_model="numpy", inline="always")
+    return jit(function, into_callers=True)
 
 
 I32, INT = ir.IntType(32), ir.IntType(64)
 
 
-def _machine() -> tuple[int, int]:
-    """Bytes a vector register holds and how many vectors a tile may keep in registers, of the CPU compiled for."""
-    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+def machine() -> tuple[str, str]:
+    """Name and features of the CPU compiled for, as LLVM writes them: this one, or that of Numba's two variables."""
+    name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    if features is None:
+        features = "" if name == "generic" else llvm.get_host_cpu_features().flatten()
+    return name, features
+
+
+def _registers() -> tuple[int, int]:
+    """Bytes a vector register holds and how many vectors a tile may keep in registers."""
+    features = machine()[1].split(",")
     if "+avx512f" in features:
         return 64, 24
     if "+avx" in features:
@@ -53,7 +69,7 @@ def _machine() -> tuple[int, int]:
     return 16, 24 if "+neon" in features else 12
 
 
-BYTES, REGISTERS = _machine()
+BYTES, REGISTERS = _registers()
 
 
 def lanes_of(dtype: str) -> int:
@@ -63,7 +79,7 @@ def lanes_of(dtype: str) -> int:
 
 def has_bfloat16() -> bool:
     """Whether the CPU compiled for multiplies pairs of bfloat16s (here: AVX-512 BF16)."""
-    return BYTES == 64 and "+avx512bf16" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    return BYTES == 64 and "+avx512bf16" in machine()[1].split(",")
 
 
 class Vector(types.Type):  # type: ignore[misc]
@@ -259,7 +275,8 @@ def once(typing: Any) -> Any:
     """Said in a function: keep its code in one place and call it there, which keeps compiling short."""
 
     def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        b.function.attributes.add("noinline")
+        if "alwaysinline" not in b.function.attributes:
+            b.function.attributes.add("noinline")
         return context.get_dummy_value()
 
     return types.void(), emit

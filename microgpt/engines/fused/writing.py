@@ -8,12 +8,14 @@ near the edge between two tokens is made again the plain way: the sequences are 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
-from microgpt.engines.fused.kernels import entry
-from microgpt.engines.fused.memory import Cache, P, Rows, Shape, lay_out, place
+from microgpt.engines.fused import memory
+from microgpt.engines.fused.compiler import entry
+from microgpt.engines.fused.kernels import lay_out
+from microgpt.engines.fused.memory import PAIR, Bytes, Cache, Desk, Doubles, Ints, Operands, P, Rows, Shape, Tokens
 from microgpt.engines.fused.passes import activate, forward, rmsnorm
-from microgpt.engines.fused.tiles import PAIR
+from microgpt.engines.fused.products import place
 from microgpt.engines.fused.vectors import (
     exp,
     fma,
@@ -27,11 +29,12 @@ from microgpt.engines.fused.vectors import (
     maximum,
     once,
     plain,
-    pointer,
     splat,
     store,
     total,
 )  # fmt: skip
+
+desk = inline(memory.desk)
 
 
 @jit
@@ -85,42 +88,6 @@ def combine(x: P, w: P, K: int, N: int, j: int) -> Any:
         c = fma(splat(x, x[k + 2]), load(w, (k + 2) * ld), c)
         d = fma(splat(x, x[k + 3]), load(w, (k + 3) * ld), d)
     return (a + b) + (c + d)
-
-
-class Desk(NamedTuple):
-    """What the short way works on."""
-
-    table: P  # (V, S, 4 Dp): the residual stream and layer 0's query, key, value of a token at a position
-    known: P  # which of them are computed already
-    keys: P  # (layers, S, Dp), as values
-    values: P
-    x: P
-    n: P
-    mix: P
-    h: P
-    r: P
-    p: P
-    logits: P
-
-
-@inline
-def desk(c: Shape, p: P, known: P, S: int, W: int) -> Desk:
-    """The places from p on."""
-    D = c.Dp
-    keys = p + c.V * S * 4 * D
-    values = keys + c.layers * S * D
-    x = values + c.layers * S * D
-    n = x + D
-    mix = n + 3 * D
-    h = mix + D
-    r = h + c.Fp
-    scores = r + W
-    return Desk(p, known, keys, values, x, n, mix, h, r, scores, scores + S * W)
-
-
-def desk_size(c: Shape, S: int, W: int) -> int:
-    """Numbers that the short way works on."""
-    return int(desk.py_func(c, 0, 0, S, W).logits) + c.Vp
 
 
 @inline
@@ -192,49 +159,47 @@ def step(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> None:
 
 @entry
 def write(
-    c: Shape, prompts: Any, offsets: Any, room: int, temperature: float, uniform: Any, stop: int, w_: Any, wt_: Any,
-    desk_: Any, known_: Any, near: float, trace: Any, panels: Any, S: int, cos_: Any, sin_: Any, ldr: int, keys: Any, values: Any,
-    ld: int, odds: Any, seen: Any, span: Any, out: Any, ends: Any,
-) -> Any:  # fmt: skip
-    """Sequences after the prompts, drawn with `uniform` in turn, into out; ends[i + 1] is where the i-th ends.
+    c: Shape, prompts: Tokens, offsets: Ints, count: int, room: int, temperature: float, uniform: Doubles, numbers: int,
+    stop: int, w: P, wt: P, table: P, known: Bytes, near: float, trace: P, panels: Operands, S: int, cos: P, sin: P,
+    ldr: int, keys: P, values: P, ld: int, e: Doubles, seen: Tokens, span: Ints, out: Tokens, ends: Ints, told: Ints,
+) -> None:  # fmt: skip
+    """`count` sequences after the prompts, drawn with `uniform` in turn, into out; ends[i + 1] is where the i-th ends.
 
-    Returns how many sequences were written and numbers taken, up to where the numbers might not suffice for one more.
+    Tells how many sequences were written and numbers taken, up to where the numbers might not suffice for one more.
     With `near` 0 all goes the plain way, else draws nearer than that to an edge.
     """
-    w, wt, e, seen_, span_ = pointer(w_), pointer(wt_), pointer(odds), pointer(seen), pointer(span)
-    cos, sin, W = pointer(cos_), pointer(sin_), lanes(w)
-    d = desk(c, pointer(desk_), pointer(known_), S, W)
+    W = lanes(w)
+    d = desk(c, table, known, S, W)
     used, end = 0, 0
-    for i in range(len(offsets) - 1):
+    for i in range(count):
         begin, T = offsets[i], offsets[i + 1] - offsets[i]
-        if len(uniform) - used < room - T + 1:
-            return i, used
+        if numbers - used < room - T + 1:
+            break
         for s in range(T):
             seen[s] = prompts[begin + s]
-        told, past, first = 0, 0, T
+        short, past, first = 0, 0, T
         while room >= T:
             token, gap = 0, 0.0
             if near > 0:
-                while told < T:
-                    step(c, w, wt, d, S, seen[told], told)
-                    told += 1
+                while short < T:
+                    step(c, w, wt, d, S, seen[short], short)
+                    short += 1
                 token, gap = draw(d.logits, c.V, temperature, uniform[used], e)
             if gap <= near:
                 while past < T:
-                    count = first if past == 0 else 1
-                    columns = (count + W - 1) // W * W
-                    t = lay_out(c, pointer(trace), pointer(panels), count, columns, S, W)
-                    span[1] = count + 1
-                    rows = Rows(seen_ + past, span_, 0, 1, 0, False, 0, 0)
-                    cache = Cache(pointer(keys), pointer(values), ld, past, True)
-                    forward(c, w, wt, plain(True), rows, t, cache, cos, sin, ldr, count, columns)
-                    past += count
-                    token, gap = draw(t.logits + (count - 1) * c.Vp, c.V, temperature, uniform[used], e)
+                    new = first if past == 0 else 1
+                    columns = (new + W - 1) // W * W
+                    t = lay_out(c, trace, panels, new, columns, S, W)
+                    span[1] = new + 1
+                    rows = Rows(seen + past, span, 0, 1, 0, False, 0, 0)
+                    cache = Cache(keys, values, ld, past, True)
+                    forward(c, w, wt, plain(True), rows, t, cache, cos, sin, ldr, new, columns)
+                    past += new
+                    token, gap = draw(t.logits + (new - 1) * c.Vp, c.V, temperature, uniform[used], e)
             used += 1
             if token == stop:
                 break
             seen[T] = token
             out[end] = token
             T, end = T + 1, end + 1
-        ends[i + 1] = end
-    return len(offsets) - 1, used
+        ends[i + 1], told[0], told[1] = end, i + 1, used
