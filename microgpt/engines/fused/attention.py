@@ -158,7 +158,7 @@ def attention_back(
     """dq, dk, dv (size, ld) of one head. The weights p are computed again, so that memory grows with T alone.
 
     Keys lie in the lanes here, a vector of them at a time; ds is then turned, queries into the lanes, for dq.
-    p and ds are room for (T + a vector, a vector); ds holds the turned block behind.
+    p and ds are room for (T + a vector, a vector); behind ds lies what is turned (a vector, ld).
     """
     once()
     scale = 1.0 / math.sqrt(size)
@@ -175,16 +175,20 @@ def attention_back(
         M = T - s
         multiply_columns(q + s, ld, k + s, ld, p, W, M, size, W, False)
         multiply_columns(dy + s, ld, v + s, ld, ds, W, M, size, W, False)
-        for t in range(M):
+        for t in range(min(W, M)):  # queries that do not see all keys of this vector
             e = exp((load(p, t * W) - top[s + t]) * scale) * inverse[s + t]
             d = e * (load(ds, t * W) - delta[s + t]) * scale
             store(p, t * W, first(t + 1, e, 0.0))
             store(ds, t * W, first(t + 1, d, 0.0))
+        for t in range(W, M):
+            e = exp((load(p, t * W) - top[s + t]) * scale) * inverse[s + t]
+            store(p, t * W, e)
+            store(ds, t * W, e * (load(ds, t * W) - delta[s + t]) * scale)
         multiply(dy + s, ld, p, W, dv + s, ld, size, M, W, False)
         multiply(q + s, ld, ds, W, dk + s, ld, size, M, W, False)
         for t in range(0, M, W):
-            transpose_block(ds + t * W, W, turned, W, W)
-            multiply(k + s, ld, turned, W, dq + (s + t), ld, size, min(W, M), W, True)
+            transpose_block(ds + t * W, W, turned + t, ld, W)
+        multiply(k + s, ld, turned, ld, dq + s, ld, size, min(W, M), (M + W - 1) // W * W, True)
 
 
 @jit

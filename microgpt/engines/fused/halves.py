@@ -95,10 +95,24 @@ def pair_along(x: P, y: P, n: int) -> None:
 def pair_down(x: P, ldx: int, y: P, ldy: int, M: int, N: int) -> None:
     """Words y (M / 2, ldy) of neighbours in the columns of x (M, ldx); the last of odd M goes with a zero."""
     once()
-    for i in range(0, M, 2):
+    for i in range(0, M - 1, 2):
         for j in range(0, N, lanes(x)):
-            other = load(x, (i + 1) * ldx + j) if i + 1 < M else splat(x, 0.0)
-            store_zipped(y, i // 2 * ldy + j, load(x, i * ldx + j), other)
+            store_zipped(y, i // 2 * ldy + j, load(x, i * ldx + j), load(x, (i + 1) * ldx + j))
+    if M % 2:
+        for j in range(0, N, lanes(x)):
+            store_zipped(y, M // 2 * ldy + j, load(x, (M - 1) * ldx + j), splat(x, 0.0))
+
+
+@jit
+def pair_panel(x: P, ldx: int, y: P, M: int) -> None:
+    """`pair_down` of one panel of x, into a panel."""
+    W, wide = lanes(x), PAIR * lanes(x)
+    for i in range(0, M - 1, 2):
+        a, b = x + i * ldx, y + i // 2 * wide
+        store_zipped(b, 0, load(a, 0), load(a, ldx))
+        store_zipped(b, W, load(a, W), load(a, ldx + W))
+    if M % 2:
+        pair_down(x + (M - 1) * ldx, ldx, y + M // 2 * wide, wide, 1, wide)
 
 
 @jit
@@ -146,9 +160,9 @@ def linear_back_halves(
     wide = PAIR * W
     pair_down(dy, fan_out, a, fan_out, N, fan_out)
     for j in range(0, fan_in, wide):
-        pair_down(x + j, fan_in, b + j * half, wide, N, wide)
+        pair_panel(x + j, fan_in, b + j * half, N)
     product(a, one, fan_out, b, plain(0), dw, plain(0), fan_out, half, fan_in, adding)
     pair_along(dy, a, N * fan_out)
     for j in range(0, fan_in, wide):
-        pair_down(w + j * fan_out, wide, b, wide, fan_out, wide)
+        pair_panel(w + j * fan_out, wide, b, fan_out)
         product(a, out, one, b, wide, dx + j, fan_in, N, out, wide, plain(False))

@@ -161,7 +161,7 @@ def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> 
     dheads = da + wide
     weights = dheads + (4 * D * columns + slack)
     ds = weights + scores
-    end = ds + scores
+    end = ds + 2 * scores
     return Trace(
         x, x0, r0, n1, r1, qkvy, rq, top, inverse, pairs, mix, n2, r2, h, a, y, r, z, dz, qkv, o, dx, do, dn, da,
         dheads, weights, ds, end, panels,
