@@ -263,8 +263,8 @@ class Engine:
         return pad(room_size(self.shape, N, columns, self.block, self.lanes), 16)
 
     def _operands(self, N: int) -> int:
-        """Numbers or words that the operands of a linear layer of N positions take, in whole cache lines."""
-        return pad(panels_size(self.shape, N, self.lanes), 16)
+        """Numbers or words that the operands of products of N positions take, in whole cache lines."""
+        return pad(panels_size(self.shape, N, self.block, self.lanes), 16)
 
     def logits(self, state: State, tokens: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
         cache = cache or Cache(self.model.n_layer * self.shape.Dp * self.width, self.dtype)

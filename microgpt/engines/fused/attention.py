@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from microgpt.engines.fused.halves import depth, operand
 from microgpt.engines.fused.memory import Cache, P, Shape, Trace
 from microgpt.engines.fused.products import copy, multiply, multiply_columns, transpose, transpose_back, zero
 from microgpt.engines.fused.tiles import transpose_block
@@ -87,20 +88,21 @@ def norm_head_back(dy: P, y: P, ld: int, r: P, size: int, T: int) -> None:
 
 @jit
 def attention(
-    q: P, ldq: int, k: P, v: P, ld: int, y: P, top: P, inverse: P, p: P, size: int, past: int, T: int
-) -> None:
+    q: P, ldq: int, k: P, v: P, ld: int, y: P, top: P, inverse: P, p: P, size: int, past: int, T: int, room: P
+) -> None:  # fmt: skip
     """One head: y = softmax(q k^T / sqrt(size)) v, causal, for T queries after `past` positions.
 
     q, y (size, ldq); k, v (size, ld). `top` and `inverse` keep what makes p again: p = exp(scale (s - top)) inverse.
-    p is room for the scores of one vector of queries.
+    p is room for the scores of one vector of queries; `room` for the operands of the scores.
     """
     once()
     scale = 1.0 / math.sqrt(size)
-    W = lanes(q)
+    W, K = lanes(q), depth(size, room)
+    keys, queries = operand(k, ld, size, past + T, room), operand(q, ldq, size, T, room + K * ld)
     for t in range(0, T, W):
         past_t = past + t  # keys that all queries of this vector see
         S = min(past + T, past_t + W)
-        multiply_columns(k, ld, q + t, ldq, p, W, S, size, W, False)
+        multiply_columns(keys, ld, queries + t, ldq, p, W, S, K, W, False)
         high = load(p, 0)
         for s in range(1, past_t + 1):
             high = maximum(high, load(p, s * W))
@@ -153,8 +155,9 @@ def attention_one(q: P, ldq: int, k: P, v: P, ld: int, y: P, p: P, size: int, S:
 
 @jit
 def attention_back(
-    dy: P, q: P, k: P, v: P, y: P, ld: int, top: P, inverse: P, p: P, ds: P, dq: P, dk: P, dv: P, size: int, T: int
-) -> None:
+    dy: P, q: P, k: P, v: P, y: P, ld: int, top: P, inverse: P, p: P, ds: P, dq: P, dk: P, dv: P, size: int, T: int,
+    room: P,
+) -> None:  # fmt: skip
     """dq, dk, dv (size, ld) of one head. The weights p are computed again, so that memory grows with T alone.
 
     Keys lie in the lanes here, a vector of them at a time; ds is then turned, queries into the lanes, for dq.
@@ -162,7 +165,10 @@ def attention_back(
     """
     once()
     scale = 1.0 / math.sqrt(size)
-    W = lanes(q)
+    W, K = lanes(q), depth(size, room)
+    part = K * ld
+    queries, keys = operand(q, ld, size, T, room), operand(k, ld, size, T, room + part)
+    gradients, values = operand(dy, ld, size, T, room + 2 * part), operand(v, ld, size, T, room + 3 * part)
     delta = p + T * W  # sum over keys of p dp, which is sum over channels of y dy
     turned = ds + (T + W) * W
     for t in range(0, T, W):
@@ -173,8 +179,8 @@ def attention_back(
         store(delta, t, dots)
     for s in range(0, T, W):
         M = T - s
-        multiply_columns(q + s, ld, k + s, ld, p, W, M, size, W, False)
-        multiply_columns(dy + s, ld, v + s, ld, ds, W, M, size, W, False)
+        multiply_columns(queries + s, ld, keys + s, ld, p, W, M, K, W, False)
+        multiply_columns(gradients + s, ld, values + s, ld, ds, W, M, K, W, False)
         for t in range(min(W, M)):  # queries that do not see all keys of this vector
             e = exp((load(p, t * W) - top[s + t]) * scale) * inverse[s + t]
             d = e * (load(ds, t * W) - delta[s + t]) * scale
@@ -281,7 +287,7 @@ def attend(
             continue
         attention(
             q + at * ld, ld, k + at * ldk, v + at * ldk, ldk, y + at * ld, top + head * ld, inverse + head * ld, t.p,
-            c.size, cache.past, T,
+            c.size, cache.past, T, t.panels,
         )  # fmt: skip
     zero(y + c.D * ld, (D - c.D) * ld)
     transpose_back(y, ld, mix, D, T, D)
@@ -301,7 +307,7 @@ def attend_back(
         at = head * c.size * ld
         attention_back(
             dy + at, q + at, k + at, v + at, y + at, ld, top + head * ld, inverse + head * ld, t.p, t.ds, dq + at,
-            dk + at, dv + at, c.size, T,
+            dk + at, dv + at, c.size, T, t.panels,
         )  # fmt: skip
         if c.qk_norm:
             norm_head_back(dq + at, q + at, ld, rq + 2 * head * ld, c.size, T)

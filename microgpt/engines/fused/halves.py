@@ -1,4 +1,4 @@
-"""Linear layers whose products are of bfloat16 numbers, summed in float32.
+"""Products of bfloat16 numbers, summed in float32: the linear layers, and the scores of attention.
 
 Two bfloat16s lie in a word: neighbours along the direction in which a product sums, so that one instruction adds both
 products to a float32. What a product reads is rounded just before; weights, gradients and sums stay float32.
@@ -126,6 +126,34 @@ def pair_rows(w: P, y: P, turned: P, M: int, N: int, i: int, count: int) -> None
     for j in range(0, N, wide):
         pair_along(w + (j * M + i * wide), y, count * wide)
         transpose(y, wide // 2, turned + j // 2 * count, count, count, wide // 2)
+
+
+def operand(x: P, ld: int, M: int, N: int, room: P) -> P:
+    """Columns (M, N) of x as a product along them takes them: as they are; N in whole vectors."""
+    return x
+
+
+def operand_halves(x: P, ld: int, M: int, N: int, room: P) -> P:
+    """As words (M / 2, N), in the room."""
+    once()
+    pair_down(x, ld, room, ld, M, N)
+    return room
+
+
+def depth(M: int, room: P) -> int:
+    """Rows of such an operand."""
+    return M
+
+
+def depth_halves(M: int, room: P) -> int:
+    """Rows of words."""
+    return (M + 1) // 2
+
+
+for_room(operand, operand, words=False)
+for_room(operand, operand_halves, words=True)
+for_room(depth, depth, words=False)
+for_room(depth, depth_halves, words=True)
 
 
 def linear_halves(

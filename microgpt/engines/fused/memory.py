@@ -114,7 +114,7 @@ class Trace(NamedTuple):
     p: P
     ds: P
     end: P
-    panels: P  # room for the operands of a linear layer: copied, or of words where products are of bfloat16s
+    panels: P  # room for the operands of products: copied, or of words where they are of bfloat16s
 
 
 def place(i: int, j: int, M: int, N: int, W: int) -> int:
@@ -213,10 +213,10 @@ def room_of(c: Shape, n: int, slots: int, W: int) -> int:
     return n * (c.D * (1 + 3 + 4 + 2 * c.layers * slots) + 3 * c.Dp + c.V + 4) + (slots + 4) * W
 
 
-def panels_size(c: Shape, N: int, W: int) -> int:
-    """Numbers, or words, that the operands of a linear layer of N positions take."""
+def panels_size(c: Shape, N: int, S: int, W: int) -> int:
+    """Numbers, or words, that the operands of products take: of N positions, or of a head of S."""
     widest, panel = max(c.Fp, 3 * c.Dp, c.Vp), PAIR * W
-    return (N + 2) * (widest + c.Fp) + panel * (widest + W) + 2 * NEAR
+    return max((N + 2) * (widest + c.Fp) + panel * (widest + W) + 2 * NEAR, 4 * (c.size + 1) * (S + 2 * W))
 
 
 def panels(matrix: np.ndarray, rows: int, columns: int, wide: int) -> Iterator[tuple[int, np.ndarray]]:
