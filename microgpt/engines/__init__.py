@@ -158,7 +158,9 @@ def choose(
         cls = engine(name)
         if problem := _refusal(rung, cls, model, optim, dtype, device):
             raise UsageError(f"--engine {name}: {problem}")
-        return Choice(rung, cls, *_defaults(rung, dtype, device), seconds(rung), "asked for")
+        return Choice(
+            rung, cls, *_defaults(rung, dtype, device), seconds(rung), "asked for" + _remark(cls, model, dtype)
+        )
 
     reasons = []
     for rung in sorted(LADDER, key=seconds):
@@ -171,7 +173,7 @@ def choose(
             reasons.append(f"{rung} {problem}")
             continue
         why = "the fastest for this model here" + (f" ({'; '.join(reasons)})" if reasons else "")
-        return Choice(rung, cls, *_defaults(rung, dtype, device), seconds(rung), why)
+        return Choice(rung, cls, *_defaults(rung, dtype, device), seconds(rung), why + _remark(cls, model, dtype))
     raise UsageError(f"--engine auto: no engine can do this: {'; '.join(reasons)}")
 
 
@@ -185,6 +187,12 @@ def _refusal(rung: str, cls: type[Engine], model: Model, optim: Optim, dtype: st
         return f"finds no {device} on this machine, only {' and '.join(_devices(rung))}"
     option = cls.refuses(model, optim)
     return f"cannot do {option}" if option else None
+
+
+def _remark(cls: type[Engine], model: Model, dtype: str) -> str:
+    """What an engine does otherwise than asked for, where it has something to say."""
+    said = getattr(cls, "remark", lambda *_: None)(model, dtype)
+    return f"; {said}" if said else ""
 
 
 def _defaults(rung: str, dtype: str, device: str) -> tuple[str, str]:

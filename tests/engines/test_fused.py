@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,14 @@ import pytest
 
 numba = pytest.importorskip("numba")
 
-from microgpt.engines.fused import attention, kernels, passes, products  # noqa: E402
+from microgpt import storage  # noqa: E402
+from microgpt.config import Model, Optim  # noqa: E402
+from microgpt.engines import engine, pack  # noqa: E402
+from microgpt.engines.fused import attention, halves, kernels, passes, products  # noqa: E402
 from microgpt.engines.fused import vectors as v  # noqa: E402
-from microgpt.engines.fused.tiles import PAIR, ROWS, WIDE  # noqa: E402
+from microgpt.engines.fused.memory import PAIR  # noqa: E402
+from microgpt.engines.fused.tiles import ROWS, WIDE  # noqa: E402
+from microgpt.model import first_values  # noqa: E402
 
 DTYPES = ["float32", "float64"]
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
@@ -27,9 +33,18 @@ def random(*shape: int, dtype: str, seed: int = 0) -> np.ndarray:
 
 @numba.njit
 def _products(
-    a: Any, down: int, along: int, w: Any, ldw: int, c: Any, ldc: int, M: int, K: int, N: int, add: bool
+    columns: bool, a: Any, lda: int, w: Any, ldw: int, c: Any, ldc: int, M: int, K: int, N: int, add: bool
 ) -> None:
-    products.product(v.pointer(a), down, along, v.pointer(w), ldw, v.pointer(c), ldc, M, K, N, add)
+    if columns:
+        products.multiply_columns(v.pointer(a), lda, v.pointer(w), ldw, v.pointer(c), ldc, M, K, N, add)
+    else:
+        products.multiply(v.pointer(a), lda, v.pointer(w), ldw, v.pointer(c), ldc, M, K, N, add)
+
+
+def in_panels(x: np.ndarray) -> np.ndarray:
+    """x as its panels lie in memory."""
+    wide = PAIR * v.lanes_of(str(x.dtype))
+    return np.concatenate([x[:, j : j + wide].ravel() for j in range(0, x.shape[1], wide)])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -44,9 +59,113 @@ def test_products_of_every_number_of_rows(dtype: str, columns: bool, adding: boo
             want = c.astype("float64")
             want[:M, :N] = want[:M, :N] * adding + a[:, :K].astype("float64") @ w[:, :N]
             given = np.ascontiguousarray(a[:, :K].T) if columns else a
-            down, along = (1, M) if columns else (K + 2, 1)
-            _products(given.ravel(), down, along, w.ravel(), N + W, c.ravel(), N + 3, M, K, N, adding)
+            panels = in_panels(np.ascontiguousarray(c[:M, :N]))
+            lda = M if columns else K + 2
+            _products(columns, given.ravel(), lda, w.ravel(), N + W, c.ravel(), N + 3, M, K, N, adding)
             np.testing.assert_allclose(c, want, rtol=0, atol=40 * EPS[dtype])
+            _products(columns, given.ravel(), lda, in_panels(w[:, :N]), 0, panels, 0, M, K, N, adding)
+            np.testing.assert_array_equal(panels, in_panels(c[:M, :N]))  # the same sums, elsewhere in memory
+
+
+@numba.njit
+def _by_panels(a: Any, rows: int, columns: int, w: Any, c: Any, M: int, K: int, N: int, add: bool) -> None:
+    products.multiply_panels(v.pointer(a), rows, columns, v.pointer(w), v.pointer(c), M, K, N, add)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_of_a_left_side_in_panels(dtype: str) -> None:
+    W = v.lanes_of(dtype)
+    for M, K, columns in ((1, 5, W), (3 * W + 1, 7, 4 * W), (5 * W, 6, 5 * W)):
+        a, w, c = random(K + 2, columns, dtype=dtype), random(K, 2 * W, dtype=dtype), random(M, 2 * W, dtype=dtype)
+        want = c + a[:K, :M].T.astype("float64") @ w
+        _by_panels(in_panels(a), K + 2, columns, w.ravel(), c.ravel(), M, K, 2 * W, True)
+        np.testing.assert_allclose(c, want, rtol=0, atol=40 * EPS[dtype])
+
+
+@numba.njit
+def _arranged(x: Any, y: Any, M: int, N: int, i: int, count: int, turn: bool) -> None:
+    if turn:
+        products.turn_rows(v.pointer(x), v.pointer(y), M, N, i, count)
+    else:
+        products.to_panels(v.pointer(x), v.pointer(y), M, N)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_panels_are_made_and_turned(dtype: str) -> None:
+    W = v.lanes_of(dtype)
+    for M, N in ((2 * W, W), (7 * W, 3 * W), (4 * W, 6 * W)):
+        x, y = random(M, N, dtype=dtype), np.zeros(M * N, dtype)
+        _arranged(x.ravel(), y, M, N, 0, 0, False)
+        np.testing.assert_array_equal(y, in_panels(x))
+        for i in range(0, M, 2 * W):
+            count = min(3 * W, M - i)
+            turned = np.zeros(N * count + W * W, dtype)
+            _arranged(y, turned, M, N, i, count, True)
+            np.testing.assert_array_equal(turned[: N * count], in_panels(np.ascontiguousarray(x[i : i + count].T)))
+
+
+@numba.njit
+def _halves(x: Any, y: Any, room: Any, M: int, N: int, i: int, count: int, which: int) -> None:
+    if which == 0:
+        halves.pair_along(v.pointer(x), v.pointer(y), M * N)
+    elif which == 1:
+        halves.pair_down(v.pointer(x), N, v.pointer(y), N, M, N)
+    else:
+        halves.pair_rows(v.pointer(x), v.pointer(room), v.pointer(y), M, N, i, count)
+
+
+@numba.njit
+def _of_words(columns: bool, a: Any, lda: int, w: Any, c: Any, M: int, K: int, N: int) -> None:
+    if columns:
+        products.multiply_columns(v.pointer(a), lda, v.pointer(w), N, v.pointer(c), N, M, K, N, False)
+    else:
+        products.multiply(v.pointer(a), lda, v.pointer(w), N, v.pointer(c), N, M, K, N, False)
+
+
+@pytest.mark.skipif(not v.has_bfloat16(), reason="this CPU has no instructions for bfloat16")
+def test_words_of_bfloat16_are_rounded_arranged_and_multiplied() -> None:
+    rounded = lambda x: storage.from_bfloat16(storage.to_bfloat16("x", x)).reshape(x.shape)  # noqa: E731
+    W = v.lanes_of("float32")
+    for M, N in ((2, 2 * W), (7, 4 * W), (3 * W, 2 * W)):
+        x, w = random(M, N, dtype="float32"), random(N, 3 * W, dtype="float32", seed=1)
+        room, along = (np.zeros(M * N + W * W, np.uint32) for _ in range(2))
+        _halves(x.ravel(), along, room, M, N, 0, 0, 0)
+        np.testing.assert_array_equal(storage.from_bfloat16(along[: M * N // 2].view(np.uint16)), rounded(x).ravel())
+        pairs = np.zeros(N * 3 * W // 2, np.uint32)
+        _halves(w.ravel(), pairs, room, N, 3 * W, 0, 0, 1)
+        c = np.zeros((M, 3 * W), np.float32)
+        _of_words(False, along, N // 2, pairs, c.ravel(), M, N // 2, 3 * W)
+        np.testing.assert_allclose(c, rounded(x) @ rounded(w), rtol=0, atol=1e-4)
+    x = random(4 * W, 2 * W, dtype="float32")
+    words, room = np.zeros(2 * W * W, np.uint32), np.zeros(2 * W * W, np.uint32)
+    _halves(in_panels(x), words, room, 4 * W, 2 * W, W, 2 * W, 2)
+    want = rounded(x[W : 3 * W]).T
+    np.testing.assert_array_equal(storage.from_bfloat16(words.view(np.uint16)).reshape(W, 2 * W, 2)[..., 0], want[::2])
+    np.testing.assert_array_equal(storage.from_bfloat16(words.view(np.uint16)).reshape(W, 2 * W, 2)[..., 1], want[1::2])
+
+
+def test_bfloat16_trains_as_float32_within_its_rounding() -> None:
+    """Losses, gradients and logits; where the CPU or the width does not allow for it, bit for bit as float32."""
+    for n_embd, position in ((32, "learned"), (96, "rope"), (48, "rope")):
+        options = {"vocab_size": 45, "block_size": 40, "n_layer": 2, "n_head": 4, "n_embd": n_embd}
+        model = Model(**options, position=position, activation="gelu", tie_embeddings=position == "rope")
+        rng, tensors = Random(3), first_values(model, Random(1))
+        feed = pack([[rng.randrange(45) for _ in range(rng.randrange(2, 41))] for _ in range(12)], rows_a_step=4)
+        found = {}
+        for dtype in ("float32", "bfloat16"):
+            e = engine("fused")(model, Optim(beta1=0.0), dtype=dtype)
+            logits = e.logits(e.load(tensors), feed.tokens[:9])[0]
+            one, tokens = e.logits(e.load(tensors), feed.tokens[:8]), feed.tokens[8:9]
+            np.testing.assert_allclose(e.logits(e.load(tensors), tokens, one[1])[0][0], logits[8], rtol=0, atol=0.02)
+            state, losses = e.train(e.load(tensors), feed, np.full(3, 1e-3))
+            found[dtype] = (e, losses, logits, e.dump(state))
+        (e, *ours), (_, *exact) = found["bfloat16"], found["float32"]
+        assert e.halves == (v.has_bfloat16() and n_embd % 32 == 0)
+        assert (e.remark(model, "bfloat16") is None) == e.halves
+        far = [np.abs(ours[i] - exact[i]).max() / np.abs(exact[i]).max() for i in range(2)]
+        far += [np.abs(ours[2][k] - g).max() / np.abs(g).max() for k, g in exact[2].items() if k.startswith("m.")]
+        assert max(far) <= 0.03
+        assert (min(far) > 0) == e.halves
 
 
 @numba.njit
@@ -139,7 +258,7 @@ def test_across_lanes(dtype: str) -> None:
 def _attend(q: Any, k: Any, val: Any, ld: int, y: Any, room: Any, size: int, past: int, T: int) -> None:
     p = v.pointer(room)
     k_, v_ = v.pointer(k), v.pointer(val)
-    attention.attention(v.pointer(q), ld, k_, v_, ld, v.pointer(y), p, p + 64, p + 128, size, past, T)
+    attention.attention(v.pointer(q), ld, k_, v_, ld, v.pointer(y), p, p + 64, p + 128, size, past, T, p)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -256,12 +375,6 @@ def test_a_narrower_machine_trains_and_writes_the_same(name: str, features: str,
 
 def test_one_row_or_many_in_a_pass_are_bitwise_the_same_rows() -> None:
     """Rows never see each other: a row's logits do not depend on what is computed beside it."""
-    from random import Random
-
-    from microgpt.config import Model, Optim
-    from microgpt.engines import engine, pack
-    from microgpt.model import first_values
-
     model = Model(vocab_size=13, block_size=20, n_layer=2, n_head=2, n_embd=12)
     e = engine("fused")(model, Optim(), dtype="float32")
     state = e.load(first_values(model, Random(1)))
@@ -275,12 +388,6 @@ def test_one_row_or_many_in_a_pass_are_bitwise_the_same_rows() -> None:
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_agree_with_one_and_with_themselves(threads: int) -> None:
-    from random import Random
-
-    from microgpt.config import Model, Optim
-    from microgpt.engines import engine, pack
-    from microgpt.model import first_values
-
     model, optim = Model(vocab_size=27, n_embd=32, n_layer=2), Optim(clip_norm=0.5, weight_decay=0.1)
     rng = Random(1)
     feed = pack([[rng.randrange(27) for _ in range(rng.randrange(2, 18))] for _ in range(35)], rows_a_step=7)

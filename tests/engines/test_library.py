@@ -21,7 +21,7 @@ import llvmlite.binding as llvm
 from microgpt.engines.fused import compiler, image, library
 from microgpt.errors import MachineError
 
-CODE = library.Code(64, {"train": "qd"}, {"train": 3}, {"log": 8}, bytes(range(256)) * 40)
+CODE = library.Code(64, False, {"train": "qd"}, {"train": 3}, {"log": 8}, bytes(range(256)) * 40)
 load = library.load.__wrapped__
 
 IMAGES = pytest.mark.skipif(not image.possible(), reason="this machine's code is loaded by LLVM")
@@ -260,6 +260,6 @@ def test_what_an_image_cannot_hold_is_none() -> None:
 
 def test_object_code_is_loaded_by_llvm() -> None:
     functions = [f"define i64 @{name}(ptr %p) {{ ret i64 {i} }}" for i, name in enumerate(library.Kernels.NAMES)]
-    code = library.Code(16, dict.fromkeys(library.Kernels.NAMES, "q"), None, {}, emitted("\n".join(functions)))
+    code = library.Code(16, False, dict.fromkeys(library.Kernels.NAMES, "q"), None, {}, emitted("\n".join(functions)))
     kernels = library.Kernels(code)
     assert [kernels.train(5), kernels.proceed(5), kernels.write(5), kernels.write_all(5)] == [0, 1, 2, 3]

@@ -73,7 +73,7 @@ class Place(NamedTuple):
 
 
 class State:
-    """Weights (out, in) and moments, each one flat vector of padded matrices in panels; see `product`."""
+    """Weights (out, in) and moments, each one flat vector of padded matrices in panels; see products.py."""
 
     def __init__(self, n: int, where: dict[str, Place], dtype: str) -> None:
         self.where = where
@@ -192,6 +192,17 @@ class Engine:
             n=at,
         )
         return shape, where
+
+    @staticmethod
+    def remark(model: Model, dtype: str) -> str | None:
+        """Where products stay float32 although bfloat16 was asked for."""
+        from microgpt.doctor import cpu
+
+        if dtype != "bfloat16":
+            return None
+        if model.n_embd % HALVES:
+            return f"its products stay float32: in bfloat16 they take an n_embd that is a multiple of {HALVES}"
+        return None if cpu()["bfloat16"] else "its products stay float32: this CPU has no instructions for bfloat16"
 
     @staticmethod
     def refuses(model: Model, optim: Optim) -> str | None:

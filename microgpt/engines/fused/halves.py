@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import overload
 
 from microgpt.engines.fused.memory import NEAR, PAIR, P
-from microgpt.engines.fused.products import product, transpose
+from microgpt.engines.fused.products import multiply, multiply_columns, transpose
 from microgpt.engines.fused.vectors import (
     I32,
     Function,
@@ -25,7 +25,6 @@ from microgpt.engines.fused.vectors import (
     lanes,
     load,
     once,
-    plain,
     splat,
     to_bfloat16,
     write,
@@ -162,10 +161,10 @@ def linear_halves(
     """passes.linear; where W lies turned in wt, it is of words."""
     once()
     W, half = lanes(y), fan_in // 2
-    a, one = room, plain(1)
+    a = room
     pair_along(x, a, N * fan_in)
     if turned:
-        product(a, half, one, words(wt), plain(0), y, fan_out, N, half, fan_out, adding)
+        multiply(a, half, words(wt), 0, y, fan_out, N, half, fan_out, adding)
     else:
         b = a + (N * half + 2 * W)
         wide = PAIR * W
@@ -174,7 +173,7 @@ def linear_halves(
         for o in range(0, fan_out, part):
             for k in range(o, min(o + part, fan_out), wide):
                 pair_rows(w, y_room, b + (k - o) * half, fan_out, fan_in, k, min(wide, fan_out - k))
-            product(a, half, one, b, plain(0), y + o, fan_out, N, half, min(part, fan_out - o), adding)
+            multiply(a, half, b, 0, y + o, fan_out, N, half, min(part, fan_out - o), adding)
 
 
 def linear_back_halves(
@@ -183,14 +182,14 @@ def linear_back_halves(
     """passes.linear_back."""
     once()
     W, half, out = lanes(dx), (N + 1) // 2, fan_out // 2
-    a, one = room, plain(1)
+    a = room
     b = a + (max(half * fan_out, N * out) + 2 * W)
     wide = PAIR * W
     pair_down(dy, fan_out, a, fan_out, N, fan_out)
     for j in range(0, fan_in, wide):
         pair_panel(x + j, fan_in, b + j * half, N)
-    product(a, one, fan_out, b, plain(0), dw, plain(0), fan_out, half, fan_in, adding)
+    multiply_columns(a, fan_out, b, 0, dw, 0, fan_out, half, fan_in, adding)
     pair_along(dy, a, N * fan_out)
     for j in range(0, fan_in, wide):
         pair_panel(w + j * fan_out, wide, b, fan_out)
-        product(a, out, one, b, wide, dx + j, fan_in, N, out, wide, plain(False))
+        multiply(a, out, b, wide, dx + j, fan_in, N, out, wide, False)

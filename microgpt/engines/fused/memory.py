@@ -118,7 +118,7 @@ class Trace(NamedTuple):
 
 
 def place(i: int, j: int, M: int, N: int, W: int) -> int:
-    """Where column j, at a whole vector, of row i lies in an (M, N) matrix in panels; see `product`."""
+    """Where column j, at a whole vector, of row i lies in an (M, N) matrix in panels; see products.py."""
     within = j % (PAIR * W)
     return (j - within) * M + i * min(PAIR * W, N - j + within) + within
 

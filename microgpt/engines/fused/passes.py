@@ -1,6 +1,6 @@
 """The forward and the backward pass: the functions of manual.py, in its order, as loops over vectors.
 
-Weights are (out, in) in `w`, in panels as product() reads them; in `wt` they are (in, out). Legend: memory.py.
+Weights are (out, in) in `w`, in panels as products read them; in `wt` they are (in, out). Legend: memory.py.
 """
 
 from __future__ import annotations

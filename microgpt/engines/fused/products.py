@@ -5,51 +5,46 @@ from __future__ import annotations
 from microgpt.engines.fused import memory
 from microgpt.engines.fused.memory import PAIR, P
 from microgpt.engines.fused.tiles import ROWS, WIDE, tile, transpose_block
-from microgpt.engines.fused.vectors import inline, jit, lanes, load, once, plain, splat, store
+from microgpt.engines.fused.vectors import Function, inline, jit, lanes, load, once, splat, store
 
 place = inline(memory.place)
 
 
-@jit
-def product(a: P, down: int, along: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
-    """C (M, N) = A (M, K) W (K, N), or added to C, in tiles; see `tile`. N whole vectors.
+def _product(columns: bool) -> Function:
+    """A product whose left side lies by rows, or by `columns`: then every number of a tile's column has one address."""
 
-    ld*: from one row to the next, or 0 where the matrix lies in panels: of two vectors' columns each, and what is left,
-    one panel after the other, so that what a column of tiles reads lies in one piece.
-    """
-    once()
-    W, wide = lanes(c), PAIR * lanes(c)
-    full = M - M % ROWS
-    next_w, next_c = wide if ldw else wide * K, wide if ldc else wide * M
-    j = 0
-    if M == 1:  # one row, as in decoding: many sums at once hide how long one takes
-        while j + WIDE * W <= N:
-            tile(a, down, along, w, ldw if ldw else wide, next_w, c, wide, next_c, 1, K, WIDE, adding)
-            j, w, c = j + WIDE * W, w + WIDE // PAIR * next_w, c + WIDE // PAIR * next_c
-    while j < N:
-        width = min(wide, N - j)
-        lw, lc = ldw if ldw else width, ldc if ldc else width
-        if width == wide:
-            for i in range(0, full, ROWS):
-                tile(a + i * down, down, along, w, lw, wide, c + i * lc, lc, wide, ROWS, K, PAIR, adding)
-            tile(a + full * down, down, along, w, lw, wide, c + full * lc, lc, wide, M - full, K, PAIR, adding)
-        else:
-            for i in range(0, full, ROWS):
-                tile(a + i * down, down, along, w, lw, wide, c + i * lc, lc, wide, ROWS, K, 1, adding)
-            tile(a + full * down, down, along, w, lw, wide, c + full * lc, lc, wide, M - full, K, 1, adding)
-        j, w, c = j + wide, w + next_w, c + next_c
+    def product(a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
+        once()
+        down, along = (1, lda) if columns else (lda, 1)
+        W, wide = lanes(c), PAIR * lanes(c)
+        full = M - M % ROWS
+        next_w, next_c = wide if ldw else wide * K, wide if ldc else wide * M
+        j = 0
+        if M == 1:  # one row, as in decoding: many sums at once hide how long one takes
+            while j + WIDE * W <= N:
+                tile(a, down, along, w, ldw if ldw else wide, next_w, c, wide, next_c, 1, K, WIDE, adding)
+                j, w, c = j + WIDE * W, w + WIDE // PAIR * next_w, c + WIDE // PAIR * next_c
+        while j < N:
+            width = min(wide, N - j)
+            lw, lc = ldw if ldw else width, ldc if ldc else width
+            if width == wide:
+                for i in range(0, full, ROWS):
+                    tile(a + i * down, down, along, w, lw, wide, c + i * lc, lc, wide, ROWS, K, PAIR, adding)
+                tile(a + full * down, down, along, w, lw, wide, c + full * lc, lc, wide, M - full, K, PAIR, adding)
+            else:
+                for i in range(0, full, ROWS):
+                    tile(a + i * down, down, along, w, lw, wide, c + i * lc, lc, wide, ROWS, K, 1, adding)
+                tile(a + full * down, down, along, w, lw, wide, c + full * lc, lc, wide, M - full, K, 1, adding)
+            j, w, c = j + wide, w + next_w, c + next_c
 
-
-@inline
-def multiply(a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
-    """C = A W, or added to C; A is (M, lda)."""
-    product(a, lda, plain(1), w, plain(ldw), c, plain(ldc), M, K, N, plain(adding))
+    return jit(product)
 
 
-@inline
-def multiply_columns(a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
-    """C = A W, or added to C; A's transpose (K, lda) is what lies in memory."""
-    product(a, plain(1), lda, w, plain(ldw), c, plain(ldc), M, K, N, plain(adding))
+# C (M, N) = A (M, K) W (K, N), or added to C, in tiles; N whole vectors. A is (M, lda), or (K, lda) by columns. ld*:
+# from one row to the next, or 0 where W or C lies in panels: of two vectors' columns each, and what is left, one panel
+# after the other, so that what a column of tiles reads lies in one piece.
+multiply = _product(columns=False)
+multiply_columns = _product(columns=True)
 
 
 @jit
@@ -57,7 +52,7 @@ def multiply_panels(a: P, rows: int, columns: int, w: P, c: P, M: int, K: int, N
     """C (M, N) = A W (K, N), or added to C; what lies in memory is A's transpose (rows, columns), in panels."""
     wide = PAIR * lanes(c)
     for i in range(0, M, wide):
-        product(a + i * rows, plain(1), min(wide, columns - i), w, N, c + i * N, N, min(wide, M - i), K, N, adding)
+        multiply_columns(a + i * rows, min(wide, columns - i), w, N, c + i * N, N, min(wide, M - i), K, N, adding)
 
 
 @jit
