@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -102,7 +103,7 @@ def tokens(
 AHEAD = 1 << 16  # numbers drawn for one call of an engine that writes whole sequences
 
 
-MANY = 100  # fewer sequences are written before a door is open: its kernels compile, or load, for that long
+SHORT = 0.1  # seconds; calls that take less write twice as many sequences the next time
 
 
 def sequences(
@@ -113,15 +114,18 @@ def sequences(
     Take each whole before the next, and all of them: `rng` may be ahead of what was handed out.
     """
     most = room + 1 - len(prompt)
-    write = engine.write if most > 0 and n >= MANY and sampling == Sampling(sampling.temperature) else None
+    write = engine.write if most > 0 and sampling == Sampling(sampling.temperature) else None
     if write is None:
         yield from (tokens(engine, state, prompt, room, sampling, rng, stop) for _ in range(n))
         return
+    count = 1
     while n > 0:
-        count = min(n, max(1, AHEAD // most))
+        began, count = time.perf_counter(), min(n, count)
         start = rng.getstate()
         uniform = twister_of(rng).random_sample(count * most)
         found, ends, used = write(state, *_alike(prompt, count), room, sampling.temperature, uniform, stop)
+        if time.perf_counter() - began < SHORT:
+            count = min(2 * count, max(1, AHEAD // most))
         twister = twister_of(rng)
         twister.random_sample(used)
         hand_back(rng, twister, start[2])
