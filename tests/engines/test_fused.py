@@ -68,21 +68,6 @@ def test_products_of_every_number_of_rows(dtype: str, columns: bool, adding: boo
 
 
 @numba.njit
-def _by_panels(a: Any, rows: int, columns: int, w: Any, c: Any, M: int, K: int, N: int, add: bool) -> None:
-    products.multiply_panels(v.pointer(a), rows, columns, v.pointer(w), v.pointer(c), M, K, N, add)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_products_of_a_left_side_in_panels(dtype: str) -> None:
-    W = v.lanes_of(dtype)
-    for M, K, columns in ((1, 5, W), (3 * W + 1, 7, 4 * W), (5 * W, 6, 5 * W)):
-        a, w, c = random(K + 2, columns, dtype=dtype), random(K, 2 * W, dtype=dtype), random(M, 2 * W, dtype=dtype)
-        want = c + a[:K, :M].T.astype("float64") @ w
-        _by_panels(in_panels(a), K + 2, columns, w.ravel(), c.ravel(), M, K, 2 * W, True)
-        np.testing.assert_allclose(c, want, rtol=0, atol=40 * EPS[dtype])
-
-
-@numba.njit
 def _arranged(x: Any, y: Any, M: int, N: int, i: int, count: int, turn: bool) -> None:
     if turn:
         products.turn_rows(v.pointer(x), v.pointer(y), M, N, i, count)

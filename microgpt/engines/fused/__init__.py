@@ -24,11 +24,12 @@ from microgpt.engines.fused.memory import (
     at,
     desk_size,
     empty,
+    in_rows,
     panels,
     panels_size,
     room_of,
     room_size,
-    turn,
+    turned,
 )  # fmt: skip
 from microgpt.model import Tensors, table
 
@@ -79,7 +80,7 @@ class State:
         self.where = where
         self.flat = {part: empty(n, dtype) for part, _ in PARTS}
         self.w, self.m, self.v = (at(part) for part in self.flat.values())
-        self.turned: dict[bool, Array] = {}  # the weights (in, out), for generation: as words of bfloat16s or not
+        self.arranged: dict[str, Array] = {}  # the weights for generation, made once after they were changed
 
     def parts(self, part: str, name: str) -> Iterator[tuple[slice, Array]]:
         """A matrix of a flat vector without its padding: columns, and the view (rows, those columns)."""
@@ -130,6 +131,7 @@ class Engine:
         self.dtype = "float64" if dtype == "float64" else "float32"
         self.kernels = library.load(dtype if model.n_embd % HALVES == 0 else self.dtype)
         self.halves = self.kernels.words
+        self.turned = "words" if self.halves else "turned"
         self.lanes = self.kernels.vector // np.dtype(self.dtype).itemsize
         self.shape, self.where = self._lay_out()
         self.block = pad(model.block_size, self.lanes)
@@ -217,11 +219,12 @@ class Engine:
                         view[:] = tensors[prefix + name][:, columns]
         return state
 
-    def _turned(self, state: State, halves: bool) -> int:
-        """The address of the weights (in, out), made once after they were changed."""
-        if halves not in state.turned:
-            state.turned[halves] = turn(self.shape, state.flat["w"], self.lanes, halves)
-        return at(state.turned[halves])
+    def _arranged(self, state: State, how: str) -> int:
+        """The address of the weights as generation takes them: turned, in words of bfloat16s, or in rows."""
+        if how not in state.arranged:
+            given = self.shape, state.flat["w"], self.lanes
+            state.arranged[how] = in_rows(*given) if how == "rows" else turned(*given, how == "words")
+        return at(state.arranged[how])
 
     def dump(self, state: State) -> Tensors:
         return {
@@ -231,7 +234,7 @@ class Engine:
         }
 
     def train(self, state: State, feed: Feed, lrs: Array) -> tuple[State, Array]:
-        state.turned.clear()
+        state.arranged.clear()
         return state, self._run(state, feed, np.asarray(lrs, np.float64), True)
 
     def loss(self, state: State, feed: Feed) -> Array:
@@ -284,7 +287,7 @@ class Engine:
             cache.make_room(T, self.model.vocab, self._trace(T, pad(T, self.lanes)), self._operands(T))
         cache.tokens[:T], cache.span[1] = tokens, T + 1
         self.kernels.proceed(
-            *self.shape, cache.at_tokens, T, state.w, self._turned(state, self.halves), cache.at_room,
+            *self.shape, cache.at_tokens, T, state.w, self._arranged(state, self.turned), cache.at_room,
             cache.at_operands, self.block, self.cos, self.sin, self.width, cache.keys, cache.values, self.width,
             cache.length, cache.at_span, cache.at_logits,
         )  # fmt: skip
@@ -314,8 +317,9 @@ class Engine:
         seen, span, told = np.zeros(max(longest, room) + 1, np.int32), np.zeros(2, np.int64), np.zeros(2, np.int64)
         self.kernels.write(
             *c, at(prompts), at(offsets), len(lengths), room, temperature, at(uniform), len(uniform), stop, state.w,
-            self._turned(state, self.halves), at(desk), at(known), near, at(trace), at(places), S, self.cos, self.sin,
-            self.width, at(keys), at(values), self.width, at(odds), at(seen), at(span), at(out), at(ends), at(told),
+            self._arranged(state, self.turned), at(desk), at(known), near, at(trace), at(places), S, self.cos,
+            self.sin, self.width, at(keys), at(values), self.width, at(odds), at(seen), at(span), at(out), at(ends),
+            at(told),
         )  # fmt: skip
         done, used = told.tolist()
         return out[: ends[done]], ends[: done + 1], used
@@ -336,8 +340,8 @@ class Engine:
         out, lengths = np.zeros((count, room), np.int32), np.zeros(count, np.int64)
         place, owner = self.room(room_of(c, n, room, W), "streams"), np.zeros(n, np.int64)
         self.kernels.write_all(
-            *c, at(prompts), at(offsets), count, room, temperature, at(uniform), uniform.shape[1], stop, state.w,
-            self._turned(state, False), at(place), n, room, self.cos, self.sin, self.width, at(owner), at(out),
+            *c, at(prompts), at(offsets), count, room, temperature, at(uniform), uniform.shape[1], stop,
+            self._arranged(state, "rows"), at(place), n, room, self.cos, self.sin, self.width, at(owner), at(out),
             at(lengths),
         )  # fmt: skip
         ends = np.concatenate([[0], np.cumsum(lengths)])

@@ -210,7 +210,7 @@ def desk_size(c: Shape, S: int, W: int) -> int:
 
 def room_of(c: Shape, n: int, slots: int, W: int) -> int:
     """Numbers that n lanes work in."""
-    return n * (c.D * (1 + 3 + 4 + 2 * c.layers * slots) + 3 * c.Dp + c.V + 4) + (slots + 4) * W
+    return n * (c.D * (1 + 6 + 4 + 2 * c.layers * slots) + c.V + 4) + (slots + 4) * W
 
 
 def panels_size(c: Shape, N: int, S: int, W: int) -> int:
@@ -226,24 +226,40 @@ def panels(matrix: np.ndarray, rows: int, columns: int, wide: int) -> Iterator[t
         yield j, matrix[j * rows : j * rows + rows * width].reshape(rows, width)
 
 
-def turn(c: Shape, w: np.ndarray, W: int, words: bool) -> np.ndarray:
-    """w with every matrix (out, in) as (in, out); in NumPy, since it is done once and need not be compiled.
-
-    With `words` as (in / 2, out) words of two bfloat16s, at the beginning of the matrix's place.
-    """
-    D, F, wide, wt = c.Dp, c.Fp, PAIR * W, empty(c.n, w.dtype)
-    blocks = [(c.head, c.Vp, D)]
+def matrices(c: Shape) -> Iterator[tuple[int, int, int]]:
+    """Where each matrix begins, its rows and columns; queries, keys and values are one."""
+    D, F = c.Dp, c.Fp
+    yield from ((at, c.Vp, D) for at in sorted({c.wte, c.head}))
+    if c.learned:
+        yield c.wpe, c.block, D
     for i in range(c.layers):
         at = c.layer + i * c.step
-        blocks += [(at, 3 * D, D), (at + c.wo, D, D), (at + c.fc1, F, D), (at + c.fc2, D, F)]
-    for at, fan_out, fan_in in blocks:
+        yield from ((at, 3 * D, D), (at + c.wo, D, D), (at + c.fc1, F, D), (at + c.fc2, D, F))
+
+
+# What generation uses often is arranged once; in NumPy, so that it need not be compiled.
+
+
+def in_rows(c: Shape, w: np.ndarray, W: int) -> np.ndarray:
+    """w with every matrix row by row."""
+    rows = empty(c.n, w.dtype)
+    for at, fan_out, fan_in in matrices(c):
+        for j, part in panels(w[at:], fan_out, fan_in, PAIR * W):
+            rows[at : at + fan_out * fan_in].reshape(fan_out, fan_in)[:, j : j + part.shape[1]] = part
+    return rows
+
+
+def turned(c: Shape, w: np.ndarray, W: int, words: bool) -> np.ndarray:
+    """w with every matrix (out, in) as (in, out), or as (in / 2, out) words of two bfloat16s where it began."""
+    wide, wt = PAIR * W, empty(c.n, w.dtype)
+    for at, fan_out, fan_in in matrices(c):
         for j, part in panels(w[at:], fan_out, fan_in, wide):
-            for i, turned in panels(wt[at:], fan_in // (1 + words), fan_out, wide):
-                block = part[i : i + turned.shape[1]].T
+            for i, place in panels(wt[at:], fan_in // (1 + words), fan_out, wide):
+                block = part[i : i + place.shape[1]].T
                 if words:
-                    turned[j // 2 : (j + len(block)) // 2] = pair_rows(block)
+                    place[j // 2 : (j + len(block)) // 2] = pair_rows(block)
                 else:
-                    turned[j : j + len(block)] = block
+                    place[j : j + len(block)] = block
     return wt
 
 

@@ -17,7 +17,6 @@ from microgpt.engines.fused.vectors import (
     fma,
     group_sum,
     inline,
-    inverse,
     inverse_root,
     jit,
     lane,
@@ -116,7 +115,7 @@ def activate(kind: int, x: P, y: P, n: int) -> None:
         for i in range(0, n, lanes(x)):
             v = load(x, i)
             u = v * fma(v * v, GELU * 0.044715, splat(x, GELU))
-            store(y, i, v * inverse(1.0 + exp(-2.0 * u)))
+            store(y, i, v / (1.0 + exp(-2.0 * u)))
 
 
 @jit
@@ -135,7 +134,7 @@ def activate_back(kind: int, dy: P, x: P, n: int) -> None:
             v = load(x, i)
             u = v * fma(v * v, GELU * 0.044715, splat(x, GELU))
             du = fma(v * v, GELU * 3 * 0.044715, splat(x, GELU))
-            s = inverse(1.0 + exp(-2.0 * u))
+            s = 1.0 / (1.0 + exp(-2.0 * u))
             store(dy, i, load(dy, i) * fma(v * s * (1.0 - s), 2.0 * du, s))
 
 

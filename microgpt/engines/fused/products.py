@@ -48,14 +48,6 @@ multiply_columns = _product(columns=True)
 
 
 @jit
-def multiply_panels(a: P, rows: int, columns: int, w: P, c: P, M: int, K: int, N: int, adding: bool) -> None:
-    """C (M, N) = A W (K, N), or added to C; what lies in memory is A's transpose (rows, columns), in panels."""
-    wide = PAIR * lanes(c)
-    for i in range(0, M, wide):
-        multiply_columns(a + i * rows, min(wide, columns - i), w, N, c + i * N, N, min(wide, M - i), K, N, adding)
-
-
-@jit
 def to_panels(x: P, y: P, M: int, N: int) -> None:
     """y = x (M, N) in panels."""
     once()

@@ -14,7 +14,7 @@ from microgpt.engines.fused.attention import rotate
 from microgpt.engines.fused.compiler import entry
 from microgpt.engines.fused.memory import Doubles, Ints, P, Shape, Tokens
 from microgpt.engines.fused.passes import activate
-from microgpt.engines.fused.products import multiply_panels, place
+from microgpt.engines.fused.products import multiply
 from microgpt.engines.fused.vectors import (
     exp,
     fma,
@@ -24,7 +24,6 @@ from microgpt.engines.fused.vectors import (
     load,
     maximum,
     once,
-    plain,
     positive,
     root,
     splat,
@@ -146,39 +145,36 @@ def choose(logits: P, V: int, n: int, temperature: float, uniform: P, drawn: P) 
 
 @inline
 def proceed_all(
-    c: Shape, w: P, wt: P, n: int, token: P, at: P, x: P, y: P, keys: P, values: P, slots: int, slot: int, age: int,
-    cos: P, sin: P, ldr: int, logits: P,
+    c: Shape, w: P, n: int, token: P, at: P, x: P, y: P, keys: P, values: P, slots: int, slot: int, age: int, cos: P,
+    sin: P, ldr: int, logits: P,
 ) -> None:  # fmt: skip
     """Logits (V, n) of every lane's token at its position."""
     once()
-    D, F, Dp, W = c.D, 4 * c.D, c.Dp, lanes(w)
-    qkv = y + D * n
-    mix = qkv + 3 * Dp * n
-    h = mix + D * n
-    turns = h + F * n
-    p = turns + D * n
+    D, F, W = c.D, 4 * c.D, lanes(w)
+    qkv, mix = y + D * n, y + 4 * D * n
+    h, turns, p = y + 5 * D * n, y + (5 * D + F) * n, y + (6 * D + F) * n
     if c.rope:
         for i in range(c.size // 2):
             for j in range(n):
-                angle = i * ldr + int(at[j])
-                turns[i * n + j], turns[(c.size // 2 + i) * n + j] = cos[angle], sin[angle]
+                place = i * ldr + int(at[j])
+                turns[i * n + j], turns[(c.size // 2 + i) * n + j] = cos[place], sin[place]
     for j in range(n):
-        for first in range(0, D, W):
-            row, count = w + (c.wte + place(int(token[j]), first, c.Vp, Dp, W)), min(W, D - first)
-            for d in range(count):
-                x[(first + d) * n + j] = row[d]
-            if c.learned:
-                row = w + (c.wpe + place(int(at[j]), first, c.block, Dp, W))
-                for d in range(count):
-                    x[(first + d) * n + j] += row[d]
+        row = w + (c.wte + int(token[j]) * c.Dp)
+        for d in range(D):
+            x[d * n + j] = row[d]
+        if c.learned:
+            row = w + (c.wpe + int(at[j]) * c.Dp)
+            for d in range(D):
+                x[d * n + j] += row[d]
     if c.norm_embedding:
         norm(x, x, D, n)
     for i in range(c.layers):
-        lw, k, v = wt + (c.layer + i * c.step), keys + i * slots * D * n, values + i * slots * D * n
+        lw, k, v = w + (c.layer + i * c.step), keys + i * slots * D * n, values + i * slots * D * n
         norm(x, y, D, n)
-        multiply_panels(lw, Dp, 3 * Dp, y, qkv, 3 * Dp, D, n, plain(False))
+        for part in range(3):
+            multiply(lw + part * c.Dp * c.Dp, c.Dp, y, n, qkv + part * D * n, n, D, D, n, False)
         for head in range(c.H):
-            q, new = qkv + head * c.size * n, qkv + (Dp + head * c.size) * n
+            q, new = qkv + head * c.size * n, qkv + (D + head * c.size) * n
             if c.rope:
                 rotate(c.half, c.size, q, n, turns, turns + c.size // 2 * n, n, n)
                 rotate(c.half, c.size, new, n, turns, turns + c.size // 2 * n, n, n)
@@ -189,16 +185,16 @@ def proceed_all(
             for d in range(c.size):
                 for j in range(0, n, W):
                     store(k_, j * slots * c.size + (slot * c.size + d) * W, load(new, d * n + j))
-                    store(v_, j * slots * c.size + (d * slots + slot) * W, load(new, (Dp + d) * n + j))
+                    store(v_, j * slots * c.size + (d * slots + slot) * W, load(new, (D + d) * n + j))
             mix_slots(c.size, n, q, k_, v_, mix + head * c.size * n, at, p, slots, slot, age)
-        multiply_panels(lw + c.wo, Dp, Dp, mix, x, D, D, n, plain(True))
+        multiply(lw + c.wo, c.Dp, mix, n, x, n, D, D, n, True)
         norm(x, y, D, n)
-        multiply_panels(lw + c.fc1, Dp, c.Fp, y, h, F, D, n, plain(False))
+        multiply(lw + c.fc1, c.Dp, y, n, h, n, F, D, n, False)
         activate(c.activation, h, h, F * n)
-        multiply_panels(lw + c.fc2, c.Fp, Dp, h, x, D, F, n, plain(True))
+        multiply(lw + c.fc2, c.Fp, h, n, x, n, D, F, n, True)
     if c.final_norm:
         norm(x, x, D, n)
-    multiply_panels(wt + c.head, Dp, c.Vp, x, logits, c.V, D, n, plain(False))
+    multiply(w + c.head, c.Dp, x, n, logits, n, c.V, D, n, False)
     if c.softcap > 0:
         for j in range(0, c.V * n, W):
             store(logits, j, c.softcap - 2.0 * c.softcap / (1.0 + exp(load(logits, j) * (2.0 / c.softcap))))
@@ -207,7 +203,7 @@ def proceed_all(
 @entry
 def write_all(
     c: Shape, prompts: Tokens, offsets: Ints, count: int, room: int, temperature: float, uniform: Doubles, numbers: int,
-    stop: int, w: P, wt: P, p: P, n: int, slots: int, cos: P, sin: P, ldr: int, owner: Ints, out: Tokens, lengths: Ints,
+    stop: int, w: P, p: P, n: int, slots: int, cos: P, sin: P, ldr: int, owner: Ints, out: Tokens, lengths: Ints,
 ) -> None:  # fmt: skip
     """Sequence i of `count` after prompt i into out (count, room), lengths[i] of them, on n lanes.
 
@@ -236,7 +232,7 @@ def write_all(
                 age = max(age, position)
                 past = position + 1 - (offsets[i + 1] - offsets[i])
                 chance[j] = uniform[i * numbers + past] if past >= 0 else 0.0
-        proceed_all(c, w, wt, n, token, at, x, y, keys, values, slots, slot, age, cos, sin, ldr, logits)
+        proceed_all(c, w, n, token, at, x, y, keys, values, slots, slot, age, cos, sin, ldr, logits)
         choose(logits, c.V, n, temperature, chance, drawn)
         slot = slot + 1 if slot + 1 < slots else 0
         for j in range(n):
