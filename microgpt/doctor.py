@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import shutil
 from pathlib import Path
@@ -12,11 +11,8 @@ from typing import Any
 from microgpt.config import Model, Optim
 from microgpt.data import datasets
 from microgpt.engines import LADDER, choose
-from microgpt.engines.libraries import compiler, pytorch
+from microgpt.engines.libraries import compiler, cpu, pytorch
 from microgpt.errors import MicrogptError
-
-# Widest first: a feature of the CPU, as LLVM names it, and the bits of its vectors.
-VECTORS = (("avx512f", 512), ("avx2", 256), ("sve", 128), ("neon", 128), ("sse2", 128))
 
 
 def examine() -> dict[str, Any]:
@@ -32,20 +28,6 @@ def examine() -> dict[str, Any]:
         "auto": auto(),
         "data_folders": {str(folder): folder.is_dir() for folder in datasets.data_folders()},
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
-    }
-
-
-def cpu() -> dict[str, Any]:
-    """Model, cores and the width of the vectors."""
-    import llvmlite.binding as llvm
-
-    features = llvm.get_host_cpu_features()
-    width = next((bits for name, bits in VECTORS if features.get(name)), 64)
-    return {
-        "name": llvm.get_host_cpu_name(),
-        "cores": os.cpu_count(),
-        "vector_bits": width,
-        "bfloat16": bool(features.get("avx512bf16") or features.get("bf16")),
     }
 
 

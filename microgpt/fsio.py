@@ -205,6 +205,13 @@ def to_json(value: Any, indent: int | None = 2) -> bytes:
     return (json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def cache_folder(kind: str) -> Path:
+    """A folder of the user's cache, which can be made again (MICROGPT_CACHE_DIR overrides the system's place)."""
+    import platformdirs
+
+    return Path(os.environ.get("MICROGPT_CACHE_DIR") or platformdirs.user_cache_dir("microgpt")) / kind
+
+
 def make_folder(path: Path) -> None:
     """One new folder. Raises OSError."""
     os.mkdir(path)

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from microgpt import bench as measuring
 from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve
-from microgpt.doctor import cpu
+from microgpt.engines.libraries import cpu
 from microgpt.terminal import say
 from microgpt.training import prepare
 

@@ -106,10 +106,8 @@ def data_folders() -> list[Path]:
 
 
 def cache_folder() -> Path:
-    """The user's cache for downloaded data (MICROGPT_CACHE_DIR overrides the system's place)."""
-    import platformdirs
-
-    return Path(os.environ.get("MICROGPT_CACHE_DIR") or platformdirs.user_cache_dir("microgpt")) / "data"
+    """The user's cache for downloaded data."""
+    return fsio.cache_folder("data")
 
 
 def locate(name: str) -> Path | None:

@@ -1,14 +1,32 @@
-"""The libraries that some rungs stand on: are they here, and do they do what they are for?"""
+"""The CPU and the libraries that some rungs stand on: are they here, and do they do what they are for?"""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from microgpt.engines import LADDER
 from microgpt.errors import MachineError
+
+# Widest first: a feature of the CPU, as LLVM names it, and the bits of its vectors.
+VECTORS = (("avx512f", 512), ("avx2", 256), ("sve", 128), ("neon", 128), ("sse2", 128))
+
+
+def cpu() -> dict[str, Any]:
+    """Model, cores and the width of the vectors."""
+    import llvmlite.binding as llvm
+
+    features = llvm.get_host_cpu_features()
+    width = next((bits for name, bits in VECTORS if features.get(name)), 64)
+    return {
+        "name": llvm.get_host_cpu_name(),
+        "cores": os.cpu_count(),
+        "vector_bits": width,
+        "bfloat16": bool(features.get("avx512bf16") or features.get("bf16")),
+    }
 
 
 def compiler() -> dict[str, Any]:

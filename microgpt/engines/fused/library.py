@@ -101,9 +101,7 @@ def _tell(kernel: str, seconds: float | None) -> None:
 
 def _folder() -> Path:
     """Where the files are."""
-    from microgpt.data.datasets import cache_folder
-
-    return cache_folder().with_name("kernels")
+    return fsio.cache_folder("kernels")
 
 
 def _key(dtype: str) -> str:
