@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from microgpt.engines.fused import memory
 from microgpt.engines.fused.compiler import entry
-from microgpt.engines.fused.memory import LINE, Bytes, Cache, Doubles, Ints, Operands, P, Rows, Shape, Tokens
+from microgpt.engines.fused.memory import LINE, NEAR, Bytes, Cache, Doubles, Ints, Operands, P, Rows, Shape, Tokens
 from microgpt.engines.fused.passes import backward, cross_entropy, forward
 from microgpt.engines.fused.products import add, zero
 from microgpt.engines.fused.vectors import (
@@ -149,10 +149,15 @@ def train(
                 loss += sums[other * LINE]
         if learning:
             begin, end = share(0, c.n, W, me, crew)
-            for other in range(1, crew):
-                add(dws + (other * c.n + begin), dws + begin, end - begin)
-            norm = squares(dws + begin, end - begin)
-            if crew > 1:
+            if crew == 1:
+                norm = squares(dws, c.n)
+            else:
+                norm = 0.0
+                for low in range(begin, end, NEAR):  # added up, and squared while they are near
+                    high = min(end, low + NEAR)
+                    for other in range(1, crew):
+                        add(dws + (other * c.n + low), dws + low, high - low)
+                    norm += squares(dws + low, high - low)
                 sums[me * LINE + 1] = norm
                 meet(together, crew)
                 norm = 0.0
