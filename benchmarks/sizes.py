@@ -71,8 +71,8 @@ def point(name: str, shape: tuple[int, int, int, int, int], options: Options) ->
     times: list[float] = []
     while not times or (time.perf_counter() - start < seconds and len(times) < 50):
         side.reset()
-        if not times and estimate < seconds / 4:
-            side.train()  # compiles
+        if not times and estimate < seconds / 2:
+            side.train()  # compiles, and touches its memory for the first time
             side.reset()
         begin = clock()
         side.train()
