@@ -25,7 +25,7 @@ def cpu() -> dict[str, Any]:
         "name": llvm.get_host_cpu_name(),
         "cores": os.cpu_count(),
         "vector_bits": width,
-        "bfloat16": bool(features.get("avx512bf16") or features.get("bf16")),
+        "bfloat16": bool(features.get("avx512bf16")),  # the one kind of such products that an engine here uses
     }
 
 

@@ -262,7 +262,6 @@ def attend(
     ldr: int, T: int,
 ) -> None:  # fmt: skip
     """All heads of one row: qkv (T, 3 Dp) -> mix (T, Dp). A cache holds the row's earlier keys and values."""
-    once()
     D = c.Dp
     q, k, v, y = heads, heads + D * ld, heads + 2 * D * ld, heads + 3 * D * ld
     ldk = ld
@@ -298,7 +297,6 @@ def attend_back(
     c: Shape, t: Trace, dmix: P, heads: P, ld: int, rq: P, top: P, inverse: P, dqkv: P, cos: P, sin: P, ldr: int, T: int
 ) -> None:
     """dqkv (T, 3 Dp) of one row."""
-    once()
     D = c.Dp
     q, k, v, y = heads, heads + D * ld, heads + 2 * D * ld, heads + 3 * D * ld
     dq, dk, dv, dy = t.dheads, t.dheads + D * ld, t.dheads + 2 * D * ld, t.dheads + 3 * D * ld

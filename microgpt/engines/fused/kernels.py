@@ -19,7 +19,6 @@ from microgpt.engines.fused.vectors import (
     load,
     meet,
     once,
-    plain,
     root,
     splat,
     store,
@@ -133,7 +132,7 @@ def train(
             if N > 0:
                 t = lay_out(c, mine, panels, N, NT, S, W)
                 rows = Rows(tokens, offsets, low, high, begin, learning and c.dropout > 0, seed, first_step + i)
-                forward(c, w, w, plain(False), rows, t, none, cos, sin, ldr, N, NT)
+                forward(c, w, w, False, rows, t, none, cos, sin, ldr, N, NT)
                 loss += cross_entropy(c, rows, scored, weight, t.logits, t.dlogits)
                 if learning:
                     backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding)
@@ -186,7 +185,7 @@ def proceed(
     NT = (T + W - 1) // W * W
     t = lay_out(c, room, panels, T, NT, S, W)
     rows = Rows(tokens, span, 0, 1, 0, False, 0, 0)
-    forward(c, w, wt, plain(True), rows, t, Cache(keys, values, ld, past, True), cos, sin, ldr, T, NT)
+    forward(c, w, wt, True, rows, t, Cache(keys, values, ld, past, True), cos, sin, ldr, T, NT)
     for n in range(T):
         for j in range(c.V):
             logits[n * c.V + j] = t.logits[n * c.Vp + j]

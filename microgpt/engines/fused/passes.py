@@ -25,7 +25,6 @@ from microgpt.engines.fused.vectors import (
     load,
     maximum,
     once,
-    plain,
     positive,
     splat,
     store,
@@ -180,7 +179,6 @@ def forward(
 
     Where the weights lie `turned` in wt, they need not be turned again, as in generation, which uses them often.
     """
-    once()
     D, F, W = c.Dp, c.Fp, lanes(w)
     n = 0
     for row in range(rows.low, rows.high):
@@ -197,7 +195,7 @@ def forward(
         rmsnorm(t.x, t.x0, t.r0, N, c.D, D)
         copy(t.x0, t.x, N * D)
     if rows.dropping:
-        drop_rows(c, rows, t.x, plain(0))
+        drop_rows(c, rows, t.x, 0)
     for i in range(c.layers):
         lw, lwt = w + (c.layer + i * c.step), wt + (c.layer + i * c.step)
         n1, mix, n2, h, a = t.n1 + i * N * D, t.mix + i * N * D, t.n2 + i * N * D, t.h + i * N * F, t.a + i * N * F
@@ -290,7 +288,6 @@ def backward(
     c: Shape, w: P, dw: P, rows: Rows, t: Trace, cos: P, sin: P, ldr: int, N: int, NT: int, adding: bool
 ) -> None:
     """The gradients of all weights, or added to dw, given those of the logits."""
-    once()
     D, F, W = c.Dp, c.Fp, lanes(w)
     if c.softcap > 0:
         for j in range(0, N * c.Vp, W):
@@ -298,7 +295,7 @@ def backward(
             store(t.dlogits, j, load(t.dlogits, j) * (1.0 - part * part))
     linear_back(t.dlogits, t.y, w + c.head, dw + c.head, t.dx, N, D, c.Vp, adding, t.panels)
     if c.final_norm:
-        rmsnorm_back(t.dx, t.y, t.r, t.dx, N, c.D, D, plain(False))
+        rmsnorm_back(t.dx, t.y, t.r, t.dx, N, c.D, D, False)
     do = t.do if rows.dropping else t.dx
     for i in range(c.layers - 1, -1, -1):
         lw, ldw = w + (c.layer + i * c.step), dw + (c.layer + i * c.step)
@@ -309,7 +306,7 @@ def backward(
         linear_back(do, a, lw + c.fc2, ldw + c.fc2, t.da, N, F, D, adding, t.panels)
         activate_back(c.activation, t.da, h, N * F)
         linear_back(t.da, n2, lw + c.fc1, ldw + c.fc1, t.dn, N, D, F, adding, t.panels)
-        rmsnorm_back(t.dn, n2, t.r2 + i * N, t.dx, N, c.D, D, plain(True))
+        rmsnorm_back(t.dn, n2, t.r2 + i * N, t.dx, N, c.D, D, True)
         if rows.dropping:
             copy(t.dx, do, N * D)
             drop_rows(c, rows, do, 2 * i + 1)
@@ -330,11 +327,11 @@ def backward(
             n += T
             column += ld
         linear_back(t.qkv, n1, lw, ldw, t.dn, N, D, 3 * D, adding, t.panels)
-        rmsnorm_back(t.dn, n1, t.r1 + i * N, t.dx, N, c.D, D, plain(True))
+        rmsnorm_back(t.dn, n1, t.r1 + i * N, t.dx, N, c.D, D, True)
     if rows.dropping:
-        drop_rows(c, rows, t.dx, plain(0))
+        drop_rows(c, rows, t.dx, 0)
     if c.norm_embedding:
-        rmsnorm_back(t.dx, t.x0, t.r0, t.dx, N, c.D, D, plain(False))
+        rmsnorm_back(t.dx, t.x0, t.r0, t.dx, N, c.D, D, False)
     if not adding:
         zero(dw + c.wpe, c.wpe_size)
         if c.head != c.wte:

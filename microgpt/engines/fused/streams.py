@@ -84,7 +84,6 @@ def mix_slots(size: int, n: int, q: P, k: P, v: P, y: P, at: P, p: P, slots: int
 
     `slot` is the newest and `age` the position of the longest sequence; p is room for a score a slot.
     """
-    once()
     scale, W = 1.0 / math.sqrt(size), lanes(q)
     # the slots in their order in memory: up to the newest, and at the end those of before the ring came round
     seen = min(slots, age + 1)
@@ -122,7 +121,6 @@ def mix_slots(size: int, n: int, q: P, k: P, v: P, y: P, at: P, p: P, slots: int
 @inline
 def choose(logits: P, V: int, n: int, temperature: float, uniform: P, drawn: P) -> None:
     """A token for every lane from logits (V, n), by its uniform number; the likeliest at temperature 0."""
-    once()
     one = splat(logits, 1.0)
     for j in range(0, n, lanes(logits)):
         high, best = load(logits, j), splat(logits, 0.0)
@@ -149,7 +147,6 @@ def proceed_all(
     sin: P, ldr: int, logits: P,
 ) -> None:  # fmt: skip
     """Logits (V, n) of every lane's token at its position."""
-    once()
     D, F, W = c.D, 4 * c.D, lanes(w)
     qkv, mix = y + D * n, y + 4 * D * n
     h, turns, p = y + 5 * D * n, y + (5 * D + F) * n, y + (6 * D + F) * n

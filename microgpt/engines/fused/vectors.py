@@ -275,21 +275,10 @@ def once(typing: Any) -> Any:
     """Said in a function: keep its code in one place and call it there, which keeps compiling short."""
 
     def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        if "alwaysinline" not in b.function.attributes:
-            b.function.attributes.add("noinline")
+        b.function.attributes.add("noinline")
         return context.get_dummy_value()
 
     return types.void(), emit
-
-
-@builder
-def plain(typing: Any, x: Any) -> Any:
-    """The number x, not as a constant: a function called with it is compiled once for all numbers."""
-
-    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return context.cast(b, args[0], sig.args[0], sig.return_type)
-
-    return types.unliteral(x)(x), emit
 
 
 @builder

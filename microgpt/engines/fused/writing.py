@@ -28,7 +28,6 @@ from microgpt.engines.fused.vectors import (
     load,
     maximum,
     once,
-    plain,
     splat,
     store,
     total,
@@ -93,7 +92,6 @@ def combine(x: P, w: P, K: int, N: int, j: int) -> Any:
 @inline
 def look_up(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> P:
     """The table's entry, computed the first time."""
-    once()
     D, W = c.Dp, lanes(w)
     x = d.table + (token * S + at) * 4 * D
     if d.known[token * S + at] == 0:
@@ -111,7 +109,6 @@ def look_up(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> P:
 @inline
 def step(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> None:
     """The logits of one more token at position `at`: `forward` of the one token after a cache of the others."""
-    once()
     D, F, W = c.Dp, c.Fp, lanes(w)
     scale = 1.0 / math.sqrt(c.size)
     entry_ = look_up(c, w, wt, d, S, token, at)
@@ -193,7 +190,7 @@ def write(
                     span[1] = new + 1
                     rows = Rows(seen + past, span, 0, 1, 0, False, 0, 0)
                     cache = Cache(keys, values, ld, past, True)
-                    forward(c, w, wt, plain(True), rows, t, cache, cos, sin, ldr, new, columns)
+                    forward(c, w, wt, True, rows, t, cache, cos, sin, ldr, new, columns)
                     past += new
                     token, gap = draw(t.logits + (new - 1) * c.Vp, c.V, temperature, uniform[used], e)
             used += 1
