@@ -200,14 +200,17 @@ def _add(library: Part, function: Callable[..., Any], kinds: list[Any]) -> str:
 def _emit(translator: Translator, module: Any) -> bytes:
     """Optimize and emit a module of which only the kernels are seen from outside.
 
-    The vectors are written by hand, so LLVM need not look for more of them.
+    The vectors are written by hand, so LLVM need not look for more of them, and loops over tiles fill the registers:
+    unrolled, they would spill.
     """
     for value in (*module.functions, *module.global_variables):
         if not value.is_declaration:
             value.linkage = "external" if value.name in ENTRIES else "internal"
-    passes = translator._pass_builder(opt=2, loop_vectorize=False, slp_vectorize=False)
-    passes.getModulePassManager().run(module, passes)
     emitter = translator._tm
+    options = llvm.create_pipeline_tuning_options(2)
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+    passes = llvm.create_pass_builder(emitter, options)
+    passes.getModulePassManager().run(module, passes)
     if image.possible():
         name, features = machine()
         target = llvm.Target.from_triple(llvm.get_process_triple())
