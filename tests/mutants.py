@@ -100,7 +100,7 @@ MUTANTS = [
     Mutant(PYTORCH, "no norm of queries and keys", "return rmsnorm(x) if model.qk_norm else x", "return x"),
     Mutant(PYTORCH, "the device's numbers are shared", 'view.to("cpu", copy=True)', 'view.to("cpu")'),
     Mutant(FUSED_ATTENTION, "earlier keys get the last query's gradient alone", "store(dk, s, fma(ds, qt, load(dk, s)))", "store(dk, s, ds * qt)"),
-    Mutant(FUSED_ATTENTION, "gradients reach a later key", "store(ds, t * W, first(t + 1, d, 0.0))", "store(ds, t * W, first(t + 2, d, 0.0))"),
+    Mutant(FUSED_ATTENTION, "gradients reach a later key", "store(ds, t * ld, first(before + t + 1, d, 0.0))", "store(ds, t * ld, first(before + t + 2, d, 0.0))"),
     Mutant(FUSED_ATTENTION, "RoPE's gradient turns like its values", "store(a, t, va * vcos + vb * vsin)", "store(a, t, va * vcos - vb * vsin)"),
     Mutant(FUSED_PASSES, "ReLU2's gradient lacks its factor", "positive(v, 2.0 * v * load(dy, i))", "positive(v, 2.0 * load(dy, i))"),
     Mutant(FUSED_PASSES, "RMSNorm's gradient lacks the mean", "- load(y, at + i) * mean) * r[n]", "- load(y, at + i) * mean * 0.0) * r[n]"),

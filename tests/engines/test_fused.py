@@ -240,24 +240,60 @@ def test_across_lanes(dtype: str) -> None:
 
 
 @numba.njit
-def _attend(q: Any, k: Any, val: Any, ld: int, y: Any, room: Any, size: int, past: int, T: int) -> None:
+def _attend(q: Any, k: Any, val: Any, ld: int, y: Any, kept: Any, room: Any, size: int, past: int, T: int) -> None:
     p = v.pointer(room)
+    top = v.pointer(kept)
     k_, v_ = v.pointer(k), v.pointer(val)
-    attention.attention(v.pointer(q), ld, k_, v_, ld, v.pointer(y), p, p + 64, p + 128, size, past, T, p)
+    attention.attention(v.pointer(q), ld, k_, v_, ld, v.pointer(y), top, top + ld, p, size, past, T, p)
+
+
+@numba.njit
+def _attend_back(dy: Any, heads: Any, ld: int, kept: Any, d: Any, room: Any, size: int, T: int) -> None:
+    q, dq, p, top = v.pointer(heads), v.pointer(d), v.pointer(room), v.pointer(kept)
+    part = size * ld
+    attention.attention_back(
+        v.pointer(dy), q, q + part, q + 2 * part, q + 3 * part, ld, top, top + ld, p, p + 8192, dq, dq + part,
+        dq + 2 * part, size, T, p, part,
+    )  # fmt: skip
+
+
+def _weights(q: Any, k: Any, past: int) -> Any:
+    """Softmax of causal scores (T, past + T)."""
+    scores = q.T @ k / math.sqrt(len(q))
+    scores[np.arange(k.shape[1]) > past + np.arange(q.shape[1])[:, None]] = -np.inf
+    p = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return p / p.sum(axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("size", "past", "T"), [(1, 0, 1), (3, 0, 5), (4, 7, 2), (5, 3, 20), (16, 0, 33)])
+@pytest.mark.parametrize(
+    ("size", "past", "T"), [(1, 0, 1), (3, 0, 5), (4, 7, 2), (5, 3, 20), (16, 0, 33), (8, 50, 70), (2, 33, 81)]
+)
 def test_attention_is_softmax_of_scores(dtype: str, size: int, past: int, T: int) -> None:
-    ld = 64
+    ld = 160
     q, k, value = (random(size, ld, dtype=dtype, seed=i) for i in range(3))
-    y = np.zeros((size, ld), dtype)
-    _attend(q.ravel(), k.ravel(), value.ravel(), ld, y.ravel(), np.zeros(8192, dtype), size, past, T)
-    scores = q[:, :T].T @ k[:, : past + T] / math.sqrt(size)
-    scores[np.arange(past + T) > past + np.arange(T)[:, None]] = -np.inf
-    p = np.exp(scores - scores.max(axis=1, keepdims=True))
-    want = value[:, : past + T] @ (p / p.sum(axis=1, keepdims=True)).T
+    y, room = np.zeros((size, ld), dtype), np.zeros(8192, dtype)
+    _attend(q.ravel(), k.ravel(), value.ravel(), ld, y.ravel(), np.zeros(2 * ld, dtype), room, size, past, T)
+    want = value[:, : past + T] @ _weights(q[:, :T], k[:, : past + T], past).T
     np.testing.assert_allclose(y[:, :T], want, atol=50 * EPS[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("size", "T"), [(1, 1), (3, 5), (4, 16), (5, 33), (16, 64), (6, 65), (7, 97), (16, 150)])
+def test_attention_back_is_the_derivative(dtype: str, size: int, T: int) -> None:
+    """By keys in twos of vectors and queries by blocks, on shapes at and beside the edges of both."""
+    ld = 160
+    heads, dy = (random(4 * size, ld, dtype=dtype, seed=4) * 2), random(size, ld, dtype=dtype, seed=5)
+    q, k, value, y = heads.reshape(4, size, ld)
+    kept, room, d = np.zeros(2 * ld, dtype), np.full(8192 * 3, np.nan, dtype), np.full((3, size, ld), np.nan, dtype)
+    _attend(q.ravel(), k.ravel(), value.ravel(), ld, y.ravel(), kept, room, size, 0, T)
+    _attend_back(dy.ravel(), heads.ravel(), ld, kept, d.ravel(), room, size, T)
+    q, k, value, dy = (x[:, :T].astype(np.float64) for x in (q, k, value, dy))
+    p = _weights(q, k, 0)
+    dp = dy.T @ value
+    ds = p * (dp - (p * dp).sum(axis=1, keepdims=True)) / math.sqrt(size)
+    for got, want in zip(d, (k @ ds.T, q @ ds, dy @ p), strict=True):
+        np.testing.assert_allclose(got[:, :T], want, atol=400 * EPS[dtype])
 
 
 @numba.njit

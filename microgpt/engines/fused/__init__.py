@@ -136,7 +136,7 @@ class Engine:
         self.shape, self.where = self._lay_out()
         self.block = pad(model.block_size, self.lanes)
         self.width = self.block + self.lanes  # columns of the tables and the cache: vectors begin anywhere
-        self.columns = max(self.block, (1 + self.halves) * 64 * self.lanes * 64 // self.shape.Dp)  # of a pass
+        self.columns = max(self.block, (1 + self.halves) * max(512, 4096 * self.lanes // self.shape.Dp))  # of a pass
         self.tables = rotation(model, self.width, self.dtype)
         self.cos, self.sin = at(self.tables[0]), at(self.tables[1])
         self.room, self.operands = Room(self.dtype), Room("uint32" if self.halves else self.dtype)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 
 from microgpt.engines.fused.halves import depth, operand
-from microgpt.engines.fused.memory import Cache, P, Shape, Trace
+from microgpt.engines.fused.memory import PAIR, QUERIES, Cache, P, Shape, Trace
 from microgpt.engines.fused.products import copy, multiply, multiply_columns, transpose, transpose_back, zero
-from microgpt.engines.fused.tiles import transpose_block
 from microgpt.engines.fused.vectors import (
     exp,
     first,
@@ -23,6 +22,7 @@ from microgpt.engines.fused.vectors import (
     largest,
     load,
     maximum,
+    near,
     once,
     splat,
     sqrt,
@@ -87,42 +87,58 @@ def norm_head_back(dy: P, y: P, ld: int, r: P, size: int, T: int) -> None:
 
 
 @jit
+def soften(p: P, ld: int, scale: float, seen: int, S: int, top: P, inverse: P) -> None:
+    """Scores p (S, ld) of one vector of queries become exp(scale (score - top)), `inverse` one over their sums.
+
+    Key `seen` is the last that all of these queries see; each sees one more than the one before it.
+    """
+    once()
+    W = lanes(p)
+    end = min(S, seen + W)
+    high = load(p, 0)
+    for s in range(1, seen + 1):
+        high = maximum(high, load(p, s * ld))
+    for s in range(seen + 1, end):
+        high = maximum(high, first(s - seen, -math.inf, load(p, s * ld)))
+    sums, shift = splat(p, 0.0), high * -scale
+    for s in range(seen + 1):
+        e = exp(fma(load(p, s * ld), scale, shift))
+        store(p, s * ld, e)
+        sums = sums + e
+    for s in range(seen + 1, end):
+        e = first(s - seen, 0.0, exp((load(p, s * ld) - high) * scale))
+        store(p, s * ld, e)
+        sums = sums + e
+    for s in range(end, S):
+        store(p, s * ld, splat(p, 0.0))
+    store(top, 0, shift)
+    store(inverse, 0, 1.0 / sums)
+
+
+@jit
 def attention(
     q: P, ldq: int, k: P, v: P, ld: int, y: P, top: P, inverse: P, p: P, size: int, past: int, T: int, room: P
 ) -> None:  # fmt: skip
     """One head: y = softmax(q k^T / sqrt(size)) v, causal, for T queries after `past` positions.
 
-    q, y (size, ldq); k, v (size, ld). `top` and `inverse` keep what makes p again: p = exp(scale (s - top)) inverse.
-    p is room for the scores of one vector of queries; `room` for the operands of the scores.
+    q, y (size, ldq); k, v (size, ld). `top` and `inverse` keep what makes p again: p = exp(scale s + top) inverse.
+    p is room for the scores of two vectors of queries; `room` for the operands of the scores.
     """
     once()
     scale = 1.0 / math.sqrt(size)
     W, K = lanes(q), depth(size, room)
     keys, queries = operand(k, ld, size, past + T, room), operand(q, ldq, size, T, room + K * ld)
-    for t in range(0, T, W):
-        past_t = past + t  # keys that all queries of this vector see
-        S = min(past + T, past_t + W)
-        multiply_columns(keys, ld, queries + t, ldq, p, W, S, K, W, False)
-        high = load(p, 0)
-        for s in range(1, past_t + 1):
-            high = maximum(high, load(p, s * W))
-        for s in range(past_t + 1, S):
-            high = maximum(high, first(s - past_t, -math.inf, load(p, s * W)))
-        sums = splat(q, 0.0)
-        for s in range(past_t + 1):
-            e = exp((load(p, s * W) - high) * scale)
-            store(p, s * W, e)
-            sums = sums + e
-        for s in range(past_t + 1, S):
-            e = first(s - past_t, 0.0, exp((load(p, s * W) - high) * scale))
-            store(p, s * W, e)
-            sums = sums + e
-        multiply(v, ld, p, W, y + t, ldq, size, S, W, False)
-        sums = 1.0 / sums
-        for i in range(size):
-            store(y, i * ldq + t, load(y, i * ldq + t) * sums)
-        store(top, t, high)
-        store(inverse, t, sums)
+    for t in range(0, T, PAIR * W):
+        width = PAIR * W if T - t > W else W
+        S = min(past + T, past + t + width)
+        multiply_columns(keys, ld, queries + t, ldq, p, width, S, K, width, False)
+        for j in range(0, width, W):
+            soften(p + j, width, scale, past + t + j, S, top + (t + j), inverse + (t + j))
+        multiply(v, ld, p, width, y + t, ldq, size, S, width, False)
+        for j in range(t, t + width, W):
+            sums = load(inverse, j)
+            for i in range(size):
+                store(y, i * ldq + j, load(y, i * ldq + j) * sums)
 
 
 @jit
@@ -154,14 +170,43 @@ def attention_one(q: P, ldq: int, k: P, v: P, ld: int, y: P, p: P, size: int, S:
 
 
 @jit
+def slope(
+    p: P, ds: P, ld: int, scale: float, before: int, M: int, top: P, inverse: P, delta: P, ahead: P, part: int
+) -> None:
+    """Scores p (M, ld) of one vector of keys become weights, the weights' gradients ds those of scores.
+
+    A row is a query. Row 0 sees `before` of these keys and the next one, each row one more than the one before it.
+    Meanwhile what is needed next comes nearer, a line a row of four matrices that lie `part` apart.
+    """
+    once()
+    W = lanes(p)
+    for t in range(max(0, -before)):
+        store(p, t * ld, splat(p, 0.0))
+        store(ds, t * ld, splat(p, 0.0))
+    whole = max(0, W - before - 1)
+    for t in range(max(0, -before), min(M, whole)):
+        e = exp(fma(load(p, t * ld), scale, splat(p, top[t]))) * inverse[t]
+        d = e * (load(ds, t * ld) - delta[t]) * scale
+        store(p, t * ld, first(before + t + 1, e, 0.0))
+        store(ds, t * ld, first(before + t + 1, d, 0.0))
+    for t in range(whole, M):
+        for i in range(4):
+            near(ahead, t * W + i * part)
+        e = exp(fma(load(p, t * ld), scale, splat(p, top[t]))) * inverse[t]
+        store(p, t * ld, e)
+        store(ds, t * ld, e * (load(ds, t * ld) - delta[t]) * scale)
+
+
+@jit
 def attention_back(
     dy: P, q: P, k: P, v: P, y: P, ld: int, top: P, inverse: P, p: P, ds: P, dq: P, dk: P, dv: P, size: int, T: int,
-    room: P,
+    room: P, apart: int,
 ) -> None:  # fmt: skip
     """dq, dk, dv (size, ld) of one head. The weights p are computed again, so that memory grows with T alone.
 
-    Keys lie in the lanes here, a vector of them at a time; ds is then turned, queries into the lanes, for dq.
-    p and ds are room for (T + a vector, a vector); behind ds lies what is turned (a vector, ld).
+    Keys lie in the lanes, two vectors of them and QUERIES rows at a time, so that p and ds stay in the nearest cache;
+    ds is then turned, queries into the lanes, for dq. Behind ds lie what is turned and a number for each position. q,
+    k, v and y lie `apart` numbers from each other.
     """
     once()
     scale = 1.0 / math.sqrt(size)
@@ -169,32 +214,27 @@ def attention_back(
     part = K * ld
     queries, keys = operand(q, ld, size, T, room), operand(k, ld, size, T, room + part)
     gradients, values = operand(dy, ld, size, T, room + 2 * part), operand(v, ld, size, T, room + 3 * part)
-    delta = p + T * W  # sum over keys of p dp, which is sum over channels of y dy
-    turned = ds + (T + W) * W
+    turned = ds + QUERIES * PAIR * W
+    delta = turned + QUERIES * PAIR * W  # sum over keys of p dp, which is sum over channels of y dy
     for t in range(0, T, W):
         dots = splat(q, 0.0)
         for i in range(size):
             dots = fma(load(dy, i * ld + t), load(y, i * ld + t), dots)
-            store(dq, i * ld + t, splat(q, 0.0))
         store(delta, t, dots)
-    for s in range(0, T, W):
-        M = T - s
-        multiply_columns(queries + s, ld, keys + s, ld, p, W, M, K, W, False)
-        multiply_columns(gradients + s, ld, values + s, ld, ds, W, M, K, W, False)
-        for t in range(min(W, M)):  # queries that do not see all keys of this vector
-            e = exp((load(p, t * W) - top[s + t]) * scale) * inverse[s + t]
-            d = e * (load(ds, t * W) - delta[s + t]) * scale
-            store(p, t * W, first(t + 1, e, 0.0))
-            store(ds, t * W, first(t + 1, d, 0.0))
-        for t in range(W, M):
-            e = exp((load(p, t * W) - top[s + t]) * scale) * inverse[s + t]
-            store(p, t * W, e)
-            store(ds, t * W, e * (load(ds, t * W) - delta[s + t]) * scale)
-        multiply(dy + s, ld, p, W, dv + s, ld, size, M, W, False)
-        multiply(q + s, ld, ds, W, dk + s, ld, size, M, W, False)
-        for t in range(0, M, W):
-            transpose_block(ds + t * W, W, turned + t, ld, W)
-        multiply(k + s, ld, turned, ld, dq + s, ld, size, min(W, M), (M + W - 1) // W * W, True)
+    ahead = q + size * ld  # the next head, where there is one
+    for s in range(0, T, PAIR * W):
+        width = PAIR * W if T - s > W else W
+        for t in range(s, T, QUERIES):
+            M = min(QUERIES, T - t)
+            multiply_columns(queries + t, ld, keys + s, ld, p, width, M, K, width, False)
+            multiply_columns(gradients + t, ld, values + s, ld, ds, width, M, K, width, False)
+            for j in range(0, width, W):
+                slope(p + j, ds + j, width, scale, t - s - j, M, top + t, inverse + t, delta + t, ahead, apart)
+                ahead = ahead + M * W
+            multiply(dy + t, ld, p, width, dv + s, ld, size, M, width, t > s)
+            multiply(q + t, ld, ds, width, dk + s, ld, size, M, width, t > s)
+            transpose(ds, width, turned, QUERIES, M, width)
+            multiply(k + s, ld, turned, QUERIES, dq + t, ld, size, min(width, T - s), (M + W - 1) // W * W, s > 0)
 
 
 @jit
@@ -305,7 +345,7 @@ def attend_back(
         at = head * c.size * ld
         attention_back(
             dy + at, q + at, k + at, v + at, y + at, ld, top + head * ld, inverse + head * ld, t.p, t.ds, dq + at,
-            dk + at, dv + at, c.size, T, t.panels,
+            dk + at, dv + at, c.size, T, t.panels, D * ld,
         )  # fmt: skip
         if c.qk_norm:
             norm_head_back(dq + at, q + at, ld, rq + 2 * head * ld, c.size, T)

@@ -176,19 +176,24 @@ def linear_halves(
             multiply(a, half, b, 0, y + o, fan_out, N, half, min(part, fan_out - o), adding)
 
 
-def linear_back_halves(
-    dy: P, x: P, w: P, dw: P, dx: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P
-) -> None:  # fmt: skip
-    """passes.linear_back."""
+def weights_back_halves(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
+    """passes.weights_back."""
     once()
-    W, half, out = lanes(dx), (N + 1) // 2, fan_out // 2
+    half, wide = (N + 1) // 2, PAIR * lanes(dw)
     a = room
-    b = a + (max(half * fan_out, N * out) + 2 * W)
-    wide = PAIR * W
+    b = a + (half * fan_out + wide)
     pair_down(dy, fan_out, a, fan_out, N, fan_out)
     for j in range(0, fan_in, wide):
         pair_panel(x + j, fan_in, b + j * half, N)
     multiply_columns(a, fan_out, b, 0, dw, 0, fan_out, half, fan_in, adding)
+
+
+def input_back_halves(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, room: P) -> None:
+    """passes.input_back."""
+    once()
+    out, wide = fan_out // 2, PAIR * lanes(dx)
+    a = room
+    b = a + (N * out + wide)
     pair_along(dy, a, N * fan_out)
     for j in range(0, fan_in, wide):
         pair_panel(w + j * fan_out, wide, b, fan_out)

@@ -21,6 +21,7 @@ Doubles = Any
 Bytes = Any
 
 PAIR = 2  # vectors in a row of a full tile, and of a panel
+QUERIES = 64  # rows of scores at a time on the way back, a multiple of a vector
 NEAR = 8192  # numbers that stay in the nearest cache beside others
 LINE = 16  # float64s from one thread's sums to the next, so that no two share a cache line
 
@@ -99,7 +100,6 @@ class Trace(NamedTuple):
     n2: P
     r2: P
     h: P
-    a: P
     y: P  # the head's input, not by layer
     r: P
     logits: P
@@ -109,6 +109,7 @@ class Trace(NamedTuple):
     dx: P
     do: P
     dn: P
+    a: P
     da: P
     dheads: P
     p: P
@@ -132,7 +133,7 @@ def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> 
     stream, deep = N * D + slack, L * N * D + slack
     wide, deep_wide = N * c.Fp + slack, L * N * c.Fp + slack
     logits = N * c.Vp + slack
-    heads, scores = c.H * L * columns + slack, (S + 3 * W) * W + slack
+    heads, scores = c.H * L * columns + slack, PAIR * W * (max(S, QUERIES) + W) + slack
     x = p
     x0 = x + stream
     r0 = x0 + stream
@@ -147,8 +148,7 @@ def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> 
     n2 = mix + deep
     r2 = n2 + deep
     h = r2 + layers
-    a = h + deep_wide
-    y = a + deep_wide
+    y = h + deep_wide
     r = y + stream
     z = r + numbers
     dz = z + (logits if c.softcap > 0 else 0)  # else the gradients take the logits' place
@@ -157,13 +157,14 @@ def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> 
     dx = o + stream
     do = dx + stream
     dn = do + stream
-    da = dn + stream
+    a = dn + stream
+    da = a + wide
     dheads = da + wide
     weights = dheads + (4 * D * columns + slack)
     ds = weights + scores
-    end = ds + 2 * scores
+    end = ds + (2 * PAIR * W * QUERIES + S + slack)
     return Trace(
-        x, x0, r0, n1, r1, qkvy, rq, top, inverse, pairs, mix, n2, r2, h, a, y, r, z, dz, qkv, o, dx, do, dn, da,
+        x, x0, r0, n1, r1, qkvy, rq, top, inverse, pairs, mix, n2, r2, h, y, r, z, dz, qkv, o, dx, do, dn, a, da,
         dheads, weights, ds, end, panels,
     )  # fmt: skip
 

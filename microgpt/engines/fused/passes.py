@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from microgpt.engines.fused.attention import attend, attend_back, attention_short, attention_short_back
-from microgpt.engines.fused.halves import for_room, linear_back_halves, linear_halves
+from microgpt.engines.fused.halves import for_room, input_back_halves, linear_halves, weights_back_halves
 from microgpt.engines.fused.memory import NEAR, PAIR, Cache, P, Rows, Shape, Trace
 from microgpt.engines.fused.products import add, copy, multiply, multiply_columns, place, to_panels, turn_rows, zero
 from microgpt.engines.fused.vectors import (
@@ -48,20 +48,33 @@ def linear(
             multiply(x, fan_in, room, 0, y + o, fan_out, N, fan_in, width, adding)
 
 
-def linear_back(dy: P, x: P, w: P, dw: P, dx: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
-    """dx = dy W; dW = dy^T x, or added to dW."""
+def weights_back(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
+    """dW = dy^T x, or added to dW."""
     if N < FEW or fan_in < 256:
         multiply_columns(dy, fan_out, x, fan_in, dw, 0, fan_out, N, fan_in, adding)
     else:
         to_panels(x, room, N, fan_in)
         multiply_columns(dy, fan_out, room, 0, dw, 0, fan_out, N, fan_in, adding)
+
+
+def input_back(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, room: P) -> None:
+    """dx = dy W."""
     multiply(dy, fan_out, w, 0, dx, fan_in, N, fan_out, fan_in, False)
 
 
 for_room(linear, linear, words=False)
 for_room(linear, linear_halves, words=True)
-for_room(linear_back, linear_back, words=False)
-for_room(linear_back, linear_back_halves, words=True)
+for_room(weights_back, weights_back, words=False)
+for_room(weights_back, weights_back_halves, words=True)
+for_room(input_back, input_back, words=False)
+for_room(input_back, input_back_halves, words=True)
+
+
+@inline
+def linear_back(dy: P, x: P, w: P, dw: P, dx: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
+    """dx = dy W; dW = dy^T x, or added to dW."""
+    weights_back(dy, x, dw, N, fan_in, fan_out, adding, room)
+    input_back(dy, w, dx, N, fan_in, fan_out, room)
 
 
 @jit
@@ -100,7 +113,7 @@ GELU = math.sqrt(2 / math.pi)
 
 @jit
 def activate(kind: int, x: P, y: P, n: int) -> None:
-    """ReLU, its square, or GELU in its tanh form: (1 + tanh u) / 2 = 1 / (1 + exp(-2 u))."""
+    """ReLU, its square, or GELU in its tanh form, v (1 + tanh u) / 2 = v / (1 + exp(-2 u))."""
     once()
     if kind == 0:
         for i in range(0, n, lanes(x)):
@@ -113,28 +126,31 @@ def activate(kind: int, x: P, y: P, n: int) -> None:
     else:
         for i in range(0, n, lanes(x)):
             v = load(x, i)
-            u = v * fma(v * v, GELU * 0.044715, splat(x, GELU))
-            store(y, i, v / (1.0 + exp(-2.0 * u)))
+            store(y, i, v / (1.0 + exp(v * fma(v * v, -2.0 * GELU * 0.044715, splat(x, -2.0 * GELU)))))
 
 
 @jit
-def activate_back(kind: int, dy: P, x: P, n: int) -> None:
-    """dx from dy and the activation's input, in place of dy."""
+def activate_back(kind: int, dy: P, x: P, y: P, n: int) -> None:
+    """dx, in place of dy, and y once more, from the activation's input."""
     once()
     if kind == 0:
         for i in range(0, n, lanes(x)):
-            store(dy, i, positive(load(x, i), load(dy, i)))
+            v = load(x, i)
+            store(y, i, positive(v, v))
+            store(dy, i, positive(v, load(dy, i)))
     elif kind == 1:
         for i in range(0, n, lanes(x)):
             v = load(x, i)
+            store(y, i, positive(v, v * v))
             store(dy, i, positive(v, 2.0 * v * load(dy, i)))
     else:
         for i in range(0, n, lanes(x)):
             v = load(x, i)
-            u = v * fma(v * v, GELU * 0.044715, splat(x, GELU))
-            du = fma(v * v, GELU * 3 * 0.044715, splat(x, GELU))
-            s = 1.0 / (1.0 + exp(-2.0 * u))
-            store(dy, i, load(dy, i) * fma(v * s * (1.0 - s), 2.0 * du, s))
+            square = v * v
+            du = fma(square, 2.0 * GELU * 3 * 0.044715, splat(x, 2.0 * GELU))
+            s = 1.0 / (1.0 + exp(v * fma(square, -2.0 * GELU * 0.044715, splat(x, -2.0 * GELU))))
+            store(y, i, v * s)
+            store(dy, i, load(dy, i) * fma(v * s * (1.0 - s), du, s))
 
 
 U32 = 0xFFFFFFFF
@@ -198,7 +214,7 @@ def forward(
         drop_rows(c, rows, t.x, 0)
     for i in range(c.layers):
         lw, lwt = w + (c.layer + i * c.step), wt + (c.layer + i * c.step)
-        n1, mix, n2, h, a = t.n1 + i * N * D, t.mix + i * N * D, t.n2 + i * N * D, t.h + i * N * F, t.a + i * N * F
+        n1, mix, n2, h = t.n1 + i * N * D, t.mix + i * N * D, t.n2 + i * N * D, t.h + i * N * F
         rmsnorm(t.x, n1, t.r1 + i * N, N, c.D, D)
         linear(n1, lw, lwt, turned, t.qkv, N, D, 3 * D, False, t.panels)
         n, column = 0, i * NT
@@ -226,13 +242,13 @@ def forward(
             linear(mix, lw + c.wo, lwt + c.wo, turned, t.x, N, D, D, True, t.panels)
         rmsnorm(t.x, n2, t.r2 + i * N, N, c.D, D)
         linear(n2, lw + c.fc1, lwt + c.fc1, turned, h, N, D, F, False, t.panels)
-        activate(c.activation, h, a, N * F)
+        activate(c.activation, h, t.a, N * F)
         if rows.dropping:
-            linear(a, lw + c.fc2, lwt + c.fc2, turned, t.o, N, F, D, False, t.panels)
+            linear(t.a, lw + c.fc2, lwt + c.fc2, turned, t.o, N, F, D, False, t.panels)
             drop_rows(c, rows, t.o, 2 * i + 2)
             add(t.o, t.x, N * D)
         else:
-            linear(a, lw + c.fc2, lwt + c.fc2, turned, t.x, N, F, D, True, t.panels)
+            linear(t.a, lw + c.fc2, lwt + c.fc2, turned, t.x, N, F, D, True, t.panels)
     if c.final_norm:
         rmsnorm(t.x, t.y, t.r, N, c.D, D)
     else:
@@ -299,12 +315,13 @@ def backward(
     do = t.do if rows.dropping else t.dx
     for i in range(c.layers - 1, -1, -1):
         lw, ldw = w + (c.layer + i * c.step), dw + (c.layer + i * c.step)
-        n1, mix, n2, h, a = t.n1 + i * N * D, t.mix + i * N * D, t.n2 + i * N * D, t.h + i * N * F, t.a + i * N * F
+        n1, mix, n2, h = t.n1 + i * N * D, t.mix + i * N * D, t.n2 + i * N * D, t.h + i * N * F
         if rows.dropping:
             copy(t.dx, do, N * D)
             drop_rows(c, rows, do, 2 * i + 2)
-        linear_back(do, a, lw + c.fc2, ldw + c.fc2, t.da, N, F, D, adding, t.panels)
-        activate_back(c.activation, t.da, h, N * F)
+        input_back(do, lw + c.fc2, t.da, N, F, D, t.panels)
+        activate_back(c.activation, t.da, h, t.a, N * F)
+        weights_back(do, t.a, ldw + c.fc2, N, F, D, adding, t.panels)
         linear_back(t.da, n2, lw + c.fc1, ldw + c.fc1, t.dn, N, D, F, adding, t.panels)
         rmsnorm_back(t.dn, n2, t.r2 + i * N, t.dx, N, c.D, D, True)
         if rows.dropping:

@@ -359,6 +359,20 @@ def store(typing: Any, p: Any, i: Any, x: Any) -> Any:
 
 
 @builder
+def near(typing: Any, p: Any, i: Any) -> Any:
+    """Begin to bring the cache line of p[i] nearer."""
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        place = b.bitcast(b.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+        fetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+        b.call(fetch, [place, I32(0), I32(3), I32(1)])  # to read it; as near as can be; data
+        return context.get_dummy_value()
+
+    return types.void(p, types.intp), emit
+
+
+@builder
 def splat(typing: Any, p: Any, x: Any) -> Any:
     """The number x in every lane of a vector of the pointer's dtype."""
 
@@ -452,15 +466,16 @@ LIMIT = {32: 87.0, 64: 708.0}
 
 @operation()
 def exp(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """e^x within two units of the last place, for |x| up to 87 (float32) or 708, held there beyond.
+    """e^x within two units of the last place, for |x| up to 87 (float32) or 708; below not less, above more.
 
     x = n ln 2 + r with |r| <= ln 2 / 2; Taylor's series of e^r; n goes into the exponent.
     """
     kind, bits = x.type, bits_of(x.type)
-    ints = ir.VectorType(ir.IntType(bits), kind.count)
-    high, low, magic = (everywhere(kind, value) for value in (LIMIT[bits], -LIMIT[bits], MAGIC[bits]))
-    x = b.select(b.fcmp_ordered(">", x, high), high, x)
+    low, magic = everywhere(kind, -LIMIT[bits]), everywhere(kind, MAGIC[bits])
     x = b.select(b.fcmp_ordered("<", x, low), low, x)
+    if BYTES != 64:
+        high = everywhere(kind, LIMIT[bits])
+        x = b.select(b.fcmp_ordered(">", x, high), high, x)
     shifted = multiply_add(b, x, everywhere(kind, LOG2E), magic)
     n = b.fsub(shifted, magic)
     r = x
@@ -469,6 +484,18 @@ def exp(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     y = everywhere(kind, 1 / factorial(DEGREE[bits]))
     for k in reversed(range(DEGREE[bits])):
         y = multiply_add(b, y, r, everywhere(kind, 1 / factorial(k)))
+    return _times_power(b, y, n, shifted)
+
+
+def _times_power(b: ir.IRBuilder, y: ir.Value, n: ir.Value, shifted: ir.Value) -> ir.Value:
+    """y 2^n, where `shifted` holds the integer n in its low bits; the machine's own where it has that."""
+    kind, bits = y.type, bits_of(y.type)
+    if BYTES == 64:
+        mask, way = ir.IntType(kind.count), I32
+        name = f"llvm.x86.avx512.mask.scalef.p{'s' if bits == 32 else 'd'}.512"
+        function = cgutils.get_or_insert_function(b.module, ir.FunctionType(kind, [kind, kind, kind, mask, way]), name)
+        return b.call(function, [y, n, y, mask(-1), way(4)])
+    ints = ir.VectorType(ir.IntType(bits), kind.count)
     exponent = b.shl(b.bitcast(shifted, ints), everywhere(ints, 23 if bits == 32 else 52))
     return b.bitcast(b.add(b.bitcast(y, ints), exponent), kind)
 
