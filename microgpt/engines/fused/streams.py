@@ -12,9 +12,10 @@ from typing import Any
 
 from microgpt.engines.fused.attention import rotate
 from microgpt.engines.fused.compiler import entry
-from microgpt.engines.fused.memory import Doubles, Ints, P, Shape, Tokens
+from microgpt.engines.fused.memory import NEAR, Doubles, Ints, P, Shape, Tokens
 from microgpt.engines.fused.passes import activate
 from microgpt.engines.fused.products import multiply
+from microgpt.engines.fused.tiles import ROWS
 from microgpt.engines.fused.vectors import (
     exp,
     fma,
@@ -23,6 +24,7 @@ from microgpt.engines.fused.vectors import (
     lanes,
     load,
     maximum,
+    near,
     once,
     positive,
     root,
@@ -30,6 +32,7 @@ from microgpt.engines.fused.vectors import (
     store,
 )  # fmt: skip
 
+AHEAD = 8  # slots from that which is read to that which is brought nearer
 FAR = 1e30  # taken from the score of a key that is not the lane's own: e^-FAR is nothing beside any other
 
 
@@ -59,6 +62,8 @@ def score(size: int, n: int, q: P, k: P, low: int, high: int, newest: int, mine:
         two = one + size * W
         a, b = none, none
         for i in range(size):
+            near(one, (i + AHEAD * size) * W)
+            near(two, (i + AHEAD * size) * W)
             a = fma(load(q, i * n), load(one, i * W), a)
             b = fma(load(q, i * n), load(two, i * W), b)
         a = fma(maximum(none, float(newest - s) - mine), -FAR, a)
@@ -102,20 +107,28 @@ def mix_slots(size: int, n: int, q: P, k: P, v: P, y: P, at: P, p: P, slots: int
                 store(p, s * W, e)
                 sums = sums + e
         inverse = 1.0 / sums
-        for i in range(size):
-            kept = v_ + i * slots * W
+        run, whole = slots * W, size - size % 4
+        for i in range(0, whole, 4):  # four channels share a weight
             a, b, c, d = splat(q, 0.0), splat(q, 0.0), splat(q, 0.0), splat(q, 0.0)
             for part in range(2):
                 low, high = (rest, slots) if part else (first, slot + 1)
-                tail = high - (high - low) % 4
-                for s in range(low * W, tail * W, 4 * W):
-                    a = fma(load(p, s), load(kept, s), a)
-                    b = fma(load(p, s + W), load(kept, s + W), b)
-                    c = fma(load(p, s + 2 * W), load(kept, s + 2 * W), c)
-                    d = fma(load(p, s + 3 * W), load(kept, s + 3 * W), d)
-                for s in range(tail * W, high * W, W):
-                    a = fma(load(p, s), load(kept, s), a)
-            store(y, i * n + j, ((a + b) + (c + d)) * inverse)
+                for s in range(low * W, high * W, W):
+                    e, kept = load(p, s), v_ + (i * run + s)
+                    a = fma(e, load(kept, 0), a)
+                    b = fma(e, load(kept, run), b)
+                    c = fma(e, load(kept, 2 * run), c)
+                    d = fma(e, load(kept, 3 * run), d)
+            store(y, i * n + j, a * inverse)
+            store(y, (i + 1) * n + j, b * inverse)
+            store(y, (i + 2) * n + j, c * inverse)
+            store(y, (i + 3) * n + j, d * inverse)
+        for i in range(whole, size):
+            a = splat(q, 0.0)
+            for part in range(2):
+                low, high = (rest, slots) if part else (first, slot + 1)
+                for s in range(low * W, high * W, W):
+                    a = fma(load(p, s), load(v_, i * run + s), a)
+            store(y, i * n + j, a * inverse)
 
 
 @inline
@@ -139,6 +152,20 @@ def choose(logits: P, V: int, n: int, temperature: float, uniform: P, drawn: P) 
             for c in range(V):
                 best = best - positive(load(logits, c * n + j) - reach, one)
         store(drawn, j, best)
+
+
+@jit
+def product(w: P, ld: int, x: P, y: P, n: int, M: int, K: int, adding: bool) -> None:
+    """y (M, n) = W x, or added to y: (M, ld), (K, n). Meanwhile the rows that come next are brought nearer.
+
+    What follows in memory is the next matrix.
+    """
+    once()
+    part = max(1, NEAR // (ld * ROWS)) * ROWS
+    for i in range(0, M, part):
+        for at in range(part * ld, 2 * part * ld, lanes(w)):
+            near(w, i * ld + at)
+        multiply(w + i * ld, ld, x, n, y + i * n, n, min(part, M - i), K, n, adding)
 
 
 @inline
@@ -169,7 +196,7 @@ def proceed_all(
         lw, k, v = w + (c.layer + i * c.step), keys + i * slots * D * n, values + i * slots * D * n
         norm(x, y, D, n)
         for part in range(3):
-            multiply(lw + part * c.Dp * c.Dp, c.Dp, y, n, qkv + part * D * n, n, D, D, n, False)
+            product(lw + part * c.Dp * c.Dp, c.Dp, y, qkv + part * D * n, n, D, D, False)
         for head in range(c.H):
             q, new = qkv + head * c.size * n, qkv + (D + head * c.size) * n
             if c.rope:
@@ -184,14 +211,14 @@ def proceed_all(
                     store(k_, j * slots * c.size + (slot * c.size + d) * W, load(new, d * n + j))
                     store(v_, j * slots * c.size + (d * slots + slot) * W, load(new, (D + d) * n + j))
             mix_slots(c.size, n, q, k_, v_, mix + head * c.size * n, at, p, slots, slot, age)
-        multiply(lw + c.wo, c.Dp, mix, n, x, n, D, D, n, True)
+        product(lw + c.wo, c.Dp, mix, x, n, D, D, True)
         norm(x, y, D, n)
-        multiply(lw + c.fc1, c.Dp, y, n, h, n, F, D, n, False)
+        product(lw + c.fc1, c.Dp, y, h, n, F, D, False)
         activate(c.activation, h, h, F * n)
-        multiply(lw + c.fc2, c.Fp, h, n, x, n, D, F, n, True)
+        product(lw + c.fc2, c.Fp, h, x, n, D, F, True)
     if c.final_norm:
         norm(x, x, D, n)
-    multiply(w + c.head, c.Dp, x, n, logits, n, c.V, D, n, False)
+    product(w + c.head, c.Dp, x, logits, n, c.V, D, False)
     if c.softcap > 0:
         for j in range(0, c.V * n, W):
             store(logits, j, c.softcap - 2.0 * c.softcap / (1.0 + exp(load(logits, j) * (2.0 / c.softcap))))

@@ -12,6 +12,7 @@ from microgpt.engines.fused.vectors import (
     INT,
     REGISTERS,
     Vector,
+    bring,
     builder,
     everywhere,
     multiply_add,
@@ -38,17 +39,10 @@ def _tile(b: ir.IRBuilder, kind: ir.VectorType, rows: int, vecs: int, places: An
         [b.add(b.mul(step, INT(j // PAIR)), INT(j % PAIR * kind.count)) for j in range(vecs)]
         for step in (next_w, next_c)
     )
-    entry, begin, loop, done = b.block, *(b.append_basic_block(name) for name in ("begin", "k", "done"))
-    adding = b.append_basic_block("adding")
-    b.cbranch(add, adding, begin)
-    b.position_at_end(adding)
-    old = {(m, j): read(b, c_rows[m], c_at[j], kind) for m, j in cells}
-    b.branch(begin)
-    b.position_at_end(begin)
-    start = {cell: b.phi(kind) for cell in cells}
-    for cell in cells:
-        start[cell].add_incoming(everywhere(kind, 0.0), entry)
-        start[cell].add_incoming(old[cell], adding)
+    with b.if_then(add):  # C comes nearer while the sums grow
+        for m, j in cells:
+            bring(b, c_rows[m], c_at[j], writing=True)
+    begin, loop, done = b.block, b.append_basic_block("k"), b.append_basic_block("done")
     b.branch(loop)
     b.position_at_end(loop)
     k = b.phi(INT)
@@ -65,12 +59,17 @@ def _tile(b: ir.IRBuilder, kind: ir.VectorType, rows: int, vecs: int, places: An
     k.add_incoming(INT(0), begin)
     k.add_incoming(k_next, loop)
     for cell in cells:
-        acc[cell].add_incoming(start[cell], begin)
+        acc[cell].add_incoming(everywhere(kind, 0.0), begin)
         acc[cell].add_incoming(end[cell], loop)
     b.cbranch(b.icmp_signed("<", k_next, K), loop, done)
     b.position_at_end(done)
-    for m, j in cells:
-        write(b, end[m, j], c_rows[m], c_at[j])
+    with b.if_else(add) as (adding, setting):
+        with adding:
+            for m, j in cells:
+                write(b, b.fadd(read(b, c_rows[m], c_at[j], kind), end[m, j]), c_rows[m], c_at[j])
+        with setting:
+            for m, j in cells:
+                write(b, end[m, j], c_rows[m], c_at[j])
 
 
 @builder

@@ -180,6 +180,14 @@ def write(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value, offset: ir.Value)
     b.store(value, b.bitcast(b.gep(pointer, [offset]), value.type.as_pointer())).align = 4
 
 
+def bring(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, writing: bool) -> None:
+    """Begin to bring the cache line of pointer[offset] into the nearest cache."""
+    place = b.bitcast(b.gep(pointer, [offset]), ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+    prefetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+    b.call(prefetch, [place, I32(int(writing)), I32(3), I32(1)])
+
+
 def _as_vector(context: Any, b: ir.IRBuilder, value: ir.Value, given: Any, kind: Vector) -> ir.Value:
     """A vector as it is, a number in every lane."""
     return value if isinstance(given, Vector) else spread(b, context.cast(b, value, given, kind.dtype), kind.ir)
@@ -363,10 +371,7 @@ def near(typing: Any, p: Any, i: Any) -> Any:
     """Begin to bring the cache line of p[i] nearer."""
 
     def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        place = b.bitcast(b.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
-        fetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-        b.call(fetch, [place, I32(0), I32(3), I32(1)])  # to read it; as near as can be; data
+        bring(b, args[0], args[1], writing=False)
         return context.get_dummy_value()
 
     return types.void(p, types.intp), emit
