@@ -89,12 +89,17 @@ def test_panels_are_made_and_turned(dtype: str) -> None:
             np.testing.assert_array_equal(turned[: N * count], in_panels(np.ascontiguousarray(x[i : i + count].T)))
 
 
+_rows = numba.njit(halves.rows_halves)
+
+
 @numba.njit
 def _halves(x: Any, y: Any, room: Any, M: int, N: int, i: int, count: int, which: int) -> None:
     if which == 0:
         halves.pair_along(v.pointer(x), v.pointer(y), M * N)
     elif which == 1:
         halves.pair_down(v.pointer(x), N, v.pointer(y), N, M, N)
+    elif which == 2:
+        _rows(v.pointer(x), N, M, count, v.pointer(y))
     else:
         halves.pair_rows(v.pointer(x), v.pointer(room), v.pointer(y), M, N, i, count)
 
@@ -116,6 +121,11 @@ def test_words_of_bfloat16_are_rounded_arranged_and_multiplied() -> None:
         room, along = (np.zeros(M * N + W * W, np.uint32) for _ in range(2))
         _halves(x.ravel(), along, room, M, N, 0, 0, 0)
         np.testing.assert_array_equal(storage.from_bfloat16(along[: M * N // 2].view(np.uint16)), rounded(x).ravel())
+        short = x.copy()
+        short[:, N - 3 :] = np.nan
+        _halves(short.ravel(), room, room, M, N, 0, N - 3, 2)
+        short[:, N - 3 :] = 0.0
+        np.testing.assert_array_equal(storage.from_bfloat16(room[: M * N // 2].view(np.uint16)), rounded(short).ravel())
         pairs = np.zeros(N * 3 * W // 2, np.uint32)
         _halves(w.ravel(), pairs, room, N, 3 * W, 0, 0, 1)
         c = np.zeros((M, 3 * W), np.float32)
@@ -123,7 +133,7 @@ def test_words_of_bfloat16_are_rounded_arranged_and_multiplied() -> None:
         np.testing.assert_allclose(c, rounded(x) @ rounded(w), rtol=0, atol=1e-4)
     x = random(4 * W, 2 * W, dtype="float32")
     words, room = np.zeros(2 * W * W, np.uint32), np.zeros(2 * W * W, np.uint32)
-    _halves(in_panels(x), words, room, 4 * W, 2 * W, W, 2 * W, 2)
+    _halves(in_panels(x), words, room, 4 * W, 2 * W, W, 2 * W, 3)
     want = rounded(x[W : 3 * W]).T
     np.testing.assert_array_equal(storage.from_bfloat16(words.view(np.uint16)).reshape(W, 2 * W, 2)[..., 0], want[::2])
     np.testing.assert_array_equal(storage.from_bfloat16(words.view(np.uint16)).reshape(W, 2 * W, 2)[..., 1], want[1::2])
@@ -131,11 +141,11 @@ def test_words_of_bfloat16_are_rounded_arranged_and_multiplied() -> None:
 
 def test_bfloat16_trains_as_float32_within_its_rounding() -> None:
     """Losses, gradients and logits; where the CPU or the width does not allow for it, bit for bit as float32."""
-    for n_embd, position in ((32, "learned"), (96, "rope"), (48, "rope")):
-        options = {"vocab_size": 45, "block_size": 40, "n_layer": 2, "n_head": 4, "n_embd": n_embd}
+    for n_embd, position, block in ((32, "learned", 40), (96, "rope", 90), (48, "rope", 40)):
+        options = {"vocab_size": 45, "block_size": block, "n_layer": 2, "n_head": 4, "n_embd": n_embd}
         model = Model(**options, position=position, activation="gelu", tie_embeddings=position == "rope")
         rng, tensors = Random(3), first_values(model, Random(1))
-        feed = pack([[rng.randrange(45) for _ in range(rng.randrange(2, 41))] for _ in range(12)], rows_a_step=4)
+        feed = pack([[rng.randrange(45) for _ in range(rng.randrange(2, block + 1))] for _ in range(12)], rows_a_step=4)
         found = {}
         for dtype in ("float32", "bfloat16"):
             e = engine("fused")(model, Optim(beta1=0.0), dtype=dtype)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from microgpt.engines.fused.halves import depth, operand
+from microgpt.engines.fused.halves import depth, operand, rows
 from microgpt.engines.fused.memory import PAIR, QUERIES, Cache, P, Shape, Trace
 from microgpt.engines.fused.products import copy, multiply, multiply_columns, transpose, transpose_back, zero
 from microgpt.engines.fused.vectors import (
@@ -126,15 +126,18 @@ def attention(
     """
     once()
     scale = 1.0 / math.sqrt(size)
-    W, K = lanes(q), depth(size, room)
+    W, K, L = lanes(q), depth(size, room), depth(ld, room)
     keys, queries = operand(k, ld, size, past + T, room), operand(q, ldq, size, T, room + K * ld)
+    left = room + K * (ld + ldq)
+    values, right = rows(v, ld, size, past + T, left), left + size * L
     for t in range(0, T, PAIR * W):
         width = PAIR * W if T - t > W else W
         S = min(past + T, past + t + width)
         multiply_columns(keys, ld, queries + t, ldq, p, width, S, K, width, False)
         for j in range(0, width, W):
             soften(p + j, width, scale, past + t + j, S, top + (t + j), inverse + (t + j))
-        multiply(v, ld, p, width, y + t, ldq, size, S, width, False)
+        weights = operand(p, width, S, width, right)
+        multiply(values, L, weights, width, y + t, ldq, size, depth(S, room), width, False)
         for j in range(t, t + width, W):
             sums = load(inverse, j)
             for i in range(size):
@@ -210,10 +213,13 @@ def attention_back(
     """
     once()
     scale = 1.0 / math.sqrt(size)
-    W, K = lanes(q), depth(size, room)
+    W, K, L = lanes(q), depth(size, room), depth(ld, room)
     part = K * ld
     queries, keys = operand(q, ld, size, T, room), operand(k, ld, size, T, room + part)
     gradients, values = operand(dy, ld, size, T, room + 2 * part), operand(v, ld, size, T, room + 3 * part)
+    left = room + 4 * part
+    dys, qs = rows(dy, ld, size, T, left), rows(q, ld, size, T, left + size * L)
+    ks, right = rows(k, ld, size, T, left + 2 * size * L), left + 3 * size * L
     turned = ds + QUERIES * PAIR * W
     delta = turned + QUERIES * PAIR * W  # sum over keys of p dp, which is sum over channels of y dy
     for t in range(0, T, W):
@@ -231,10 +237,14 @@ def attention_back(
             for j in range(0, width, W):
                 slope(p + j, ds + j, width, scale, t - s - j, M, top + t, inverse + t, delta + t, ahead, apart)
                 ahead = ahead + M * W
-            multiply(dy + t, ld, p, width, dv + s, ld, size, M, width, t > s)
-            multiply(q + t, ld, ds, width, dk + s, ld, size, M, width, t > s)
+            low, N = depth(t, room), depth(M, room)
+            multiply(dys + low, L, operand(p, width, M, width, right), width, dv + s, ld, size, N, width, t > s)
+            multiply(qs + low, L, operand(ds, width, M, width, right), width, dk + s, ld, size, N, width, t > s)
             transpose(ds, width, turned, QUERIES, M, width)
-            multiply(k + s, ld, turned, QUERIES, dq + t, ld, size, min(width, T - s), (M + W - 1) // W * W, s > 0)
+            seen, columns = min(width, T - s), (M + W - 1) // W * W
+            weights = operand(turned, QUERIES, seen, columns, right)
+            low, N = depth(s, room), depth(seen, room)
+            multiply(ks + low, L, weights, QUERIES, dq + t, ld, size, N, columns, s > 0)
 
 
 @jit

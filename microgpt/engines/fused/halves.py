@@ -1,4 +1,4 @@
-"""Products of bfloat16 numbers, summed in float32: the linear layers, and the scores of attention.
+"""Products of bfloat16 numbers, summed in float32: those of the linear layers and of attention.
 
 Two bfloat16s lie in a word: neighbours along the direction in which a product sums, so that one instruction adds both
 products to a float32. What a product reads is rounded just before; weights, gradients and sums stay float32.
@@ -21,6 +21,7 @@ from microgpt.engines.fused.vectors import (
     Vector,
     builder,
     everywhere,
+    first,
     jit,
     lanes,
     load,
@@ -139,18 +140,34 @@ def operand_halves(x: P, ld: int, M: int, N: int, room: P) -> P:
     return room
 
 
+def rows(x: P, ld: int, M: int, n: int, room: P) -> P:
+    """Rows (M, n) of x as a product takes them on its left: as they are."""
+    return x
+
+
+def rows_halves(x: P, ld: int, M: int, n: int, room: P) -> P:
+    """As words (M, ld / 2), in the room, with zeros behind them."""
+    once()
+    for i in range(M):
+        for j in range(0, n, lanes(x)):
+            store_pairs(room, (i * ld + j) // 2, first(n - j, load(x, i * ld + j), 0.0))
+    return room
+
+
 def depth(M: int, room: P) -> int:
-    """Rows of such an operand."""
+    """Words, or numbers, that M numbers in the direction of a sum take."""
     return M
 
 
 def depth_halves(M: int, room: P) -> int:
-    """Rows of words."""
+    """Two a word."""
     return (M + 1) // 2
 
 
 for_room(operand, operand, words=False)
 for_room(operand, operand_halves, words=True)
+for_room(rows, rows, words=False)
+for_room(rows, rows_halves, words=True)
 for_room(depth, depth, words=False)
 for_room(depth, depth_halves, words=True)
 

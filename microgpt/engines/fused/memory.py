@@ -217,7 +217,8 @@ def room_of(c: Shape, n: int, slots: int, W: int) -> int:
 def panels_size(c: Shape, N: int, S: int, W: int) -> int:
     """Numbers, or words, that the operands of products take: of N positions, or of a head of S."""
     widest, panel = max(c.Fp, 3 * c.Dp, c.Vp), PAIR * W
-    return max((N + 2) * (widest + c.Fp) + panel * (widest + W) + 2 * NEAR, 4 * (c.size + 1) * (S + 2 * W))
+    head = 4 * (c.size + 1) * (S + 2 * W) + panel * (max(S, QUERIES) + W)
+    return max((N + 2) * (widest + c.Fp) + panel * (widest + W) + 2 * NEAR, head)
 
 
 def panels(matrix: np.ndarray, rows: int, columns: int, wide: int) -> Iterator[tuple[int, np.ndarray]]:
