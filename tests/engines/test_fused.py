@@ -417,6 +417,20 @@ def test_one_row_or_many_in_a_pass_are_bitwise_the_same_rows() -> None:
     assert pytest.approx(math.sqrt(2 / math.pi)) == passes.GELU
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_several_passes_use_the_weights_that_the_first_one_turned(dtype: str, threads: int) -> None:
+    model = Model(vocab_size=13, block_size=20, n_layer=1, n_head=2, n_embd=96, position="rope")
+    rows = [[Random(i).randrange(13) for _ in range(n)] for i, n in enumerate((3, 21, 2, 17, 18))]
+    rates, found = np.full(3, 0.01), []
+    for rows_a_pass in (0, 1, 2):
+        e = engine("fused")(model, Optim(), dtype=dtype, threads=threads)
+        feed = pack(rows * 3, rows_a_step=5, rows_a_pass=rows_a_pass)
+        found.append(e.train(e.load(first_values(model, Random(1))), feed, rates)[1])
+    for losses in found[1:]:
+        np.testing.assert_allclose(losses, found[0], rtol=1e-9 if dtype == "float64" else 2e-4)
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_agree_with_one_and_with_themselves(threads: int) -> None:
     model, optim = Model(vocab_size=27, n_embd=32, n_layer=2), Optim(clip_norm=0.5, weight_decay=0.1)

@@ -173,7 +173,7 @@ for_room(depth, depth_halves, words=True)
 
 
 def linear_halves(
-    x: P, w: P, wt: P, turned: bool, y: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P
+    x: P, w: P, wt: P, turned: bool, keep: bool, y: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P
 ) -> None:  # fmt: skip
     """passes.linear; where W lies turned in wt, it is of words."""
     once()
@@ -188,9 +188,10 @@ def linear_halves(
         part = max(wide, NEAR // half // wide * wide)
         y_room = b + half * part
         for o in range(0, fan_out, part):
+            columns = words(wt) + o * half if keep else b
             for k in range(o, min(o + part, fan_out), wide):
-                pair_rows(w, y_room, b + (k - o) * half, fan_out, fan_in, k, min(wide, fan_out - k))
-            multiply(a, half, b, 0, y + o, fan_out, N, half, min(part, fan_out - o), adding)
+                pair_rows(w, y_room, columns + (k - o) * half, fan_out, fan_in, k, min(wide, fan_out - k))
+            multiply(a, half, columns, 0, y + o, fan_out, N, half, min(part, fan_out - o), adding)
 
 
 def weights_back_halves(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:

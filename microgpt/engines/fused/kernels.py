@@ -97,15 +97,15 @@ def adam(u: Update, w: P, g: P, m: P, v: P, n: int) -> None:
 @entry
 def train(
     c: Shape, tokens: Tokens, offsets: Ints, steps: Ints, count_steps: int, scored: Bytes, first_step: int,
-    rows_a_pass: int, columns: int, seed: int, w: P, dws: P, m: P, v: P, room: P, room_size: int, operands: Operands,
-    operands_size: int, S: int, cos: P, sin: P, ldr: int, b1: float, b2: float, eps: float, clip: float,
-    rates: Doubles, losses: Doubles, learning: bool, me: int, crew: int, together: Ints, sums: Doubles,
+    rows_a_pass: int, columns: int, seed: int, w: P, wts: P, dws: P, m: P, v: P, room: P, room_size: int,
+    operands: Operands, operands_size: int, S: int, cos: P, sin: P, ldr: int, b1: float, b2: float, eps: float,
+    clip: float, rates: Doubles, losses: Doubles, learning: bool, me: int, crew: int, together: Ints, sums: Doubles,
 ) -> int:  # fmt: skip
     """The losses of every step, with `learning` its update too; returns their number, up to one not finite.
 
-    This is thread `me` of `crew`, which share the counter `together` and `sums`, and have a gradient dw, a room of
-    `room_size` and one of `operands_size` each: a thread takes some rows of a step, then some weights. What is added up
-    is added in the order of the threads.
+    This is thread `me` of `crew`, which share the counter `together` and `sums`, and each have a gradient dw, weights
+    wt to turn where a step takes several passes, a room of `room_size` and one of `operands_size`. A thread takes some
+    rows of a step, then some weights. What is added up is added in the order of the threads.
     """
     W, mine = lanes(w), room + room_size * me
     none = Cache(w, w, 0, 0, False)
@@ -117,7 +117,7 @@ def train(
             count += scored[at]
         weight = 1.0 / max(1, count)
         loss = 0.0
-        adding = False
+        adding, turned = False, False
         low, stop = begin, end
         if crew > 1:
             low, stop = share_rows(offsets, begin, end, me, crew), share_rows(offsets, begin, end, me + 1, crew)
@@ -132,7 +132,8 @@ def train(
             if N > 0:
                 t = lay_out(c, mine, panels, N, NT, S, W)
                 rows = Rows(tokens, offsets, low, high, begin, learning and c.dropout > 0, seed, first_step + i)
-                forward(c, w, w, False, rows, t, none, cos, sin, ldr, N, NT)
+                forward(c, w, wts + c.n * me, turned, high < stop, rows, t, none, cos, sin, ldr, N, NT)
+                turned = True
                 loss += cross_entropy(c, rows, scored, weight, t.logits, t.dlogits)
                 if learning:
                     backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding)
@@ -185,7 +186,7 @@ def proceed(
     NT = (T + W - 1) // W * W
     t = lay_out(c, room, panels, T, NT, S, W)
     rows = Rows(tokens, span, 0, 1, 0, False, 0, 0)
-    forward(c, w, wt, True, rows, t, Cache(keys, values, ld, past, True), cos, sin, ldr, T, NT)
+    forward(c, w, wt, True, False, rows, t, Cache(keys, values, ld, past, True), cos, sin, ldr, T, NT)
     for n in range(T):
         for j in range(c.V):
             logits[n * c.V + j] = t.logits[n * c.Vp + j]

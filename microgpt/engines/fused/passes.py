@@ -34,9 +34,12 @@ FEW = 32  # positions from which on it pays to copy them into panels
 
 
 def linear(
-    x: P, w: P, wt: P, turned: bool, y: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P
+    x: P, w: P, wt: P, turned: bool, keep: bool, y: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P
 ) -> None:  # fmt: skip
-    """y = x W^T, or added to y: (N, in), (out, in) -> (N, out). Unless W lies `turned` in wt, it is turned here."""
+    """y = x W^T, or added to y: (N, in), (out, in) -> (N, out).
+
+    Unless W lies `turned` in wt, it is turned here, into wt if it is to `keep`.
+    """
     if turned:
         multiply(x, fan_in, wt, 0, y, fan_out, N, fan_in, fan_out, adding)
     else:
@@ -44,8 +47,9 @@ def linear(
         part = max(wide, NEAR // fan_in // wide * wide)
         for o in range(0, fan_out, part):
             width = min(part, fan_out - o)
-            turn_rows(w, room, fan_out, fan_in, o, width)
-            multiply(x, fan_in, room, 0, y + o, fan_out, N, fan_in, width, adding)
+            columns = wt + o * fan_in if keep else room
+            turn_rows(w, columns, fan_out, fan_in, o, width)
+            multiply(x, fan_in, columns, 0, y + o, fan_out, N, fan_in, width, adding)
 
 
 def weights_back(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
@@ -189,11 +193,12 @@ def drop_rows(c: Shape, rows: Rows, x: P, place: int) -> None:
 
 @inline
 def forward(
-    c: Shape, w: P, wt: P, turned: bool, rows: Rows, t: Trace, cache: Cache, cos: P, sin: P, ldr: int, N: int, NT: int
-) -> None:
+    c: Shape, w: P, wt: P, turned: bool, keep: bool, rows: Rows, t: Trace, cache: Cache, cos: P, sin: P, ldr: int,
+    N: int, NT: int,
+) -> None:  # fmt: skip
     """Logits (N, Vp) of the rows' tokens, and what the way back needs; a cache continues one row.
 
-    Where the weights lie `turned` in wt, they need not be turned again, as in generation, which uses them often.
+    Where the weights lie `turned` in wt, they need not be turned again; see linear.
     """
     D, F, W = c.Dp, c.Fp, lanes(w)
     n = 0
@@ -216,7 +221,7 @@ def forward(
         lw, lwt = w + (c.layer + i * c.step), wt + (c.layer + i * c.step)
         n1, mix, n2, h = t.n1 + i * N * D, t.mix + i * N * D, t.n2 + i * N * D, t.h + i * N * F
         rmsnorm(t.x, n1, t.r1 + i * N, N, c.D, D)
-        linear(n1, lw, lwt, turned, t.qkv, N, D, 3 * D, False, t.panels)
+        linear(n1, lw, lwt, turned, keep, t.qkv, N, D, 3 * D, False, t.panels)
         n, column = 0, i * NT
         for row in range(rows.low, rows.high):
             T = rows.offsets[row + 1] - rows.offsets[row] - 1
@@ -235,25 +240,25 @@ def forward(
             n += T
             column += ld
         if rows.dropping:
-            linear(mix, lw + c.wo, lwt + c.wo, turned, t.o, N, D, D, False, t.panels)
+            linear(mix, lw + c.wo, lwt + c.wo, turned, keep, t.o, N, D, D, False, t.panels)
             drop_rows(c, rows, t.o, 2 * i + 1)
             add(t.o, t.x, N * D)
         else:
-            linear(mix, lw + c.wo, lwt + c.wo, turned, t.x, N, D, D, True, t.panels)
+            linear(mix, lw + c.wo, lwt + c.wo, turned, keep, t.x, N, D, D, True, t.panels)
         rmsnorm(t.x, n2, t.r2 + i * N, N, c.D, D)
-        linear(n2, lw + c.fc1, lwt + c.fc1, turned, h, N, D, F, False, t.panels)
+        linear(n2, lw + c.fc1, lwt + c.fc1, turned, keep, h, N, D, F, False, t.panels)
         activate(c.activation, h, t.a, N * F)
         if rows.dropping:
-            linear(t.a, lw + c.fc2, lwt + c.fc2, turned, t.o, N, F, D, False, t.panels)
+            linear(t.a, lw + c.fc2, lwt + c.fc2, turned, keep, t.o, N, F, D, False, t.panels)
             drop_rows(c, rows, t.o, 2 * i + 2)
             add(t.o, t.x, N * D)
         else:
-            linear(t.a, lw + c.fc2, lwt + c.fc2, turned, t.x, N, F, D, True, t.panels)
+            linear(t.a, lw + c.fc2, lwt + c.fc2, turned, keep, t.x, N, F, D, True, t.panels)
     if c.final_norm:
         rmsnorm(t.x, t.y, t.r, N, c.D, D)
     else:
         copy(t.x, t.y, N * D)
-    linear(t.y, w + c.head, wt + c.head, turned, t.logits, N, D, c.Vp, False, t.panels)
+    linear(t.y, w + c.head, wt + c.head, turned, keep, t.logits, N, D, c.Vp, False, t.panels)
     if c.softcap > 0:
         for j in range(0, N * c.Vp, W):
             store(t.logits, j, c.softcap - 2.0 * c.softcap / (1.0 + exp(load(t.logits, j) * (2.0 / c.softcap))))

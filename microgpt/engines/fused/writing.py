@@ -190,7 +190,7 @@ def write(
                     span[1] = new + 1
                     rows = Rows(seen + past, span, 0, 1, 0, False, 0, 0)
                     cache = Cache(keys, values, ld, past, True)
-                    forward(c, w, wt, True, rows, t, cache, cos, sin, ldr, new, columns)
+                    forward(c, w, wt, True, False, rows, t, cache, cos, sin, ldr, new, columns)
                     past += new
                     token, gap = draw(t.logits + (new - 1) * c.Vp, c.V, temperature, uniform[used], e)
             used += 1
