@@ -163,9 +163,10 @@ def product(w: P, ld: int, x: P, y: P, n: int, M: int, K: int, adding: bool) -> 
     once()
     part = max(1, NEAR // (ld * ROWS)) * ROWS
     for i in range(0, M, part):
-        for at in range(part * ld, 2 * part * ld, lanes(w)):
-            near(w, i * ld + at)
-        multiply(w + i * ld, ld, x, n, y + i * n, n, min(part, M - i), K, n, adding)
+        rows = min(part, M - i)
+        for at in range(0, rows * ld, lanes(w)):
+            near(w, (i + rows) * ld + at)
+        multiply(w + i * ld, ld, x, n, y + i * n, n, rows, K, n, adding)
 
 
 @inline
