@@ -17,7 +17,14 @@ numba = pytest.importorskip("numba")
 from microgpt import storage  # noqa: E402
 from microgpt.config import Model, Optim  # noqa: E402
 from microgpt.engines import engine, pack  # noqa: E402
-from microgpt.engines.fused import attention, halves, kernels, passes, products  # noqa: E402
+from microgpt.engines.fused import (  # noqa: E402
+    attention,
+    building,
+    halves,
+    kernels,
+    passes,
+    products,
+)
 from microgpt.engines.fused import vectors as v  # noqa: E402
 from microgpt.engines.fused.memory import PAIR  # noqa: E402
 from microgpt.engines.fused.tiles import ROWS, WIDE  # noqa: E402
@@ -43,7 +50,7 @@ def _products(
 
 def in_panels(x: np.ndarray) -> np.ndarray:
     """x as its panels lie in memory."""
-    wide = PAIR * v.lanes_of(str(x.dtype))
+    wide = PAIR * building.lanes_of(str(x.dtype))
     return np.concatenate([x[:, j : j + wide].ravel() for j in range(0, x.shape[1], wide)])
 
 
@@ -51,7 +58,7 @@ def in_panels(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("columns", [False, True])
 @pytest.mark.parametrize("adding", [False, True])
 def test_products_of_every_number_of_rows(dtype: str, columns: bool, adding: bool) -> None:
-    W = v.lanes_of(dtype)
+    W = building.lanes_of(dtype)
     for M in range(1, 2 * ROWS + 2):
         for K, vectors in ((1, 1), (3, PAIR), (17, 2 * PAIR + 1), (5, WIDE + 1)):
             N = vectors * W
@@ -77,7 +84,7 @@ def _arranged(x: Any, y: Any, M: int, N: int, i: int, count: int, turn: bool) ->
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_panels_are_made_and_turned(dtype: str) -> None:
-    W = v.lanes_of(dtype)
+    W = building.lanes_of(dtype)
     for M, N in ((2 * W, W), (7 * W, 3 * W), (4 * W, 6 * W)):
         x, y = random(M, N, dtype=dtype), np.zeros(M * N, dtype)
         _arranged(x.ravel(), y, M, N, 0, 0, False)
@@ -112,10 +119,10 @@ def _of_words(columns: bool, a: Any, lda: int, w: Any, c: Any, M: int, K: int, N
         products.multiply(v.pointer(a), lda, v.pointer(w), N, v.pointer(c), N, M, K, N, False)
 
 
-@pytest.mark.skipif(not v.has_bfloat16(), reason="this CPU has no instructions for bfloat16")
+@pytest.mark.skipif(not building.has_bfloat16(), reason="this CPU has no instructions for bfloat16")
 def test_words_of_bfloat16_are_rounded_arranged_and_multiplied() -> None:
     rounded = lambda x: storage.from_bfloat16(storage.to_bfloat16("x", x)).reshape(x.shape)  # noqa: E731
-    W = v.lanes_of("float32")
+    W = building.lanes_of("float32")
     for M, N in ((2, 2 * W), (7, 4 * W), (3 * W, 2 * W)):
         x, w = random(M, N, dtype="float32"), random(N, 3 * W, dtype="float32", seed=1)
         room, along = (np.zeros(M * N + W * W, np.uint32) for _ in range(2))
@@ -155,7 +162,7 @@ def test_bfloat16_trains_as_float32_within_its_rounding() -> None:
             state, losses = e.train(e.load(tensors), feed, np.full(3, 1e-3))
             found[dtype] = (e, losses, logits, e.dump(state))
         (e, *ours), (_, *exact) = found["bfloat16"], found["float32"]
-        assert e.halves == (v.has_bfloat16() and n_embd % 32 == 0)
+        assert e.halves == (building.has_bfloat16() and n_embd % 32 == 0)
         assert (e.remark(model, "bfloat16") is None) == e.halves
         far = [np.abs(ours[i] - exact[i]).max() / np.abs(exact[i]).max() for i in range(2)]
         far += [np.abs(ours[2][k] - g).max() / np.abs(g).max() for k, g in exact[2].items() if k.startswith("m.")]
@@ -173,7 +180,7 @@ def _transposes(x: Any, ldx: int, y: Any, ldy: int, M: int, N: int, back: bool) 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_transposes_there_and_back(dtype: str) -> None:
-    W = v.lanes_of(dtype)
+    W = building.lanes_of(dtype)
     for M in (1, W - 1, W, 2 * W + 3):
         N, tall = 3 * W, -(-M // W) * W
         x = random(tall, N, dtype=dtype)
@@ -203,7 +210,7 @@ def _elementwise(x: Any, y: Any) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_elementwise(dtype: str) -> None:
-    W = v.lanes_of(dtype)
+    W = building.lanes_of(dtype)
     x = np.concatenate([random(62 * W, dtype=dtype) * 8, np.linspace(-86, 86, 2 * W).astype(dtype)])
     y = np.zeros((6, len(x)), dtype)
     _elementwise(x, y.ravel())
@@ -220,7 +227,7 @@ def test_elementwise(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_no_number_stays_none(dtype: str) -> None:
-    x = np.full(v.lanes_of(dtype), math.nan, dtype)
+    x = np.full(building.lanes_of(dtype), math.nan, dtype)
     y = np.zeros((6, len(x)), dtype)
     _elementwise(x, y.ravel())
     assert np.isnan(y[:5]).all()
@@ -238,7 +245,7 @@ def _across(x: Any, y: Any) -> Any:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_across_lanes(dtype: str) -> None:
-    W = v.lanes_of(dtype)
+    W = building.lanes_of(dtype)
     x = random(W, dtype=dtype)
     y = np.zeros((W.bit_length(), W), dtype)
     whole, largest, lane = _across(x, y.ravel())
@@ -317,7 +324,7 @@ def test_adam_is_the_rule_written_once(dtype: str, decay: float) -> None:
     from microgpt import optim as rules
     from microgpt.config import Optim
 
-    optim, n, step, lr = Optim(weight_decay=decay), 8 * v.lanes_of(dtype), 6, 0.02
+    optim, n, step, lr = Optim(weight_decay=decay), 8 * building.lanes_of(dtype), 6, 0.02
     w, g, m, moment = (random(n, dtype=dtype, seed=i) for i in range(4))
     moment, g[:3] = np.abs(moment), 0
     moment[:2] = m[:2] = 0
@@ -336,7 +343,7 @@ def _squares(x: Any) -> float:
 
 
 def test_squares_of_many_numbers() -> None:
-    x = random(13 * 1024 + 5 * v.lanes_of("float32"), dtype="float32")
+    x = random(13 * 1024 + 5 * building.lanes_of("float32"), dtype="float32")
     assert _squares(x) == pytest.approx(float((x.astype("float64") ** 2).sum()), rel=1e-6)
 
 

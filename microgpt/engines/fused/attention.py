@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from microgpt.engines.fused.building import inline, jit
 from microgpt.engines.fused.halves import depth, operand, rows
 from microgpt.engines.fused.memory import PAIR, QUERIES, Cache, P, Shape, Trace
 from microgpt.engines.fused.products import copy, multiply, multiply_columns, transpose, transpose_back, zero
@@ -16,8 +17,6 @@ from microgpt.engines.fused.vectors import (
     first,
     fma,
     group_sum,
-    inline,
-    jit,
     lanes,
     largest,
     load,

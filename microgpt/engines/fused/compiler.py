@@ -23,9 +23,9 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
 from microgpt.engines.fused import image
+from microgpt.engines.fused.building import BYTES, has_bfloat16, machine
 from microgpt.engines.fused.library import Code, Kernels, Told
 from microgpt.engines.fused.memory import Shape
-from microgpt.engines.fused.vectors import BYTES, has_bfloat16, machine
 from microgpt.errors import MachineError
 
 INT, DOUBLE = ir.IntType(64), ir.DoubleType()

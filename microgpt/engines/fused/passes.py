@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from microgpt.engines.fused.attention import attend, attend_back, attention_short, attention_short_back
+from microgpt.engines.fused.building import inline, jit
 from microgpt.engines.fused.halves import for_room, input_back_halves, linear_halves, weights_back_halves
 from microgpt.engines.fused.memory import NEAR, PAIR, Cache, P, Rows, Shape, Trace
 from microgpt.engines.fused.products import add, copy, multiply, multiply_columns, place, to_panels, turn_rows, zero
@@ -16,9 +17,7 @@ from microgpt.engines.fused.vectors import (
     first,
     fma,
     group_sum,
-    inline,
     inverse_root,
-    jit,
     lane,
     lanes,
     largest,

@@ -7,8 +7,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from microgpt.engines.fused.memory import PAIR
-from microgpt.engines.fused.vectors import (
+from microgpt.engines.fused.building import (
     INT,
     REGISTERS,
     Vector,
@@ -21,7 +20,8 @@ from microgpt.engines.fused.vectors import (
     shuffle,
     spread,
     write,
-)  # fmt: skip
+)
+from microgpt.engines.fused.memory import PAIR
 
 ROWS = 8 if REGISTERS == 24 else 6  # rows of a full tile
 WIDE = 8  # vectors of a tile of one row

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from microgpt.engines.fused import memory
+from microgpt.engines.fused.building import inline, jit
 from microgpt.engines.fused.compiler import entry
 from microgpt.engines.fused.kernels import lay_out
 from microgpt.engines.fused.memory import PAIR, Bytes, Cache, Desk, Doubles, Ints, Operands, P, Rows, Shape, Tokens
@@ -20,9 +21,7 @@ from microgpt.engines.fused.vectors import (
     exp,
     fma,
     group_sum,
-    inline,
     inverse,
-    jit,
     lanes,
     largest,
     load,

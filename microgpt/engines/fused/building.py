@@ -1,0 +1,179 @@
+"""What vectors are built with: the CPU's registers, Numba's type for one, and LLVM code that the rest is made of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+Function = Callable[..., Any]
+
+
+def builder(function: Function) -> Any:
+    """A function for compiled code from one that returns its type and what builds its LLVM code."""
+    return intrinsic(prefer_literal=True)(function)
+
+
+def jit(function: Function, into_callers: bool = False) -> Any:
+    """Compile for other compiled functions to call."""
+    compiled = njit(
+        function, error_model="numpy", forceinline=into_callers, no_cpython_wrapper=True, no_cfunc_wrapper=True
+    )
+    typed = compiled.get_call_template
+    # that an argument is a literal is forgotten, or the function would be compiled again for every one
+    compiled.get_call_template = lambda args, kws: typed([types.unliteral(kind) for kind in args], kws)
+    return compiled
+
+
+def inline(function: Function) -> Any:
+    """Compile into the callers, which are few."""
+    return jit(function, into_callers=True)
+
+
+I32, INT = ir.IntType(32), ir.IntType(64)
+
+
+def machine() -> tuple[str, str]:
+    """Name and features of the CPU compiled for, as LLVM writes them: this one, or that of Numba's two variables."""
+    name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    if features is None:
+        features = "" if name == "generic" else llvm.get_host_cpu_features().flatten()
+    return name, features
+
+
+def _registers() -> tuple[int, int]:
+    """Bytes a vector register holds and how many vectors a tile may keep in registers."""
+    features = machine()[1].split(",")
+    if "+avx512f" in features:
+        return 64, 24
+    if "+avx" in features:
+        return 32, 12
+    return 16, 24 if "+neon" in features else 12
+
+
+BYTES, REGISTERS = _registers()
+
+
+def lanes_of(dtype: str) -> int:
+    """Numbers in a vector."""
+    return BYTES // (8 if dtype == "float64" else 4)
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU compiled for multiplies pairs of bfloat16s (here: AVX-512 BF16)."""
+    return BYTES == 64 and "+avx512bf16" in machine()[1].split(",")
+
+
+class Vector(types.Type):  # type: ignore[misc]
+    """Numba's type for a register full of numbers."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype, self.lanes = dtype, BYTES * 8 // dtype.bitwidth
+        super().__init__(name=f"Vector({dtype} x {self.lanes})")
+
+    @property
+    def ir(self) -> ir.VectorType:
+        """LLVM's type."""
+        return ir.VectorType(ir.FloatType() if self.dtype.bitwidth == 32 else ir.DoubleType(), self.lanes)
+
+
+class _Model(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, kind: Vector) -> None:
+        super().__init__(manager, kind, kind.ir)
+
+
+register_model(Vector)(_Model)
+
+
+def bits_of(kind: ir.VectorType) -> int:
+    """Bits of a number."""
+    return 32 if isinstance(kind.element, ir.FloatType) else 64
+
+
+def everywhere(kind: ir.VectorType, value: float) -> ir.Constant:
+    """A constant in every lane."""
+    return ir.Constant(kind, [value] * kind.count)
+
+
+def spread(b: ir.IRBuilder, value: ir.Value, kind: ir.VectorType) -> ir.Value:
+    """One number in every lane."""
+    if isinstance(value, ir.Constant):
+        return everywhere(kind, value.constant)
+    first = b.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
+    return b.shuffle_vector(first, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(I32, kind.count), None))
+
+
+def shuffle(b: ir.IRBuilder, x: ir.Value, y: ir.Value, lanes: list[int]) -> ir.Value:
+    """Lanes of x (from 0) and y (from their number on) in another order."""
+    return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+
+def call(b: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
+    """An LLVM intrinsic from vectors to such a vector."""
+    kind = args[0].type
+    name = f"llvm.{name}.v{kind.count}f{bits_of(kind)}"
+    return b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(kind, [kind] * len(args)), name), args)
+
+
+def multiply_add(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+    """x y + z, rounded once where the machine has that instruction."""
+    return call(b, "fmuladd", x, y, z)
+
+
+class _BFloat(ir.types.Type):  # type: ignore[misc]
+    """LLVM's bfloat, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+def multiply_add_pairs(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+    """z and, for the two bfloat16s in every word of x and y, the sum of their products."""
+    pairs = ir.VectorType(_BFloat(), 2 * z.type.count)
+    kind = ir.FunctionType(z.type, [z.type, pairs, pairs])
+    function = cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
+    return b.call(function, [z, b.bitcast(x, pairs), b.bitcast(y, pairs)])
+
+
+def to_bfloat16(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """A vector of float32 as 16-bit integers, rounded to the nearest bfloat16."""
+    count = x.type.count
+    return b.bitcast(b.fptrunc(x, ir.VectorType(_BFloat(), count)), ir.VectorType(ir.IntType(16), count))
+
+
+def read(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, kind: ir.VectorType) -> ir.Value:
+    """The vector at pointer[offset:], aligned or not."""
+    value = b.load(b.bitcast(b.gep(pointer, [offset]), kind.as_pointer()))
+    value.align = 4
+    return value
+
+
+def write(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value, offset: ir.Value) -> None:
+    """pointer[offset:] = value."""
+    b.store(value, b.bitcast(b.gep(pointer, [offset]), value.type.as_pointer())).align = 4
+
+
+def bring(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, writing: bool) -> None:
+    """Begin to bring the cache line of pointer[offset] into the nearest cache."""
+    place = b.bitcast(b.gep(pointer, [offset]), ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+    prefetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+    b.call(prefetch, [place, I32(int(writing)), I32(3), I32(1)])
+
+
+def as_vector(context: Any, b: ir.IRBuilder, value: ir.Value, given: Any, kind: Vector) -> ir.Value:
+    """A vector as it is, a number in every lane."""
+    return value if isinstance(given, Vector) else spread(b, context.cast(b, value, given, kind.dtype), kind.ir)
