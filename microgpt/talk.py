@@ -48,7 +48,7 @@ class Talker:
         self.writer = writer
 
     @classmethod
-    def open(cls, path: Any, **engine: str) -> Talker:
+    def open(cls, path: Any, **engine: Any) -> Talker:
         """A model by its folder. Raises CheckpointError or UsageError."""
         return cls(Writer.open(path, **engine))
 

@@ -11,13 +11,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from microgpt.engines.libraries import Told
 from microgpt.model import n_params
 from microgpt.training import Job, Report
+
+COMPILING = "compile the kernels for this CPU, once: about ten seconds"
 
 
 def say(text: str) -> None:
     """A line on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def compiling() -> Told:
+    """A listener for the compiler that says once on stderr what one waits for."""
+    said = False
+
+    def told(what: str, seconds: float | None) -> None:
+        nonlocal said
+        if not said:
+            say(COMPILING)
+        said = True
+
+    return told
 
 
 CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -121,7 +137,7 @@ class Terminal(Report):
         if seconds is not None:
             self._line(f"compiled {what} in {seconds:.1f} s")
         elif not self.compiled:
-            self._line("compile the kernels for this CPU, once: about ten seconds")
+            self._line(COMPILING)
             self.compiled = True
         self.began = self.told = time.monotonic()  # it is no part of the rate
 

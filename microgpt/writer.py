@@ -12,6 +12,7 @@ from typing import Any
 from microgpt import checkpoint
 from microgpt.config import Config
 from microgpt.engines import Engine, choose
+from microgpt.engines.libraries import Told, silent, watch_compiler
 from microgpt.errors import CheckpointError, DataError
 from microgpt.generate import Sampling, onwards, sequences, texts, tokens, until
 from microgpt.tokenizers import Tokenizer
@@ -31,9 +32,12 @@ class Writer:
     generator: Any  # the run's generator after the first values were drawn, or None
 
     @classmethod
-    def open(cls, path: Path | str, *, engine: str = "auto", dtype: str = "auto", device: str = "auto") -> Writer:
+    def open(
+        cls, path: Path | str, *, engine: str = "auto", dtype: str = "auto", device: str = "auto", told: Told = silent
+    ) -> Writer:
         """A model from a run, checkpoint or exported folder, in the numbers it was trained in unless asked.
 
+        `told` hears what has to be compiled first, as in microgpt.engines.libraries.watch_compiler.
         Raises CheckpointError if the folder is damaged, UsageError if the engine cannot do what is asked.
         """
         saved = checkpoint.read(Path(path))
@@ -42,7 +46,8 @@ class Writer:
             dtype = str(weights["wte"].dtype)
         model, optim = saved.config.model, saved.config.optim
         choice = choose(model, optim, name=engine, dtype=dtype, device=device)
-        built = choice.cls(model, optim, dtype=choice.dtype, device=choice.device, threads=saved.config.run.threads)
+        with watch_compiler(choice.name, told):
+            built = choice.cls(model, optim, dtype=choice.dtype, device=choice.device, threads=saved.config.run.threads)
         return cls(saved.path, saved.config, saved.tokenizer, built, built.load(weights), saved.state.get("generator"))
 
     def rng(self, seed: int | None = None) -> Random:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,3 +88,27 @@ def test_compiling_is_told_where_a_rung_is_compiled() -> None:
                 listener(rung, 0.5)
     assert heard == [(name, 0.5) for name in LADDER if is_compiled(name)]
     assert not library.listeners
+
+
+@pytest.mark.parametrize("command", [["generate", "-n", "1"], ["eval"]])
+def test_commands_that_open_a_run_tell_once_what_one_waits_for(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from microgpt.engines.fused import library
+    from microgpt.terminal import COMPILING
+
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{word}\n" for word in ("emma", "olivia", "ava", "mia") * 9))
+    run, load = tmp_path / "run", library.load
+    assert main(["train", "names", "--data", str(text), "--steps", "2", "--engine", "fused", "--out", str(run)]) == 0
+
+    def slow(dtype: str) -> Any:
+        for listener in library.listeners:
+            listener("train", None)
+            listener("write", None)
+        return load(dtype)
+
+    capsys.readouterr()
+    monkeypatch.setattr(library, "load", slow)
+    assert main([command[0], str(run), *command[1:], "--engine", "fused"]) == 0
+    assert capsys.readouterr().err.count(COMPILING) == 1

@@ -18,7 +18,7 @@ from microgpt.data.chats import Message
 from microgpt.errors import DataError, MicrogptError, UsageError
 from microgpt.generate import Sampling
 from microgpt.talk import Reply, Talker
-from microgpt.terminal import for_stdout, say
+from microgpt.terminal import compiling, for_stdout, say
 
 HELP = """\
 /help               this list
@@ -84,7 +84,7 @@ def chat(
         Print each answer as one JSON object.
     """
     sampling = check(temperature, top_k, top_p, min_p, repetition_penalty, 1, max_tokens)
-    talker = Talker.open(run, engine=engine, dtype=dtype, device=device)
+    talker = Talker.open(run, engine=engine, dtype=dtype, device=device, told=compiling())
     if temperature is None:
         sampling = talker.writer.default_sampling(sampling)
     talk = Talk(talker, sampling, talker.writer.rng(seed), system_prompt, max_tokens, stop or [], json)

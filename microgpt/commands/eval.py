@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from microgpt.terminal import say
+from microgpt.terminal import compiling, say
 
 
 def evaluate(
@@ -50,7 +50,7 @@ def evaluate(
 
     if samples < 0:
         raise UsageError(f"--samples: must be 0 (off) or more, got {samples}")
-    writer = Writer.open(run, engine=engine, dtype=dtype, device=device)
+    writer = Writer.open(run, engine=engine, dtype=dtype, device=device, told=compiling())
     result = measure(writer.engine, writer.state, writer.config, writer.tokenizer, data, samples=samples, seed=seed)
     if result.note:
         say(f"note    {result.note}")

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from microgpt.errors import DataError, UsageError
 from microgpt.generate import Sampling
-from microgpt.terminal import for_stdout, say
+from microgpt.terminal import compiling, for_stdout, say
 
 
 def generate(
@@ -85,7 +85,7 @@ def generate(
     from microgpt.writer import Writer
 
     sampling = check(temperature, top_k, top_p, min_p, repetition_penalty, num_samples, max_tokens)
-    writer = Writer.open(run, engine=engine, dtype=dtype, device=device)
+    writer = Writer.open(run, engine=engine, dtype=dtype, device=device, told=compiling())
     if temperature is None:
         sampling = writer.default_sampling(sampling)
     rng = writer.rng(seed)

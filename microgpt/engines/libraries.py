@@ -55,8 +55,15 @@ def verify_compiler(rung: str) -> None:
         )
 
 
+Told = Callable[[str, float | None], None]
+
+
+def silent(what: str, seconds: float | None) -> None:
+    """Hears and says nothing."""
+
+
 @contextmanager
-def watch_compiler(rung: str, told: Callable[[str, float | None], None]) -> Iterator[None]:
+def watch_compiler(rung: str, told: Told) -> Iterator[None]:
     """Within the block, `told` hears what is compiled of a rung: its name and None, when it is done its seconds.
 
     What comes from the cache on disk is not compiled, so nothing is heard of it.

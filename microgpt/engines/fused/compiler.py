@@ -24,8 +24,9 @@ from numba.core.registry import cpu_target
 
 from microgpt.engines.fused import image
 from microgpt.engines.fused.building import BYTES, has_bfloat16, machine
-from microgpt.engines.fused.library import Code, Kernels, Told
+from microgpt.engines.fused.library import Code, Kernels
 from microgpt.engines.fused.memory import Shape
+from microgpt.engines.libraries import Told
 from microgpt.errors import MachineError
 
 INT, DOUBLE = ir.IntType(64), ir.DoubleType()

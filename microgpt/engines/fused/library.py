@@ -15,7 +15,6 @@ import os
 import platform
 import struct
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -23,11 +22,11 @@ from typing import Any, NamedTuple
 
 from microgpt import fsio
 from microgpt.engines.fused.image import Image, place
+from microgpt.engines.libraries import Told
 from microgpt.errors import MachineError
 
 UNUSED = 30 * 24 * 3600  # seconds after which a file that nobody took is swept
 
-Told = Callable[[str, float | None], None]
 listeners: list[Told] = []  # each hears of a kernel as it is begun, with None, and in how many seconds it was done
 
 
