@@ -133,3 +133,33 @@ def seconds(text: str) -> float:
     if not total:
         raise UsageError(f"--max-time {text!r}: expected seconds or a length such as 90s, 30m or 1h30m")
     return total
+
+
+def read_newest(folder: RunFolder) -> checkpoint.Checkpoint:
+    """The newest checkpoint, whole. Raises CheckpointError that names the one before where it is damaged."""
+    steps = checkpoint.list_steps(folder.checkpoints)
+    try:
+        newest = checkpoint.read(steps[-1])
+        newest.trainer()
+        newest.tensors()
+    except CheckpointError as error:
+        older = f"; remove {steps[-1]} to go on from {steps[-2].name}" if steps[1:] else ""
+        raise CheckpointError(f"{error}{older}", error.code) from None
+    return newest
+
+
+def identity(config: Config, anew: bool) -> dict[str, Any]:
+    """What must not change when a run goes on, by the configuration key; the rest only says what is shown or kept.
+
+    The total of steps may: a new one stretches the schedule. Where the schedule begins `anew`, its keys may too.
+    """
+    sections = config.to_dict()
+    run = ["seed", "batch_size", "grad_accum", "engine", "dtype", "device", "threads"]
+    optim = {key: value for key, value in sections["optim"].items() if not (anew and key in SCHEDULE)}
+    return {
+        **{f"model.{key}": value for key, value in sections["model"].items()},
+        **{f"optim.{key}": value for key, value in optim.items()},
+        **{f"finetune.{key}": value for key, value in sections["finetune"].items()},
+        "data.val_fraction": config.data.val_fraction,
+        **{f"run.{key}": sections["run"][key] for key in run},
+    }

@@ -22,7 +22,7 @@ FLOORS = [
     {"dropout", "model", "optim", "signals", "storage"},
     {"engines", "tokenizers"},
     {"data", "generate", "evaluate", "checkpoint", "runfolder", "chat", "lora", "material", "scrape"},
-    {"resume", "training", "writer", "talk"},
+    {"job", "loop", "resume", "training", "writer", "talk"},
     {"bench", "doctor", "exports"},
     {"terminal", "commands"},
     {"cli"},

@@ -14,7 +14,8 @@ import pytest
 from microgpt.cli import main
 from microgpt.config import Config
 from microgpt.evaluate import Evaluation, evaluate, verbatim
-from microgpt.training import prepare, train
+from microgpt.job import prepare
+from microgpt.training import train
 from microgpt.writer import Writer
 
 

@@ -14,8 +14,8 @@ from cyclopts import Parameter
 from microgpt import bench as measuring
 from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve
 from microgpt.engines.libraries import cpu
+from microgpt.job import prepare
 from microgpt.terminal import say
-from microgpt.training import prepare
 
 Flags = Parameter(name="*")
 

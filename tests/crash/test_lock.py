@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from microgpt import training
+from microgpt import job, loop, training
 from microgpt.cli import main
 from microgpt.runfolder import RunFolder
 from tests.crash.conftest import Reference
@@ -23,7 +23,7 @@ Copy = Callable[[], Path]
 
 def linger() -> None:
     """Hold the lock for long: a trainer in its first block."""
-    training.Loop.block = lambda self, target: time.sleep(60)  # type: ignore[method-assign]
+    loop.Loop.block = lambda self, target: time.sleep(60)  # type: ignore[method-assign]
 
 
 def test_a_second_trainer_is_refused(
@@ -63,7 +63,7 @@ def test_a_run_that_came_and_went_while_the_data_was_read(
 ) -> None:
     out, prepare = tmp_path / "run", training.prepare
 
-    def slow(*given: Any) -> training.Job:
+    def slow(*given: Any) -> job.Job:
         monkeypatch.setattr(training, "prepare", prepare)
         assert main(new(reference.data, out)) == 0
         return prepare(*given)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from microgpt import checkpoint, fsio, training
+from microgpt import checkpoint, fsio, loop
 from microgpt.cli import main
 from microgpt.errors import CheckpointError
 from tests.crash.power import Disk, Recorder, Tree
@@ -78,9 +78,9 @@ class Recorded:
 @pytest.fixture
 def recorded(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     before, out, recorder = copy(), copy(), Recorder()
-    save, write = training.Loop.save, checkpoint.write
+    save, write = loop.Loop.save, checkpoint.write
 
-    def marked_save(self: training.Loop) -> None:
+    def marked_save(self: loop.Loop) -> None:
         recorder.mark("begin")
         save(self)
 
@@ -90,7 +90,7 @@ def recorded(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Recorded:
         return path
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Loop, "save", marked_save)
+        patch.setattr(loop.Loop, "save", marked_save)
         patch.setattr(checkpoint, "write", marked_write)
         patch.setattr(fsio, "os", recorder)
         patch.setattr(shutil, "os", recorder)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microgpt import checkpoint, training
+from microgpt import checkpoint, loop
 from microgpt.cli import main
 from tests.crash.conftest import Reference
 from tests.crash.runs import end_state, finish, go_on, metrics, new
@@ -155,9 +155,9 @@ def test_a_tensor_that_is_no_number_stops_before_it_spreads(
     tensor: str,
     step: int,
 ) -> None:
-    out, block = tmp_path / "run", training.Loop.block
+    out, block = tmp_path / "run", loop.Loop.block
 
-    def poisoned(self: training.Loop, target: int) -> None:
+    def poisoned(self: loop.Loop, target: int) -> None:
         block(self, step if self.step < step else target)
         if self.step == step:
             tensors: dict[str, Any] = {name: np.array(value) for name, value in self.engine.dump(self.state).items()}
@@ -165,7 +165,7 @@ def test_a_tensor_that_is_no_number_stops_before_it_spreads(
             self.state = self.engine.load(tensors)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Loop, "block", poisoned)
+        patch.setattr(loop.Loop, "block", poisoned)
         assert main(new(reference.data, out)) == 6
     said = capsys.readouterr().err.splitlines()[-1]
     assert "not finite" in said

@@ -1,0 +1,127 @@
+"""What is to be trained, ready and checked.
+
+Everything that can be wrong with the configuration, the data or the engine shows in `prepare`, before anything is
+written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from microgpt import checkpoint, lora
+from microgpt.config import Config
+from microgpt.data.chats import Chats
+from microgpt.data.dialogues import Mix
+from microgpt.data.documents import Documents
+from microgpt.data.sources import keep_stdin
+from microgpt.engines import Choice, Engine, choose
+from microgpt.errors import UsageError
+from microgpt.material import Rows, read
+from microgpt.tokenizers import Tokenizer
+
+
+class Report:
+    """What a run tells on its way; this one keeps quiet."""
+
+    def reading(self, what: str, done: int, total: int) -> None:
+        """On the way through a long text: what is done, bytes of it so far and in all."""
+
+    def plan(self, job: Job) -> None:
+        """Before anything starts."""
+
+    def compiling(self, what: str, seconds: float | None) -> None:
+        """The engine compiles what is not on disk yet: a part of it is begun (None) or was done in that time."""
+
+    def resumed(self, path: Path, step: int) -> None:
+        """A checkpoint was taken up."""
+
+    def progress(self, step: int, loss: float, tokens: int) -> None:
+        """A block is done: steps so far, the mean loss of the block, its tokens."""
+
+    def evaluated(self, step: int, loss: float) -> None:
+        """A held-out loss was computed."""
+
+    def sample(self, step: int, text: str) -> None:
+        """A sample on the way."""
+
+    def saved(self, path: Path) -> None:
+        """A checkpoint was written."""
+
+    def stopped_early(self, step: int, best: dict[str, Any]) -> None:
+        """The held-out loss has not fallen for long enough; `best` has the step and val_loss of the best one."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a run needs, ready and checked."""
+
+    config: Config  # resolved: with the vocabulary, the engine and its dtype
+    documents: Documents | Chats
+    tokenizer: Tokenizer
+    corpus: Rows
+    validation: Rows  # its held-out documents are measured; the corpus, or a text of its own
+    choice: Choice
+    rng: Random  # after the shuffle
+    source: checkpoint.Checkpoint | None  # what is gone on from: the run's own checkpoint, or a fine-tuned base
+
+    @property
+    def rows(self) -> int:
+        """Rows an optimizer step."""
+        return self.config.run.batch_size * self.config.run.grad_accum
+
+
+def prepare(config: Config, report: Report | None = None, source: checkpoint.Checkpoint | None = None) -> Job:
+    """Read the data, learn the tokenizer, choose the engine. Writes nothing but the cache of long texts.
+
+    What goes on from a checkpoint (`source`, or the base of a fine-tuning) has its tokenizer from there.
+    Raises UsageError, DataError, CheckpointError or MachineError.
+    """
+    if source is None and config.finetune.base:
+        source = checkpoint.read(Path(config.finetune.base))
+    tell = (report or Report()).reading
+    run, data = config.run, config.data
+    if data.path == "-":
+        data = data.model_copy(update={"path": str(keep_stdin())})
+    fraction = data.val_fraction
+    if fraction is None:
+        fraction = 0.1 if run.eval_every and not data.val_path else 0.0
+    if run.eval_every and not (fraction or data.val_path):
+        raise UsageError(
+            "--eval-every: nothing is held out; set --val-fraction above 0, or name a file with --val-data"
+        )
+    if run.patience and not run.eval_every:
+        raise UsageError("--patience: counts held-out losses; set --eval-every as well")
+    rng, block = Random(run.seed), config.model.block_size
+    text = read(data, block, source.tokenizer if source else None, tell)
+    tokenizer = text.tokenizer
+    corpus: Rows = text.rows(rng, fraction)
+    validation = corpus
+    if data.val_path:
+        held_out = data.model_copy(update={"path": data.val_path, "drop_duplicates": False})
+        validation = read(held_out, block, tokenizer, tell).held_out()
+    if config.finetune.replay and config.replay_data:
+        old = read(config.replay_data, block, tokenizer, tell).rows(rng, 0.0)
+        corpus = Mix(corpus, old, config.finetune.replay)
+    config = config.with_vocab(tokenizer.vocab_size)
+    per_step = run.batch_size * run.grad_accum * corpus.mean_row(config.model.block_size)
+    choice = choose(
+        config.model, config.optim, name=run.engine, dtype=run.dtype, device=run.device, tokens_per_step=per_step
+    )
+    config = config.replace(
+        data={**data.model_dump(exclude_none=True), "val_fraction": fraction},
+        run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device},
+    )
+    return Job(config, text.documents, tokenizer, corpus, validation, choice, rng, source)
+
+
+def build_engine(job: Job) -> Engine:
+    """The engine of a run, within the one that trains adapters where the run has them."""
+    config, choice, tuned = job.config, job.choice, job.config.finetune
+    options: dict[str, Any] = {"dtype": choice.dtype, "device": choice.device, "threads": config.run.threads}
+    if tuned.lora_rank:
+        options |= {"inside": choice.cls, "rank": tuned.lora_rank, "alpha": tuned.alpha}
+        return lora.Adapted(config.model, config.optim, **options)
+    return choice.cls(config.model, config.optim, **options)

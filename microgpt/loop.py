@@ -1,0 +1,307 @@
+"""The training loop; it knows no engine.
+
+The loop hands the engine whole blocks of steps, cut where something is due, and short enough that a signal is
+answered within a quarter of a second.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from microgpt import chat, checkpoint, fsio, lora
+from microgpt.data.chats import Chats
+from microgpt.errors import NumericError, Stopped
+from microgpt.evaluate import held_out_loss
+from microgpt.generate import Sampling, sequences
+from microgpt.job import Job, Report, build_engine
+from microgpt.model import first_values, n_params
+from microgpt.optim import learning_rates
+from microgpt.resume import identity, other_run, read_newest
+from microgpt.runfolder import RunFolder
+from microgpt.signals import Wish
+
+BLOCK_SECONDS = 0.1  # the length of a block of steps that is aimed at
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a run."""
+
+    path: Path
+    step: int
+    loss: float | None  # of the last step
+    val_loss: float | None  # the last held-out one
+    seconds: float
+    stopped_early: bool = False
+    best_step: int | None = None
+    samples: list[str] = field(default_factory=list)
+    verb: str = "generate"  # the command that uses the model
+
+
+class Loop:
+    """A run in motion: the engine's state, the step it has reached, and what is due when."""
+
+    def __init__(self, job: Job, folder: RunFolder, report: Report, wish: Wish, deadline: float | None = None) -> None:
+        self.job, self.folder, self.report, self.wish, self.deadline = job, folder, report, wish, deadline
+        config = job.config
+        self.engine = build_engine(job)
+        self.seconds_to_save = 0.5 + 24 * n_params(config.model) / 1e8  # until it is measured
+        self.state: Any = None
+        self.step = self.target = 0
+        self.saved: int | None = None
+        self.tokens = 0
+        self.seconds = 0.0
+        self.loss: float | None = None
+        self.val_loss: float | None = None
+        self.best: dict[str, Any] | None = None
+        self.evaluated = 0  # the step of the last evaluation
+        self.seconds_per_step = max(job.choice.seconds_per_step, BLOCK_SECONDS / 16)  # until it is measured
+
+    def begin(self) -> None:
+        """Step 0: draw the first values, or take those of the base."""
+        job, model = self.job, self.job.config.model
+        tensors = job.source.weights() if job.source else first_values(model, job.rng)
+        if job.config.finetune.lora_rank:
+            tensors = tensors | lora.first_adapters(model, job.config.finetune.lora_rank, job.rng)
+        self.state = self.engine.load(tensors)
+        self.generator = self.job.rng.getstate()
+        self.folder.begin(self.job.config)
+        if rejects := self.job.documents.rejects:
+            lines = (json.dumps(reject._asdict(), ensure_ascii=False) for reject in rejects)
+            fsio.write_atomic(self.folder.rejects_file, "".join(f"{line}\n" for line in lines).encode())
+
+    def take_up(self) -> None:
+        """Restore the newest checkpoint; begin anew if none was written yet.
+
+        Raises CheckpointError if it is damaged or belongs to another run.
+        """
+        if not checkpoint.list_steps(self.folder.checkpoints):
+            self.begin()
+            return
+        newest = read_newest(self.folder)
+        state, tensors = newest.trainer(), newest.tensors()
+        self._same_run(newest)
+        self.state = self.engine.load(tensors)
+        self.step = self.saved = newest.step
+        self.tokens, self.seconds, self.loss = state.tokens, state.seconds, state.loss
+        self.val_loss, self.evaluated = state.val_loss, state.evaluated
+        self.best = state.best.model_dump() if state.best else None
+        self.generator = state.rng().getstate()
+        self.folder.go_on(self.job.config, self.step, self.evaluated)
+        self.report.resumed(newest.path, self.step)
+
+    def _same_run(self, saved: checkpoint.Checkpoint) -> None:
+        """Refuse, by the name of what differs, to go on as another run."""
+        source, job = saved.state["data"], self.job
+        anew = job.config.schedule_from != saved.config.schedule_from
+        ours, theirs = identity(job.config, anew), identity(saved.config, anew)
+        ours |= {"data": job.corpus.fingerprint, "held-out data": job.validation.fingerprint}
+        theirs |= {"data": source.get("sha256"), "held-out data": source.get("held_out_sha256")}
+        ours["tokenizer"], theirs["tokenizer"] = job.tokenizer.to_json(), saved.tokenizer.to_json()
+        for what in sorted(ours.keys() | theirs.keys(), key=lambda name: ("." in name, name)):  # data first
+            then, now = theirs.get(what), ours.get(what)
+            if then != now:
+                raise other_run(saved.path, what, f" ({then!r} then, {now!r} now)" if "." in what else "")
+
+    def run(self, target: int) -> Trained:
+        """Step until `target`, doing what is due on the way; save and sample at the end."""
+        run = self.job.config.run
+        self.target = target
+        self.evaluate_if_due()  # what a signal cut short
+        while self.step < target and not self.is_stale():
+            self.block(target)
+            self.evaluate_if_due()
+            if self._is_due(run.sample_every):
+                rng = Random(f"{run.seed} sample {self.step}")
+                self.report.sample(self.step, self.sample(rng))
+            if self._is_due(run.checkpoint_every):
+                self.save()
+            self.pause()
+            if self._out_of_time():
+                break
+        self.save()
+        rng = Random()
+        rng.setstate(self.generator)
+        stale = self.is_stale() and self.step < target
+        if stale:
+            self.report.stopped_early(self.step, self.best or {})
+        samples = self.samples(rng, run.samples) if stale or self.step == run.steps else []
+        best = self.best["step"] if self.best else None
+        verb = "chat" if chat.can_chat(self.job.tokenizer) else "generate"
+        path, seconds = self.folder.path, self.seconds
+        return Trained(path, self.step, self.loss, self.val_loss, seconds, stale, best, samples, verb)
+
+    def is_stale(self) -> bool:
+        """Whether the last `patience` held-out losses brought no new best."""
+        run = self.job.config.run
+        return bool(run.patience and self.best and self.step - self.best["step"] >= run.patience * run.eval_every)
+
+    def _out_of_time(self) -> bool:
+        """Whether another step, and saving after it, would end too late."""
+        needed = 2 * self.seconds_to_save + max(2 * self.seconds_per_step, BLOCK_SECONDS)
+        return self.deadline is not None and time.monotonic() + needed > self.deadline
+
+    def pause(self) -> None:
+        """If a signal came, save and raise Stopped. Called often enough to answer within a quarter of a second."""
+        if self.wish.number is not None:
+            self.save()
+            steps = self.job.config.run.steps
+            raise Stopped(f"stopped at step {self.step} of {steps}; everything is saved", self.wish.number)
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self.step % every == 0
+
+    def block(self, target: int) -> None:
+        """Train until something is due, or for about BLOCK_SECONDS. Raises NumericError."""
+        config = self.job.config
+        due = [target, *(self._next(every) for every in self._intervals() if every)]
+        count = max(1, min(min(due) - self.step, int(BLOCK_SECONDS / self.seconds_per_step)))
+        feed = self.job.corpus.feed(
+            self.step,
+            count,
+            self.job.rows,
+            config.model.block_size,
+            rows_a_pass=config.run.batch_size,
+            seed=config.run.seed,
+        )
+        begun = config.schedule_from
+        lrs = learning_rates(config.optim, self.step - begun, count, config.run.steps - begun)
+        start = time.perf_counter()
+        self.state, losses = self.engine.train(self.state, feed, lrs)
+        spent = time.perf_counter() - start
+        healthy = len(losses) - (not np.isfinite(losses[-1]))
+        self.seconds_per_step = max(spent / len(losses), 1e-7)
+        self._log(feed, losses[:healthy], lrs, spent)
+        if healthy < len(losses):
+            self._diverged(float(losses[-1]))
+
+    def _intervals(self) -> Sequence[int]:
+        run = self.job.config.run
+        return (run.checkpoint_every, run.eval_every, run.sample_every)
+
+    def _next(self, every: int) -> int:
+        return (self.step // every + 1) * every
+
+    def _log(self, feed: Any, losses: np.ndarray, lrs: np.ndarray, spent: float) -> None:
+        counts = np.add.reduceat(feed.scored, feed.offsets[feed.steps[:-1]]) if len(losses) else np.zeros(0, int)
+        lines, before = [], self.tokens
+        for i, (loss, lr) in enumerate(zip(losses.tolist(), lrs.tolist(), strict=False)):
+            self.tokens += int(counts[i])
+            seconds = self.seconds + spent * (i + 1) / len(losses)
+            lines.append(
+                f'{{"step": {self.step + i + 1}, "loss": {loss!r}, "lr": {lr!r}, "tokens": {self.tokens}, '
+                f'"seconds": {seconds:.6f}}}\n'
+            )
+        fsio.append(self.folder.metrics_file, "".join(lines))
+        self.step += len(losses)
+        self.seconds += spent
+        if len(losses):
+            self.loss = float(losses[-1])
+            self.report.progress(self.step, float(losses.mean()), self.tokens - before)
+
+    def _diverged(self, loss: float) -> None:
+        """Keep the last healthy state, and say where it went wrong."""
+        self.save()
+        weights = {name: a for name, a in self.engine.dump(self.state).items() if not name.startswith(("m.", "v."))}
+        largest = max(weights, key=lambda name: float(np.nan_to_num(np.abs(weights[name]).max(), nan=np.inf)))
+        corpus, rows = self.job.corpus, self.job.rows
+        block = self.job.config.model.block_size
+        places = [corpus.place(self.step * rows + i, block) + 1 for i in range(min(rows, 8))]
+        what = "gradient" if np.isnan(loss) else "loss"
+        raise NumericError(
+            f"step {self.step + 1}: the {what} is not finite ({loss}), with document {', '.join(map(str, places))} and "
+            f"the largest weight {np.abs(weights[largest]).max():.3g} in {largest}; stopped before the update, step "
+            f"{self.step} is saved; try a smaller --learning-rate or --clip-norm 1"
+        )
+
+    def evaluate_if_due(self) -> None:
+        """Evaluate, unless this step was; a signal may cut it short, then it is due again after --resume."""
+        if self._is_due(self.job.config.run.eval_every) and self.evaluated != self.step:
+            self.evaluate()
+
+    def evaluate(self) -> None:
+        """The held-out loss, into the metrics; remember the best step."""
+        feeds = self.job.validation.held_out(self.job.config.model.block_size)
+        at_the_end = self.step == self.target  # nothing would repeat an evaluation that a signal cut short
+        self.val_loss = held_out_loss(self.engine, self.state, feeds, (lambda: None) if at_the_end else self.pause)
+        self.evaluated = self.step
+        fsio.append(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
+        self.report.evaluated(self.step, self.val_loss)
+        if self.best is None or self.val_loss < self.best["val_loss"]:
+            self.best = {"step": self.step, "val_loss": self.val_loss}
+            if self.job.config.run.checkpoint_every or self.job.config.run.patience:
+                self.save()
+
+    def sample(self, rng: Random) -> str:
+        """One document from the model as it is."""
+        return self.samples(rng, 1)[0]
+
+    def samples(self, rng: Random, n: int) -> list[str]:
+        """Documents from the model as it is."""
+        tokenizer, block = self.job.tokenizer, self.job.config.model.block_size
+        sampling = Sampling(self.job.config.run.temperature)
+        if isinstance(self.job.documents, Chats):
+            return [self._reply(self.job.documents, sampling, rng) for _ in range(n)]
+        texts = []
+        for drawn in sequences(self.engine, self.state, [tokenizer.bos], n, block, sampling, rng, tokenizer.bos):
+            chosen = []
+            for token in drawn:
+                self.pause()
+                chosen.append(token)
+            texts.append(tokenizer.decode(chosen))
+        return texts
+
+    def _reply(self, chats: Chats, sampling: Sampling, rng: Random) -> str:
+        """A question of the data and what the model answers."""
+        tokenizer, block = self.job.tokenizer, self.job.config.model.block_size
+        conversation = rng.choice(chats.conversations)
+        question = conversation[: next(i for i, said in enumerate(conversation) if said.role == "assistant")]
+        prompt = chat.prompt(question, tokenizer, block)
+        drawn = chat.answer(self.engine, self.state, tokenizer, prompt.tokens, block, sampling, rng)
+        asked = "\n".join(message.content for message in question)
+        return f"> {asked}\n{tokenizer.decode(list(drawn))}\n"
+
+    def save(self) -> None:
+        """Write this step's checkpoint, unless it is there, then drop the oldest ones. Raises MachineError."""
+        if self.saved == self.step:
+            return
+        job, began = self.job, time.monotonic()
+        version, keys, spare = self.generator
+        state = {
+            "step": self.step,
+            "seed": job.config.run.seed,
+            "generator": [version, list(keys), spare],
+            "data": {
+                "sha256": job.corpus.fingerprint,
+                "held_out_sha256": job.validation.fingerprint,
+                "source": job.documents.source,
+                "documents": job.corpus.n_documents,
+                "next": self.step * job.rows % job.corpus.n_rows(job.config.model.block_size),
+            },
+            "engine": job.choice.name,
+            "dtype": job.choice.dtype,
+            "threads": job.config.run.threads,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "loss": self.loss,
+            "val_loss": self.val_loss,
+            "evaluated": self.evaluated,
+            "best": self.best,
+        }
+        tensors = self.engine.dump(self.state)
+        for name, value in tensors.items():
+            if not np.isfinite(value).all():
+                raise NumericError(f"step {self.step}: {name} is not finite; not saved, older checkpoints stay")
+        fsio.flush(self.folder.metrics_file)
+        path = checkpoint.write(self.folder.checkpoints, job.config, job.tokenizer, tensors, state)
+        self.saved, self.seconds_to_save = self.step, time.monotonic() - began
+        checkpoint.rotate(self.folder.checkpoints, job.config.run.keep, self.best["step"] if self.best else None)
+        self.report.saved(path)
