@@ -86,8 +86,8 @@ def norm_head_back(dy: P, y: P, ld: int, r: P, size: int, T: int) -> None:
 
 
 @jit
-def soften(p: P, ld: int, scale: float, seen: int, S: int, top: P, inverse: P) -> None:
-    """Scores p (S, ld) of one vector of queries become exp(scale (score - top)), `inverse` one over their sums.
+def soften(p: P, ld: int, scale: float, seen: int, S: int, shifts: P, inverse: P) -> None:
+    """Scores p (S, ld) of one vector of queries become exp(scale score + shift), `inverse` one over their sums.
 
     Key `seen` is the last that all of these queries see; each sees one more than the one before it.
     """
@@ -110,18 +110,18 @@ def soften(p: P, ld: int, scale: float, seen: int, S: int, top: P, inverse: P) -
         sums = sums + e
     for s in range(end, S):
         store(p, s * ld, splat(p, 0.0))
-    store(top, 0, shift)
+    store(shifts, 0, shift)
     store(inverse, 0, 1.0 / sums)
 
 
 @jit
 def attention(
-    q: P, ldq: int, k: P, v: P, ld: int, y: P, top: P, inverse: P, p: P, size: int, past: int, T: int, room: P
+    q: P, ldq: int, k: P, v: P, ld: int, y: P, shifts: P, inverse: P, p: P, size: int, past: int, T: int, room: P
 ) -> None:  # fmt: skip
     """One head: y = softmax(q k^T / sqrt(size)) v, causal, for T queries after `past` positions.
 
-    q, y (size, ldq); k, v (size, ld). `top` and `inverse` keep what makes p again: p = exp(scale s + top) inverse.
-    p is room for the scores of two vectors of queries; `room` for the operands of the scores.
+    q, y (size, ldq); k, v (size, ld). `shifts` and `inverse` keep what makes p again from scores s,
+    p = exp(scale s + shifts) inverse. p is room for the scores of two vectors of queries, `room` for operands in words.
     """
     once()
     scale = 1.0 / math.sqrt(size)
@@ -134,7 +134,7 @@ def attention(
         S = min(past + T, past + t + width)
         multiply_columns(keys, ld, queries + t, ldq, p, width, S, K, width, False)
         for j in range(0, width, W):
-            soften(p + j, width, scale, past + t + j, S, top + (t + j), inverse + (t + j))
+            soften(p + j, width, scale, past + t + j, S, shifts + (t + j), inverse + (t + j))
         weights = operand(p, width, S, width, right)
         multiply(values, L, weights, width, y + t, ldq, size, depth(S, room), width, False)
         for j in range(t, t + width, W):
@@ -173,7 +173,7 @@ def attention_one(q: P, ldq: int, k: P, v: P, ld: int, y: P, p: P, size: int, S:
 
 @jit
 def slope(
-    p: P, ds: P, ld: int, scale: float, before: int, M: int, top: P, inverse: P, delta: P, ahead: P, part: int
+    p: P, ds: P, ld: int, scale: float, before: int, M: int, shifts: P, inverse: P, delta: P, ahead: P, part: int
 ) -> None:
     """Scores p (M, ld) of one vector of keys become weights, the weights' gradients ds those of scores.
 
@@ -187,21 +187,21 @@ def slope(
         store(ds, t * ld, splat(p, 0.0))
     whole = max(0, W - before - 1)
     for t in range(max(0, -before), min(M, whole)):
-        e = exp(fma(load(p, t * ld), scale, splat(p, top[t]))) * inverse[t]
+        e = exp(fma(load(p, t * ld), scale, splat(p, shifts[t]))) * inverse[t]
         d = e * (load(ds, t * ld) - delta[t]) * scale
         store(p, t * ld, first(before + t + 1, e, 0.0))
         store(ds, t * ld, first(before + t + 1, d, 0.0))
     for t in range(whole, M):
         for i in range(4):
             near(ahead, t * W + i * part)
-        e = exp(fma(load(p, t * ld), scale, splat(p, top[t]))) * inverse[t]
+        e = exp(fma(load(p, t * ld), scale, splat(p, shifts[t]))) * inverse[t]
         store(p, t * ld, e)
         store(ds, t * ld, e * (load(ds, t * ld) - delta[t]) * scale)
 
 
 @jit
 def attention_back(
-    dy: P, q: P, k: P, v: P, y: P, ld: int, top: P, inverse: P, p: P, ds: P, dq: P, dk: P, dv: P, size: int, T: int,
+    dy: P, q: P, k: P, v: P, y: P, ld: int, shifts: P, inverse: P, p: P, ds: P, dq: P, dk: P, dv: P, size: int, T: int,
     room: P, apart: int,
 ) -> None:  # fmt: skip
     """dq, dk, dv (size, ld) of one head. The weights p are computed again, so that memory grows with T alone.
@@ -234,7 +234,7 @@ def attention_back(
             multiply_columns(queries + t, ld, keys + s, ld, p, width, M, K, width, False)
             multiply_columns(gradients + t, ld, values + s, ld, ds, width, M, K, width, False)
             for j in range(0, width, W):
-                slope(p + j, ds + j, width, scale, t - s - j, M, top + t, inverse + t, delta + t, ahead, apart)
+                slope(p + j, ds + j, width, scale, t - s - j, M, shifts + t, inverse + t, delta + t, ahead, apart)
                 ahead = ahead + M * W
             low, N = depth(t, room), depth(M, room)
             multiply(dys + low, L, operand(p, width, M, width, right), width, dv + s, ld, size, N, width, t > s)
@@ -307,7 +307,7 @@ def attention_short_back(size: int, D: int, dy: P, saved: P, pairs: P, y: P, dqk
 
 @inline
 def attend(
-    c: Shape, t: Trace, qkv: P, heads: P, ld: int, cache: Cache, rq: P, top: P, inverse: P, mix: P, cos: P, sin: P,
+    c: Shape, t: Trace, qkv: P, heads: P, ld: int, cache: Cache, rq: P, shifts: P, inverse: P, mix: P, cos: P, sin: P,
     ldr: int, T: int,
 ) -> None:  # fmt: skip
     """All heads of one row: qkv (T, 3 Dp) -> mix (T, Dp). A cache holds the row's earlier keys and values."""
@@ -334,7 +334,7 @@ def attend(
             )  # fmt: skip
             continue
         attention(
-            q + at * ld, ld, k + at * ldk, v + at * ldk, ldk, y + at * ld, top + head * ld, inverse + head * ld, t.p,
+            q + at * ld, ld, k + at * ldk, v + at * ldk, ldk, y + at * ld, shifts + head * ld, inverse + head * ld, t.p,
             c.size, cache.past, T, t.panels,
         )  # fmt: skip
     zero(y + c.D * ld, (D - c.D) * ld)
@@ -343,7 +343,19 @@ def attend(
 
 @inline
 def attend_back(
-    c: Shape, t: Trace, dmix: P, heads: P, ld: int, rq: P, top: P, inverse: P, dqkv: P, cos: P, sin: P, ldr: int, T: int
+    c: Shape,
+    t: Trace,
+    dmix: P,
+    heads: P,
+    ld: int,
+    rq: P,
+    shifts: P,
+    inverse: P,
+    dqkv: P,
+    cos: P,
+    sin: P,
+    ldr: int,
+    T: int,
 ) -> None:
     """dqkv (T, 3 Dp) of one row."""
     D = c.Dp
@@ -353,7 +365,7 @@ def attend_back(
     for head in range(c.H):
         at = head * c.size * ld
         attention_back(
-            dy + at, q + at, k + at, v + at, y + at, ld, top + head * ld, inverse + head * ld, t.p, t.ds, dq + at,
+            dy + at, q + at, k + at, v + at, y + at, ld, shifts + head * ld, inverse + head * ld, t.p, t.ds, dq + at,
             dk + at, dv + at, c.size, T, t.panels, D * ld,
         )  # fmt: skip
         if c.qk_norm:

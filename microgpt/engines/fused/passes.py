@@ -233,7 +233,7 @@ def forward(
                 )
             else:
                 attend(
-                    c, t, t.qkv + n * 3 * D, heads, ld, past, t.rq + 2 * c.H * column, t.top + c.H * column,
+                    c, t, t.qkv + n * 3 * D, heads, ld, past, t.rq + 2 * c.H * column, t.shifts + c.H * column,
                     t.inverse + c.H * column, mix + n * D, cos, sin, ldr, T,
                 )  # fmt: skip
             n += T
@@ -342,7 +342,7 @@ def backward(
                 attention_short_back(c.size, D, t.dn + n * D, heads, pairs, mix + n * D, t.qkv + n * 3 * D, T)
             else:
                 attend_back(
-                    c, t, t.dn + n * D, heads, ld, t.rq + 2 * c.H * column, t.top + c.H * column,
+                    c, t, t.dn + n * D, heads, ld, t.rq + 2 * c.H * column, t.shifts + c.H * column,
                     t.inverse + c.H * column, t.qkv + n * 3 * D, cos, sin, ldr, T,
                 )  # fmt: skip
             n += T
