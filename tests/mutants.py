@@ -41,8 +41,8 @@ class Mutant(NamedTuple):
 SCALAR, FUNCTIONAL, TENSOR, MANUAL, PYTORCH = (
     f"engines/{rung}.py" for rung in ("scalar", "functional", "tensor", "manual", "pytorch")
 )
-FUSED_ATTENTION, FUSED_PASSES, FUSED_KERNELS = (
-    f"engines/fused/{part}.py" for part in ("attention", "passes", "kernels")
+FUSED_ATTENTION, FUSED_SHORT, FUSED_PASSES, FUSED_KERNELS = (
+    f"engines/fused/{part}.py" for part in ("attention", "short", "passes", "kernels")
 )
 MUTANTS = [
     Mutant(MANUAL, "no gradient into earlier keys", "ds.swapaxes(-1, -2) @ q,", "(ds * np.eye(*ds.shape[-2:], dtype=ds.dtype)).swapaxes(-1, -2) @ q,"),
@@ -99,7 +99,7 @@ MUTANTS = [
     Mutant(PYTORCH, "GELU without its tanh", 'approximate="tanh"', 'approximate="none"'),
     Mutant(PYTORCH, "no norm of queries and keys", "return rmsnorm(x) if model.qk_norm else x", "return x"),
     Mutant(PYTORCH, "the device's numbers are shared", 'view.to("cpu", copy=True)', 'view.to("cpu")'),
-    Mutant(FUSED_ATTENTION, "earlier keys get the last query's gradient alone", "store(dk, s, fma(ds, qt, load(dk, s)))", "store(dk, s, ds * qt)"),
+    Mutant(FUSED_SHORT, "earlier keys get the last query's gradient alone", "store(dk, s, fma(ds, qt, load(dk, s)))", "store(dk, s, ds * qt)"),
     Mutant(FUSED_ATTENTION, "gradients reach a later key", "store(ds, t * ld, first(before + t + 1, d, 0.0))", "store(ds, t * ld, first(before + t + 2, d, 0.0))"),
     Mutant(FUSED_ATTENTION, "RoPE's gradient turns like its values", "store(a, t, va * vcos + vb * vsin)", "store(a, t, va * vcos - vb * vsin)"),
     Mutant(FUSED_PASSES, "ReLU2's gradient lacks its factor", "positive(v, 2.0 * v * load(dy, i))", "positive(v, 2.0 * load(dy, i))"),

@@ -255,7 +255,7 @@ class Engine:
         trace, operands = self._trace(columns, columns), self._operands(columns)
         dw, room, train = self.room(crew * self.shape.n, "dw"), self.room(crew * trace), self.kernels.train
         places = self.operands(crew * operands)
-        several = longest > columns or feed.rows_a_pass > 0
+        several = longest > columns or feed.rows_a_pass > 0  # passes a step; else wt is not touched
         wt = self.room(crew * self.shape.n, "wt") if several else dw
 
         def work(me: int) -> int:

@@ -1,28 +1,26 @@
 """Attention of one row, forth and back.
 
 Positions lie in the lanes: queries, keys and values are (D, ld), one column a position, so that softmax, rotation and
-norm need no sums across lanes. Rows of few positions and small heads go a shorter way, channels in the lanes.
+norm need no sums across lanes. Rows of few positions and small heads go a shorter way: short.py.
 """
 
 from __future__ import annotations
 
 import math
 
-from microgpt.engines.fused.building import inline, jit
+from microgpt.engines.fused.building import inline, jit, once
 from microgpt.engines.fused.halves import depth, operand, rows
 from microgpt.engines.fused.memory import PAIR, QUERIES, Cache, P, Shape, Trace
-from microgpt.engines.fused.products import copy, multiply, multiply_columns, transpose, transpose_back, zero
+from microgpt.engines.fused.products import multiply, multiply_columns, transpose, transpose_back, zero
 from microgpt.engines.fused.vectors import (
     exp,
     first,
     fma,
-    group_sum,
     lanes,
     largest,
     load,
     maximum,
     near,
-    once,
     splat,
     sqrt,
     store,
@@ -105,7 +103,7 @@ def soften(p: P, ld: int, scale: float, seen: int, S: int, shifts: P, inverse: P
         store(p, s * ld, e)
         sums = sums + e
     for s in range(seen + 1, end):
-        e = first(s - seen, 0.0, exp((load(p, s * ld) - high) * scale))
+        e = first(s - seen, 0.0, exp(fma(load(p, s * ld), scale, shift)))
         store(p, s * ld, e)
         sums = sums + e
     for s in range(end, S):
@@ -244,65 +242,6 @@ def attention_back(
             weights = operand(turned, QUERIES, seen, columns, right)
             low, N = depth(s, room), depth(seen, room)
             multiply(ks + low, L, weights, QUERIES, dq + t, ld, size, N, columns, s > 0)
-
-
-@jit
-def attention_short(size: int, D: int, qkv: P, saved: P, pairs: P, y: P, T: int) -> None:
-    """All heads of a row of few positions: qkv (T, 3 Dp) -> y (T, Dp), channels in the lanes.
-
-    Several heads lie in a vector, and each of a head's lanes carries the head's number, so no sum leaves its lanes.
-    `saved` keeps qkv, `pairs` the weights of every query and key (T (T + 1) / 2, Dp).
-    """
-    once()
-    scale = 1.0 / math.sqrt(size)
-    W = lanes(qkv)
-    copy(qkv, saved, T * 3 * D)
-    for j in range(0, D, W):
-        p = pairs + j
-        for t in range(T):
-            q = load(qkv, t * 3 * D + j) * scale
-            high = splat(qkv, -math.inf)
-            for s in range(t + 1):
-                score = group_sum(q * load(qkv, s * 3 * D + D + j), size)
-                store(p, s * D, score)
-                high = maximum(high, score)
-            sums, mixed = splat(qkv, 0.0), splat(qkv, 0.0)
-            for s in range(t + 1):
-                e = exp(load(p, s * D) - high)
-                store(p, s * D, e)
-                sums = sums + e
-                mixed = fma(e, load(qkv, s * 3 * D + 2 * D + j), mixed)
-            inverse = 1.0 / sums
-            store(y, t * D + j, mixed * inverse)
-            for s in range(t + 1):
-                store(p, s * D, load(p, s * D) * inverse)
-            p = p + (t + 1) * D
-
-
-@jit
-def attention_short_back(size: int, D: int, dy: P, saved: P, pairs: P, y: P, dqkv: P, T: int) -> None:
-    """dqkv (T, 3 Dp) of attention_short."""
-    once()
-    scale = 1.0 / math.sqrt(size)
-    W = lanes(dy)
-    for j in range(0, D, W):
-        q, k, v = saved + j, saved + (D + j), saved + (2 * D + j)
-        dq, dk, dv = dqkv + j, dqkv + (D + j), dqkv + (2 * D + j)
-        p = pairs + j
-        for t in range(T):
-            at = t * 3 * D
-            dt, qt, dqt = load(dy, t * D + j), load(q, at), splat(dy, 0.0)
-            store(dk, at, dqt)
-            store(dv, at, dqt)
-            delta = group_sum(dt * load(y, t * D + j), size)
-            for s in range(0, at + 1, 3 * D):
-                weight = load(p, 0)
-                ds = weight * (group_sum(dt * load(v, s), size) - delta) * scale
-                dqt = fma(ds, load(k, s), dqt)
-                store(dk, s, fma(ds, qt, load(dk, s)))
-                store(dv, s, fma(weight, dt, load(dv, s)))
-                p = p + D
-            store(dq, at, dqt)
 
 
 @inline

@@ -13,10 +13,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import overload
 
-from microgpt.engines.fused.building import I32, Function, Vector, builder, everywhere, jit, to_bfloat16, write
+from microgpt.engines.fused.building import I32, Function, Vector, builder, everywhere, jit, once, to_bfloat16, write
 from microgpt.engines.fused.memory import NEAR, PAIR, P
 from microgpt.engines.fused.products import multiply, multiply_columns, transpose
-from microgpt.engines.fused.vectors import first, lanes, load, once, splat
+from microgpt.engines.fused.vectors import first, lanes, load, splat
 
 
 def for_room(name: Function, function: Function, *, words: bool) -> None:

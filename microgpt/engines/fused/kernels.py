@@ -6,12 +6,12 @@ import math
 from typing import Any, NamedTuple
 
 from microgpt.engines.fused import memory
-from microgpt.engines.fused.building import inline, jit
+from microgpt.engines.fused.building import inline, jit, meet, once
 from microgpt.engines.fused.compiler import entry
 from microgpt.engines.fused.memory import LINE, NEAR, Bytes, Cache, Doubles, Ints, Operands, P, Rows, Shape, Tokens
 from microgpt.engines.fused.passes import backward, cross_entropy, forward
 from microgpt.engines.fused.products import add, zero
-from microgpt.engines.fused.vectors import fma, inverse, lanes, load, meet, once, root, splat, store, total
+from microgpt.engines.fused.vectors import fma, inverse, lanes, load, root, splat, store, total
 
 lay_out = inline(memory.lay_out)
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 
-from microgpt.engines.fused.attention import attend, attend_back, attention_short, attention_short_back
-from microgpt.engines.fused.building import inline, jit
+from microgpt.engines.fused import short
+from microgpt.engines.fused.attention import attend, attend_back
+from microgpt.engines.fused.building import inline, jit, once
 from microgpt.engines.fused.halves import for_room, input_back_halves, linear_halves, weights_back_halves
 from microgpt.engines.fused.memory import NEAR, PAIR, Cache, P, Rows, Shape, Trace
 from microgpt.engines.fused.products import add, copy, multiply, multiply_columns, place, to_panels, turn_rows, zero
@@ -23,7 +24,6 @@ from microgpt.engines.fused.vectors import (
     largest,
     load,
     maximum,
-    once,
     positive,
     splat,
     store,
@@ -228,7 +228,7 @@ def forward(
             past = Cache(cache.k + i * D * cache.ld, cache.v + i * D * cache.ld, cache.ld, cache.past, cache.active)
             heads = t.heads + 4 * D * column
             if c.short and T <= W and not cache.active:
-                attention_short(
+                short.attention(
                     c.size, D, t.qkv + n * 3 * D, heads, t.pairs + column * (W + 1) // 2 * D, mix + n * D, T
                 )
             else:
@@ -339,7 +339,7 @@ def backward(
             heads = t.heads + 4 * D * column
             if c.short and T <= W:
                 pairs = t.pairs + column * (W + 1) // 2 * D
-                attention_short_back(c.size, D, t.dn + n * D, heads, pairs, mix + n * D, t.qkv + n * 3 * D, T)
+                short.attention_back(c.size, D, t.dn + n * D, heads, pairs, mix + n * D, t.qkv + n * 3 * D, T)
             else:
                 attend_back(
                     c, t, t.dn + n * D, heads, ld, t.rq + 2 * c.H * column, t.shifts + c.H * column,

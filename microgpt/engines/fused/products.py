@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from microgpt.engines.fused import memory
-from microgpt.engines.fused.building import Function, inline, jit
+from microgpt.engines.fused.building import Function, inline, jit, once
 from microgpt.engines.fused.memory import PAIR, P
 from microgpt.engines.fused.tiles import ROWS, WIDE, tile, transpose_block
-from microgpt.engines.fused.vectors import lanes, load, once, splat, store
+from microgpt.engines.fused.vectors import lanes, load, splat, store
 
 place = inline(memory.place)
 

@@ -11,13 +11,13 @@ import math
 from typing import Any
 
 from microgpt.engines.fused.attention import rotate
-from microgpt.engines.fused.building import inline, jit
+from microgpt.engines.fused.building import inline, jit, once
 from microgpt.engines.fused.compiler import entry
 from microgpt.engines.fused.memory import NEAR, Doubles, Ints, P, Shape, Tokens
 from microgpt.engines.fused.passes import activate
 from microgpt.engines.fused.products import multiply
 from microgpt.engines.fused.tiles import ROWS
-from microgpt.engines.fused.vectors import exp, fma, lanes, load, maximum, near, once, positive, root, splat, store
+from microgpt.engines.fused.vectors import exp, fma, lanes, load, maximum, near, positive, root, splat, store
 
 AHEAD = 8  # slots from that which is read to that which is brought nearer
 FAR = 1e30  # taken from the score of a key that is not the lane's own: e^-FAR is nothing beside any other

@@ -8,9 +8,7 @@ set, so a result depends on the order written here and on nothing the compiler c
 
 from __future__ import annotations
 
-import inspect
 import operator
-import sys
 from collections.abc import Callable
 from math import factorial
 from typing import Any
@@ -33,49 +31,12 @@ from microgpt.engines.fused.building import (
     call,
     everywhere,
     multiply_add,
+    operation,
     read,
     shuffle,
     spread,
     write,
 )
-
-
-def operation(scalar: bool = False) -> Callable[[Callable[..., ir.Value]], Any]:
-    """A function for compiled code from one that builds its LLVM code.
-
-    It takes vectors, plain floats, which go into every lane, and integers; it returns a vector or, if `scalar`, a
-    number of its dtype.
-    """
-
-    def decorate(build: Callable[..., ir.Value]) -> Any:
-        def typing(*given: Any) -> Any:
-            vector = next((kind for kind in given if isinstance(kind, Vector)), None)
-            if vector is None:
-                return None
-
-            def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-                values = [
-                    context.cast(b, value, kind, types.intp)
-                    if isinstance(kind, types.Integer)
-                    else as_vector(context, b, value, kind, vector)
-                    for value, kind in zip(args, sig.args, strict=True)
-                ]
-                return build(b, *values)
-
-            return (vector.dtype if scalar else vector)(*given), emit
-
-        # Numba takes the number of arguments from the function's own.
-        shapes: dict[int, Callable[..., Any]] = {
-            1: lambda typingctx, x: typing(x),
-            2: lambda typingctx, x, y: typing(x, y),
-            3: lambda typingctx, x, y, z: typing(x, y, z),
-        }
-        shape = shapes[len(inspect.signature(build).parameters) - 1]
-        shape.__name__, shape.__doc__ = build.__name__, build.__doc__
-        return builder(shape)
-
-    return decorate
-
 
 # Operators: vector op vector, vector op number, number op vector
 
@@ -120,51 +81,6 @@ infer_global(operator.add)(_Step)
 
 
 lower_builtin(operator.add, types.CPointer, types.Integer)(lambda context, b, sig, args: b.gep(args[0], [args[1]]))
-
-
-# How functions are compiled
-
-
-@builder
-def once(typing: Any) -> Any:
-    """Said in a function: keep its code in one place and call it there, which keeps compiling short."""
-
-    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        b.function.attributes.add("noinline")
-        return context.get_dummy_value()
-
-    return types.void(), emit
-
-
-@builder
-def meet(typing: Any, counter: Any, crew: Any) -> Any:
-    """Wait until all `crew` threads have come here; `counter` points to an int64 that begins at 0 and is theirs."""
-
-    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        counter, crew = args
-        ticket = b.atomic_rmw("add", counter, INT(1), "seq_cst")
-        wanted = b.mul(b.add(b.sdiv(ticket, crew), INT(1)), crew)
-        entry, look, wait, rest, done = (
-            b.block,
-            *(b.append_basic_block(name) for name in ("look", "wait", "rest", "done")),
-        )
-        b.branch(look)
-        b.position_at_end(look)
-        turns = b.phi(INT)
-        b.cbranch(b.icmp_signed(">=", b.load_atomic(counter, "seq_cst", 8), wanted), done, wait)
-        b.position_at_end(wait)
-        more = b.add(turns, INT(1))
-        b.cbranch(b.icmp_signed("==", b.and_(more, INT(0x3FF)), INT(0)), rest, look)
-        b.position_at_end(rest)  # the other thread may need this core
-        name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
-        b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(I32, []), name), [])
-        b.branch(look)
-        for block, value in ((entry, INT(0)), (wait, more), (rest, more)):
-            turns.add_incoming(value, block)
-        b.position_at_end(done)
-        return context.get_dummy_value()
-
-    return types.void(counter, types.intp), emit
 
 
 # Memory
@@ -318,8 +234,9 @@ LIMIT = {32: 87.0, 64: 708.0}
 
 @operation()
 def exp(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """e^x within two units of the last place, for |x| up to 87 (float32) or 708; below not less, above more.
+    """e^x within two units of the last place, for |x| up to 87 (float32) or 708.
 
+    Below, it is the least of these; above, the largest or, where the machine scales by itself, more, up to infinity.
     x = n ln 2 + r with |r| <= ln 2 / 2; Taylor's series of e^r; n goes into the exponent.
     """
     kind, bits = x.type, bits_of(x.type)

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from microgpt.engines.fused import memory
-from microgpt.engines.fused.building import inline, jit
+from microgpt.engines.fused.building import inline, jit, once
 from microgpt.engines.fused.compiler import entry
 from microgpt.engines.fused.kernels import lay_out
 from microgpt.engines.fused.memory import PAIR, Bytes, Cache, Desk, Doubles, Ints, Operands, P, Rows, Shape, Tokens
@@ -26,7 +26,6 @@ from microgpt.engines.fused.vectors import (
     largest,
     load,
     maximum,
-    once,
     splat,
     store,
     total,

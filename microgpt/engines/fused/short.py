@@ -1,0 +1,72 @@
+"""Attention of a row of at most a vector's length, with heads so small that several lie in a vector.
+
+Channels lie in the lanes here: what attention.py turns first is too little to be worth it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from microgpt.engines.fused.building import jit, once
+from microgpt.engines.fused.memory import P
+from microgpt.engines.fused.products import copy
+from microgpt.engines.fused.vectors import exp, fma, group_sum, lanes, load, maximum, splat, store
+
+
+@jit
+def attention(size: int, D: int, qkv: P, saved: P, pairs: P, y: P, T: int) -> None:
+    """All heads of a row of few positions: qkv (T, 3 Dp) -> y (T, Dp), channels in the lanes.
+
+    Several heads lie in a vector, and each of a head's lanes carries the head's number, so no sum leaves its lanes.
+    `saved` keeps qkv, `pairs` the weights of every query and key (T (T + 1) / 2, Dp).
+    """
+    once()
+    scale = 1.0 / math.sqrt(size)
+    W = lanes(qkv)
+    copy(qkv, saved, T * 3 * D)
+    for j in range(0, D, W):
+        p = pairs + j
+        for t in range(T):
+            q = load(qkv, t * 3 * D + j) * scale
+            high = splat(qkv, -math.inf)
+            for s in range(t + 1):
+                score = group_sum(q * load(qkv, s * 3 * D + D + j), size)
+                store(p, s * D, score)
+                high = maximum(high, score)
+            sums, mixed = splat(qkv, 0.0), splat(qkv, 0.0)
+            for s in range(t + 1):
+                e = exp(load(p, s * D) - high)
+                store(p, s * D, e)
+                sums = sums + e
+                mixed = fma(e, load(qkv, s * 3 * D + 2 * D + j), mixed)
+            inverse = 1.0 / sums
+            store(y, t * D + j, mixed * inverse)
+            for s in range(t + 1):
+                store(p, s * D, load(p, s * D) * inverse)
+            p = p + (t + 1) * D
+
+
+@jit
+def attention_back(size: int, D: int, dy: P, saved: P, pairs: P, y: P, dqkv: P, T: int) -> None:
+    """dqkv (T, 3 Dp) of attention."""
+    once()
+    scale = 1.0 / math.sqrt(size)
+    W = lanes(dy)
+    for j in range(0, D, W):
+        q, k, v = saved + j, saved + (D + j), saved + (2 * D + j)
+        dq, dk, dv = dqkv + j, dqkv + (D + j), dqkv + (2 * D + j)
+        p = pairs + j
+        for t in range(T):
+            at = t * 3 * D
+            dt, qt, dqt = load(dy, t * D + j), load(q, at), splat(dy, 0.0)
+            store(dk, at, dqt)
+            store(dv, at, dqt)
+            delta = group_sum(dt * load(y, t * D + j), size)
+            for s in range(0, at + 1, 3 * D):
+                weight = load(p, 0)
+                ds = weight * (group_sum(dt * load(v, s), size) - delta) * scale
+                dqt = fma(ds, load(k, s), dqt)
+                store(dk, s, fma(ds, qt, load(dk, s)))
+                store(dv, s, fma(weight, dt, load(dv, s)))
+                p = p + D
+            store(dq, at, dqt)
