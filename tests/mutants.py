@@ -34,15 +34,16 @@ class Mutant(NamedTuple):
         """The tests that ought to notice: the ladder's for this rung, or those of what all rungs share."""
         rung = self.file.removeprefix("engines/").split("/")[0].removesuffix(".py")
         if rung in LADDER:
-            return ["tests/engines/test_ladder.py", "-k", rung]
+            more = ["tests/engines/test_fused.py"] if rung == "fused" else []
+            return ["tests/engines/test_ladder.py", *more, "-k", rung]
         return ["tests/test_optim.py", "tests/test_dropout.py", "tests/engines/test_ladder.py"]
 
 
 SCALAR, FUNCTIONAL, TENSOR, MANUAL, PYTORCH = (
     f"engines/{rung}.py" for rung in ("scalar", "functional", "tensor", "manual", "pytorch")
 )
-FUSED_ATTENTION, FUSED_SHORT, FUSED_PASSES, FUSED_KERNELS = (
-    f"engines/fused/{part}.py" for part in ("attention", "short", "passes", "kernels")
+FUSED_ATTENTION, FUSED_SHORT, FUSED_PASSES, FUSED_KERNELS, FUSED_UPDATE = (
+    f"engines/fused/{part}.py" for part in ("attention", "short", "passes", "kernels", "update")
 )
 MUTANTS = [
     Mutant(MANUAL, "no gradient into earlier keys", "ds.swapaxes(-1, -2) @ q,", "(ds * np.eye(*ds.shape[-2:], dtype=ds.dtype)).swapaxes(-1, -2) @ q,"),
@@ -104,7 +105,8 @@ MUTANTS = [
     Mutant(FUSED_ATTENTION, "RoPE's gradient turns like its values", "store(a, t, va * vcos + vb * vsin)", "store(a, t, va * vcos - vb * vsin)"),
     Mutant(FUSED_PASSES, "ReLU2's gradient lacks its factor", "positive(v, 2.0 * v * load(dy, i))", "positive(v, 2.0 * load(dy, i))"),
     Mutant(FUSED_PASSES, "RMSNorm's gradient lacks the mean", "- load(y, at + i) * mean) * r[n]", "- load(y, at + i) * mean * 0.0) * r[n]"),
-    Mutant(FUSED_KERNELS, "no correction of the second moment", "root(fma(square, u.fix, tiny))", "root(fma(square, 1.0, tiny))"),
+    Mutant(FUSED_KERNELS, "an update that waits is lost in a step without rows", "c.layer if due else c.n)", "c.layer)"),
+    Mutant(FUSED_UPDATE, "no correction of the second moment", "root(fma(square, u.fix, tiny))", "root(fma(square, 1.0, tiny))"),
     Mutant("optim.py", "a schedule off by one", "progress = (step - warmup)", "progress = (step + 1 - warmup)"),
     Mutant("optim.py", "no floor", "return low + (high - low) * (1 - progress)", "return high * (1 - progress)"),
     Mutant("optim.py", "no bias correction", "m_hat = m / (1 - optim.beta1 ** (step + 1))", "m_hat = m"),

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -21,9 +22,9 @@ from microgpt.engines.fused import (  # noqa: E402
     attention,
     building,
     halves,
-    kernels,
     passes,
     products,
+    update,
 )
 from microgpt.engines.fused import vectors as v  # noqa: E402
 from microgpt.engines.fused.memory import PAIR  # noqa: E402
@@ -75,24 +76,59 @@ def test_products_of_every_number_of_rows(dtype: str, columns: bool, adding: boo
 
 
 @numba.njit
-def _arranged(x: Any, y: Any, M: int, N: int, i: int, count: int, turn: bool) -> None:
-    if turn:
-        products.turn_rows(v.pointer(x), v.pointer(y), M, N, i, count)
-    else:
-        products.to_panels(v.pointer(x), v.pointer(y), M, N)
+def _bringing(
+    a: Any, lda: int, w: Any, c: Any, ldc: int, M: int, K: int, N: int, add: bool, x: Any, rows: int, run: int, far: int
+) -> None:
+    p = v.pointer(x)
+    ahead = products.Coming(p, p, p, p, rows, run, far)
+    products.multiply_bringing(v.pointer(a), lda, v.pointer(w), N, v.pointer(c), ldc, M, K, N, add, ahead)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_panels_are_made_and_turned(dtype: str) -> None:
+def test_a_product_is_the_same_whatever_it_brings_nearer(dtype: str) -> None:
+    """Nothing, rows shorter than a line, more than its tiles have turns for, or what lies outside of all memory."""
+    N = (2 * PAIR + 1) * building.lanes_of(dtype)
+    for M, K in ((1, 3), (2 * ROWS, 1), (3 * ROWS + 1, 40)):
+        a, w, c = random(M, K + 2, dtype=dtype), random(K, N, dtype=dtype), random(M, N, dtype=dtype)
+        want = c.copy()
+        _products(False, a.ravel(), K + 2, w.ravel(), N, want.ravel(), N, M, K, N, True)
+        for rows, run, far in ((0, 0, 0), (3, 5, 7), (100, 300, 1 << 40)):
+            got = c.copy()
+            _bringing(a.ravel(), K + 2, w.ravel(), got.ravel(), N, M, K, N, True, a.ravel(), rows, run, far)
+            np.testing.assert_array_equal(got, want)
+
+
+@numba.njit
+def _route(tile: int, turns: int, rows: int, run: int, far: int, step: int, x: Any) -> Any:
+    ahead = products.Coming(v.pointer(x), v.pointer(x), v.pointer(x), v.pointer(x), rows, run, far)
+    p, left = products.spot(ahead, tile, turns, step, (run + step - 1) // step)
+    return p[0], left
+
+
+def test_what_comes_nearer_comes_row_by_row() -> None:
+    x = np.arange(2000.0)
+    for rows, run, far, step, turns in ((3, 64, 100, 8, 5), (2, 30, 31, 16, 7)):
+        length = (run + step - 1) // step
+        for tile in range(4 * rows * length // turns):
+            at, left = _route(tile, turns, rows, run, far, step, x)
+            row, within = divmod(tile // 4 * turns, length)
+            assert (at, left) == (row * far + within * step, length - within)
+
+
+@numba.njit
+def _turned(x: Any, y: Any, M: int, N: int, i: int, count: int) -> None:
+    products.turn_rows(v.pointer(x), v.pointer(y), M, N, i, count)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_panels_are_turned(dtype: str) -> None:
     W = building.lanes_of(dtype)
     for M, N in ((2 * W, W), (7 * W, 3 * W), (4 * W, 6 * W)):
-        x, y = random(M, N, dtype=dtype), np.zeros(M * N, dtype)
-        _arranged(x.ravel(), y, M, N, 0, 0, False)
-        np.testing.assert_array_equal(y, in_panels(x))
+        x = random(M, N, dtype=dtype)
         for i in range(0, M, 2 * W):
             count = min(3 * W, M - i)
             turned = np.zeros(N * count + W * W, dtype)
-            _arranged(y, turned, M, N, i, count, True)
+            _turned(in_panels(x), turned, M, N, i, count)
             np.testing.assert_array_equal(turned[: N * count], in_panels(np.ascontiguousarray(x[i : i + count].T)))
 
 
@@ -102,7 +138,7 @@ _rows = numba.njit(halves.rows_halves)
 @numba.njit
 def _halves(x: Any, y: Any, room: Any, M: int, N: int, i: int, count: int, which: int) -> None:
     if which == 0:
-        halves.pair_along(v.pointer(x), v.pointer(y), M * N)
+        halves.pair_along(v.pointer(x), N, v.pointer(y), N // 2, M, N)
     elif which == 1:
         halves.pair_down(v.pointer(x), N, v.pointer(y), N, M, N)
     elif which == 2:
@@ -206,13 +242,14 @@ def _elementwise(x: Any, y: Any) -> None:
         v.store(q, 3 * n + i, v.inverse_root(magnitude))
         v.store(q, 4 * n + i, v.positive(a, 2.0 * a))
         v.store(q, 5 * n + i, v.first(3, a, -1.0))
+        v.store(q, 6 * n + i, v.exp2(a))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_elementwise(dtype: str) -> None:
     W = building.lanes_of(dtype)
     x = np.concatenate([random(62 * W, dtype=dtype) * 8, np.linspace(-86, 86, 2 * W).astype(dtype)])
-    y = np.zeros((6, len(x)), dtype)
+    y = np.zeros((7, len(x)), dtype)
     _elementwise(x, y.ravel())
     magnitude = np.abs(x) + x.dtype.type(1e-3)
     ulps = {"rtol": 3 * EPS[dtype]}
@@ -223,14 +260,15 @@ def test_elementwise(dtype: str) -> None:
     np.testing.assert_array_equal(y[4], np.maximum(2 * x, 0))
     keep = np.arange(len(x)) % W < 3
     np.testing.assert_array_equal(y[5], np.where(keep, x, -1))
+    np.testing.assert_allclose(y[6], np.exp2(x.astype("longdouble")).astype(dtype), **ulps)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_no_number_stays_none(dtype: str) -> None:
     x = np.full(building.lanes_of(dtype), math.nan, dtype)
-    y = np.zeros((6, len(x)), dtype)
+    y = np.zeros((7, len(x)), dtype)
     _elementwise(x, y.ravel())
-    assert np.isnan(y[:5]).all()
+    assert np.isnan(y[[0, 1, 2, 3, 4, 6]]).all()
 
 
 @numba.njit
@@ -315,7 +353,7 @@ def test_attention_back_is_the_derivative(dtype: str, size: int, T: int) -> None
 
 @numba.njit
 def _adam(u: Any, w: Any, g: Any, m: Any, v_: Any, n: int) -> None:
-    kernels.adam(u, v.pointer(w), v.pointer(g), v.pointer(m), v.pointer(v_), n)
+    update.adam(u, v.pointer(w), v.pointer(g), v.pointer(m), v.pointer(v_), n)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -329,7 +367,7 @@ def test_adam_is_the_rule_written_once(dtype: str, decay: float) -> None:
     moment, g[:3] = np.abs(moment), 0
     moment[:2] = m[:2] = 0
     want = rules.adam(w, g * 0.5, m, moment, optim, step, lr)
-    u = kernels.Update(
+    u = update.Update(
         optim.beta1, optim.beta2, optim.eps, 0.5, lr * decay, lr / (1 - optim.beta1**7), 1 / (1 - optim.beta2**7)
     )
     _adam(u, w, g, m, moment, n)
@@ -339,7 +377,7 @@ def test_adam_is_the_rule_written_once(dtype: str, decay: float) -> None:
 
 @numba.njit
 def _squares(x: Any) -> float:
-    return kernels.squares(v.pointer(x), len(x))
+    return update.squares(v.pointer(x), len(x))
 
 
 def test_squares_of_many_numbers() -> None:
@@ -436,6 +474,61 @@ def test_several_passes_use_the_weights_that_the_first_one_turned(dtype: str, th
         found.append(e.train(e.load(first_values(model, Random(1))), feed, rates)[1])
     for losses in found[1:]:
         np.testing.assert_allclose(losses, found[0], rtol=1e-9 if dtype == "float64" else 2e-4)
+
+
+LARGE = Model(vocab_size=50, block_size=40, n_layer=2, n_head=4, n_embd=96, position="learned")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_an_update_that_waits_is_the_update(dtype: str, tied: bool) -> None:
+    """Many steps in one call, where each step's update waits for the next, as many calls of one step: bit for bit."""
+    model, optim = LARGE.model_copy(update={"tie_embeddings": tied}), Optim(clip_norm=0.5, weight_decay=0.1)
+    e = engine("fused")(model, optim, dtype=dtype)
+    assert update.FEW <= e.shape.n < update.MANY
+    feed = pack([[Random(i).randrange(50) for _ in range(n)] for i, n in enumerate((21, 41, 2, 17, 33, 5, 40, 8))])
+    for rows_a_pass in (0, 1):
+        feed = replace(feed, steps=np.array([0, 2, 4, 4, 6, 8]), rows_a_pass=rows_a_pass)  # one step has no rows
+        together, losses = e.train(e.load(first_values(model, Random(1))), feed, np.full(5, 0.01))
+        alone, found = e.load(first_values(model, Random(1))), []
+        for i in range(5):
+            alone, loss = e.train(alone, feed.part(i, i + 1), np.full(1, 0.01))
+            found.extend(loss)
+        np.testing.assert_array_equal(losses, found)
+        for name, want in e.dump(alone).items():
+            np.testing.assert_array_equal(e.dump(together)[name], want)
+
+
+def test_a_step_that_is_not_finite_leaves_the_one_before_it_whole() -> None:
+    e = engine("fused")(LARGE, Optim())
+    feed = pack([[Random(i).randrange(50) for _ in range(20)] for i in range(4)])
+    rates = np.array([0.01, 0.01, 1e38, 0.01])  # the third step's update makes the fourth one's loss no number
+    broken, losses = e.train(e.load(first_values(LARGE, Random(1))), feed, rates)
+    assert len(losses) == 4
+    assert not np.isfinite(losses[3])
+    whole, _ = e.train(e.load(first_values(LARGE, Random(1))), feed.part(0, 3), rates[:3])
+    for name, want in e.dump(whole).items():
+        np.testing.assert_array_equal(e.dump(broken)[name], want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_wide_rows_that_lie_apart_train_as_the_manual_pass(dtype: str) -> None:
+    """Rows of 256 numbers and more lie an odd number of vectors from each other."""
+    shape = {"n_layer": 1, "n_head": 8, "n_embd": 256, "position": "rope", "tie_embeddings": True}
+    model = Model(vocab_size=300, block_size=16, softcap=15.0, dropout=0.1, **shape)
+    feed = pack([[Random(i).randrange(300) for _ in range(n)] for i, n in enumerate((5, 17, 12, 9))], rows_a_step=2)
+    trained = []
+    for name in ("fused", "manual"):
+        e = engine(name)(model, Optim(), dtype=dtype)
+        if name == "fused":
+            assert (e.shape.Ds, e.shape.Fs) == (256 + e.lanes, 1024 + e.lanes)
+        state, losses = e.train(e.load(first_values(model, Random(1))), feed, np.full(2, 0.001))
+        trained.append((losses, e.dump(state)))
+    rtol = 1e-9 if dtype == "float64" else 1e-4
+    np.testing.assert_allclose(trained[0][0], trained[1][0], rtol=rtol)
+    for name, want in trained[1][1].items():
+        if not name.startswith(("m.", "v.")):
+            np.testing.assert_allclose(trained[0][1][name], want, atol=1e-9 if dtype == "float64" else 2e-4)
 
 
 @pytest.mark.parametrize("threads", [2, 3])

@@ -13,7 +13,9 @@ from microgpt.engines.fused.halves import depth, operand, rows
 from microgpt.engines.fused.memory import PAIR, QUERIES, Cache, P, Shape, Trace
 from microgpt.engines.fused.products import multiply, multiply_columns, transpose, transpose_back, zero
 from microgpt.engines.fused.vectors import (
+    LOG2E,
     exp,
+    exp2,
     first,
     fma,
     lanes,
@@ -85,7 +87,7 @@ def norm_head_back(dy: P, y: P, ld: int, r: P, size: int, T: int) -> None:
 
 @jit
 def soften(p: P, ld: int, scale: float, seen: int, S: int, shifts: P, inverse: P) -> None:
-    """Scores p (S, ld) of one vector of queries become exp(scale score + shift), `inverse` one over their sums.
+    """Scores p (S, ld) of one vector of queries become 2^(scale score + shift), `inverse` one over their sums.
 
     Key `seen` is the last that all of these queries see; each sees one more than the one before it.
     """
@@ -99,11 +101,11 @@ def soften(p: P, ld: int, scale: float, seen: int, S: int, shifts: P, inverse: P
         high = maximum(high, first(s - seen, -math.inf, load(p, s * ld)))
     sums, shift = splat(p, 0.0), high * -scale
     for s in range(seen + 1):
-        e = exp(fma(load(p, s * ld), scale, shift))
+        e = exp2(fma(load(p, s * ld), scale, shift))
         store(p, s * ld, e)
         sums = sums + e
     for s in range(seen + 1, end):
-        e = first(s - seen, 0.0, exp(fma(load(p, s * ld), scale, shift)))
+        e = first(s - seen, 0.0, exp2(fma(load(p, s * ld), scale, shift)))
         store(p, s * ld, e)
         sums = sums + e
     for s in range(end, S):
@@ -119,10 +121,11 @@ def attention(
     """One head: y = softmax(q k^T / sqrt(size)) v, causal, for T queries after `past` positions.
 
     q, y (size, ldq); k, v (size, ld). `shifts` and `inverse` keep what makes p again from scores s,
-    p = exp(scale s + shifts) inverse. p is room for the scores of two vectors of queries, `room` for operands in words.
+    p = 2^(scale s + shifts) inverse, the scale in powers of two. p is room for the scores of two vectors of queries,
+    `room` for operands in words.
     """
     once()
-    scale = 1.0 / math.sqrt(size)
+    scale = LOG2E / math.sqrt(size)
     W, K, L = lanes(q), depth(size, room), depth(ld, room)
     keys, queries = operand(k, ld, size, past + T, room), operand(q, ldq, size, T, room + K * ld)
     left = room + K * (ld + ldq)
@@ -185,14 +188,14 @@ def slope(
         store(ds, t * ld, splat(p, 0.0))
     whole = max(0, W - before - 1)
     for t in range(max(0, -before), min(M, whole)):
-        e = exp(fma(load(p, t * ld), scale, splat(p, shifts[t]))) * inverse[t]
+        e = exp2(fma(load(p, t * ld), scale * LOG2E, splat(p, shifts[t]))) * inverse[t]
         d = e * (load(ds, t * ld) - delta[t]) * scale
         store(p, t * ld, first(before + t + 1, e, 0.0))
         store(ds, t * ld, first(before + t + 1, d, 0.0))
     for t in range(whole, M):
         for i in range(4):
             near(ahead, t * W + i * part)
-        e = exp(fma(load(p, t * ld), scale, splat(p, shifts[t]))) * inverse[t]
+        e = exp2(fma(load(p, t * ld), scale * LOG2E, splat(p, shifts[t]))) * inverse[t]
         store(p, t * ld, e)
         store(ds, t * ld, e * (load(ds, t * ld) - delta[t]) * scale)
 
@@ -249,15 +252,15 @@ def attend(
     c: Shape, t: Trace, qkv: P, heads: P, ld: int, cache: Cache, rq: P, shifts: P, inverse: P, mix: P, cos: P, sin: P,
     ldr: int, T: int,
 ) -> None:  # fmt: skip
-    """All heads of one row: qkv (T, 3 Dp) -> mix (T, Dp). A cache holds the row's earlier keys and values."""
+    """All heads of one row: qkv (T, Qs) -> mix (T, Ds). A cache holds the row's earlier keys and values."""
     D = c.Dp
     q, k, v, y = heads, heads + D * ld, heads + 2 * D * ld, heads + 3 * D * ld
     ldk = ld
     if cache.active:
         k, v, ldk = cache.k, cache.v, cache.ld
-    transpose(qkv, 3 * D, q, ld, T, D)
-    transpose(qkv + D, 3 * D, k + cache.past, ldk, T, D)
-    transpose(qkv + 2 * D, 3 * D, v + cache.past, ldk, T, D)
+    transpose(qkv, c.Qs, q, ld, T, D)
+    transpose(qkv + D, c.Qs, k + cache.past, ldk, T, D)
+    transpose(qkv + 2 * D, c.Qs, v + cache.past, ldk, T, D)
     for head in range(c.H):
         at = head * c.size
         new = k + (at * ldk + cache.past)
@@ -277,7 +280,7 @@ def attend(
             c.size, cache.past, T, t.panels,
         )  # fmt: skip
     zero(y + c.D * ld, (D - c.D) * ld)
-    transpose_back(y, ld, mix, D, T, D)
+    transpose_back(y, ld, mix, c.Ds, T, D)
 
 
 @inline
@@ -296,11 +299,11 @@ def attend_back(
     ldr: int,
     T: int,
 ) -> None:
-    """dqkv (T, 3 Dp) of one row."""
+    """dqkv (T, Qs) of one row."""
     D = c.Dp
     q, k, v, y = heads, heads + D * ld, heads + 2 * D * ld, heads + 3 * D * ld
     dq, dk, dv, dy = t.dheads, t.dheads + D * ld, t.dheads + 2 * D * ld, t.dheads + 3 * D * ld
-    transpose(dmix, D, dy, ld, T, D)
+    transpose(dmix, c.Ds, dy, ld, T, D)
     for head in range(c.H):
         at = head * c.size * ld
         attention_back(
@@ -315,6 +318,6 @@ def attend_back(
             rotate_back(c.half, c.size, dk + at, ld, cos, sin, ldr, T)
     for d in (dq, dk, dv):
         zero(d + c.D * ld, (D - c.D) * ld)
-    transpose_back(dq, ld, dqkv, 3 * D, T, D)
-    transpose_back(dk, ld, dqkv + D, 3 * D, T, D)
-    transpose_back(dv, ld, dqkv + 2 * D, 3 * D, T, D)
+    transpose_back(dq, ld, dqkv, c.Qs, T, D)
+    transpose_back(dk, ld, dqkv + D, c.Qs, T, D)
+    transpose_back(dv, ld, dqkv + 2 * D, c.Qs, T, D)

@@ -14,8 +14,9 @@ from numba import types
 from numba.extending import overload
 
 from microgpt.engines.fused.building import I32, Function, Vector, builder, everywhere, jit, once, to_bfloat16, write
-from microgpt.engines.fused.memory import NEAR, PAIR, P
-from microgpt.engines.fused.products import multiply, multiply_columns, transpose
+from microgpt.engines.fused.memory import PAIR, Matrix, P
+from microgpt.engines.fused.products import apart, multiply, multiply_bringing, multiply_columns, transpose
+from microgpt.engines.fused.update import Weights, coming, part_of, update_rows
 from microgpt.engines.fused.vectors import first, lanes, load, splat
 
 
@@ -71,11 +72,12 @@ def words(typing: Any, p: Any) -> Any:
 
 
 @jit
-def pair_along(x: P, y: P, n: int) -> None:
-    """Words y[: n / 2] of neighbours in x[:n], whole vectors."""
+def pair_along(x: P, ldx: int, y: P, ldy: int, M: int, N: int) -> None:
+    """Words y (M, ldy) of neighbours in the rows of x (M, ldx), N numbers or whole vectors of them."""
     once()
-    for i in range(0, n, lanes(x)):
-        store_pairs(y, i // 2, load(x, i))
+    for i in range(M):
+        for j in range(0, N, lanes(x)):
+            store_pairs(y, i * ldy + j // 2, load(x, i * ldx + j))
 
 
 @jit
@@ -111,7 +113,7 @@ def pair_rows(w: P, y: P, turned: P, M: int, N: int, i: int, count: int) -> None
     once()
     wide = PAIR * lanes(w)
     for j in range(0, N, wide):
-        pair_along(w + (j * M + i * wide), y, count * wide)
+        pair_along(w + (j * M + i * wide), 0, y, 0, 1, count * wide)
         transpose(y, wide // 2, turned + j // 2 * count, count, count, wide // 2)
 
 
@@ -159,47 +161,50 @@ for_room(depth, depth, words=False)
 for_room(depth, depth_halves, words=True)
 
 
-def linear_halves(
-    x: P, w: P, wt: P, turned: bool, keep: bool, y: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P
-) -> None:  # fmt: skip
-    """passes.linear; where W lies turned in wt, it is of words."""
+def linear_halves(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool, room: P) -> None:
+    """passes.linear; where W lies turned, it is of words."""
     once()
-    W, half = lanes(y), fan_in // 2
-    a = room
-    pair_along(x, a, N * fan_in)
-    if turned:
-        multiply(a, half, words(wt), 0, y, fan_out, N, half, fan_out, adding)
+    W, wide, half = lanes(y), PAIR * lanes(y), a.fan_in // 2
+    ldx, ldy = apart(half, W), apart(a.fan_out, W)
+    pair_along(x, apart(a.fan_in, W), room, ldx, N, a.fan_in)
+    if k.turned:
+        multiply(room, ldx, words(k.wt + a.at), 0, y, ldy, N, half, a.fan_out, adding)
     else:
-        b = a + (N * half + 2 * W)
-        wide = PAIR * W
-        part = max(wide, NEAR // half // wide * wide)
+        b = room + (N * ldx + 2 * W)
+        part = part_of(half, wide)
         y_room = b + half * part
-        for o in range(0, fan_out, part):
-            columns = words(wt) + o * half if keep else b
-            for k in range(o, min(o + part, fan_out), wide):
-                pair_rows(w, y_room, columns + (k - o) * half, fan_out, fan_in, k, min(wide, fan_out - k))
-            multiply(a, half, columns, 0, y + o, fan_out, N, half, min(part, fan_out - o), adding)
+        for o in range(0, a.fan_out, part):
+            width = min(part, a.fan_out - o)
+            if k.due:
+                update_rows(k, a, o, width)
+            columns = words(k.wt + a.at) + o * half if k.keep else b
+            for i in range(o, o + width, wide):
+                count = min(wide, o + width - i)
+                pair_rows(k.w + a.at, y_room, columns + (i - o) * half, a.fan_out, a.fan_in, i, count)
+            more = o + width < a.fan_out
+            ahead = coming(k, a, o + width, part) if more else coming(k, then, 0, part_of(then.fan_in // 2, wide))
+            multiply_bringing(room, ldx, columns, 0, y + o, ldy, N, half, width, adding, ahead)
 
 
 def weights_back_halves(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
     """passes.weights_back."""
     once()
-    half, wide = (N + 1) // 2, PAIR * lanes(dw)
-    a = room
-    b = a + (half * fan_out + wide)
-    pair_down(dy, fan_out, a, fan_out, N, fan_out)
+    W, half, wide = lanes(dw), (N + 1) // 2, PAIR * lanes(dw)
+    a, lda = room, apart(fan_out, W)
+    b = a + (half * lda + wide)
+    pair_down(dy, lda, a, lda, N, fan_out)
     for j in range(0, fan_in, wide):
-        pair_panel(x + j, fan_in, b + j * half, N)
-    multiply_columns(a, fan_out, b, 0, dw, 0, fan_out, half, fan_in, adding)
+        pair_panel(x + j, apart(fan_in, W), b + j * half, N)
+    multiply_columns(a, lda, b, 0, dw, 0, fan_out, half, fan_in, adding)
 
 
-def input_back_halves(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, room: P) -> None:
+def input_back_halves(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, x: P, room: P) -> None:
     """passes.input_back."""
     once()
-    out, wide = fan_out // 2, PAIR * lanes(dx)
-    a = room
-    b = a + (N * out + wide)
-    pair_along(dy, a, N * fan_out)
+    W, out, wide = lanes(dx), fan_out // 2, PAIR * lanes(dx)
+    a, lda = room, apart(out, W)
+    b = a + (N * lda + wide)
+    pair_along(dy, apart(fan_out, W), a, lda, N, fan_out)
     for j in range(0, fan_in, wide):
         pair_panel(w + j * fan_out, wide, b, fan_out)
-        multiply(a, out, b, wide, dx + j, fan_in, N, out, wide, False)
+        multiply(a, lda, b, wide, dx + j, apart(fan_in, W), N, out, wide, False)

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from microgpt.engines.fused import memory
-from microgpt.engines.fused.building import inline, jit, meet, once
+from microgpt.engines.fused.building import inline, jit, meet
 from microgpt.engines.fused.compiler import entry
 from microgpt.engines.fused.memory import LINE, NEAR, Bytes, Cache, Doubles, Ints, Operands, P, Rows, Shape, Tokens
 from microgpt.engines.fused.passes import backward, cross_entropy, forward
 from microgpt.engines.fused.products import add, zero
-from microgpt.engines.fused.vectors import fma, inverse, lanes, load, root, splat, store, total
+from microgpt.engines.fused.update import FEW, MANY, Update, Weights, adam, settled, squares
+from microgpt.engines.fused.vectors import lanes
 
 lay_out = inline(memory.lay_out)
-
-
-@jit
-def squares(x: P, n: int) -> float:
-    """The sum of x[:n]^2: a few thousand at a time in the vector's dtype, those sums in float64."""
-    W = lanes(x)
-    whole = 0.0
-    for low in range(0, n, 4096):
-        high = min(n, low + 4096)
-        a, b, c, d = splat(x, 0.0), splat(x, 0.0), splat(x, 0.0), splat(x, 0.0)
-        tail = high - (high - low) % (4 * W)
-        for i in range(low, tail, 4 * W):
-            a = fma(load(x, i), load(x, i), a)
-            b = fma(load(x, i + W), load(x, i + W), b)
-            c = fma(load(x, i + 2 * W), load(x, i + 2 * W), c)
-            d = fma(load(x, i + 3 * W), load(x, i + 3 * W), d)
-        for i in range(tail, high, W):
-            a = fma(load(x, i), load(x, i), a)
-        whole += total((a + b) + (c + d))
-    return whole
 
 
 @jit
@@ -53,35 +34,6 @@ def share_rows(offsets: P, begin: int, end: int, part: int, crew: int) -> int:
     return row
 
 
-class Update(NamedTuple):
-    """What one step of Adam needs beside the vectors."""
-
-    b1: float
-    b2: float
-    eps: float
-    scale: float  # of the gradient, from clipping
-    decay: float  # learning rate times weight decay
-    rate: float  # learning rate / (1 - beta1^k)
-    fix: float  # 1 / (1 - beta2^k)
-
-
-@jit
-def adam(u: Update, w: P, g: P, m: P, v: P, n: int) -> None:
-    """microgpt.optim.adam of n weights, in place."""
-    once()
-    tiny = splat(w, 2.0**-126)  # keeps the root's argument normal, far below what eps lets through
-    c1, c2 = (1.0 - u.b1) * u.scale, (1.0 - u.b2) * u.scale * u.scale
-    for i in range(0, n, lanes(w)):
-        d, x = load(g, i), load(w, i)
-        mean = fma(load(m, i), u.b1, d * c1)
-        square = fma(d * c2, d, load(v, i) * u.b2)
-        store(m, i, mean)
-        store(v, i, square)
-        if u.decay > 0:
-            x = fma(x, -u.decay, x)
-        store(w, i, fma(mean * -u.rate, inverse(root(fma(square, u.fix, tiny)) + u.eps), x))
-
-
 @entry
 def train(
     c: Shape, tokens: Tokens, offsets: Ints, steps: Ints, count_steps: int, scored: Bytes, first_step: int,
@@ -93,9 +45,12 @@ def train(
 
     This is thread `me` of `crew`, which share the counter `together` and `sums`, and each have a gradient dw, weights
     wt to turn where a step takes several passes, a room of `room_size` and one of `operands_size`. A thread takes some
-    rows of a step, then some weights. What is added up is added in the order of the threads.
+    rows of a step, then some weights. What is added up is added in the order of the threads. With one thread, the
+    update of a large model's layers waits for the next step's first pass, but for none in another call.
     """
     W, mine = lanes(w), room + room_size * me
+    late, due = crew == 1 and FEW <= c.n < MANY, False
+    u = Update(b1, b2, eps, 1.0, 0.0, 0.0, 0.0)
     none = Cache(w, w, 0, 0, False)
     dw, panels = dws + c.n * me, operands + operands_size * me
     for i in range(count_steps):
@@ -109,6 +64,9 @@ def train(
         low, stop = begin, end
         if crew > 1:
             low, stop = share_rows(offsets, begin, end, me, crew), share_rows(offsets, begin, end, me + 1, crew)
+        if due:
+            due = offsets[end] - offsets[begin] > end - begin
+            adam(u, w, dws, m, v, c.layer if due else c.n)  # what is not a layer's is read at once
         while low < stop:
             high, N, NT = low, 0, 0
             while high < stop and (rows_a_pass == 0 or high - low < rows_a_pass):
@@ -120,8 +78,9 @@ def train(
             if N > 0:
                 t = lay_out(c, mine, panels, N, NT, S, W)
                 rows = Rows(tokens, offsets, low, high, begin, learning and c.dropout > 0, seed, first_step + i)
-                forward(c, w, wts + c.n * me, turned, high < stop, rows, t, none, cos, sin, ldr, N, NT)
-                turned = True
+                k = Weights(w, wts + c.n * me, turned, high < stop, due, u, dws, m, v)
+                forward(c, k, rows, t, none, cos, sin, ldr, N, NT)
+                turned, due = True, False
                 loss += cross_entropy(c, rows, scored, weight, t.logits, t.dlogits)
                 if learning:
                     backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding)
@@ -157,7 +116,9 @@ def train(
                 return i + 1
             scale = clip / norm if clip > 0 and norm > clip else 1.0
             u = Update(b1, b2, eps, scale, rates[3 * i], rates[3 * i + 1], rates[3 * i + 2])
-            adam(u, w + begin, dws + begin, m + begin, v + begin, end - begin)
+            due = late and i + 1 < count_steps
+            if not due:
+                adam(u, w + begin, dws + begin, m + begin, v + begin, end - begin)
         losses[i] = loss
         if crew > 1:
             meet(together, crew)
@@ -174,7 +135,7 @@ def proceed(
     NT = (T + W - 1) // W * W
     t = lay_out(c, room, panels, T, NT, S, W)
     rows = Rows(tokens, span, 0, 1, 0, False, 0, 0)
-    forward(c, w, wt, True, False, rows, t, Cache(keys, values, ld, past, True), cos, sin, ldr, T, NT)
+    forward(c, settled(w, wt, True, False), rows, t, Cache(keys, values, ld, past, True), cos, sin, ldr, T, NT)
     for n in range(T):
         for j in range(c.V):
-            logits[n * c.V + j] = t.logits[n * c.Vp + j]
+            logits[n * c.V + j] = t.logits[n * c.Vs + j]

@@ -23,6 +23,8 @@ Bytes = Any
 PAIR = 2  # vectors in a row of a full tile, and of a panel
 QUERIES = 64  # rows of scores at a time on the way back, a multiple of a vector
 NEAR = 8192  # numbers that stay in the nearest cache beside others
+NEARBY = 65536  # and in the second one
+BLOCK = 256  # positions of which a weight's gradient takes so many at a time that a panel of them stays near
 LINE = 16  # float64s from one thread's sums to the next, so that no two share a cache line
 
 
@@ -37,6 +39,10 @@ class Shape(NamedTuple):
     Dp: int
     Fp: int
     Vp: int
+    Ds: int  # apart: from one position's Dp numbers to the next
+    Qs: int  # of 3 Dp
+    Fs: int
+    Vs: int
     learned: bool
     rope: bool
     half: bool  # RoPE's pairs are half a head apart
@@ -58,6 +64,14 @@ class Shape(NamedTuple):
     fc2: int
     step: int  # from a layer to the next
     n: int  # all weights
+
+
+class Matrix(NamedTuple):
+    """Where a matrix (out, in) begins in the flat vectors, and its padded widths."""
+
+    at: int
+    fan_in: int
+    fan_out: int
 
 
 class Rows(NamedTuple):
@@ -115,7 +129,15 @@ class Trace(NamedTuple):
     p: P
     ds: P
     end: P
-    panels: P  # room for the operands of products: copied, or of words where they are of bfloat16s
+    panels: P  # room for the operands of products: turned, or of words where they are of bfloat16s
+
+
+def apart(n: int, W: int) -> int:
+    """Numbers from one row of n activations to the next: an odd number of vectors, unless there are few.
+
+    Were it a large power of two, the beginnings of all rows would share a few places of the nearest cache.
+    """
+    return n + W if n >= 16 * W and n // W % 2 == 0 else n
 
 
 def place(i: int, j: int, M: int, N: int, W: int) -> int:
@@ -130,9 +152,9 @@ def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> 
     slack = 2 * W * W  # blocks are read and written whole
     numbers = N + W - N % W + slack  # one a position; every part begins at a whole vector
     layers = L * N + W - L * N % W + slack
-    stream, deep = N * D + slack, L * N * D + slack
-    wide, deep_wide = N * c.Fp + slack, L * N * c.Fp + slack
-    logits = N * c.Vp + slack
+    stream, deep = N * c.Ds + slack, L * N * c.Ds + slack
+    wide, deep_wide = N * c.Fs + slack, L * N * c.Fs + slack
+    logits = N * c.Vs + slack
     heads, scores = c.H * L * columns + slack, PAIR * W * (max(S, QUERIES) + W) + slack
     x = p
     x0 = x + stream
@@ -153,7 +175,7 @@ def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> 
     z = r + numbers
     dz = z + (logits if c.softcap > 0 else 0)  # else the gradients take the logits' place
     qkv = dz + logits
-    o = qkv + 3 * stream
+    o = qkv + (N * c.Qs + slack)
     dx = o + stream
     do = dx + stream
     dn = do + stream
@@ -216,9 +238,9 @@ def room_of(c: Shape, n: int, slots: int, W: int) -> int:
 
 def panels_size(c: Shape, N: int, S: int, W: int) -> int:
     """Numbers, or words, that the operands of products take: of N positions, or of a head of S."""
-    widest, panel = max(c.Fp, 3 * c.Dp, c.Vp), PAIR * W
+    widest, panel = max(c.Fs, c.Qs, c.Vs), PAIR * W
     head = 4 * (c.size + 1) * (S + 2 * W) + panel * (max(S, QUERIES) + W)
-    return max((N + 2) * (widest + c.Fp) + panel * (widest + W) + 2 * NEAR, head)
+    return max((N + 2) * (widest + c.Fs) + panel * (widest + W) + 2 * NEAR, head)
 
 
 def panels(matrix: np.ndarray, rows: int, columns: int, wide: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -11,8 +11,20 @@ from microgpt.engines.fused import short
 from microgpt.engines.fused.attention import attend, attend_back
 from microgpt.engines.fused.building import inline, jit, once
 from microgpt.engines.fused.halves import for_room, input_back_halves, linear_halves, weights_back_halves
-from microgpt.engines.fused.memory import NEAR, PAIR, Cache, P, Rows, Shape, Trace
-from microgpt.engines.fused.products import add, copy, multiply, multiply_columns, place, to_panels, turn_rows, zero
+from microgpt.engines.fused.memory import BLOCK, NEAR, NEARBY, PAIR, Cache, Matrix, P, Rows, Shape, Trace
+from microgpt.engines.fused.products import (
+    Coming,
+    add,
+    apart,
+    copy,
+    multiply,
+    multiply_bringing,
+    multiply_columns,
+    place,
+    turn_rows,
+    zero,
+)
+from microgpt.engines.fused.update import Weights, coming, part_of, settled, update_rows
 from microgpt.engines.fused.vectors import (
     exp,
     first,
@@ -29,40 +41,59 @@ from microgpt.engines.fused.vectors import (
     store,
 )  # fmt: skip
 
-FEW = 32  # positions from which on it pays to copy them into panels
 
+def linear(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool, room: P) -> None:
+    """y = x W^T, or added to y: (N, in), (out, in) -> (N, out), with W the matrix `a`; `then` is read next.
 
-def linear(
-    x: P, w: P, wt: P, turned: bool, keep: bool, y: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P
-) -> None:  # fmt: skip
-    """y = x W^T, or added to y: (N, in), (out, in) -> (N, out).
-
-    Unless W lies `turned` in wt, it is turned here, into wt if it is to `keep`.
+    Unless W lies turned, it is turned here, after its update if one is due, a part at a time.
     """
-    if turned:
-        multiply(x, fan_in, wt, 0, y, fan_out, N, fan_in, fan_out, adding)
+    W, wide = lanes(y), PAIR * lanes(y)
+    ldx, ldy = apart(a.fan_in, W), apart(a.fan_out, W)
+    if k.turned:
+        multiply(x, ldx, k.wt + a.at, 0, y, ldy, N, a.fan_in, a.fan_out, adding)
     else:
-        wide = PAIR * lanes(y)
-        part = max(wide, NEAR // fan_in // wide * wide)
-        for o in range(0, fan_out, part):
-            width = min(part, fan_out - o)
-            columns = wt + o * fan_in if keep else room
-            turn_rows(w, columns, fan_out, fan_in, o, width)
-            multiply(x, fan_in, columns, 0, y + o, fan_out, N, fan_in, width, adding)
+        part = part_of(a.fan_in, wide)
+        for o in range(0, a.fan_out, part):
+            width = min(part, a.fan_out - o)
+            if k.due:
+                update_rows(k, a, o, width)
+            columns = k.wt + (a.at + o * a.fan_in) if k.keep else room
+            turn_rows(k.w + a.at, columns, a.fan_out, a.fan_in, o, width)
+            if a.fan_in * a.fan_out <= NEAR:
+                multiply(x, ldx, columns, 0, y + o, ldy, N, a.fan_in, width, adding)
+            else:
+                more = o + width < a.fan_out
+                ahead = coming(k, a, o + width, part) if more else coming(k, then, 0, part_of(then.fan_in, wide))
+                multiply_bringing(x, ldx, columns, 0, y + o, ldy, N, a.fan_in, width, adding, ahead)
 
 
 def weights_back(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
     """dW = dy^T x, or added to dW."""
-    if N < FEW or fan_in < 256:
-        multiply_columns(dy, fan_out, x, fan_in, dw, 0, fan_out, N, fan_in, adding)
+    ldy, ldx = apart(fan_out, lanes(dy)), apart(fan_in, lanes(dy))
+    if N <= BLOCK:
+        multiply_columns(dy, ldy, x, ldx, dw, 0, fan_out, N, fan_in, adding)
     else:
-        to_panels(x, room, N, fan_in)
-        multiply_columns(dy, fan_out, room, 0, dw, 0, fan_out, N, fan_in, adding)
+        by_blocks(dy, ldy, x, ldx, dw, N, fan_in, fan_out, adding)
 
 
-def input_back(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, room: P) -> None:
-    """dx = dy W."""
-    multiply(dy, fan_out, w, 0, dx, fan_in, N, fan_out, fan_in, False)
+@jit
+def by_blocks(dy: P, ldy: int, x: P, ldx: int, dw: P, N: int, fan_in: int, fan_out: int, adding: bool) -> None:
+    """dW = dy^T x, or added to dW, BLOCK positions at a time."""
+    once()
+    for n in range(0, N, BLOCK):
+        count = min(BLOCK, N - n)
+        multiply_columns(dy + n * ldy, ldy, x + n * ldx, ldx, dw, 0, fan_out, count, fan_in, adding or n > 0)
+
+
+def input_back(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, x: P, room: P) -> None:
+    """dx = dy W. Meanwhile x (N, in) comes nearer."""
+    ldy, ldx = apart(fan_out, lanes(dy)), apart(fan_in, lanes(dy))
+    if N * fan_in <= NEAR:
+        multiply(dy, ldy, w, 0, dx, ldx, N, fan_out, fan_in, False)
+    else:
+        rows = min(N, NEARBY // fan_in) // 4
+        ahead = Coming(x, x + rows * ldx, x + 2 * rows * ldx, x + 3 * rows * ldx, rows, fan_in, ldx)
+        multiply_bringing(dy, ldy, w, 0, dx, ldx, N, fan_out, fan_in, False, ahead)
 
 
 for_room(linear, linear, words=False)
@@ -76,8 +107,8 @@ for_room(input_back, input_back_halves, words=True)
 @inline
 def linear_back(dy: P, x: P, w: P, dw: P, dx: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
     """dx = dy W; dW = dy^T x, or added to dW."""
+    input_back(dy, w, dx, N, fan_in, fan_out, x, room)
     weights_back(dy, x, dw, N, fan_in, fan_out, adding, room)
-    input_back(dy, w, dx, N, fan_in, fan_out, room)
 
 
 @jit
@@ -85,7 +116,7 @@ def rmsnorm(x: P, y: P, r: P, N: int, D: int, Dp: int) -> None:
     """y = x r with r = 1 / sqrt(mean(x^2) + 1e-5)."""
     once()
     for n in range(N):
-        at = n * Dp
+        at = n * apart(Dp, lanes(x))
         squares = splat(x, 0.0)
         for i in range(0, Dp, lanes(x)):
             v = load(x, at + i)
@@ -101,7 +132,7 @@ def rmsnorm_back(dy: P, y: P, r: P, dx: P, N: int, D: int, Dp: int, adding: bool
     """dx = r (dy - y mean(dy y)), or added to dx, which may be dy."""
     once()
     for n in range(N):
-        at = n * Dp
+        at = n * apart(Dp, lanes(y))
         dots = splat(y, 0.0)
         for i in range(0, Dp, lanes(y)):
             dots = fma(load(dy, at + i), load(y, at + i), dots)
@@ -169,7 +200,7 @@ def mix(x: int) -> int:
 
 @jit
 def drop(c: Shape, x: P, T: int, seed: int, step: int, row: int, place: int) -> None:
-    """x (T, D) times microgpt.dropout.scales, in place."""
+    """x (T, Ds) times microgpt.dropout.scales, in place."""
     once()
     key = seed & U32
     for part in (seed >> 32, step, row, place):
@@ -177,28 +208,28 @@ def drop(c: Shape, x: P, T: int, seed: int, step: int, row: int, place: int) -> 
     threshold, keep = int(c.dropout * 2**32), 1.0 / (1.0 - c.dropout)
     for t in range(T):
         for d in range(c.D):
-            x[t * c.Dp + d] *= 0.0 if mix((t * c.D + d) ^ key) < threshold else keep
+            x[t * c.Ds + d] *= 0.0 if mix((t * c.D + d) ^ key) < threshold else keep
 
 
 @jit
 def drop_rows(c: Shape, rows: Rows, x: P, place: int) -> None:
-    """Dropout on the positions (N, D) of some rows, in place."""
+    """Dropout on the positions (N, Ds) of some rows, in place."""
     once()
     for row in range(rows.low, rows.high):
         T = rows.offsets[row + 1] - rows.offsets[row] - 1
         drop(c, x, T, rows.seed, rows.step, row - rows.first_row, place)
-        x = x + T * c.Dp
+        x = x + T * c.Ds
 
 
 @inline
 def forward(
-    c: Shape, w: P, wt: P, turned: bool, keep: bool, rows: Rows, t: Trace, cache: Cache, cos: P, sin: P, ldr: int,
-    N: int, NT: int,
-) -> None:  # fmt: skip
+    c: Shape, k: Weights, rows: Rows, t: Trace, cache: Cache, cos: P, sin: P, ldr: int, N: int, NT: int
+) -> None:
     """Logits (N, Vp) of the rows' tokens, and what the way back needs; a cache continues one row.
 
     Where the weights lie `turned` in wt, they need not be turned again; see linear.
     """
+    w = k.w
     D, F, W = c.Dp, c.Fp, lanes(w)
     n = 0
     for row in range(rows.low, rows.high):
@@ -209,18 +240,20 @@ def forward(
                 x = load(w, c.wte + place(token, j, c.Vp, D, W))
                 if c.learned:
                     x = x + load(w, c.wpe + place(cache.past + s, j, c.block, D, W))
-                store(t.x, n * D + j, x)
+                store(t.x, n * c.Ds + j, x)
             n += 1
     if c.norm_embedding:
         rmsnorm(t.x, t.x0, t.r0, N, c.D, D)
-        copy(t.x0, t.x, N * D)
+        copy(t.x0, t.x, N * c.Ds)
     if rows.dropping:
         drop_rows(c, rows, t.x, 0)
     for i in range(c.layers):
-        lw, lwt = w + (c.layer + i * c.step), wt + (c.layer + i * c.step)
-        n1, mix, n2, h = t.n1 + i * N * D, t.mix + i * N * D, t.n2 + i * N * D, t.h + i * N * F
+        at = c.layer + i * c.step
+        qkv, wo, then = Matrix(at, D, 3 * D), Matrix(at + c.wo, D, D), Matrix(at + c.step, D, 3 * D)
+        fc1, fc2 = Matrix(at + c.fc1, D, F), Matrix(at + c.fc2, F, D)
+        n1, mix, n2, h = t.n1 + i * N * c.Ds, t.mix + i * N * c.Ds, t.n2 + i * N * c.Ds, t.h + i * N * c.Fs
         rmsnorm(t.x, n1, t.r1 + i * N, N, c.D, D)
-        linear(n1, lw, lwt, turned, keep, t.qkv, N, D, 3 * D, False, t.panels)
+        linear(n1, k, qkv, wo, t.qkv, N, False, t.panels)
         n, column = 0, i * NT
         for row in range(rows.low, rows.high):
             T = rows.offsets[row + 1] - rows.offsets[row] - 1
@@ -229,37 +262,38 @@ def forward(
             heads = t.heads + 4 * D * column
             if c.short and T <= W and not cache.active:
                 short.attention(
-                    c.size, D, t.qkv + n * 3 * D, heads, t.pairs + column * (W + 1) // 2 * D, mix + n * D, T
+                    c.size, D, t.qkv + n * c.Qs, heads, t.pairs + column * (W + 1) // 2 * D, mix + n * c.Ds, T
                 )
             else:
                 attend(
-                    c, t, t.qkv + n * 3 * D, heads, ld, past, t.rq + 2 * c.H * column, t.shifts + c.H * column,
-                    t.inverse + c.H * column, mix + n * D, cos, sin, ldr, T,
+                    c, t, t.qkv + n * c.Qs, heads, ld, past, t.rq + 2 * c.H * column, t.shifts + c.H * column,
+                    t.inverse + c.H * column, mix + n * c.Ds, cos, sin, ldr, T,
                 )  # fmt: skip
             n += T
             column += ld
         if rows.dropping:
-            linear(mix, lw + c.wo, lwt + c.wo, turned, keep, t.o, N, D, D, False, t.panels)
+            linear(mix, k, wo, fc1, t.o, N, False, t.panels)
             drop_rows(c, rows, t.o, 2 * i + 1)
-            add(t.o, t.x, N * D)
+            add(t.o, t.x, N * c.Ds)
         else:
-            linear(mix, lw + c.wo, lwt + c.wo, turned, keep, t.x, N, D, D, True, t.panels)
+            linear(mix, k, wo, fc1, t.x, N, True, t.panels)
         rmsnorm(t.x, n2, t.r2 + i * N, N, c.D, D)
-        linear(n2, lw + c.fc1, lwt + c.fc1, turned, keep, h, N, D, F, False, t.panels)
-        activate(c.activation, h, t.a, N * F)
+        linear(n2, k, fc1, fc2, h, N, False, t.panels)
+        activate(c.activation, h, t.a, N * c.Fs)
         if rows.dropping:
-            linear(t.a, lw + c.fc2, lwt + c.fc2, turned, keep, t.o, N, F, D, False, t.panels)
+            linear(t.a, k, fc2, then, t.o, N, False, t.panels)
             drop_rows(c, rows, t.o, 2 * i + 2)
-            add(t.o, t.x, N * D)
+            add(t.o, t.x, N * c.Ds)
         else:
-            linear(t.a, lw + c.fc2, lwt + c.fc2, turned, keep, t.x, N, F, D, True, t.panels)
+            linear(t.a, k, fc2, then, t.x, N, True, t.panels)
     if c.final_norm:
         rmsnorm(t.x, t.y, t.r, N, c.D, D)
     else:
-        copy(t.x, t.y, N * D)
-    linear(t.y, w + c.head, wt + c.head, turned, keep, t.logits, N, D, c.Vp, False, t.panels)
+        copy(t.x, t.y, N * c.Ds)
+    last = settled(w, k.wt, k.turned, k.keep)
+    linear(t.y, last, Matrix(c.head, D, c.Vp), Matrix(c.head, D, c.Vp), t.logits, N, False, t.panels)
     if c.softcap > 0:
-        for j in range(0, N * c.Vp, W):
+        for j in range(0, N * c.Vs, W):
             store(t.logits, j, c.softcap - 2.0 * c.softcap / (1.0 + exp(load(t.logits, j) * (2.0 / c.softcap))))
 
 
@@ -298,8 +332,8 @@ def cross_entropy(c: Shape, rows: Rows, scored: P, weight: float, logits: P, dlo
                 for j in range(0, c.Vp, W):
                     store(dlogits, j, load(dlogits, j) * scale)
                 dlogits[target] -= weight
-            logits = logits + c.Vp
-            dlogits = dlogits + c.Vp
+            logits = logits + c.Vs
+            dlogits = dlogits + c.Vs
     return weight * (odds + math.log(whole) - score)
 
 
@@ -310,7 +344,7 @@ def backward(
     """The gradients of all weights, or added to dw, given those of the logits."""
     D, F, W = c.Dp, c.Fp, lanes(w)
     if c.softcap > 0:
-        for j in range(0, N * c.Vp, W):
+        for j in range(0, N * c.Vs, W):
             part = load(t.logits, j) * (1.0 / c.softcap)
             store(t.dlogits, j, load(t.dlogits, j) * (1.0 - part * part))
     linear_back(t.dlogits, t.y, w + c.head, dw + c.head, t.dx, N, D, c.Vp, adding, t.panels)
@@ -319,17 +353,17 @@ def backward(
     do = t.do if rows.dropping else t.dx
     for i in range(c.layers - 1, -1, -1):
         lw, ldw = w + (c.layer + i * c.step), dw + (c.layer + i * c.step)
-        n1, mix, n2, h = t.n1 + i * N * D, t.mix + i * N * D, t.n2 + i * N * D, t.h + i * N * F
+        n1, mix, n2, h = t.n1 + i * N * c.Ds, t.mix + i * N * c.Ds, t.n2 + i * N * c.Ds, t.h + i * N * c.Fs
         if rows.dropping:
-            copy(t.dx, do, N * D)
+            copy(t.dx, do, N * c.Ds)
             drop_rows(c, rows, do, 2 * i + 2)
-        input_back(do, lw + c.fc2, t.da, N, F, D, t.panels)
-        activate_back(c.activation, t.da, h, t.a, N * F)
+        input_back(do, lw + c.fc2, t.da, N, F, D, h, t.panels)
+        activate_back(c.activation, t.da, h, t.a, N * c.Fs)
         weights_back(do, t.a, ldw + c.fc2, N, F, D, adding, t.panels)
         linear_back(t.da, n2, lw + c.fc1, ldw + c.fc1, t.dn, N, D, F, adding, t.panels)
         rmsnorm_back(t.dn, n2, t.r2 + i * N, t.dx, N, c.D, D, True)
         if rows.dropping:
-            copy(t.dx, do, N * D)
+            copy(t.dx, do, N * c.Ds)
             drop_rows(c, rows, do, 2 * i + 1)
         linear_back(do, mix, lw + c.wo, ldw + c.wo, t.dn, N, D, D, adding, t.panels)
         n, column = 0, i * NT
@@ -339,11 +373,11 @@ def backward(
             heads = t.heads + 4 * D * column
             if c.short and T <= W:
                 pairs = t.pairs + column * (W + 1) // 2 * D
-                short.attention_back(c.size, D, t.dn + n * D, heads, pairs, mix + n * D, t.qkv + n * 3 * D, T)
+                short.attention_back(c.size, D, t.dn + n * c.Ds, heads, pairs, mix + n * c.Ds, t.qkv + n * c.Qs, T)
             else:
                 attend_back(
-                    c, t, t.dn + n * D, heads, ld, t.rq + 2 * c.H * column, t.shifts + c.H * column,
-                    t.inverse + c.H * column, t.qkv + n * 3 * D, cos, sin, ldr, T,
+                    c, t, t.dn + n * c.Ds, heads, ld, t.rq + 2 * c.H * column, t.shifts + c.H * column,
+                    t.inverse + c.H * column, t.qkv + n * c.Qs, cos, sin, ldr, T,
                 )  # fmt: skip
             n += T
             column += ld
@@ -362,7 +396,7 @@ def backward(
         for s in range(rows.offsets[row + 1] - rows.offsets[row] - 1):
             token = rows.tokens[rows.offsets[row] + s]
             for j in range(0, D, W):
-                d, at = load(t.dx, n * D + j), c.wte + place(token, j, c.Vp, D, W)
+                d, at = load(t.dx, n * c.Ds + j), c.wte + place(token, j, c.Vp, D, W)
                 store(dw, at, load(dw, at) + d)
                 if c.learned:
                     at = c.wpe + place(s, j, c.block, D, W)

@@ -2,24 +2,67 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from microgpt.engines.fused import memory
 from microgpt.engines.fused.building import Function, inline, jit, once
-from microgpt.engines.fused.memory import PAIR, P
-from microgpt.engines.fused.tiles import ROWS, WIDE, tile, transpose_block
+from microgpt.engines.fused.memory import LINE, PAIR, P
+from microgpt.engines.fused.tiles import ROWS, WIDE, tile, tile_bringing, transpose_block
 from microgpt.engines.fused.vectors import lanes, load, splat, store
 
+apart = inline(memory.apart)
 place = inline(memory.place)
 
 
-def _product(columns: bool) -> Function:
-    """A product whose left side lies by rows, or by `columns`: then every number of a tile's column has one address."""
+class Coming(NamedTuple):
+    """What is needed after a product and comes nearer meanwhile: the same rows of four matrices."""
 
-    def product(a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
+    one: P
+    two: P
+    three: P
+    four: P
+    rows: int
+    run: int  # numbers of a row
+    apart: int  # from one row to the next
+
+
+@jit
+def spot(ahead: Coming, tile: int, turns: int, step: int, run: int) -> Any:
+    """Where tile number `tile` begins to bring something nearer, and its turns until the end of that row.
+
+    A tile has `turns`, each goes on by `step` numbers, `run` of them make a row; the matrices take tiles in turn.
+    """
+    turn = tile // 4 * turns
+    within = turn % run
+    at = turn // run % ahead.rows * ahead.apart + within * step
+    if tile % 4 == 0:
+        return ahead.one + at, run - within
+    if tile % 4 == 1:
+        return ahead.two + at, run - within
+    if tile % 4 == 2:
+        return ahead.three + at, run - within
+    return ahead.four + at, run - within
+
+
+def _product(columns: bool, bringing: bool) -> Function:
+    """A product whose left side lies by rows, or by `columns`: then every number of a tile's column has one address.
+
+    If it is `bringing`, it brings `ahead` nearer, a cache line every other turn, or every turn if the tiles are few.
+    """
+
+    def product(
+        a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool, ahead: Coming
+    ) -> None:
         once()
         down, along = (1, lda) if columns else (lda, 1)
         W, wide = lanes(c), PAIR * lanes(c)
         full = M - M % ROWS
         next_w, next_c = wide if ldw else wide * K, wide if ldc else wide * M
+        number = tiles = 0
+        if bringing:
+            step = LINE // 2 if full // ROWS * (N // wide) * K * LINE >= 8 * ahead.rows * ahead.run else LINE
+            run = (ahead.run + step - 1) // step
+            tiles, skip = (4 * ahead.rows * run + K - 1) // K, ahead.apart - (run - 1) * step
         j = 0
         if M == 1:  # one row, as in decoding: many sums at once hide how long one takes
             while j + WIDE * W <= N:
@@ -30,7 +73,16 @@ def _product(columns: bool) -> Function:
             lw, lc = ldw if ldw else width, ldc if ldc else width
             if width == wide:
                 for i in range(0, full, ROWS):
-                    tile(a + i * down, down, along, w, lw, wide, c + i * lc, lc, wide, ROWS, K, PAIR, adding)
+                    rows, sums = a + i * down, c + i * lc
+                    if bringing and number < tiles:
+                        at, left = spot(ahead, number, K, step, run)
+                        number += 1
+                        tile_bringing(
+                            rows, down, along, w, lw, wide, sums, lc, wide, ROWS, K, PAIR, adding,
+                            at, step, left, run, skip,
+                        )  # fmt: skip
+                    else:
+                        tile(rows, down, along, w, lw, wide, sums, lc, wide, ROWS, K, PAIR, adding)
                 tile(a + full * down, down, along, w, lw, wide, c + full * lc, lc, wide, M - full, K, PAIR, adding)
             else:
                 for i in range(0, full, ROWS):
@@ -44,22 +96,21 @@ def _product(columns: bool) -> Function:
 # C (M, N) = A (M, K) W (K, N), or added to C, in tiles; N whole vectors. A is (M, lda), or (K, lda) by columns. ld*:
 # from one row to the next, or 0 where W or C lies in panels: of two vectors' columns each, and what is left, one panel
 # after the other, so that what a column of tiles reads lies in one piece.
-multiply = _product(columns=False)
-multiply_columns = _product(columns=True)
+_by_rows = _product(columns=False, bringing=False)
+_by_columns = _product(columns=True, bringing=False)
+multiply_bringing = _product(columns=False, bringing=True)
 
 
-@jit
-def to_panels(x: P, y: P, M: int, N: int) -> None:
-    """y = x (M, N) in panels."""
-    once()
-    W, wide = lanes(x), PAIR * lanes(x)
-    for j in range(0, N - wide + 1, wide):
-        for i in range(M):
-            store(y, j * M + i * wide, load(x, i * N + j))
-            store(y, j * M + i * wide + W, load(x, i * N + j + W))
-    for j in range(N - N % wide, N, W):
-        for i in range(M):
-            store(y, j * M + i * W, load(x, i * N + j))
+@inline
+def multiply(a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
+    """C = A W."""
+    _by_rows(a, lda, w, ldw, c, ldc, M, K, N, adding, None)
+
+
+@inline
+def multiply_columns(a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
+    """C = A W with A by columns."""
+    _by_columns(a, lda, w, ldw, c, ldc, M, K, N, adding, None)
 
 
 @jit

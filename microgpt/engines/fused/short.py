@@ -9,13 +9,13 @@ import math
 
 from microgpt.engines.fused.building import jit, once
 from microgpt.engines.fused.memory import P
-from microgpt.engines.fused.products import copy
+from microgpt.engines.fused.products import apart, copy
 from microgpt.engines.fused.vectors import exp, fma, group_sum, lanes, load, maximum, splat, store
 
 
 @jit
 def attention(size: int, D: int, qkv: P, saved: P, pairs: P, y: P, T: int) -> None:
-    """All heads of a row of few positions: qkv (T, 3 Dp) -> y (T, Dp), channels in the lanes.
+    """All heads of a row of few positions: qkv (T, Qs) -> y (T, Ds), channels in the lanes.
 
     Several heads lie in a vector, and each of a head's lanes carries the head's number, so no sum leaves its lanes.
     `saved` keeps qkv, `pairs` the weights of every query and key (T (T + 1) / 2, Dp).
@@ -23,14 +23,15 @@ def attention(size: int, D: int, qkv: P, saved: P, pairs: P, y: P, T: int) -> No
     once()
     scale = 1.0 / math.sqrt(size)
     W = lanes(qkv)
-    copy(qkv, saved, T * 3 * D)
+    S, Q = apart(D, W), apart(3 * D, W)
+    copy(qkv, saved, T * Q)
     for j in range(0, D, W):
         p = pairs + j
         for t in range(T):
-            q = load(qkv, t * 3 * D + j) * scale
+            q = load(qkv, t * Q + j) * scale
             high = splat(qkv, -math.inf)
             for s in range(t + 1):
-                score = group_sum(q * load(qkv, s * 3 * D + D + j), size)
+                score = group_sum(q * load(qkv, s * Q + D + j), size)
                 store(p, s * D, score)
                 high = maximum(high, score)
             sums, mixed = splat(qkv, 0.0), splat(qkv, 0.0)
@@ -38,9 +39,9 @@ def attention(size: int, D: int, qkv: P, saved: P, pairs: P, y: P, T: int) -> No
                 e = exp(load(p, s * D) - high)
                 store(p, s * D, e)
                 sums = sums + e
-                mixed = fma(e, load(qkv, s * 3 * D + 2 * D + j), mixed)
+                mixed = fma(e, load(qkv, s * Q + 2 * D + j), mixed)
             inverse = 1.0 / sums
-            store(y, t * D + j, mixed * inverse)
+            store(y, t * S + j, mixed * inverse)
             for s in range(t + 1):
                 store(p, s * D, load(p, s * D) * inverse)
             p = p + (t + 1) * D
@@ -48,22 +49,23 @@ def attention(size: int, D: int, qkv: P, saved: P, pairs: P, y: P, T: int) -> No
 
 @jit
 def attention_back(size: int, D: int, dy: P, saved: P, pairs: P, y: P, dqkv: P, T: int) -> None:
-    """dqkv (T, 3 Dp) of attention."""
+    """dqkv (T, Qs) of attention."""
     once()
     scale = 1.0 / math.sqrt(size)
     W = lanes(dy)
+    S, Q = apart(D, W), apart(3 * D, W)
     for j in range(0, D, W):
         q, k, v = saved + j, saved + (D + j), saved + (2 * D + j)
         dq, dk, dv = dqkv + j, dqkv + (D + j), dqkv + (2 * D + j)
         p = pairs + j
         for t in range(T):
-            at = t * 3 * D
-            dt, qt, dqt = load(dy, t * D + j), load(q, at), splat(dy, 0.0)
+            at = t * Q
+            dt, qt, dqt = load(dy, t * S + j), load(q, at), splat(dy, 0.0)
             store(dk, at, dqt)
             store(dv, at, dqt)
-            delta = group_sum(dt * load(y, t * D + j), size)
-            for s in range(0, at + 1, 3 * D):
-                weight = load(p, 0)
+            delta = group_sum(dt * load(y, t * S + j), size)
+            for n in range(t + 1):
+                s, weight = n * Q, load(p, 0)
                 ds = weight * (group_sum(dt * load(v, s), size) - delta) * scale
                 dqt = fma(ds, load(k, s), dqt)
                 store(dk, s, fma(ds, qt, load(dk, s)))

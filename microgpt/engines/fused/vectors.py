@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from math import factorial
+from math import factorial, log
 from typing import Any
 
 from llvmlite import ir
@@ -253,6 +253,24 @@ def exp(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     y = everywhere(kind, 1 / factorial(DEGREE[bits]))
     for k in reversed(range(DEGREE[bits])):
         y = multiply_add(b, y, r, everywhere(kind, 1 / factorial(k)))
+    return _times_power(b, y, n, shifted)
+
+
+@operation()
+def exp2(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """2^x within two units of the last place, for x from about -126 (float32) or -1021 up to 0.
+
+    Below, it is the least of these. x = n + r with |r| <= 1/2; Taylor's series of 2^r; n goes into the exponent.
+    """
+    kind, bits = x.type, bits_of(x.type)
+    low, magic = everywhere(kind, -LIMIT[bits] * LOG2E), everywhere(kind, MAGIC[bits])
+    x = b.select(b.fcmp_ordered("<", x, low), low, x)
+    shifted = b.fadd(x, magic)
+    n = b.fsub(shifted, magic)
+    r = b.fsub(x, n)
+    y = everywhere(kind, log(2) ** DEGREE[bits] / factorial(DEGREE[bits]))
+    for k in reversed(range(DEGREE[bits])):
+        y = multiply_add(b, y, r, everywhere(kind, log(2) ** k / factorial(k)))
     return _times_power(b, y, n, shifted)
 
 

@@ -17,6 +17,7 @@ from microgpt.engines.fused.kernels import lay_out
 from microgpt.engines.fused.memory import PAIR, Bytes, Cache, Desk, Doubles, Ints, Operands, P, Rows, Shape, Tokens
 from microgpt.engines.fused.passes import activate, forward, rmsnorm
 from microgpt.engines.fused.products import place
+from microgpt.engines.fused.update import settled
 from microgpt.engines.fused.vectors import (
     exp,
     fma,
@@ -188,9 +189,9 @@ def write(
                     span[1] = new + 1
                     rows = Rows(seen + past, span, 0, 1, 0, False, 0, 0)
                     cache = Cache(keys, values, ld, past, True)
-                    forward(c, w, wt, True, False, rows, t, cache, cos, sin, ldr, new, columns)
+                    forward(c, settled(w, wt, True, False), rows, t, cache, cos, sin, ldr, new, columns)
                     past += new
-                    token, gap = draw(t.logits + (new - 1) * c.Vp, c.V, temperature, uniform[used], e)
+                    token, gap = draw(t.logits + (new - 1) * c.Vs, c.V, temperature, uniform[used], e)
             used += 1
             if token == stop:
                 break

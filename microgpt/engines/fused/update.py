@@ -1,0 +1,115 @@
+"""Adam, at once or where the weights are next read.
+
+Where weights, gradients and moments do not stay near, an update may wait for the next step's first pass, which reads
+the weights anyway: each part of a matrix is changed just before it is turned, and the product of the part before it
+brings what that takes nearer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from microgpt.engines.fused.building import inline, jit, once
+from microgpt.engines.fused.memory import NEAR, PAIR, Matrix, P
+from microgpt.engines.fused.products import Coming
+from microgpt.engines.fused.vectors import fma, inverse, lanes, load, root, splat, store, total
+
+
+@jit
+def squares(x: P, n: int) -> float:
+    """The sum of x[:n]^2: a few thousand at a time in the vector's dtype, those sums in float64."""
+    W = lanes(x)
+    whole = 0.0
+    for low in range(0, n, 4096):
+        high = min(n, low + 4096)
+        a, b, c, d = splat(x, 0.0), splat(x, 0.0), splat(x, 0.0), splat(x, 0.0)
+        tail = high - (high - low) % (4 * W)
+        for i in range(low, tail, 4 * W):
+            a = fma(load(x, i), load(x, i), a)
+            b = fma(load(x, i + W), load(x, i + W), b)
+            c = fma(load(x, i + 2 * W), load(x, i + 2 * W), c)
+            d = fma(load(x, i + 3 * W), load(x, i + 3 * W), d)
+        for i in range(tail, high, W):
+            a = fma(load(x, i), load(x, i), a)
+        whole += total((a + b) + (c + d))
+    return whole
+
+
+FEW, MANY = 100_000, 4_000_000  # weights from which to which an update waits: fewer stay near, more come too slowly
+
+
+class Update(NamedTuple):
+    """What one step of Adam needs beside the vectors."""
+
+    b1: float
+    b2: float
+    eps: float
+    scale: float  # of the gradient, from clipping
+    decay: float  # learning rate times weight decay
+    rate: float  # learning rate / (1 - beta1^k)
+    fix: float  # 1 / (1 - beta2^k)
+
+
+@jit
+def adam(u: Update, w: P, g: P, m: P, v: P, n: int) -> None:
+    """microgpt.optim.adam of n weights, in place."""
+    once()
+    tiny = splat(w, 2.0**-126)  # keeps the root's argument normal, far below what eps lets through
+    c1, c2 = (1.0 - u.b1) * u.scale, (1.0 - u.b2) * u.scale * u.scale
+    for i in range(0, n, lanes(w)):
+        d, x = load(g, i), load(w, i)
+        mean = fma(load(m, i), u.b1, d * c1)
+        square = fma(d * c2, d, load(v, i) * u.b2)
+        store(m, i, mean)
+        store(v, i, square)
+        if u.decay > 0:
+            x = fma(x, -u.decay, x)
+        store(w, i, fma(mean * -u.rate, inverse(root(fma(square, u.fix, tiny)) + u.eps), x))
+
+
+class Weights(NamedTuple):
+    """Every matrix, and the update that may still be due."""
+
+    w: P  # (out, in)
+    wt: P  # (in, out)
+    turned: bool  # wt holds them already
+    keep: bool  # wt shall hold them from now on
+    due: bool
+    u: Update
+    g: P
+    m: P
+    v: P
+
+
+@inline
+def settled(w: P, wt: P, turned: bool, keep: bool) -> Weights:
+    """Weights without an update due."""
+    return Weights(w, wt, turned, keep, False, Update(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), w, w, w)
+
+
+@inline
+def part_of(fan_in: int, wide: int) -> int:
+    """Rows of a matrix that are read at a time, when each is turned into `fan_in` numbers or words."""
+    return max(wide, NEAR // fan_in // wide * wide)
+
+
+@jit
+def update_rows(k: Weights, a: Matrix, o: int, count: int) -> None:
+    """The update of rows o .. o + count of a matrix, a piece of every panel."""
+    once()
+    wide = PAIR * lanes(k.w)
+    for j in range(0, a.fan_in, wide):
+        width = min(wide, a.fan_in - j)
+        at = a.at + j * a.fan_out + o * width
+        adam(k.u, k.w + at, k.g + at, k.m + at, k.v + at, count * width)
+
+
+@jit
+def coming(k: Weights, a: Matrix, o: int, count: int) -> Coming:
+    """What is read of rows o .. o + count of a matrix: what an update takes, or w alone."""
+    wide = PAIR * lanes(k.w)
+    at, panels, run, apart = a.at + o * wide, a.fan_in // wide, min(count, a.fan_out - o) * wide, a.fan_out * wide
+    if k.due:
+        return Coming(k.w + at, k.g + at, k.m + at, k.v + at, panels, run, apart)
+    quarter, w = panels // 4, k.w + at
+    return Coming(w, w + quarter * apart, w + 2 * quarter * apart, w + 3 * quarter * apart, quarter, run, apart)
