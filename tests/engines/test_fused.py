@@ -484,7 +484,7 @@ LARGE = Model(vocab_size=50, block_size=40, n_layer=2, n_head=4, n_embd=96, posi
 def test_an_update_that_waits_is_the_update(dtype: str, tied: bool) -> None:
     """Many steps in one call, where each step's update waits for the next, as many calls of one step: bit for bit."""
     model, optim = LARGE.model_copy(update={"tie_embeddings": tied}), Optim(clip_norm=0.5, weight_decay=0.1)
-    e = engine("fused")(model, optim, dtype=dtype)
+    e = engine("fused")(model, optim, dtype=dtype, threads=1)
     assert update.FEW <= e.shape.n < update.MANY
     feed = pack([[Random(i).randrange(50) for _ in range(n)] for i, n in enumerate((21, 41, 2, 17, 33, 5, 40, 8))])
     for rows_a_pass in (0, 1):
@@ -500,7 +500,7 @@ def test_an_update_that_waits_is_the_update(dtype: str, tied: bool) -> None:
 
 
 def test_a_step_that_is_not_finite_leaves_the_one_before_it_whole() -> None:
-    e = engine("fused")(LARGE, Optim())
+    e = engine("fused")(LARGE, Optim(), threads=1)
     feed = pack([[Random(i).randrange(50) for _ in range(20)] for i in range(4)])
     rates = np.array([0.01, 0.01, 1e38, 0.01])  # the third step's update makes the fourth one's loss no number
     broken, losses = e.train(e.load(first_values(LARGE, Random(1))), feed, rates)
