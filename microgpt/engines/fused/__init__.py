@@ -1,7 +1,8 @@
 """The manual pass as compiled SIMD loops.
 
 vectors.py and tiles.py are the vocabulary (vectors, tiles of products), passes.py the functions of manual.py in its
-order, kernels.py what Python calls: a whole block of steps in one compiled call; library.py keeps the compiled code.
+order, update.py Adam, kernels.py what Python calls: a whole block of steps in one compiled call; library.py keeps the
+compiled code.
 Here is the engine line: tensors into flat vectors, padded to whole registers, and back.
 """
 
