@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from microgpt.engines.fused import memory
-from microgpt.engines.fused.building import Function, inline, jit, once
-from microgpt.engines.fused.memory import LINE, PAIR, P
+from microgpt.engines.fused.building import BYTES, Function, inline, jit, once
+from microgpt.engines.fused.memory import PAIR, P
 from microgpt.engines.fused.tiles import ROWS, WIDE, tile, tile_bringing, transpose_block
 from microgpt.engines.fused.vectors import lanes, load, splat, store
 
@@ -60,7 +60,8 @@ def _product(columns: bool, bringing: bool) -> Function:
         next_w, next_c = wide if ldw else wide * K, wide if ldc else wide * M
         number = tiles = 0
         if bringing:
-            step = LINE // 2 if full // ROWS * (N // wide) * K * LINE >= 8 * ahead.rows * ahead.run else LINE
+            line = 64 * W // BYTES
+            step = line // 2 if full // ROWS * (N // wide) * K * line >= 8 * ahead.rows * ahead.run else line
             run = (ahead.run + step - 1) // step
             tiles, skip = (4 * ahead.rows * run + K - 1) // K, ahead.apart - (run - 1) * step
         j = 0
