@@ -156,6 +156,13 @@ def to_bfloat16(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     return b.bitcast(b.fptrunc(x, ir.VectorType(_BFloat(), count)), ir.VectorType(ir.IntType(16), count))
 
 
+def to_bfloat16s(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """Two vectors of float32 one after the other, rounded so, as a vector of words."""
+    kind = ir.FunctionType(ir.VectorType(_BFloat(), 2 * x.type.count), [x.type, x.type])
+    function = cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx512bf16.cvtne2ps2bf16.512")
+    return b.bitcast(b.call(function, [y, x]), ir.VectorType(I32, x.type.count))
+
+
 def read(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, kind: ir.VectorType) -> ir.Value:
     """The vector at pointer[offset:], aligned or not."""
     value = b.load(b.bitcast(b.gep(pointer, [offset]), kind.as_pointer()))

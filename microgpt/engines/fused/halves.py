@@ -13,7 +13,18 @@ from llvmlite import ir
 from numba import types
 from numba.extending import overload
 
-from microgpt.engines.fused.building import I32, Function, Vector, builder, everywhere, jit, once, to_bfloat16, write
+from microgpt.engines.fused.building import (
+    I32,
+    Function,
+    Vector,
+    builder,
+    jit,
+    once,
+    shuffle,
+    to_bfloat16,
+    to_bfloat16s,
+    write,
+)
 from microgpt.engines.fused.memory import PAIR, Matrix, P
 from microgpt.engines.fused.products import apart, multiply, multiply_bringing, multiply_columns, transpose
 from microgpt.engines.fused.update import Weights, coming, part_of, update_rows
@@ -47,15 +58,28 @@ def store_pairs(typing: Any, p: Any, i: Any, x: Any) -> Any:
 
 
 @builder
+def store_two(typing: Any, p: Any, i: Any, x: Any, y: Any) -> Any:
+    """Words p[i:] = the numbers of x, then those of y, two a word: a vector of words."""
+    if not isinstance(x, Vector):
+        return None
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        write(b, to_bfloat16s(b, args[2], args[3]), args[0], args[1])
+        return context.get_dummy_value()
+
+    return types.void(p, types.intp, x, x), emit
+
+
+@builder
 def store_zipped(typing: Any, p: Any, i: Any, x: Any, y: Any) -> Any:
     """Words p[i:] = the numbers of x and of y side by side: a vector of words."""
     if not isinstance(x, Vector):
         return None
 
     def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        words = ir.VectorType(I32, args[2].type.count)
-        low, high = (b.zext(to_bfloat16(b, value), words) for value in args[2:])
-        write(b, b.or_(low, b.shl(high, everywhere(words, 16))), args[0], args[1])
+        count = args[2].type.count
+        both = b.bitcast(to_bfloat16s(b, args[2], args[3]), ir.VectorType(ir.IntType(16), 2 * count))
+        write(b, shuffle(b, both, both, [i // 2 + i % 2 * count for i in range(2 * count)]), args[0], args[1])
         return context.get_dummy_value()
 
     return types.void(p, types.intp, x, x), emit
@@ -75,9 +99,14 @@ def words(typing: Any, p: Any) -> Any:
 def pair_along(x: P, ldx: int, y: P, ldy: int, M: int, N: int) -> None:
     """Words y (M, ldy) of neighbours in the rows of x (M, ldx), N numbers or whole vectors of them."""
     once()
+    W = lanes(x)
+    whole = N - N % (2 * W)
     for i in range(M):
-        for j in range(0, N, lanes(x)):
-            store_pairs(y, i * ldy + j // 2, load(x, i * ldx + j))
+        a, b = x + i * ldx, y + i * ldy
+        for j in range(0, whole, 2 * W):
+            store_two(b, j // 2, load(a, j), load(a, j + W))
+        if whole < N:
+            store_pairs(b, whole // 2, load(a, whole))
 
 
 @jit
