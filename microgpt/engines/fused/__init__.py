@@ -1,9 +1,9 @@
 """The manual pass as compiled SIMD loops.
 
 vectors.py and tiles.py are the vocabulary (vectors, tiles of products), passes.py the functions of manual.py in its
-order, update.py Adam, kernels.py what Python calls: a whole block of steps in one compiled call; library.py keeps the
-compiled code.
-Here is the engine line: tensors into flat vectors, padded to whole registers, and back.
+order, linear.py and attention.py what they are mostly made of, update.py Adam, kernels.py what Python calls: a whole
+block of steps in one compiled call; library.py keeps the compiled code. Here is the engine line: tensors into flat
+vectors, padded to whole registers, and back.
 """
 
 from __future__ import annotations

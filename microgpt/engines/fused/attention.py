@@ -285,20 +285,9 @@ def attend(
 
 @inline
 def attend_back(
-    c: Shape,
-    t: Trace,
-    dmix: P,
-    heads: P,
-    ld: int,
-    rq: P,
-    shifts: P,
-    inverse: P,
-    dqkv: P,
-    cos: P,
-    sin: P,
-    ldr: int,
+    c: Shape, t: Trace, dmix: P, heads: P, ld: int, rq: P, shifts: P, inverse: P, dqkv: P, cos: P, sin: P, ldr: int,
     T: int,
-) -> None:
+) -> None:  # fmt: skip
     """dqkv (T, Qs) of one row."""
     D = c.Dp
     q, k, v, y = heads, heads + D * ld, heads + 2 * D * ld, heads + 3 * D * ld

@@ -191,7 +191,7 @@ for_room(depth, depth_halves, words=True)
 
 
 def linear_halves(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool, room: P) -> None:
-    """passes.linear; where W lies turned, it is of words."""
+    """linear.linear; where W lies turned, it is of words."""
     once()
     W, wide, half = lanes(y), PAIR * lanes(y), a.fan_in // 2
     ldx, ldy = apart(half, W), apart(a.fan_out, W)
@@ -216,7 +216,7 @@ def linear_halves(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, addin
 
 
 def weights_back_halves(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
-    """passes.weights_back."""
+    """linear.weights_back."""
     once()
     W, half, wide = lanes(dw), (N + 1) // 2, PAIR * lanes(dw)
     a, lda = room, apart(fan_out, W)
@@ -228,7 +228,7 @@ def weights_back_halves(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, a
 
 
 def input_back_halves(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, x: P, room: P) -> None:
-    """passes.input_back."""
+    """linear.input_back."""
     once()
     W, out, wide = lanes(dx), fan_out // 2, PAIR * lanes(dx)
     a, lda = room, apart(out, W)

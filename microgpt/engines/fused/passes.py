@@ -10,21 +10,10 @@ import math
 from microgpt.engines.fused import short
 from microgpt.engines.fused.attention import attend, attend_back
 from microgpt.engines.fused.building import inline, jit, once
-from microgpt.engines.fused.halves import for_room, input_back_halves, linear_halves, weights_back_halves
-from microgpt.engines.fused.memory import BLOCK, NEAR, NEARBY, PAIR, Cache, Matrix, P, Rows, Shape, Trace
-from microgpt.engines.fused.products import (
-    Coming,
-    add,
-    apart,
-    copy,
-    multiply,
-    multiply_bringing,
-    multiply_columns,
-    place,
-    turn_rows,
-    zero,
-)
-from microgpt.engines.fused.update import Weights, coming, part_of, settled, update_rows
+from microgpt.engines.fused.linear import input_back, linear, linear_back, weights_back
+from microgpt.engines.fused.memory import Cache, Matrix, P, Rows, Shape, Trace
+from microgpt.engines.fused.products import add, apart, copy, place, zero
+from microgpt.engines.fused.update import Weights, settled
 from microgpt.engines.fused.vectors import (
     exp,
     first,
@@ -40,75 +29,6 @@ from microgpt.engines.fused.vectors import (
     splat,
     store,
 )  # fmt: skip
-
-
-def linear(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool, room: P) -> None:
-    """y = x W^T, or added to y: (N, in), (out, in) -> (N, out), with W the matrix `a`; `then` is read next.
-
-    Unless W lies turned, it is turned here, after its update if one is due, a part at a time.
-    """
-    W, wide = lanes(y), PAIR * lanes(y)
-    ldx, ldy = apart(a.fan_in, W), apart(a.fan_out, W)
-    if k.turned:
-        multiply(x, ldx, k.wt + a.at, 0, y, ldy, N, a.fan_in, a.fan_out, adding)
-    else:
-        part = part_of(a.fan_in, wide)
-        for o in range(0, a.fan_out, part):
-            width = min(part, a.fan_out - o)
-            if k.due:
-                update_rows(k, a, o, width)
-            columns = k.wt + (a.at + o * a.fan_in) if k.keep else room
-            turn_rows(k.w + a.at, columns, a.fan_out, a.fan_in, o, width)
-            if a.fan_in * a.fan_out <= NEAR:
-                multiply(x, ldx, columns, 0, y + o, ldy, N, a.fan_in, width, adding)
-            else:
-                more = o + width < a.fan_out
-                ahead = coming(k, a, o + width, part) if more else coming(k, then, 0, part_of(then.fan_in, wide))
-                multiply_bringing(x, ldx, columns, 0, y + o, ldy, N, a.fan_in, width, adding, ahead)
-
-
-def weights_back(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
-    """dW = dy^T x, or added to dW."""
-    ldy, ldx = apart(fan_out, lanes(dy)), apart(fan_in, lanes(dy))
-    if N <= BLOCK:
-        multiply_columns(dy, ldy, x, ldx, dw, 0, fan_out, N, fan_in, adding)
-    else:
-        by_blocks(dy, ldy, x, ldx, dw, N, fan_in, fan_out, adding)
-
-
-@jit
-def by_blocks(dy: P, ldy: int, x: P, ldx: int, dw: P, N: int, fan_in: int, fan_out: int, adding: bool) -> None:
-    """dW = dy^T x, or added to dW, BLOCK positions at a time."""
-    once()
-    for n in range(0, N, BLOCK):
-        count = min(BLOCK, N - n)
-        multiply_columns(dy + n * ldy, ldy, x + n * ldx, ldx, dw, 0, fan_out, count, fan_in, adding or n > 0)
-
-
-def input_back(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, x: P, room: P) -> None:
-    """dx = dy W. Meanwhile x (N, in) comes nearer."""
-    ldy, ldx = apart(fan_out, lanes(dy)), apart(fan_in, lanes(dy))
-    if N * fan_in <= NEAR:
-        multiply(dy, ldy, w, 0, dx, ldx, N, fan_out, fan_in, False)
-    else:
-        rows = min(N, NEARBY // fan_in) // 4
-        ahead = Coming(x, x + rows * ldx, x + 2 * rows * ldx, x + 3 * rows * ldx, rows, fan_in, ldx)
-        multiply_bringing(dy, ldy, w, 0, dx, ldx, N, fan_out, fan_in, False, ahead)
-
-
-for_room(linear, linear, words=False)
-for_room(linear, linear_halves, words=True)
-for_room(weights_back, weights_back, words=False)
-for_room(weights_back, weights_back_halves, words=True)
-for_room(input_back, input_back, words=False)
-for_room(input_back, input_back_halves, words=True)
-
-
-@inline
-def linear_back(dy: P, x: P, w: P, dw: P, dx: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
-    """dx = dy W; dW = dy^T x, or added to dW."""
-    input_back(dy, w, dx, N, fan_in, fan_out, x, room)
-    weights_back(dy, x, dw, N, fan_in, fan_out, adding, room)
 
 
 @jit

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from microgpt.engines.fused import memory
 from microgpt.engines.fused.building import BYTES, Function, inline, jit, once
 from microgpt.engines.fused.memory import PAIR, P
-from microgpt.engines.fused.tiles import ROWS, WIDE, tile, tile_bringing, transpose_block
+from microgpt.engines.fused.tiles import ROWS, WIDE, tile, transpose_block
 from microgpt.engines.fused.vectors import lanes, load, splat, store
 
 apart = inline(memory.apart)
@@ -67,7 +67,7 @@ def _product(columns: bool, bringing: bool) -> Function:
         j = 0
         if M == 1:  # one row, as in decoding: many sums at once hide how long one takes
             while j + WIDE * W <= N:
-                tile(a, down, along, w, ldw if ldw else wide, next_w, c, wide, next_c, 1, K, WIDE, adding)
+                tile(a, down, along, w, ldw if ldw else wide, next_w, c, wide, next_c, 1, K, WIDE, adding, None)
                 j, w, c = j + WIDE * W, w + WIDE // PAIR * next_w, c + WIDE // PAIR * next_c
         while j < N:
             width = min(wide, N - j)
@@ -78,17 +78,17 @@ def _product(columns: bool, bringing: bool) -> Function:
                     if bringing and number < tiles:
                         at, left = spot(ahead, number, K, step, run)
                         number += 1
-                        tile_bringing(
-                            rows, down, along, w, lw, wide, sums, lc, wide, ROWS, K, PAIR, adding,
-                            at, step, left, run, skip,
-                        )  # fmt: skip
+                        route = at, step, left, run, skip
+                        tile(rows, down, along, w, lw, wide, sums, lc, wide, ROWS, K, PAIR, adding, route)
                     else:
-                        tile(rows, down, along, w, lw, wide, sums, lc, wide, ROWS, K, PAIR, adding)
-                tile(a + full * down, down, along, w, lw, wide, c + full * lc, lc, wide, M - full, K, PAIR, adding)
+                        tile(rows, down, along, w, lw, wide, sums, lc, wide, ROWS, K, PAIR, adding, None)
+                tile(
+                    a + full * down, down, along, w, lw, wide, c + full * lc, lc, wide, M - full, K, PAIR, adding, None
+                )
             else:
                 for i in range(0, full, ROWS):
-                    tile(a + i * down, down, along, w, lw, wide, c + i * lc, lc, wide, ROWS, K, 1, adding)
-                tile(a + full * down, down, along, w, lw, wide, c + full * lc, lc, wide, M - full, K, 1, adding)
+                    tile(a + i * down, down, along, w, lw, wide, c + i * lc, lc, wide, ROWS, K, 1, adding, None)
+                tile(a + full * down, down, along, w, lw, wide, c + full * lc, lc, wide, M - full, K, 1, adding, None)
             j, w, c = j + wide, w + next_w, c + next_c
 
     return jit(product)

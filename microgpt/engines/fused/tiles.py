@@ -6,6 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
 from microgpt.engines.fused.building import (
     INT,
@@ -28,7 +29,7 @@ WIDE = 8  # vectors of a tile of one row
 
 
 def _tile(
-    b: ir.IRBuilder, kind: ir.VectorType, rows: int, vecs: int, places: Any, K: ir.Value, add: ir.Value, coming: Any
+    b: ir.IRBuilder, kind: ir.VectorType, rows: int, vecs: int, places: Any, K: ir.Value, add: ir.Value, route: Any
 ) -> None:
     """One tile: rows x vecs accumulators in registers, a loop over k that broadcasts a and loads w."""
     words = isinstance(places[0].type.pointee, ir.IntType)
@@ -49,8 +50,8 @@ def _tile(
     b.position_at_end(loop)
     k = b.phi(INT)
     acc = {cell: b.phi(kind) for cell in cells}
-    if coming:
-        at, step, left, run, skip = coming
+    if route:
+        at, step, left, run, skip = route
         spot, rest = b.phi(at.type), b.phi(INT)
         bring(b, spot, INT(0), writing=False)
         fewer = b.sub(rest, INT(1))
@@ -86,35 +87,6 @@ def _tile(
                 write(b, end[m, j], c_rows[m], c_at[j])
 
 
-def _tiles(kinds: tuple[Any, ...], bringing: tuple[Any, ...]) -> Any:
-    """What `tile` and `tile_bringing` return: the signature and what builds the code."""
-    a, w, c, rows, vecs = kinds[0], kinds[3], kinds[6], kinds[9], kinds[11]
-    if not isinstance(vecs, types.IntegerLiteral):
-        return None
-    kind, width = Vector(c.dtype), vecs.literal_value
-    fixed = rows.literal_value if isinstance(rows, types.IntegerLiteral) else None
-
-    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        places, K, add, coming = tuple(args[:9]), args[10], args[12], tuple(args[13:])
-        if fixed is not None:
-            _tile(b, kind.ir, fixed, width, places, K, add, coming)
-            return context.get_dummy_value()
-        after = b.append_basic_block("after")
-        switch = b.switch(args[9], after)
-        for m in range(1, ROWS + 1):
-            block = b.append_basic_block(f"rows{m}")
-            switch.add_case(INT(m), block)
-            b.position_at_end(block)
-            _tile(b, kind.ir, m, width, places, K, add, coming)
-            b.branch(after)
-        b.position_at_end(after)
-        return context.get_dummy_value()
-
-    index = types.intp
-    where = (a, index, index, w, index, index, c, index, index)
-    return types.void(*where, rows if fixed is not None else index, index, vecs, types.boolean, *bringing), emit
-
-
 @builder
 def tile(
     typing: Any,
@@ -131,45 +103,43 @@ def tile(
     K: Any,
     vecs: Any,
     add: Any,
+    route: Any,
 ) -> Any:
     """C = A W for a tile of C: (rows, vecs whole vectors); C += A W where `add`. K is at least 1.
 
     `down` and `along` are the steps from one number of A to the next in its row's and column's number, so that A may
     lie either way; ld*: from one row to the next; next_*: from one pair of vectors in a row to the next. `rows`, up to
     ROWS, may be known only at run time; vecs is literal. Where A and W are words, each holds two bfloat16s: halves.py.
+
+    With a `route` (at, step, left, run, skip), not None, a cache line of something else comes nearer in each of the K
+    turns: at first that of at[0], then that `step` numbers further on; but after `left` turns, and from then on every
+    `run`, `skip` numbers further on.
     """
-    return _tiles((a, down, along, w, ldw, next_w, c, ldc, next_c, rows, K, vecs, add), ())
+    if not isinstance(vecs, types.IntegerLiteral):
+        return None
+    kind, width = Vector(c.dtype), vecs.literal_value
+    fixed = rows.literal_value if isinstance(rows, types.IntegerLiteral) else None
 
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        places, K, add = tuple(args[:9]), args[10], args[12]
+        way = [] if isinstance(route, types.NoneType) else cgutils.unpack_tuple(b, args[13])
+        if fixed is not None:
+            _tile(b, kind.ir, fixed, width, places, K, add, way)
+            return context.get_dummy_value()
+        after = b.append_basic_block("after")
+        switch = b.switch(args[9], after)
+        for m in range(1, ROWS + 1):
+            block = b.append_basic_block(f"rows{m}")
+            switch.add_case(INT(m), block)
+            b.position_at_end(block)
+            _tile(b, kind.ir, m, width, places, K, add, way)
+            b.branch(after)
+        b.position_at_end(after)
+        return context.get_dummy_value()
 
-@builder
-def tile_bringing(
-    typing: Any,
-    a: Any,
-    down: Any,
-    along: Any,
-    w: Any,
-    ldw: Any,
-    next_w: Any,
-    c: Any,
-    ldc: Any,
-    next_c: Any,
-    rows: Any,
-    K: Any,
-    vecs: Any,
-    add: Any,
-    at: Any,
-    step: Any,
-    left: Any,
-    run: Any,
-    skip: Any,
-) -> Any:
-    """`tile`; in each of its K turns a cache line of something else comes nearer.
-
-    At first that of at[0], in each turn that of `step` numbers further on; but after `left` turns, and from then on
-    every `run`, `skip` numbers further on.
-    """
-    given = (a, down, along, w, ldw, next_w, c, ldc, next_c, rows, K, vecs, add)
-    return _tiles(given, (at, *4 * (types.intp,)))
+    index = types.intp
+    where = (a, index, index, w, index, index, c, index, index)
+    return types.void(*where, rows if fixed is not None else index, index, vecs, types.boolean, route), emit
 
 
 @builder
