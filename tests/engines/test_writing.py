@@ -139,5 +139,7 @@ def test_a_stream_does_not_depend_on_its_neighbours(monkeypatch: pytest.MonkeyPa
     assert drawn(7, 9) == many[:7]
     assert drawn(60, 9, min_p=1e-9) == many  # a filter that keeps all goes the plain way
     assert drawn(60, 10) != many
+    monkeypatch.setattr(sys.modules[type(made).__module__], "FEWER", 0)  # one vector of them at a time
+    assert drawn(60, 9) == many
     monkeypatch.setattr(sys.modules[type(made).__module__], "MOST", 0)  # no room to go side by side
     assert drawn(60, 9) == many

@@ -26,11 +26,11 @@ from microgpt.engines.fused.memory import (
     at,
     desk_size,
     empty,
-    in_rows,
+    fours,
     panels,
     panels_size,
-    room_of,
     room_size,
+    side_size,
     turned,
 )  # fmt: skip
 from microgpt.model import Tensors, table
@@ -40,6 +40,7 @@ ACTIVATIONS = {"relu": 0, "relu2": 1, "gelu": 2}
 PARTS = (("w", ""), ("m", "m."), ("v", "v."))  # of a state, and how their tensors' names begin
 QKV = ("attn_wq", "attn_wk", "attn_wv")
 
+FEWER = 1 << 22  # numbers from which on no two vectors of sequences go side by side, as one stays near
 MOST = 1 << 26  # numbers that sequences side by side may work in; else they go one after another
 TABLE = 1 << 20  # numbers that a table of (token, position) may take
 HALVES = 32  # channels of which a model has a multiple whose products can be of bfloat16s
@@ -226,10 +227,10 @@ class Engine:
         return state
 
     def _arranged(self, state: State, how: str) -> int:
-        """The address of the weights as generation takes them: turned, in words of bfloat16s, or in rows."""
+        """The address of the weights as generation takes them: turned, or turned and in words of bfloat16s."""
         if how not in state.arranged:
             given = self.shape, state.flat["w"], self.lanes
-            state.arranged[how] = in_rows(*given) if how == "rows" else turned(*given, how == "words")
+            state.arranged[how] = turned(*given, how == "words")
         return at(state.arranged[how])
 
     def dump(self, state: State) -> Tensors:
@@ -336,8 +337,9 @@ class Engine:
         self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
     ) -> tuple[Array, Array, int]:
         c, count, W = self.shape, len(offsets) - 1, self.lanes
-        n = pad(max(1, min(count, 2 * W)), W)
-        if room_of(c, n, room, W) > MOST:
+        slots = fours(room)
+        n = 2 * W if count > W and side_size(c, 2 * W, slots, W) <= FEWER else W
+        if side_size(c, n, slots, W) > MOST:
             pairs = zip(np.split(prompts, offsets[1:-1]), uniform, strict=True)
             parts = [
                 self._write_in_turn(state, prompt, np.array([0, len(prompt)]), room, temperature, line, stop)[0]
@@ -346,10 +348,10 @@ class Engine:
             ends = np.cumsum([0, *map(len, parts)])
             return np.concatenate(parts), ends, int(ends[-1])
         out, lengths = np.zeros((count, room), np.int32), np.zeros(count, np.int64)
-        place, owner = self.room(room_of(c, n, room, W), "streams"), np.zeros(n, np.int64)
+        place, owner = self.room(side_size(c, n, slots, W), "streams"), np.zeros(n, np.int64)
         self.kernels.write_all(
-            *c, at(prompts), at(offsets), count, room, temperature, at(uniform), uniform.shape[1], stop,
-            self._arranged(state, "rows"), at(place), n, room, self.cos, self.sin, self.width, at(owner), at(out),
+            *c, at(prompts), at(offsets), count, room, temperature, at(uniform), uniform.shape[1], stop, state.w,
+            self._arranged(state, "turned"), at(place), n, slots, self.cos, self.sin, self.width, at(owner), at(out),
             at(lengths),
         )  # fmt: skip
         ends = np.concatenate([[0], np.cumsum(lengths)])

@@ -20,6 +20,7 @@ Ints = Any
 Doubles = Any
 Bytes = Any
 
+FOUR = 4  # slots of keys, and channels of values, that lie side by side where a sequence is a lane
 PAIR = 2  # vectors in a row of a full tile, and of a panel
 QUERIES = 64  # rows of scores at a time on the way back, a multiple of a vector
 NEAR = 8192  # numbers that stay in the nearest cache beside others
@@ -231,9 +232,59 @@ def desk_size(c: Shape, S: int, W: int) -> int:
     return int(desk(c, 0, 0, S, W).logits) + c.Vp
 
 
-def room_of(c: Shape, n: int, slots: int, W: int) -> int:
-    """Numbers that n lanes work in."""
-    return n * (c.D * (1 + 6 + 4 + 2 * c.layers * slots) + c.V + 4) + (slots + 4) * W
+def fours(n: int) -> int:
+    """n rounded up to whole fours."""
+    return (n + FOUR - 1) // FOUR * FOUR
+
+
+class Side(NamedTuple):
+    """What sequences side by side, n of them, work on."""
+
+    token: P  # (n), as the next three
+    at: P
+    chance: P
+    drawn: P
+    logits: P  # (Vp, n)
+    keys: P  # by layer and head; see streams.mix_slots
+    values: P
+    x: P
+    y: P
+    r: P
+    qkv: P
+    heads: P  # (3 Dp, n)
+    mixed: P  # (Dp, n)
+    h: P
+    z: P  # the logits, (n, Vs)
+    turns: P  # cosines and sines (size, n)
+    p: P
+    end: P
+
+
+def side(c: Shape, p: P, n: int, slots: int, W: int) -> Side:
+    """The places from p on."""
+    heads, slack = c.layers * c.H * slots * n, 2 * W * W  # blocks are read and written whole
+    logits = p + 4 * n
+    keys = logits + (c.Vp * n + slack)
+    values = keys + heads * c.size
+    x = values + heads * ((c.size + FOUR - 1) // FOUR * FOUR)
+    y = x + n * c.Ds
+    r = y + (n * c.Ds + slack)
+    qkv = r + n
+    in_lanes = qkv + (n * c.Qs + slack)
+    mixed = in_lanes + (3 * c.Dp * n + slack)
+    h = mixed + (c.Dp * n + slack)
+    z = h + n * c.Fs
+    turns = z + (n * c.Vs + slack)
+    scores = turns + c.size * n
+    end = scores + slots * W
+    return Side(
+        p, p + n, p + 2 * n, p + 3 * n, logits, keys, values, x, y, r, qkv, in_lanes, mixed, h, z, turns, scores, end
+    )
+
+
+def side_size(c: Shape, n: int, slots: int, W: int) -> int:
+    """Numbers that n sequences side by side take."""
+    return int(side(c, 0, n, slots, W).end)
 
 
 def panels_size(c: Shape, N: int, S: int, W: int) -> int:
@@ -262,15 +313,6 @@ def matrices(c: Shape) -> Iterator[tuple[int, int, int]]:
 
 
 # What generation uses often is arranged once; in NumPy, so that it need not be compiled.
-
-
-def in_rows(c: Shape, w: np.ndarray, W: int) -> np.ndarray:
-    """w with every matrix row by row."""
-    rows = empty(c.n, w.dtype)
-    for at, fan_out, fan_in in matrices(c):
-        for j, part in panels(w[at:], fan_out, fan_in, PAIR * W):
-            rows[at : at + fan_out * fan_in].reshape(fan_out, fan_in)[:, j : j + part.shape[1]] = part
-    return rows
 
 
 def turned(c: Shape, w: np.ndarray, W: int, words: bool) -> np.ndarray:

@@ -1,42 +1,44 @@
-"""Many sequences side by side, each with random numbers of its own: a sequence a lane.
+"""Many sequences side by side, each with random numbers of its own.
 
-Everything is `forward` with sequences where it has positions, (channels, lanes) in memory. Where one sequence ends the
-lane takes the next, so lanes stand at different positions; keys and values go to the slots of a ring that all lanes
-share, and a lane sees those that are younger than its own sequence.
+Linear layers take a sequence where `forward` takes a position; attention takes a sequence a lane. Where one sequence
+ends the lane takes the next, so lanes stand at different positions; keys and values go to the slots of a ring that all
+lanes share, and a lane sees those that are younger than its own sequence.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
-from microgpt.engines.fused.attention import rotate
+from microgpt.engines.fused import memory
+from microgpt.engines.fused.attention import norm_head, rotate
 from microgpt.engines.fused.building import inline, jit, once
 from microgpt.engines.fused.compiler import entry
-from microgpt.engines.fused.memory import NEAR, Doubles, Ints, P, Shape, Tokens
-from microgpt.engines.fused.passes import activate
-from microgpt.engines.fused.products import multiply
-from microgpt.engines.fused.tiles import ROWS
-from microgpt.engines.fused.vectors import exp, fma, lanes, load, maximum, near, positive, root, splat, store
+from microgpt.engines.fused.memory import FOUR, NEAR, Doubles, Ints, P, Shape, Side, Tokens
+from microgpt.engines.fused.passes import activate, rmsnorm
+from microgpt.engines.fused.products import (
+    Coming,
+    multiply,
+    multiply_bringing,
+    place,
+    transpose,
+    transpose_back,
+    zero,
+)  # fmt: skip
+from microgpt.engines.fused.vectors import LOG2E, exp, exp2, fma, lanes, load, maximum, positive, splat, store
 
-AHEAD = 8  # slots from that which is read to that which is brought nearer
-FAR = 1e30  # taken from the score of a key that is not the lane's own: e^-FAR is nothing beside any other
+FAR = 1e30  # taken from the score of a key that is not the lane's own: 2^-FAR is nothing beside any other
+
+fours, side = inline(memory.fours), inline(memory.side)
 
 
-@jit
-def norm(x: P, y: P, rows: int, n: int) -> None:
-    """RMSNorm of (rows, n) over rows."""
-    once()
-    for j in range(0, n, lanes(x)):
-        a, b = splat(x, 0.0), splat(x, 0.0)
-        for i in range(0, rows - 1, 2):
-            a = fma(load(x, i * n + j), load(x, i * n + j), a)
-            b = fma(load(x, i * n + n + j), load(x, i * n + n + j), b)
-        if rows % 2:
-            a = fma(load(x, rows * n - n + j), load(x, rows * n - n + j), a)
-        scale = 1.0 / root((a + b) * (1.0 / rows) + 1e-5)
-        for i in range(rows):
-            store(y, i * n + j, load(x, i * n + j) * scale)
+class Ring(NamedTuple):
+    """Slots in their order in memory: from `low` up to the newest, and from `rest` on those of before it came round."""
+
+    slots: int
+    slot: int  # the newest
+    low: int
+    rest: int
 
 
 @jit
@@ -44,78 +46,104 @@ def score(size: int, n: int, q: P, k: P, low: int, high: int, newest: int, mine:
     """Scores of slots low .. high, the newest of which has number `newest`, and the largest of them and `top`."""
     once()
     W, none = lanes(q), splat(q, 0.0)
-    for s in range(low, high - 1, 2):
-        one = k + s * size * W
-        two = one + size * W
-        a, b = none, none
-        for i in range(size):
-            near(one, (i + AHEAD * size) * W)
-            near(two, (i + AHEAD * size) * W)
-            a = fma(load(q, i * n), load(one, i * W), a)
-            b = fma(load(q, i * n), load(two, i * W), b)
-        a = fma(maximum(none, float(newest - s) - mine), -FAR, a)
-        b = fma(maximum(none, float(newest - s - 1) - mine), -FAR, b)
+    begin = min(high, fours(low))
+    end = max(begin, high // FOUR * FOUR)
+    for s in range(begin, end, FOUR):
+        keys = k + s * size * W
+        a, b, c, d = none, none, none, none
+        for i in range(0, size * W, W):
+            one, four = load(q, i // W * n), keys + i * FOUR
+            a = fma(one, load(four, 0), a)
+            b = fma(one, load(four, W), b)
+            c = fma(one, load(four, 2 * W), c)
+            d = fma(one, load(four, 3 * W), d)
+        older = float(newest - s) - mine
+        a = fma(maximum(none, older), -FAR, a)
+        b = fma(maximum(none, older - 1.0), -FAR, b)
+        c = fma(maximum(none, older - 2.0), -FAR, c)
+        d = fma(maximum(none, older - 3.0), -FAR, d)
         store(p, s * W, a)
         store(p, s * W + W, b)
-        top = maximum(top, maximum(a, b))
-    if (high - low) % 2:
-        s = high - 1
-        a = none
-        for i in range(size):
-            a = fma(load(q, i * n), load(k, (s * size + i) * W), a)
-        a = fma(maximum(none, float(newest - s) - mine), -FAR, a)
-        store(p, s * W, a)
-        top = maximum(top, a)
+        store(p, s * W + 2 * W, c)
+        store(p, s * W + 3 * W, d)
+        top = maximum(top, maximum(maximum(a, b), maximum(c, d)))
+    for part in range(2):  # what is no four
+        for s in range(end if part else low, high if part else begin):
+            keys, a = k + (s // FOUR * size * FOUR + s % FOUR) * W, none
+            for i in range(size):
+                a = fma(load(q, i * n), load(keys, i * FOUR * W), a)
+            a = fma(maximum(none, float(newest - s) - mine), -FAR, a)
+            store(p, s * W, a)
+            top = maximum(top, a)
     return top
 
 
-@inline
-def mix_slots(size: int, n: int, q: P, k: P, v: P, y: P, at: P, p: P, slots: int, slot: int, age: int) -> None:
-    """One head of the newest position of every lane: q, y (size, n); k (slots, size, a vector), v (size, slots, a
-    vector), one after another for every vector of lanes.
+@jit
+def mixture(
+    ring: Ring, p: P, scale: float, shift: Any, scores: bool, inverse: Any, v: P, y: P, n: int, count: int
+) -> Any:  # fmt: skip
+    """The first `count` of four channels y (4, n) of values v (slots, 4, a vector), weighed by p and `inverse`.
 
-    `slot` is the newest and `age` the position of the longest sequence; p is room for a score a slot.
+    If p are `scores` they become weights, 2^(scale score + shift), and one over their sum is the new `inverse`.
     """
-    scale, W = 1.0 / math.sqrt(size), lanes(q)
-    # the slots in their order in memory: up to the newest, and at the end those of before the ring came round
-    seen = min(slots, age + 1)
-    first = max(0, slot + 1 - seen)
-    rest = slots - max(0, seen - slot - 1)
-    for j in range(0, n, W):
-        mine = load(at, j)
-        k_, v_ = k + j * slots * size, v + j * slots * size
-        top = score(size, n, q + j, k_, first, slot + 1, slot, mine, p, splat(q, -FAR))
-        top = score(size, n, q + j, k_, rest, slots, slot + slots, mine, p, top)
-        sums = splat(q, 0.0)
-        for part in range(2):
-            low, high = (rest, slots) if part else (first, slot + 1)
-            for s in range(low, high):
-                e = exp((load(p, s * W) - top) * scale)
-                store(p, s * W, e)
-                sums = sums + e
+    once()
+    W, none = lanes(p), splat(p, 0.0)
+    a, b, c, d, e, f, g, h, sums = none, none, none, none, none, none, none, none, none
+    for part in range(2):
+        low, high = (ring.rest, ring.slots) if part else (ring.low, ring.slot + 1)
+        for s in range(low * W, (high - 1) * W, 2 * W):  # two slots: eight sums at once hide how long one takes
+            one, two, values = load(p, s), load(p, s + W), v + s * FOUR
+            if scores:
+                one, two = exp2(fma(one, scale, shift)), exp2(fma(two, scale, shift))
+                store(p, s, one)
+                store(p, s + W, two)
+                sums = sums + (one + two)
+            a = fma(one, load(values, 0), a)
+            b = fma(one, load(values, W), b)
+            c = fma(one, load(values, 2 * W), c)
+            d = fma(one, load(values, 3 * W), d)
+            e = fma(two, load(values, 4 * W), e)
+            f = fma(two, load(values, 5 * W), f)
+            g = fma(two, load(values, 6 * W), g)
+            h = fma(two, load(values, 7 * W), h)
+        if (high - low) % 2:
+            s = (high - 1) * W
+            one, values = load(p, s), v + s * FOUR
+            if scores:
+                one = exp2(fma(one, scale, shift))
+                store(p, s, one)
+                sums = sums + one
+            a = fma(one, load(values, 0), a)
+            b = fma(one, load(values, W), b)
+            c = fma(one, load(values, 2 * W), c)
+            d = fma(one, load(values, 3 * W), d)
+    if scores:
         inverse = 1.0 / sums
-        run, whole = slots * W, size - size % 4
-        for i in range(0, whole, 4):  # four channels share a weight
-            a, b, c, d = splat(q, 0.0), splat(q, 0.0), splat(q, 0.0), splat(q, 0.0)
-            for part in range(2):
-                low, high = (rest, slots) if part else (first, slot + 1)
-                for s in range(low * W, high * W, W):
-                    e, kept = load(p, s), v_ + (i * run + s)
-                    a = fma(e, load(kept, 0), a)
-                    b = fma(e, load(kept, run), b)
-                    c = fma(e, load(kept, 2 * run), c)
-                    d = fma(e, load(kept, 3 * run), d)
-            store(y, i * n + j, a * inverse)
-            store(y, (i + 1) * n + j, b * inverse)
-            store(y, (i + 2) * n + j, c * inverse)
-            store(y, (i + 3) * n + j, d * inverse)
-        for i in range(whole, size):
-            a = splat(q, 0.0)
-            for part in range(2):
-                low, high = (rest, slots) if part else (first, slot + 1)
-                for s in range(low * W, high * W, W):
-                    a = fma(load(p, s), load(v_, i * run + s), a)
-            store(y, i * n + j, a * inverse)
+    store(y, 0, (a + e) * inverse)
+    if count > 1:
+        store(y, n, (b + f) * inverse)
+    if count > 2:
+        store(y, 2 * n, (c + g) * inverse)
+    if count > 3:
+        store(y, 3 * n, (d + h) * inverse)
+    return inverse
+
+
+@inline
+def mix_slots(size: int, n: int, q: P, k: P, v: P, y: P, at: P, p: P, ring: Ring) -> None:
+    """One head of the newest position of every lane: q, y (size, n); k (slots / 4, size, 4, a vector) and v (size / 4,
+    slots, 4, a vector), one after another for every vector of lanes; p is room for a score a slot.
+    """
+    scale, W, slots = LOG2E / math.sqrt(size), lanes(q), ring.slots
+    for j in range(0, n, W):
+        mine, keys, values = load(at, j), k + j * slots * size, v + j * slots * fours(size)
+        top = score(size, n, q + j, keys, ring.low, ring.slot + 1, ring.slot, mine, p, splat(q, -FAR))
+        top = score(size, n, q + j, keys, ring.rest, slots, ring.slot + slots, mine, p, top)
+        inverse, shift = top, top * -scale
+        for i in range(0, size, FOUR):
+            inverse = mixture(
+                ring, p, scale, shift, i == 0, inverse, values + i * slots * W, y + (i * n + j), n, size - i
+            )  # fmt: skip
 
 
 @inline
@@ -141,92 +169,98 @@ def choose(logits: P, V: int, n: int, temperature: float, uniform: P, drawn: P) 
         store(drawn, j, best)
 
 
-@jit
-def product(w: P, ld: int, x: P, y: P, n: int, M: int, K: int, adding: bool) -> None:
-    """y (M, n) = W x, or added to y: (M, ld), (K, n). Meanwhile the rows that come next are brought nearer.
+@inline
+def keep(size: int, n: int, k: P, v: P, keys: P, values: P, ring: Ring) -> None:
+    """The newest key and value of one head, (size, n), go to their slot; see mix_slots."""
+    W, slots, slot = lanes(k), ring.slots, ring.slot
+    for i in range(size):
+        to_k = ((slot // FOUR * size + i) * FOUR + slot % FOUR) * W
+        to_v = ((i // FOUR * slots + slot) * FOUR + i % FOUR) * W
+        for j in range(0, n, W):
+            store(keys, j * slots * size + to_k, load(k, i * n + j))
+            store(values, j * slots * fours(size) + to_v, load(v, i * n + j))
 
-    What follows in memory is the next matrix.
-    """
-    once()
-    part = max(1, NEAR // (ld * ROWS)) * ROWS
-    for i in range(0, M, part):
-        rows = min(part, M - i)
-        for at in range(0, rows * ld, lanes(w)):
-            near(w, (i + rows) * ld + at)
-        multiply(w + i * ld, ld, x, n, y + i * n, n, rows, K, n, adding)
+
+@inline
+def two_heads(x: P, head: int, rows: int, run: int, apart: int) -> Coming:
+    """Keys or values of two heads, `head` numbers from one to the next, come nearer: 2 rows of each."""
+    return Coming(x, x + rows * apart, x + head, x + (head + rows * apart), rows, run, apart)
 
 
 @inline
 def proceed_all(
-    c: Shape, w: P, n: int, token: P, at: P, x: P, y: P, keys: P, values: P, slots: int, slot: int, age: int, cos: P,
-    sin: P, ldr: int, logits: P,
+    c: Shape, w: P, wt: P, n: int, d: Side, age: int, slot: int, slots: int, cos: P, sin: P, ldr: int
 ) -> None:  # fmt: skip
-    """Logits (V, n) of every lane's token at its position."""
-    D, F, W = c.D, 4 * c.D, lanes(w)
-    qkv, mix = y + D * n, y + 4 * D * n
-    h, turns, p = y + 5 * D * n, y + (5 * D + F) * n, y + (6 * D + F) * n
+    """Logits (Vp, n) of every lane's token at its position; `age` is that of the longest sequence."""
+    D, F, W = c.Dp, c.Fp, lanes(w)
+    seen, half = min(slots, age + 1), c.size // 2
+    ring = Ring(slots, slot, max(0, slot + 1 - seen), slots - max(0, seen - slot - 1))
     if c.rope:
-        for i in range(c.size // 2):
+        for i in range(half):
             for j in range(n):
-                place = i * ldr + int(at[j])
-                turns[i * n + j], turns[(c.size // 2 + i) * n + j] = cos[place], sin[place]
+                spot = i * ldr + int(d.at[j])
+                d.turns[i * n + j], d.turns[(half + i) * n + j] = cos[spot], sin[spot]
     for j in range(n):
-        row = w + (c.wte + int(token[j]) * c.Dp)
-        for d in range(D):
-            x[d * n + j] = row[d]
-        if c.learned:
-            row = w + (c.wpe + int(at[j]) * c.Dp)
-            for d in range(D):
-                x[d * n + j] += row[d]
+        for i in range(0, D, W):
+            x = load(w, c.wte + place(int(d.token[j]), i, c.Vp, D, W))
+            if c.learned:
+                x = x + load(w, c.wpe + place(int(d.at[j]), i, c.block, D, W))
+            store(d.x, j * c.Ds + i, x)
     if c.norm_embedding:
-        norm(x, x, D, n)
+        rmsnorm(d.x, d.x, d.r, n, c.D, D)
+    zero(d.mixed + c.D * n, (D - c.D) * n)
+    a_key, a_value, low = c.size * slots * n, fours(c.size) * slots * n, ring.low * W
+    # the first heads' keys and values come nearer during the products before them, unless all are near
+    run = (slot + 1) * W - low if (slot + 1 - ring.low) * c.size * n > NEAR else 0
     for i in range(c.layers):
-        lw, k, v = w + (c.layer + i * c.step), keys + i * slots * D * n, values + i * slots * D * n
-        norm(x, y, D, n)
-        for part in range(3):
-            product(lw + part * c.Dp * c.Dp, c.Dp, y, qkv + part * D * n, n, D, D, False)
+        lw = wt + (c.layer + i * c.step)
+        keys, values, next_keys = (
+            d.keys + i * c.H * a_key, d.values + i * c.H * a_value, d.keys + (i + 1) % c.layers * c.H * a_key
+        )  # fmt: skip
+        rmsnorm(d.x, d.y, d.r, n, c.D, D)
+        ahead = two_heads(values + low * FOUR, a_value, c.size // (2 * FOUR), run * FOUR, slots * W * FOUR)
+        multiply_bringing(d.y, c.Ds, lw, 0, d.qkv, c.Qs, n, D, 3 * D, False, ahead)
+        transpose(d.qkv, c.Qs, d.heads, n, n, 3 * D)
         for head in range(c.H):
-            q, new = qkv + head * c.size * n, qkv + (D + head * c.size) * n
+            q = d.heads + head * c.size * n
+            k, v = q + D * n, q + 2 * D * n
             if c.rope:
-                rotate(c.half, c.size, q, n, turns, turns + c.size // 2 * n, n, n)
-                rotate(c.half, c.size, new, n, turns, turns + c.size // 2 * n, n, n)
+                rotate(c.half, c.size, q, n, d.turns, d.turns + half * n, n, n)
+                rotate(c.half, c.size, k, n, d.turns, d.turns + half * n, n, n)
             if c.qk_norm:
-                norm(q, q, c.size, n)
-                norm(new, new, c.size, n)
-            k_, v_ = k + head * c.size * slots * n, v + head * c.size * slots * n
-            for d in range(c.size):
-                for j in range(0, n, W):
-                    store(k_, j * slots * c.size + (slot * c.size + d) * W, load(new, d * n + j))
-                    store(v_, j * slots * c.size + (d * slots + slot) * W, load(new, (D + d) * n + j))
-            mix_slots(c.size, n, q, k_, v_, mix + head * c.size * n, at, p, slots, slot, age)
-        product(lw + c.wo, c.Dp, mix, x, n, D, D, True)
-        norm(x, y, D, n)
-        product(lw + c.fc1, c.Dp, y, h, n, F, D, False)
-        activate(c.activation, h, h, F * n)
-        product(lw + c.fc2, c.Fp, h, x, n, D, F, True)
+                norm_head(q, n, d.r, c.size, n)
+                norm_head(k, n, d.r, c.size, n)
+            keep(c.size, n, k, v, keys + head * a_key, values + head * a_value, ring)
+            mix_slots(
+                c.size, n, q, keys + head * a_key, values + head * a_value, d.mixed + head * c.size * n, d.at, d.p, ring
+            )  # fmt: skip
+        transpose_back(d.mixed, n, d.y, c.Ds, n, D)
+        multiply(d.y, c.Ds, lw + c.wo, 0, d.x, c.Ds, n, D, D, True)
+        rmsnorm(d.x, d.y, d.r, n, c.D, D)
+        multiply(d.y, c.Ds, lw + c.fc1, 0, d.h, c.Fs, n, D, F, False)
+        activate(c.activation, d.h, d.h, n * c.Fs)
+        ahead = two_heads(next_keys + low * c.size, a_key, 1, run * c.size // 2, run * c.size // 2)
+        multiply_bringing(d.h, c.Fs, lw + c.fc2, 0, d.x, c.Ds, n, F, D, True, ahead)
     if c.final_norm:
-        norm(x, x, D, n)
-    product(w + c.head, c.Dp, x, logits, n, c.V, D, False)
+        rmsnorm(d.x, d.x, d.r, n, c.D, D)
+    multiply(d.x, c.Ds, wt + c.head, 0, d.z, c.Vs, n, D, c.Vp, False)
+    transpose(d.z, c.Vs, d.logits, n, n, c.Vp)
     if c.softcap > 0:
         for j in range(0, c.V * n, W):
-            store(logits, j, c.softcap - 2.0 * c.softcap / (1.0 + exp(load(logits, j) * (2.0 / c.softcap))))
+            store(d.logits, j, c.softcap - 2.0 * c.softcap / (1.0 + exp(load(d.logits, j) * (2.0 / c.softcap))))
 
 
 @entry
 def write_all(
     c: Shape, prompts: Tokens, offsets: Ints, count: int, room: int, temperature: float, uniform: Doubles, numbers: int,
-    stop: int, w: P, p: P, n: int, slots: int, cos: P, sin: P, ldr: int, owner: Ints, out: Tokens, lengths: Ints,
+    stop: int, w: P, wt: P, p: P, n: int, slots: int, cos: P, sin: P, ldr: int, owner: Ints, out: Tokens, lengths: Ints,
 ) -> None:  # fmt: skip
     """Sequence i of `count` after prompt i into out (count, room), lengths[i] of them, on n lanes.
 
     Each is drawn with a line of its own of `uniform` (count, numbers).
     """
-    D = c.D
-    token, at, chance, drawn, x = p, p + n, p + 2 * n, p + 3 * n, p + 4 * n
-    logits = x + D * n
-    keys = logits + c.V * n
-    values = keys + c.layers * slots * D * n
-    y = values + c.layers * slots * D * n
+    d = side(c, p, n, slots, lanes(w))
+    token, at, chance, drawn = d.token, d.at, d.chance, d.drawn
     coming, running, slot = 0, 0, 0
     for j in range(n):
         owner[j], token[j], at[j], chance[j] = -1, 0, 0, 0
@@ -244,8 +278,8 @@ def write_all(
                 age = max(age, position)
                 past = position + 1 - (offsets[i + 1] - offsets[i])
                 chance[j] = uniform[i * numbers + past] if past >= 0 else 0.0
-        proceed_all(c, w, n, token, at, x, y, keys, values, slots, slot, age, cos, sin, ldr, logits)
-        choose(logits, c.V, n, temperature, chance, drawn)
+        proceed_all(c, w, wt, n, d, age, slot, slots, cos, sin, ldr)
+        choose(d.logits, c.V, n, temperature, chance, drawn)
         slot = slot + 1 if slot + 1 < slots else 0
         for j in range(n):
             i = owner[j]
