@@ -14,7 +14,6 @@ from microgpt.engines.fused.memory import PAIR, QUERIES, Cache, P, Shape, Trace
 from microgpt.engines.fused.products import multiply, multiply_columns, transpose, transpose_back, zero
 from microgpt.engines.fused.vectors import (
     LOG2E,
-    exp,
     exp2,
     first,
     fma,
@@ -148,7 +147,7 @@ def attention(
 def attention_one(q: P, ldq: int, k: P, v: P, ld: int, y: P, p: P, size: int, S: int) -> None:
     """`attention` for a single query that sees all of S keys, as in decoding: keys in the lanes."""
     once()
-    scale = 1.0 / math.sqrt(size)
+    scale = LOG2E / math.sqrt(size)
     W = lanes(q)
     high = splat(q, -math.inf)
     for s in range(0, S, W):
@@ -161,7 +160,7 @@ def attention_one(q: P, ldq: int, k: P, v: P, ld: int, y: P, p: P, size: int, S:
     top = largest(high)
     sums = splat(q, 0.0)
     for s in range(0, S, W):
-        e = first(S - s, exp((load(p, s) - top) * scale), 0.0)
+        e = first(S - s, exp2((load(p, s) - top) * scale), 0.0)
         store(p, s, e)
         sums = sums + e
     inverse = 1.0 / total(sums)

@@ -53,7 +53,7 @@ def machine() -> tuple[str, str]:
 def _registers() -> tuple[int, int]:
     """Bytes a vector register holds and how many vectors a tile may keep in registers."""
     features = machine()[1].split(",")
-    if "+avx512f" in features:
+    if "+avx512dq" in features:
         return 64, 24
     if "+avx" in features:
         return 32, 12

@@ -15,7 +15,9 @@ from microgpt.engines.fused.memory import Cache, Matrix, P, Rows, Shape, Trace
 from microgpt.engines.fused.products import add, apart, copy, place, zero
 from microgpt.engines.fused.update import Weights, settled
 from microgpt.engines.fused.vectors import (
+    LOG2E,
     exp,
+    exp2,
     first,
     fma,
     group_sum,
@@ -63,11 +65,12 @@ def rmsnorm_back(dy: P, y: P, r: P, dx: P, N: int, D: int, Dp: int, adding: bool
 
 
 GELU = math.sqrt(2 / math.pi)
+POWER = -2.0 * GELU * LOG2E
 
 
 @jit
 def activate(kind: int, x: P, y: P, n: int) -> None:
-    """ReLU, its square, or GELU in its tanh form, v (1 + tanh u) / 2 = v / (1 + exp(-2 u))."""
+    """ReLU, its square, or GELU in its tanh form, v (1 + tanh u) / 2 = v / (1 + 2^(-2 u log2 e))."""
     once()
     if kind == 0:
         for i in range(0, n, lanes(x)):
@@ -80,7 +83,7 @@ def activate(kind: int, x: P, y: P, n: int) -> None:
     else:
         for i in range(0, n, lanes(x)):
             v = load(x, i)
-            store(y, i, v / (1.0 + exp(v * fma(v * v, -2.0 * GELU * 0.044715, splat(x, -2.0 * GELU)))))
+            store(y, i, v / (1.0 + exp2(v * fma(v * v, POWER * 0.044715, splat(x, POWER)))))
 
 
 @jit
@@ -102,7 +105,7 @@ def activate_back(kind: int, dy: P, x: P, y: P, n: int) -> None:
             v = load(x, i)
             square = v * v
             du = fma(square, 2.0 * GELU * 3 * 0.044715, splat(x, 2.0 * GELU))
-            s = 1.0 / (1.0 + exp(v * fma(square, -2.0 * GELU * 0.044715, splat(x, -2.0 * GELU))))
+            s = 1.0 / (1.0 + exp2(v * fma(square, POWER * 0.044715, splat(x, POWER))))
             store(y, i, v * s)
             store(dy, i, load(dy, i) * fma(v * s * (1.0 - s), du, s))
 
@@ -236,10 +239,10 @@ def cross_entropy(c: Shape, rows: Rows, scored: P, weight: float, logits: P, dlo
                 top = largest(highest)
                 target = rows.tokens[at]
                 score += logits[target] - top
-                ends = first(c.V - tail, exp(ends - top), 0.0)
+                ends = first(c.V - tail, exp2((ends - top) * LOG2E), 0.0)
                 sums = ends
                 for j in range(0, tail, W):
-                    e = exp(load(logits, j) - top)
+                    e = exp2((load(logits, j) - top) * LOG2E)
                     store(dlogits, j, e)
                     sums = sums + e
                 store(dlogits, tail, ends)

@@ -10,7 +10,7 @@ import math
 from microgpt.engines.fused.building import jit, once
 from microgpt.engines.fused.memory import P
 from microgpt.engines.fused.products import apart, copy
-from microgpt.engines.fused.vectors import exp, fma, group_sum, lanes, load, maximum, splat, store
+from microgpt.engines.fused.vectors import LOG2E, exp2, fma, group_sum, lanes, load, maximum, splat, store
 
 
 @jit
@@ -28,7 +28,7 @@ def attention(size: int, D: int, qkv: P, saved: P, pairs: P, y: P, T: int) -> No
     for j in range(0, D, W):
         p = pairs + j
         for t in range(T):
-            q = load(qkv, t * Q + j) * scale
+            q = load(qkv, t * Q + j) * (scale * LOG2E)
             high = splat(qkv, -math.inf)
             for s in range(t + 1):
                 score = group_sum(q * load(qkv, s * Q + D + j), size)
@@ -36,7 +36,7 @@ def attention(size: int, D: int, qkv: P, saved: P, pairs: P, y: P, T: int) -> No
                 high = maximum(high, score)
             sums, mixed = splat(qkv, 0.0), splat(qkv, 0.0)
             for s in range(t + 1):
-                e = exp(load(p, s * D) - high)
+                e = exp2(load(p, s * D) - high)
                 store(p, s * D, e)
                 sums = sums + e
                 mixed = fma(e, load(qkv, s * Q + 2 * D + j), mixed)

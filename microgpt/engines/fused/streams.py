@@ -160,7 +160,7 @@ def choose(logits: P, V: int, n: int, temperature: float, uniform: P, drawn: P) 
         if temperature > 0:
             sums = splat(logits, 0.0)
             for c in range(V):
-                sums = sums + exp((load(logits, c * n + j) - high) * (1.0 / temperature))
+                sums = sums + exp2((load(logits, c * n + j) - high) * (LOG2E / temperature))
                 store(logits, c * n + j, sums)
             reach = load(uniform, j) * sums
             best = splat(logits, float(V))

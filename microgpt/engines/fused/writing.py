@@ -19,7 +19,9 @@ from microgpt.engines.fused.passes import activate, forward, rmsnorm
 from microgpt.engines.fused.products import place
 from microgpt.engines.fused.update import settled
 from microgpt.engines.fused.vectors import (
+    LOG2E,
     exp,
+    exp2,
     fma,
     group_sum,
     inverse,
@@ -109,7 +111,7 @@ def look_up(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> P:
 def step(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> None:
     """The logits of one more token at position `at`: `forward` of the one token after a cache of the others."""
     D, F, W = c.Dp, c.Fp, lanes(w)
-    scale = 1.0 / math.sqrt(c.size)
+    scale = LOG2E / math.sqrt(c.size)
     entry_ = look_up(c, w, wt, d, S, token, at)
     for j in range(0, D, W):
         store(d.x, j, load(entry_, j))
@@ -132,7 +134,7 @@ def step(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> None:
                 high = maximum(high, score)
             sums, mixed = splat(w, 0.0), splat(w, 0.0)
             for s in range(at + 1):
-                e = exp(load(d.p, s * W) - high)
+                e = exp2(load(d.p, s * W) - high)
                 sums = sums + e
                 mixed = fma(e, load(values, s * D + j), mixed)
             store(d.mix, j, mixed * inverse(sums))
