@@ -238,7 +238,7 @@ def _elementwise(x: Any, y: Any) -> None:
         v.store(q, i, v.exp(a))
         magnitude = v.maximum(a, 0.0 - a) + 1e-3
         v.store(q, n + i, v.inverse(magnitude))
-        v.store(q, 2 * n + i, v.root(magnitude))
+        v.store(q, 2 * n + i, v.sqrt(magnitude))
         v.store(q, 3 * n + i, v.inverse_root(magnitude))
         v.store(q, 4 * n + i, v.positive(a, 2.0 * a))
         v.store(q, 5 * n + i, v.first(3, a, -1.0))

@@ -59,7 +59,7 @@ def train(
         for at in range(offsets[begin], offsets[end]):
             count += scored[at]
         weight = 1.0 / max(1, count)
-        loss = 0.0
+        loss, norm = 0.0, 0.0
         adding, turned = False, False
         low, stop = begin, end
         if crew > 1:
@@ -83,7 +83,7 @@ def train(
                 turned, due = True, False
                 loss += cross_entropy(c, rows, scored, weight, t.logits, t.dlogits)
                 if learning:
-                    backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding)
+                    norm = backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding, late and high == stop)
                     adding = True
             low = high
         if learning and not adding:  # no position at all
@@ -96,10 +96,9 @@ def train(
                 loss += sums[other * LINE]
         if learning:
             begin, end = share(0, c.n, W, me, crew)
-            if crew == 1:
+            if crew == 1 and not late:
                 norm = squares(dws, c.n)
-            else:
-                norm = 0.0
+            if crew > 1:
                 for low in range(begin, end, NEAR):  # added up, and squared while they are near
                     high = min(end, low + NEAR)
                     for other in range(1, crew):

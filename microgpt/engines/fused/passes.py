@@ -13,7 +13,7 @@ from microgpt.engines.fused.building import inline, jit, once
 from microgpt.engines.fused.linear import input_back, linear, linear_back, weights_back
 from microgpt.engines.fused.memory import Cache, Matrix, P, Rows, Shape, Trace
 from microgpt.engines.fused.products import add, apart, copy, place, zero
-from microgpt.engines.fused.update import Weights, settled
+from microgpt.engines.fused.update import Weights, settled, squares
 from microgpt.engines.fused.vectors import (
     LOG2E,
     exp,
@@ -262,10 +262,10 @@ def cross_entropy(c: Shape, rows: Rows, scored: P, weight: float, logits: P, dlo
 
 @inline
 def backward(
-    c: Shape, w: P, dw: P, rows: Rows, t: Trace, cos: P, sin: P, ldr: int, N: int, NT: int, adding: bool
-) -> None:
-    """The gradients of all weights, or added to dw, given those of the logits."""
-    D, F, W = c.Dp, c.Fp, lanes(w)
+    c: Shape, w: P, dw: P, rows: Rows, t: Trace, cos: P, sin: P, ldr: int, N: int, NT: int, adding: bool, last: bool
+) -> float:
+    """The gradients of all weights, or added to dw, given those of the logits; the sum of their squares if `last`."""
+    D, F, W, norm = c.Dp, c.Fp, lanes(w), 0.0
     if c.softcap > 0:
         for j in range(0, N * c.Vs, W):
             part = load(t.logits, j) * (1.0 / c.softcap)
@@ -306,6 +306,8 @@ def backward(
             column += ld
         linear_back(t.qkv, n1, lw, ldw, t.dn, N, D, 3 * D, adding, t.panels)
         rmsnorm_back(t.dn, n1, t.r1 + i * N, t.dx, N, c.D, D, True)
+        if last:
+            norm += squares(ldw, c.step)  # while they are near
     if rows.dropping:
         drop_rows(c, rows, t.dx, 0)
     if c.norm_embedding:
@@ -325,3 +327,4 @@ def backward(
                     at = c.wpe + place(s, j, c.block, D, W)
                     store(dw, at, load(dw, at) + d)
             n += 1
+    return norm + squares(dw, c.layer) if last else 0.0

@@ -7,17 +7,19 @@ brings what that takes nearer.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from microgpt.engines.fused.building import inline, jit, once
 from microgpt.engines.fused.memory import NEAR, PAIR, Matrix, P
 from microgpt.engines.fused.products import Coming
-from microgpt.engines.fused.vectors import fma, inverse, lanes, load, root, splat, store, total
+from microgpt.engines.fused.vectors import fma, inverse, lanes, load, splat, sqrt, store, total
 
 
 @jit
 def squares(x: P, n: int) -> float:
     """The sum of x[:n]^2: a few thousand at a time in the vector's dtype, those sums in float64."""
+    once()
     W = lanes(x)
     whole = 0.0
     for low in range(0, n, 4096):
@@ -54,7 +56,7 @@ class Update(NamedTuple):
 def adam(u: Update, w: P, g: P, m: P, v: P, n: int) -> None:
     """microgpt.optim.adam of n weights, in place."""
     once()
-    tiny = splat(w, 2.0**-126)  # keeps the root's argument normal, far below what eps lets through
+    fix, eps = math.sqrt(u.fix), splat(w, u.eps)
     c1, c2 = (1.0 - u.b1) * u.scale, (1.0 - u.b2) * u.scale * u.scale
     for i in range(0, n, lanes(w)):
         d, x = load(g, i), load(w, i)
@@ -64,7 +66,7 @@ def adam(u: Update, w: P, g: P, m: P, v: P, n: int) -> None:
         store(v, i, square)
         if u.decay > 0:
             x = fma(x, -u.decay, x)
-        store(w, i, fma(mean * -u.rate, inverse(root(fma(square, u.fix, tiny)) + u.eps), x))
+        store(w, i, fma(mean * -u.rate, inverse(fma(sqrt(square), fix, eps)), x))
 
 
 class Weights(NamedTuple):

@@ -187,16 +187,6 @@ def inverse(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 @operation()
-def root(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """sqrt(x) for normal x > 0, within two units of the last place."""
-    y = _estimate(b, "rsqrt", x)
-    if y is None:
-        return call(b, "sqrt", x)
-    s, half = b.fmul(x, y), b.fmul(y, everywhere(x.type, 0.5))
-    return multiply_add(b, multiply_add(b, b.fneg(s), s, x), half, s)
-
-
-@operation()
 def inverse_root(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """1 / sqrt(x) for normal x > 0, within two units of the last place."""
     one, y = everywhere(x.type, 1.0), _estimate(b, "rsqrt", x)
