@@ -511,24 +511,37 @@ def test_a_step_that_is_not_finite_leaves_the_one_before_it_whole() -> None:
         np.testing.assert_array_equal(e.dump(broken)[name], want)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_wide_rows_that_lie_apart_train_as_the_manual_pass(dtype: str) -> None:
-    """Rows of 256 numbers and more lie an odd number of vectors from each other."""
-    shape = {"n_layer": 1, "n_head": 8, "n_embd": 256, "position": "rope", "tie_embeddings": True}
-    model = Model(vocab_size=300, block_size=16, softcap=15.0, dropout=0.1, **shape)
-    feed = pack([[Random(i).randrange(300) for _ in range(n)] for i, n in enumerate((5, 17, 12, 9))], rows_a_step=2)
+def trains_as_the_manual_pass(model: Model, lengths: tuple[int, ...], dtype: str) -> None:
+    """Two rows a step of so many tokens each."""
+    rng = Random(0)
+    feed = pack([[rng.randrange(model.vocab) for _ in range(n)] for n in lengths], rows_a_step=2)
     trained = []
     for name in ("fused", "manual"):
         e = engine(name)(model, Optim(), dtype=dtype)
-        if name == "fused":
-            assert (e.shape.Ds, e.shape.Fs) == (256 + e.lanes, 1024 + e.lanes)
-        state, losses = e.train(e.load(first_values(model, Random(1))), feed, np.full(2, 0.001))
+        state, losses = e.train(e.load(first_values(model, Random(1))), feed, np.full(feed.n_steps, 0.001))
         trained.append((losses, e.dump(state)))
     rtol = 1e-9 if dtype == "float64" else 1e-4
     np.testing.assert_allclose(trained[0][0], trained[1][0], rtol=rtol)
     for name, want in trained[1][1].items():
         if not name.startswith(("m.", "v.")):
             np.testing.assert_allclose(trained[0][1][name], want, atol=1e-9 if dtype == "float64" else 2e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_wide_rows_that_lie_apart_train_as_the_manual_pass(dtype: str) -> None:
+    """Rows of 256 numbers and more lie an odd number of vectors from each other."""
+    shape = {"n_layer": 1, "n_head": 8, "n_embd": 256, "position": "rope", "tie_embeddings": True}
+    model = Model(vocab_size=300, block_size=16, softcap=15.0, dropout=0.1, **shape)
+    e = engine("fused")(model, Optim(), dtype=dtype)
+    assert (e.shape.Ds, e.shape.Fs) == (256 + e.lanes, 1024 + e.lanes)
+    trains_as_the_manual_pass(model, (5, 17, 12, 9), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_long_rows_train_as_the_manual_pass(dtype: str) -> None:
+    """Those of every row of a pass from 64 positions on take products of their own on the way back."""
+    model = Model(vocab_size=30, block_size=300, n_layer=2, n_head=3, n_embd=42, position="rope", activation="gelu")
+    trains_as_the_manual_pass(model, (65, 301, 97, 70, 64, 200, 150, 3, 260, 129), dtype)
 
 
 @pytest.mark.parametrize("threads", [2, 3])
