@@ -42,9 +42,10 @@ class Mutant(NamedTuple):
 SCALAR, FUNCTIONAL, TENSOR, MANUAL, PYTORCH = (
     f"engines/{rung}.py" for rung in ("scalar", "functional", "tensor", "manual", "pytorch")
 )
-FUSED_ATTENTION, FUSED_SHORT, FUSED_PASSES, FUSED_KERNELS, FUSED_UPDATE = (
-    f"engines/fused/{part}.py" for part in ("attention", "short", "passes", "kernels", "update")
-)
+FUSED_ACTIVATIONS, FUSED_ATTENTION, FUSED_SHORT, FUSED_LINEAR, FUSED_PASSES, FUSED_KERNELS, FUSED_UPDATE, FUSED_STREAMS = (
+    f"engines/fused/{part}.py"
+    for part in ("activations", "attention", "short", "linear", "passes", "kernels", "update", "streams")
+)  # fmt: skip
 MUTANTS = [
     Mutant(MANUAL, "no gradient into earlier keys", "ds.swapaxes(-1, -2) @ q,", "(ds * np.eye(*ds.shape[-2:], dtype=ds.dtype)).swapaxes(-1, -2) @ q,"),
     Mutant(MANUAL, "no gradient into earlier values", "p.swapaxes(-1, -2) @ dy", "(p * np.eye(*p.shape[-2:], dtype=p.dtype)).swapaxes(-1, -2) @ dy"),
@@ -103,10 +104,13 @@ MUTANTS = [
     Mutant(FUSED_SHORT, "earlier keys get the last query's gradient alone", "store(dk, s, fma(ds, qt, load(dk, s)))", "store(dk, s, ds * qt)"),
     Mutant(FUSED_ATTENTION, "gradients reach a later key", "store(ds, t * ld, first(before + t + 1, d, 0.0))", "store(ds, t * ld, first(before + t + 2, d, 0.0))"),
     Mutant(FUSED_ATTENTION, "RoPE's gradient turns like its values", "store(a, t, va * vcos + vb * vsin)", "store(a, t, va * vcos - vb * vsin)"),
-    Mutant(FUSED_PASSES, "ReLU2's gradient lacks its factor", "positive(v, 2.0 * v * load(dy, i))", "positive(v, 2.0 * load(dy, i))"),
+    Mutant(FUSED_ACTIVATIONS, "ReLU2's gradient lacks its factor", "positive(v, 2.0 * v * load(dy, i))", "positive(v, 2.0 * load(dy, i))"),
     Mutant(FUSED_PASSES, "RMSNorm's gradient lacks the mean", "- load(y, at + i) * mean) * r[n]", "- load(y, at + i) * mean * 0.0) * r[n]"),
     Mutant(FUSED_KERNELS, "an update that waits is lost in a step without rows", "c.layer if due else c.n)", "c.layer)"),
-    Mutant(FUSED_UPDATE, "no correction of the second moment", "root(fma(square, u.fix, tiny))", "root(fma(square, 1.0, tiny))"),
+    Mutant(FUSED_UPDATE, "no correction of the second moment", "fma(sqrt(square), fix, eps)", "fma(sqrt(square), 1.0, eps)"),
+    Mutant(FUSED_LINEAR, "a long row's later positions overwrite", "fan_in, adding or n > 0)\n\n\ndef no_turned", "fan_in, adding)\n\n\ndef no_turned"),
+    Mutant(FUSED_STREAMS, "a stream sees the sequence before it", "older = float(newest - s) - mine", "older = none"),
+    Mutant(FUSED_STREAMS, "a key in the next slot", "i) * FOUR + slot % FOUR) * W", "i) * FOUR + (slot + 1) % FOUR) * W"),
     Mutant("optim.py", "a schedule off by one", "progress = (step - warmup)", "progress = (step + 1 - warmup)"),
     Mutant("optim.py", "no floor", "return low + (high - low) * (1 - progress)", "return high * (1 - progress)"),
     Mutant("optim.py", "no bias correction", "m_hat = m / (1 - optim.beta1 ** (step + 1))", "m_hat = m"),

@@ -19,10 +19,11 @@ from microgpt import storage  # noqa: E402
 from microgpt.config import Model, Optim  # noqa: E402
 from microgpt.engines import engine, pack  # noqa: E402
 from microgpt.engines.fused import (  # noqa: E402
+    activations,
     attention,
     building,
+    exponential,
     halves,
-    passes,
     products,
     update,
 )
@@ -235,14 +236,14 @@ def _elementwise(x: Any, y: Any) -> None:
     n, W = len(x), v.lanes(p)
     for i in range(0, n, W):
         a = v.load(p, i)
-        v.store(q, i, v.exp(a))
+        v.store(q, i, exponential.exp(a))
         magnitude = v.maximum(a, 0.0 - a) + 1e-3
         v.store(q, n + i, v.inverse(magnitude))
         v.store(q, 2 * n + i, v.sqrt(magnitude))
         v.store(q, 3 * n + i, v.inverse_root(magnitude))
         v.store(q, 4 * n + i, v.positive(a, 2.0 * a))
         v.store(q, 5 * n + i, v.first(3, a, -1.0))
-        v.store(q, 6 * n + i, v.exp2(a))
+        v.store(q, 6 * n + i, exponential.exp2(a))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -459,7 +460,7 @@ def test_one_row_or_many_in_a_pass_are_bitwise_the_same_rows() -> None:
     together = e.loss(state, pack(rows, rows_a_step=5))
     targets = np.array([len(row) - 1 for row in rows])
     assert together[0] == pytest.approx((alone * targets).sum() / targets.sum(), rel=1e-6)
-    assert pytest.approx(math.sqrt(2 / math.pi)) == passes.GELU
+    assert pytest.approx(math.sqrt(2 / math.pi)) == activations.GELU
 
 
 @pytest.mark.parametrize("threads", [1, 2])

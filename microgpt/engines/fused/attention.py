@@ -9,24 +9,11 @@ from __future__ import annotations
 import math
 
 from microgpt.engines.fused.building import inline, jit, once
+from microgpt.engines.fused.exponential import LOG2E, exp2
 from microgpt.engines.fused.halves import depth, operand, rows
 from microgpt.engines.fused.memory import PAIR, QUERIES, Cache, P, Shape, Trace
 from microgpt.engines.fused.products import multiply, multiply_columns, transpose, transpose_back, zero
-from microgpt.engines.fused.vectors import (
-    LOG2E,
-    exp2,
-    first,
-    fma,
-    lanes,
-    largest,
-    load,
-    maximum,
-    near,
-    splat,
-    sqrt,
-    store,
-    total,
-)  # fmt: skip
+from microgpt.engines.fused.vectors import first, fma, lanes, largest, load, maximum, near, splat, sqrt, store, total
 
 
 @jit

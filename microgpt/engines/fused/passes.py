@@ -8,16 +8,15 @@ from __future__ import annotations
 import math
 
 from microgpt.engines.fused import short
+from microgpt.engines.fused.activations import activate, activate_back
 from microgpt.engines.fused.attention import attend, attend_back
 from microgpt.engines.fused.building import inline, jit, once
+from microgpt.engines.fused.exponential import LOG2E, exp, exp2
 from microgpt.engines.fused.linear import input_back, linear, linear_back, takes_turned, turned_back, weights_back
 from microgpt.engines.fused.memory import Cache, Matrix, P, Rows, Shape, Trace
 from microgpt.engines.fused.products import add, apart, copy, place, transpose_back, zero
 from microgpt.engines.fused.update import Weights, settled, squares
 from microgpt.engines.fused.vectors import (
-    LOG2E,
-    exp,
-    exp2,
     first,
     fma,
     group_sum,
@@ -27,10 +26,9 @@ from microgpt.engines.fused.vectors import (
     largest,
     load,
     maximum,
-    positive,
     splat,
     store,
-)  # fmt: skip
+)
 
 
 @jit
@@ -62,52 +60,6 @@ def rmsnorm_back(dy: P, y: P, r: P, dx: P, N: int, D: int, Dp: int, adding: bool
         for i in range(0, Dp, lanes(y)):
             d = (load(dy, at + i) - load(y, at + i) * mean) * r[n]
             store(dx, at + i, load(dx, at + i) + d if adding else d)
-
-
-GELU = math.sqrt(2 / math.pi)
-POWER = -2.0 * GELU * LOG2E
-
-
-@jit
-def activate(kind: int, x: P, y: P, n: int) -> None:
-    """ReLU, its square, or GELU in its tanh form, v (1 + tanh u) / 2 = v / (1 + 2^(-2 u log2 e))."""
-    once()
-    if kind == 0:
-        for i in range(0, n, lanes(x)):
-            v = load(x, i)
-            store(y, i, positive(v, v))
-    elif kind == 1:
-        for i in range(0, n, lanes(x)):
-            v = load(x, i)
-            store(y, i, positive(v, v * v))
-    else:
-        for i in range(0, n, lanes(x)):
-            v = load(x, i)
-            store(y, i, v / (1.0 + exp2(v * fma(v * v, POWER * 0.044715, splat(x, POWER)))))
-
-
-@jit
-def activate_back(kind: int, dy: P, x: P, y: P, n: int) -> None:
-    """dx, in place of dy, and y once more, from the activation's input."""
-    once()
-    if kind == 0:
-        for i in range(0, n, lanes(x)):
-            v = load(x, i)
-            store(y, i, positive(v, v))
-            store(dy, i, positive(v, load(dy, i)))
-    elif kind == 1:
-        for i in range(0, n, lanes(x)):
-            v = load(x, i)
-            store(y, i, positive(v, v * v))
-            store(dy, i, positive(v, 2.0 * v * load(dy, i)))
-    else:
-        for i in range(0, n, lanes(x)):
-            v = load(x, i)
-            square = v * v
-            du = fma(square, 2.0 * GELU * 3 * 0.044715, splat(x, 2.0 * GELU))
-            s = 1.0 / (1.0 + exp2(v * fma(square, POWER * 0.044715, splat(x, POWER))))
-            store(y, i, v * s)
-            store(dy, i, load(dy, i) * fma(v * s * (1.0 - s), du, s))
 
 
 U32 = 0xFFFFFFFF

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 
 from microgpt.engines.fused.building import jit, once
+from microgpt.engines.fused.exponential import LOG2E, exp2
 from microgpt.engines.fused.memory import P
 from microgpt.engines.fused.products import apart, copy
-from microgpt.engines.fused.vectors import LOG2E, exp2, fma, group_sum, lanes, load, maximum, splat, store
+from microgpt.engines.fused.vectors import fma, group_sum, lanes, load, maximum, splat, store
 
 
 @jit

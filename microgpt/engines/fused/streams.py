@@ -11,11 +11,13 @@ import math
 from typing import Any, NamedTuple
 
 from microgpt.engines.fused import memory
+from microgpt.engines.fused.activations import activate
 from microgpt.engines.fused.attention import norm_head, rotate
 from microgpt.engines.fused.building import inline, jit, once
 from microgpt.engines.fused.compiler import entry
+from microgpt.engines.fused.exponential import LOG2E, exp, exp2
 from microgpt.engines.fused.memory import FOUR, NEAR, Doubles, Ints, P, Shape, Side, Tokens
-from microgpt.engines.fused.passes import activate, rmsnorm
+from microgpt.engines.fused.passes import rmsnorm
 from microgpt.engines.fused.products import (
     Coming,
     multiply,
@@ -25,7 +27,7 @@ from microgpt.engines.fused.products import (
     transpose_back,
     zero,
 )  # fmt: skip
-from microgpt.engines.fused.vectors import LOG2E, exp, exp2, fma, lanes, load, maximum, positive, splat, store
+from microgpt.engines.fused.vectors import fma, lanes, load, maximum, positive, splat, store
 
 FAR = 1e30  # taken from the score of a key that is not the lane's own: 2^-FAR is nothing beside any other
 

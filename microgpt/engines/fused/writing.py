@@ -11,28 +11,16 @@ import math
 from typing import Any
 
 from microgpt.engines.fused import memory
+from microgpt.engines.fused.activations import activate
 from microgpt.engines.fused.building import inline, jit, once
 from microgpt.engines.fused.compiler import entry
+from microgpt.engines.fused.exponential import LOG2E, exp, exp2
 from microgpt.engines.fused.kernels import lay_out
 from microgpt.engines.fused.memory import PAIR, Bytes, Cache, Desk, Doubles, Ints, Operands, P, Rows, Shape, Tokens
-from microgpt.engines.fused.passes import activate, forward, rmsnorm
+from microgpt.engines.fused.passes import forward, rmsnorm
 from microgpt.engines.fused.products import place
 from microgpt.engines.fused.update import settled
-from microgpt.engines.fused.vectors import (
-    LOG2E,
-    exp,
-    exp2,
-    fma,
-    group_sum,
-    inverse,
-    lanes,
-    largest,
-    load,
-    maximum,
-    splat,
-    store,
-    total,
-)  # fmt: skip
+from microgpt.engines.fused.vectors import fma, group_sum, inverse, lanes, largest, load, maximum, splat, store, total
 
 desk = inline(memory.desk)
 
