@@ -513,18 +513,18 @@ def test_a_step_that_is_not_finite_leaves_the_one_before_it_whole() -> None:
 
 
 def trains_as_the_manual_pass(model: Model, lengths: tuple[int, ...], dtype: str) -> None:
-    """Two rows a step of so many tokens each."""
+    """Two rows a step of so many tokens each, the gradient clipped by its norm."""
     rng = Random(0)
     feed = pack([[rng.randrange(model.vocab) for _ in range(n)] for n in lengths], rows_a_step=2)
     trained = []
     for name in ("fused", "manual"):
-        e = engine(name)(model, Optim(), dtype=dtype)
+        e = engine(name)(model, Optim(clip_norm=0.1), dtype=dtype, threads=1)
         state, losses = e.train(e.load(first_values(model, Random(1))), feed, np.full(feed.n_steps, 0.001))
         trained.append((losses, e.dump(state)))
     rtol = 1e-9 if dtype == "float64" else 1e-4
     np.testing.assert_allclose(trained[0][0], trained[1][0], rtol=rtol)
     for name, want in trained[1][1].items():
-        if not name.startswith(("m.", "v.")):
+        if dtype == "float64" or not name.startswith(("m.", "v.")):
             np.testing.assert_allclose(trained[0][1][name], want, atol=1e-9 if dtype == "float64" else 2e-4)
 
 
@@ -540,7 +540,7 @@ def test_wide_rows_that_lie_apart_train_as_the_manual_pass(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_long_rows_train_as_the_manual_pass(dtype: str) -> None:
-    """Those of every row of a pass from 64 positions on take products of their own on the way back."""
+    """A weight's gradient takes 256 positions at a time, of one row or several."""
     model = Model(vocab_size=30, block_size=300, n_layer=2, n_head=3, n_embd=42, position="rope", activation="gelu")
     trains_as_the_manual_pass(model, (65, 301, 97, 70, 64, 200, 150, 3, 260, 129), dtype)
 

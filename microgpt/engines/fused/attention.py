@@ -271,9 +271,10 @@ def attend(
 
 @inline
 def attend_back(
-    c: Shape, t: Trace, dmix: P, heads: P, ld: int, rq: P, shifts: P, inverse: P, cos: P, sin: P, ldr: int, T: int
-) -> None:
-    """Of one row, the gradients of queries, keys and values, into t.dheads (3 Dp, ld)."""
+    c: Shape, t: Trace, dmix: P, heads: P, ld: int, rq: P, shifts: P, inverse: P, dqkv: P, cos: P, sin: P, ldr: int,
+    T: int,
+) -> None:  # fmt: skip
+    """dqkv (T, Qs) of one row."""
     D = c.Dp
     q, k, v, y = heads, heads + D * ld, heads + 2 * D * ld, heads + 3 * D * ld
     dq, dk, dv, dy = t.dheads, t.dheads + D * ld, t.dheads + 2 * D * ld, t.dheads + 3 * D * ld
@@ -292,3 +293,6 @@ def attend_back(
             rotate_back(c.half, c.size, dk + at, ld, cos, sin, ldr, T)
     for d in (dq, dk, dv):
         zero(d + c.D * ld, (D - c.D) * ld)
+    transpose_back(dq, ld, dqkv, c.Qs, T, D)
+    transpose_back(dk, ld, dqkv + D, c.Qs, T, D)
+    transpose_back(dv, ld, dqkv + 2 * D, c.Qs, T, D)

@@ -64,36 +64,6 @@ def input_back(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, x: P, room
         multiply_bringing(dy, ldy, w, 0, dx, ldx, N, fan_out, fan_in, False, ahead)
 
 
-def turned_back(
-    dy: P, ld: int, x: P, w: P, dw: P, dx: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P
-) -> None:
-    """linear_back where dy (out, ld) lies turned, one column a position."""
-    ldx = apart(fan_in, lanes(dy))
-    multiply_columns(dy, ld, w, 0, dx, ldx, N, fan_out, fan_in, False)
-    for n in range(0, N, BLOCK):
-        multiply(dy + n, ld, x + n * ldx, ldx, dw, 0, fan_out, min(BLOCK, N - n), fan_in, adding or n > 0)
-
-
-def no_turned_back(
-    dy: P, ld: int, x: P, w: P, dw: P, dx: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P
-) -> None:  # fmt: skip
-    """A product of words takes pairs of neighbours in the direction of its sum, which dy has the other way."""
-
-
-def takes_turned(fan_out: int, room: P) -> bool:
-    """Whether turned_back is there, and faster than to turn dy: a cache line of each of its rows stays near."""
-    return fan_out * 16 <= NEAR
-
-
-def takes_none_turned(fan_out: int, room: P) -> bool:
-    """Never."""
-    return False
-
-
-for_room(turned_back, turned_back, words=False)
-for_room(turned_back, no_turned_back, words=True)
-for_room(takes_turned, takes_turned, words=False)
-for_room(takes_turned, takes_none_turned, words=True)
 for_room(linear, linear, words=False)
 for_room(linear, linear_halves, words=True)
 for_room(weights_back, weights_back, words=False)

@@ -12,9 +12,9 @@ from microgpt.engines.fused.activations import activate, activate_back
 from microgpt.engines.fused.attention import attend, attend_back
 from microgpt.engines.fused.building import inline, jit, once
 from microgpt.engines.fused.exponential import LOG2E, exp, exp2
-from microgpt.engines.fused.linear import input_back, linear, linear_back, takes_turned, turned_back, weights_back
+from microgpt.engines.fused.linear import input_back, linear, linear_back, weights_back
 from microgpt.engines.fused.memory import Cache, Matrix, P, Rows, Shape, Trace
-from microgpt.engines.fused.products import add, apart, copy, place, transpose_back, zero
+from microgpt.engines.fused.products import add, apart, copy, place, zero
 from microgpt.engines.fused.update import Weights, settled, squares
 from microgpt.engines.fused.vectors import (
     first,
@@ -37,11 +37,11 @@ def rmsnorm(x: P, y: P, r: P, N: int, D: int, Dp: int) -> None:
     once()
     for n in range(N):
         at = n * apart(Dp, lanes(x))
-        squares = splat(x, 0.0)
+        sums = splat(x, 0.0)
         for i in range(0, Dp, lanes(x)):
             v = load(x, at + i)
-            squares = fma(v, v, squares)
-        scale = inverse_root(group_sum(squares, lanes(x)) * (1.0 / D) + 1e-5)
+            sums = fma(v, v, sums)
+        scale = inverse_root(group_sum(sums, lanes(x)) * (1.0 / D) + 1e-5)
         r[n] = lane(scale)
         for i in range(0, Dp, lanes(x)):
             store(y, at + i, load(x, at + i) * scale)
@@ -94,19 +94,6 @@ def drop_rows(c: Shape, rows: Rows, x: P, place: int) -> None:
         T = rows.offsets[row + 1] - rows.offsets[row] - 1
         drop(c, x, T, rows.seed, rows.step, row - rows.first_row, place)
         x = x + T * c.Ds
-
-
-LONG = 64  # positions from which on a row is worth products of its own
-
-
-@jit
-def shortest(rows: Rows) -> int:
-    """The fewest positions of a row."""
-    once()
-    least = LONG
-    for row in range(rows.low, rows.high):
-        least = min(least, rows.offsets[row + 1] - rows.offsets[row] - 1)
-    return least
 
 
 @inline
@@ -239,7 +226,6 @@ def backward(
     if c.final_norm:
         rmsnorm_back(t.dx, t.y, t.r, t.dx, N, c.D, D, False)
     do = t.do if rows.dropping else t.dx
-    long = takes_turned(3 * D, t.panels) and shortest(rows) >= LONG
     for i in range(c.layers - 1, -1, -1):
         lw, ldw = w + (c.layer + i * c.step), dw + (c.layer + i * c.step)
         n1, mix, n2, h = t.n1 + i * N * c.Ds, t.mix + i * N * c.Ds, t.n2 + i * N * c.Ds, t.h + i * N * c.Fs
@@ -266,18 +252,11 @@ def backward(
             else:
                 attend_back(
                     c, t, t.dn + n * c.Ds, heads, ld, t.rq + 2 * c.H * column, t.shifts + c.H * column,
-                    t.inverse + c.H * column, cos, sin, ldr, T,
+                    t.inverse + c.H * column, t.qkv + n * c.Qs, cos, sin, ldr, T,
                 )  # fmt: skip
-                if long:
-                    x, dn, more = n1 + n * c.Ds, t.dn + n * c.Ds, adding or n > 0
-                    turned_back(t.dheads, ld, x, lw, ldw, dn, T, D, 3 * D, more, t.panels)
-                else:
-                    for part in range(3):
-                        transpose_back(t.dheads + part * D * ld, ld, t.qkv + (n * c.Qs + part * D), c.Qs, T, D)
             n += T
             column += ld
-        if not long:
-            linear_back(t.qkv, n1, lw, ldw, t.dn, N, D, 3 * D, adding, t.panels)
+        linear_back(t.qkv, n1, lw, ldw, t.dn, N, D, 3 * D, adding, t.panels)
         rmsnorm_back(t.dn, n1, t.r1 + i * N, t.dx, N, c.D, D, True)
         if last:
             norm += squares(ldw, c.step)  # while they are near
