@@ -51,5 +51,6 @@ def activate_back(kind: int, dy: P, x: P, y: P, n: int) -> None:
             square = v * v
             du = fma(square, 2.0 * GELU * 3 * 0.044715, splat(x, 2.0 * GELU))
             s = 1.0 / (1.0 + exp2(v * fma(square, POWER * 0.044715, splat(x, POWER))))
-            store(y, i, v * s)
-            store(dy, i, load(dy, i) * fma(v * s * (1.0 - s), du, s))
+            z = v * s
+            store(y, i, z)
+            store(dy, i, load(dy, i) * fma(fma(z, s * -1.0, z), du, s))

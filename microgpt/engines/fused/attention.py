@@ -236,17 +236,21 @@ def attention_back(
 @inline
 def attend(
     c: Shape, t: Trace, qkv: P, heads: P, ld: int, cache: Cache, rq: P, shifts: P, inverse: P, mix: P, cos: P, sin: P,
-    ldr: int, T: int,
+    ldr: int, T: int, given: bool,
 ) -> None:  # fmt: skip
-    """All heads of one row: qkv (T, Qs) -> mix (T, Ds). A cache holds the row's earlier keys and values."""
+    """All heads of one row: qkv (T, Qs), or `given` as (3 Dp, ld) in `heads`, -> mix (T, Ds).
+
+    A cache holds the row's earlier keys and values.
+    """
     D = c.Dp
     q, k, v, y = heads, heads + D * ld, heads + 2 * D * ld, heads + 3 * D * ld
     ldk = ld
     if cache.active:
         k, v, ldk = cache.k, cache.v, cache.ld
-    transpose(qkv, c.Qs, q, ld, T, D)
-    transpose(qkv + D, c.Qs, k + cache.past, ldk, T, D)
-    transpose(qkv + 2 * D, c.Qs, v + cache.past, ldk, T, D)
+    if not given:
+        transpose(qkv, c.Qs, q, ld, T, D)
+        transpose(qkv + D, c.Qs, k + cache.past, ldk, T, D)
+        transpose(qkv + 2 * D, c.Qs, v + cache.past, ldk, T, D)
     for head in range(c.H):
         at = head * c.size
         new = k + (at * ldk + cache.past)
@@ -263,7 +267,7 @@ def attend(
             continue
         attention(
             q + at * ld, ld, k + at * ldk, v + at * ldk, ldk, y + at * ld, shifts + head * ld, inverse + head * ld, t.p,
-            c.size, cache.past, T, t.panels,
+            c.size, cache.past, T, t.behind,
         )  # fmt: skip
     zero(y + c.D * ld, (D - c.D) * ld)
     transpose_back(y, ld, mix, c.Ds, T, D)
@@ -283,7 +287,7 @@ def attend_back(
         at = head * c.size * ld
         attention_back(
             dy + at, q + at, k + at, v + at, y + at, ld, shifts + head * ld, inverse + head * ld, t.p, t.ds, dq + at,
-            dk + at, dv + at, c.size, T, t.panels, D * ld,
+            dk + at, dv + at, c.size, T, t.behind, D * ld,
         )  # fmt: skip
         if c.qk_norm:
             norm_head_back(dq + at, q + at, ld, rq + 2 * head * ld, c.size, T)

@@ -26,7 +26,7 @@ from microgpt.engines.fused.building import (
     write,
 )
 from microgpt.engines.fused.memory import PAIR, Matrix, P
-from microgpt.engines.fused.products import apart, multiply, multiply_bringing, multiply_columns, transpose
+from microgpt.engines.fused.products import apart, copy, multiply, multiply_bringing, multiply_columns, transpose
 from microgpt.engines.fused.update import Weights, coming, part_of, update_rows
 from microgpt.engines.fused.vectors import first, lanes, load, splat
 
@@ -172,6 +172,42 @@ def rows_halves(x: P, ld: int, M: int, n: int, room: P) -> P:
     return room
 
 
+def turn(x: P, ld: int, M: int, N: int, room: P) -> None:
+    """The transpose of x (M, N) as a product along N takes it on its right: in panels, in the room; N whole vectors."""
+    wide = PAIR * lanes(x)
+    for i in range(0, M, wide):
+        width = wide if M - i > lanes(x) else lanes(x)
+        transpose(x + i * ld, ld, room + i * N, width, width, N)
+
+
+def turn_halves(x: P, ld: int, M: int, N: int, room: P) -> None:
+    """In words, which lie behind at first."""
+    once()
+    half, wide = N // 2, PAIR * lanes(x)
+    pairs = room + half * ((M + lanes(x) - 1) // lanes(x) * lanes(x))
+    pair_along(x, ld, pairs, half, M, N)
+    for i in range(0, M, wide):
+        width = wide if M - i > lanes(x) else lanes(x)
+        transpose(pairs + i * half, half, room + i * half, width, width, half)
+
+
+def take_rows(w: P, M: int, N: int, i: int, count: int, room: P) -> None:
+    """Rows i .. i + count of w (M, N), which lies in panels, as a product takes them on its left, in the room."""
+    wide = PAIR * lanes(w)
+    for j in range(0, N, wide):
+        width = min(wide, N - j)
+        for k in range(count):
+            copy(w + (j * M + (i + k) * width), room + (k * N + j), width)
+
+
+def take_rows_halves(w: P, M: int, N: int, i: int, count: int, room: P) -> None:
+    """As words (count, N / 2); N whole panels."""
+    once()
+    wide = PAIR * lanes(w)
+    for j in range(0, N, wide):
+        pair_along(w + (j * M + i * wide), wide, room + j // 2, N // 2, count, wide)
+
+
 def depth(M: int, room: P) -> int:
     """Words, or numbers, that M numbers in the direction of a sum take."""
     return M
@@ -186,6 +222,10 @@ for_room(operand, operand, words=False)
 for_room(operand, operand_halves, words=True)
 for_room(rows, rows, words=False)
 for_room(rows, rows_halves, words=True)
+for_room(turn, turn, words=False)
+for_room(turn, turn_halves, words=True)
+for_room(take_rows, take_rows, words=False)
+for_room(take_rows, take_rows_halves, words=True)
 for_room(depth, depth, words=False)
 for_room(depth, depth_halves, words=True)
 

@@ -8,11 +8,26 @@ from typing import Any
 from microgpt.engines.fused import memory
 from microgpt.engines.fused.building import inline, jit, meet
 from microgpt.engines.fused.compiler import entry
-from microgpt.engines.fused.memory import LINE, NEAR, Bytes, Cache, Doubles, Ints, Operands, P, Rows, Shape, Tokens
+from microgpt.engines.fused.memory import (
+    LINE,
+    NEAR,
+    NEARBY,
+    Bytes,
+    Cache,
+    Doubles,
+    Ints,
+    Operands,
+    P,
+    Rows,
+    Shape,
+    Tokens,
+)
 from microgpt.engines.fused.passes import backward, cross_entropy, forward
 from microgpt.engines.fused.products import add, zero
 from microgpt.engines.fused.update import FEW, MANY, Update, Weights, adam, settled, squares
 from microgpt.engines.fused.vectors import lanes
+
+LONG = 64  # positions from which on a row is worth a product of its own
 
 lay_out = inline(memory.lay_out)
 
@@ -32,6 +47,16 @@ def share_rows(offsets: P, begin: int, end: int, part: int, crew: int) -> int:
     while row < end and (offsets[row] - offsets[begin]) * crew < tokens:
         row += 1
     return row
+
+
+@jit
+def stand_alone(c: Shape, offsets: P, begin: int, end: int) -> bool:
+    """Whether each row is worth a product of its own, and what that gives to attention stays near."""
+    for row in range(begin, end):
+        T = offsets[row + 1] - offsets[row] - 1
+        if T < LONG or 2 * T * c.Dp > NEARBY:
+            return False
+    return True
 
 
 @entry
@@ -61,6 +86,7 @@ def train(
         weight = 1.0 / max(1, count)
         loss, norm = 0.0, 0.0
         adding, turned = False, False
+        alone = stand_alone(c, offsets, begin, end)
         low, stop = begin, end
         if crew > 1:
             low, stop = share_rows(offsets, begin, end, me, crew), share_rows(offsets, begin, end, me + 1, crew)
@@ -77,7 +103,7 @@ def train(
                 high, N, NT = high + 1, N + T, NT + ld
             if N > 0:
                 t = lay_out(c, mine, panels, N, NT, S, W)
-                rows = Rows(tokens, offsets, low, high, begin, learning and c.dropout > 0, seed, first_step + i)
+                rows = Rows(tokens, offsets, low, high, begin, learning and c.dropout > 0, seed, first_step + i, alone)
                 k = Weights(w, wts + c.n * me, turned, high < stop, due, u, dws, m, v)
                 forward(c, k, rows, t, none, cos, sin, ldr, N, NT)
                 turned, due = True, False
@@ -133,7 +159,7 @@ def proceed(
     W = lanes(w)
     NT = (T + W - 1) // W * W
     t = lay_out(c, room, panels, T, NT, S, W)
-    rows = Rows(tokens, span, 0, 1, 0, False, 0, 0)
+    rows = Rows(tokens, span, 0, 1, 0, False, 0, 0, False)
     forward(c, settled(w, wt, True, False), rows, t, Cache(keys, values, ld, past, True), cos, sin, ldr, T, NT)
     for n in range(T):
         for j in range(c.V):

@@ -86,6 +86,7 @@ class Rows(NamedTuple):
     dropping: bool
     seed: int
     step: int
+    alone: bool  # each has a product of its own that makes its queries, keys and values
 
 
 class Cache(NamedTuple):
@@ -131,6 +132,7 @@ class Trace(NamedTuple):
     ds: P
     end: P
     panels: P  # room for the operands of products: turned, or of words where they are of bfloat16s
+    behind: P  # in there, behind those that make a row's queries, keys and values
 
 
 def apart(n: int, W: int) -> int:
@@ -186,9 +188,10 @@ def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> 
     weights = dheads + (4 * D * columns + slack)
     ds = weights + scores
     end = ds + (2 * PAIR * W * QUERIES + S + slack)
+    behind = panels + (3 * D * D + 2 * D * (S + W) + 2 * NEAR)
     return Trace(
         x, x0, r0, n1, r1, qkvy, rq, shifts, inverse, pairs, mix, n2, r2, h, y, r, z, dz, qkv, o, dx, do, dn, a, da,
-        dheads, weights, ds, end, panels,
+        dheads, weights, ds, end, panels, behind,
     )  # fmt: skip
 
 
@@ -288,10 +291,11 @@ def side_size(c: Shape, n: int, slots: int, W: int) -> int:
 
 
 def panels_size(c: Shape, N: int, S: int, W: int) -> int:
-    """Numbers, or words, that the operands of products take: of N positions, or of a head of S."""
+    """Numbers, or words, that the operands of products take: of N positions, or of a row of S."""
     widest, panel = max(c.Fs, c.Qs, c.Vs), PAIR * W
     head = 4 * (c.size + 1) * (S + 2 * W) + panel * (max(S, QUERIES) + W)
-    return max((N + 2) * (widest + c.Fs) + panel * (widest + W) + 2 * NEAR, head)
+    linear = (N + 2) * (widest + c.Fs) + panel * (widest + W) + 2 * NEAR
+    return max(linear, int(lay_out(c, 0, 0, N, N, S, W).behind) + head)
 
 
 def panels(matrix: np.ndarray, rows: int, columns: int, wide: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -12,7 +12,7 @@ from microgpt.engines.fused.activations import activate, activate_back
 from microgpt.engines.fused.attention import attend, attend_back
 from microgpt.engines.fused.building import inline, jit, once
 from microgpt.engines.fused.exponential import LOG2E, exp, exp2
-from microgpt.engines.fused.linear import input_back, linear, linear_back, weights_back
+from microgpt.engines.fused.linear import input_back, linear, linear_back, project, weights_back
 from microgpt.engines.fused.memory import Cache, Matrix, P, Rows, Shape, Trace
 from microgpt.engines.fused.products import add, apart, copy, place, zero
 from microgpt.engines.fused.update import Weights, settled, squares
@@ -128,7 +128,8 @@ def forward(
         fc1, fc2 = Matrix(at + c.fc1, D, F), Matrix(at + c.fc2, F, D)
         n1, mix, n2, h = t.n1 + i * N * c.Ds, t.mix + i * N * c.Ds, t.n2 + i * N * c.Ds, t.h + i * N * c.Fs
         rmsnorm(t.x, n1, t.r1 + i * N, N, c.D, D)
-        linear(n1, k, qkv, wo, t.qkv, N, False, t.panels)
+        if not rows.alone:
+            linear(n1, k, qkv, wo, t.qkv, N, False, t.panels)
         n, column = 0, i * NT
         for row in range(rows.low, rows.high):
             T = rows.offsets[row + 1] - rows.offsets[row] - 1
@@ -140,9 +141,11 @@ def forward(
                     c.size, D, t.qkv + n * c.Qs, heads, t.pairs + column * (W + 1) // 2 * D, mix + n * c.Ds, T
                 )
             else:
+                if rows.alone:
+                    project(n1 + n * c.Ds, k, qkv, wo, heads, ld, T, row > rows.low, rows.high - rows.low > 1, t.panels)
                 attend(
                     c, t, t.qkv + n * c.Qs, heads, ld, past, t.rq + 2 * c.H * column, t.shifts + c.H * column,
-                    t.inverse + c.H * column, mix + n * c.Ds, cos, sin, ldr, T,
+                    t.inverse + c.H * column, mix + n * c.Ds, cos, sin, ldr, T, rows.alone,
                 )  # fmt: skip
             n += T
             column += ld

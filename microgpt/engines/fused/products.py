@@ -44,26 +44,15 @@ def spot(ahead: Coming, tile: int, turns: int, step: int, run: int) -> Any:
     return ahead.four + at, run - within
 
 
-def _product(columns: bool, bringing: bool) -> Function:
-    """A product whose left side lies by rows, or by `columns`: then every number of a tile's column has one address.
+def _product(columns: bool) -> Function:
+    """A product whose left side lies by rows, or by `columns`: then every number of a tile's column has one address."""
 
-    If it is `bringing`, it brings `ahead` nearer, a cache line every other turn, or every turn if the tiles are few.
-    """
-
-    def product(
-        a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool, ahead: Coming
-    ) -> None:
+    def product(a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
         once()
         down, along = (1, lda) if columns else (lda, 1)
         W, wide = lanes(c), PAIR * lanes(c)
         full = M - M % ROWS
         next_w, next_c = wide if ldw else wide * K, wide if ldc else wide * M
-        number = tiles = 0
-        if bringing:
-            line = 64 * W // BYTES
-            step = line // 2 if full // ROWS * (N // wide) * K * line >= 8 * ahead.rows * ahead.run else line
-            run = (ahead.run + step - 1) // step
-            tiles, skip = (4 * ahead.rows * run + K - 1) // K, ahead.apart - (run - 1) * step
         j = 0
         if M == 1:  # one row, as in decoding: many sums at once hide how long one takes
             while j + WIDE * W <= N:
@@ -74,14 +63,7 @@ def _product(columns: bool, bringing: bool) -> Function:
             lw, lc = ldw if ldw else width, ldc if ldc else width
             if width == wide:
                 for i in range(0, full, ROWS):
-                    rows, sums = a + i * down, c + i * lc
-                    if bringing and number < tiles:
-                        at, left = spot(ahead, number, K, step, run)
-                        number += 1
-                        route = at, step, left, run, skip
-                        tile(rows, down, along, w, lw, wide, sums, lc, wide, ROWS, K, PAIR, adding, route)
-                    else:
-                        tile(rows, down, along, w, lw, wide, sums, lc, wide, ROWS, K, PAIR, adding, None)
+                    tile(a + i * down, down, along, w, lw, wide, c + i * lc, lc, wide, ROWS, K, PAIR, adding, None)
                 tile(
                     a + full * down, down, along, w, lw, wide, c + full * lc, lc, wide, M - full, K, PAIR, adding, None
                 )
@@ -97,21 +79,40 @@ def _product(columns: bool, bringing: bool) -> Function:
 # C (M, N) = A (M, K) W (K, N), or added to C, in tiles; N whole vectors. A is (M, lda), or (K, lda) by columns. ld*:
 # from one row to the next, or 0 where W or C lies in panels: of two vectors' columns each, and what is left, one panel
 # after the other, so that what a column of tiles reads lies in one piece.
-_by_rows = _product(columns=False, bringing=False)
-_by_columns = _product(columns=True, bringing=False)
-multiply_bringing = _product(columns=False, bringing=True)
+multiply = _product(columns=False)
+multiply_columns = _product(columns=True)
 
 
-@inline
-def multiply(a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
-    """C = A W."""
-    _by_rows(a, lda, w, ldw, c, ldc, M, K, N, adding, None)
+@jit
+def multiply_bringing(
+    a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool, ahead: Coming
+) -> None:
+    """`multiply` that brings `ahead` nearer: a cache line every other turn, or every turn if the tiles are few.
 
-
-@inline
-def multiply_columns(a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
-    """C = A W with A by columns."""
-    _by_columns(a, lda, w, ldw, c, ldc, M, K, N, adding, None)
+    C lies by rows.
+    """
+    once()
+    W, wide = lanes(c), PAIR * lanes(c)
+    full, whole = M - M % ROWS, N - N % wide
+    line, next_w = 64 * W // BYTES, wide if ldw else wide * K
+    step = line // 2 if full // ROWS * (N // wide) * K * line >= 8 * ahead.rows * ahead.run else line
+    run = (ahead.run + step - 1) // step
+    number, tiles, skip = 0, (4 * ahead.rows * run + K - 1) // K, ahead.apart - (run - 1) * step
+    for j in range(0, whole, wide):
+        panel, lw = w + j // wide * next_w, ldw if ldw else wide
+        for i in range(0, full, ROWS):
+            rows, sums = a + i * lda, c + (i * ldc + j)
+            if number < tiles:
+                at, left = spot(ahead, number, K, step, run)
+                number += 1
+                route = at, step, left, run, skip
+                tile(rows, lda, 1, panel, lw, wide, sums, ldc, wide, ROWS, K, PAIR, adding, route)
+            else:
+                tile(rows, lda, 1, panel, lw, wide, sums, ldc, wide, ROWS, K, PAIR, adding, None)
+    if full < M:
+        multiply(a + full * lda, lda, w, ldw, c + full * ldc, ldc, M - full, K, whole, adding)
+    if whole < N:
+        multiply(a, lda, w + whole // wide * next_w, ldw, c + whole, ldc, M, K, N - whole, adding)
 
 
 @jit

@@ -108,8 +108,9 @@ def tile(
     """C = A W for a tile of C: (rows, vecs whole vectors); C += A W where `add`. K is at least 1.
 
     `down` and `along` are the steps from one number of A to the next in its row's and column's number, so that A may
-    lie either way; ld*: from one row to the next; next_*: from one pair of vectors in a row to the next. `rows`, up to
-    ROWS, may be known only at run time; vecs is literal. Where A and W are words, each holds two bfloat16s: halves.py.
+    lie either way; ld*: from one row to the next; next_*: from one pair of vectors in a row to the next. `rows`, if
+    fewer than ROWS, may be known only at run time; vecs is literal. Where A and W are words, each holds two
+    bfloat16s: halves.py.
 
     With a `route` (at, step, left, run, skip), not None, a cache line of something else comes nearer in each of the K
     turns: at first that of at[0], then that `step` numbers further on; but after `left` turns, and from then on every
@@ -128,7 +129,7 @@ def tile(
             return context.get_dummy_value()
         after = b.append_basic_block("after")
         switch = b.switch(args[9], after)
-        for m in range(1, ROWS + 1):
+        for m in range(1, ROWS):
             block = b.append_basic_block(f"rows{m}")
             switch.add_case(INT(m), block)
             b.position_at_end(block)

@@ -177,7 +177,7 @@ def write(
                     columns = (new + W - 1) // W * W
                     t = lay_out(c, trace, panels, new, columns, S, W)
                     span[1] = new + 1
-                    rows = Rows(seen + past, span, 0, 1, 0, False, 0, 0)
+                    rows = Rows(seen + past, span, 0, 1, 0, False, 0, 0, False)
                     cache = Cache(keys, values, ld, past, True)
                     forward(c, settled(w, wt, True, False), rows, t, cache, cos, sin, ldr, new, columns)
                     past += new
