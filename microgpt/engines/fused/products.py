@@ -87,9 +87,9 @@ multiply_columns = _product(columns=True)
 def multiply_bringing(
     a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool, ahead: Coming
 ) -> None:
-    """`multiply` that brings `ahead` nearer: a cache line every other turn, or every turn if the tiles are few.
+    """`multiply` whose last tiles bring `ahead` nearer: a cache line every other turn, or every turn if they are few.
 
-    C lies by rows.
+    C lies by rows. What the first tiles brought, the others' own lines would drive out again.
     """
     once()
     W, wide = lanes(c), PAIR * lanes(c)
@@ -97,17 +97,19 @@ def multiply_bringing(
     line, next_w = 64 * W // BYTES, wide if ldw else wide * K
     step = line // 2 if full // ROWS * (N // wide) * K * line >= 8 * ahead.rows * ahead.run else line
     run = (ahead.run + step - 1) // step
-    number, tiles, skip = 0, (4 * ahead.rows * run + K - 1) // K, ahead.apart - (run - 1) * step
+    tiles, skip = (4 * ahead.rows * run + K - 1) // K, ahead.apart - (run - 1) * step
+    plain, bringing = max(0, full // ROWS * (N // wide) - tiles), 0
     for j in range(0, whole, wide):
         panel, lw = w + j // wide * next_w, ldw if ldw else wide
         for i in range(0, full, ROWS):
             rows, sums = a + i * lda, c + (i * ldc + j)
-            if number < tiles:
-                at, left = spot(ahead, number, K, step, run)
-                number += 1
+            if plain == 0:
+                at, left = spot(ahead, bringing, K, step, run)
+                bringing += 1
                 route = at, step, left, run, skip
                 tile(rows, lda, 1, panel, lw, wide, sums, ldc, wide, ROWS, K, PAIR, adding, route)
             else:
+                plain -= 1
                 tile(rows, lda, 1, panel, lw, wide, sums, ldc, wide, ROWS, K, PAIR, adding, None)
     if full < M:
         multiply(a + full * lda, lda, w, ldw, c + full * ldc, ldc, M - full, K, whole, adding)
