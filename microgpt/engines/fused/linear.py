@@ -44,27 +44,26 @@ def linear(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool
 
 
 @jit
-def project(x: P, k: Weights, a: Matrix, then: Matrix, y: P, ld: int, T: int, again: bool, keep: bool, room: P) -> None:
+def project(x: P, k: Weights, a: Matrix, then: Matrix, y: P, ld: int, T: int, again: bool, room: P) -> None:
     """y (out, ld) = W x^T of one row x (T, in): positions lie in the lanes, as attention takes them; see linear.
 
-    W's rows stay in the room, to `keep` them for the other rows of a pass, which come `again`.
+    W's rows stay in the room for the other rows of a pass, which come `again`.
     """
     once()
     wide, K = PAIR * lanes(y), depth(a.fan_in, room)
-    part = part_of(a.fan_in, wide)
-    columns = room + (a.fan_out if keep else part) * K
+    columns = room + a.fan_out * K
     turn(x, apart(a.fan_in, lanes(y)), T, a.fan_in, columns)
     if again:
-        large = max(wide, NEARBY // a.fan_in // wide * wide)  # that stays near for all positions
-        for o in range(0, a.fan_out, large):
-            width = min(large, a.fan_out - o)
-            multiply(room + o * K, K, columns, 0, y + o * ld, ld, width, K, ld, False)
-    else:
+        part = max(wide, NEARBY // a.fan_in // wide * wide)  # that stays near for all positions
         for o in range(0, a.fan_out, part):
             width = min(part, a.fan_out - o)
+            multiply(room + o * K, K, columns, 0, y + o * ld, ld, width, K, ld, False)
+    else:
+        part = part_of(a.fan_in, wide)
+        for o in range(0, a.fan_out, part):
+            width, rows = min(part, a.fan_out - o), room + o * K
             if k.due:
                 update_rows(k, a, o, width)
-            rows = room + (o * K if keep else 0)
             take_rows(k.w + a.at, a.fan_out, a.fan_in, o, width, rows)
             more = o + width < a.fan_out
             ahead = coming(k, a, o + width, part) if more else coming(k, then, 0, part_of(then.fan_in, wide))
