@@ -543,7 +543,10 @@ def test_wide_rows_that_lie_apart_train_as_the_manual_pass(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_long_rows_train_as_the_manual_pass(dtype: str) -> None:
-    """A weight's gradient takes 256 positions at a time, of one row or several."""
+    """A weight's gradient takes 256 positions at a time, of one row or several.
+
+    Where both rows are long, each has a product of its own that makes its queries, keys and values.
+    """
     model = Model(vocab_size=30, block_size=300, n_layer=2, n_head=3, n_embd=42, position="rope", activation="gelu")
     trains_as_the_manual_pass(model, (65, 301, 97, 70, 64, 200, 150, 3, 260, 129), dtype)
 

@@ -2,42 +2,26 @@
 
 vectors.py and tiles.py are the vocabulary (vectors, tiles of products), passes.py the functions of manual.py in its
 order, linear.py and attention.py what they are mostly made of, update.py Adam, kernels.py what Python calls: a whole
-block of steps in one compiled call; library.py keeps the compiled code. Here is the engine line: tensors into flat
-vectors, padded to whole registers, and back.
+block of steps in one compiled call; library.py keeps the compiled code, state.py weights and moments. Here is the
+engine line: tensors into flat vectors, padded to whole registers, and back.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from threading import Thread
-from typing import NamedTuple
 
 import numpy as np
 
 from microgpt.config import Model, Optim
 from microgpt.engines.feed import Feed
 from microgpt.engines.fused import library
-from microgpt.engines.fused.memory import (
-    LINE,
-    PAIR,
-    Shape,
-    apart,
-    at,
-    desk_size,
-    empty,
-    fours,
-    panels,
-    panels_size,
-    room_size,
-    side_size,
-    turned,
-)  # fmt: skip
+from microgpt.engines.fused.memory import LINE, PAIR, Shape, apart, desk_size, fours, panels_size, room_size, side_size
+from microgpt.engines.fused.state import PARTS, Place, State, at, empty, turned
 from microgpt.model import Tensors, table
 
 Array = np.ndarray
 ACTIVATIONS = {"relu": 0, "relu2": 1, "gelu": 2}
-PARTS = (("w", ""), ("m", "m."), ("v", "v."))  # of a state, and how their tensors' names begin
 QKV = ("attn_wq", "attn_wk", "attn_wv")
 
 FEWER = 1 << 22  # numbers from which on no two vectors of sequences go side by side, as one stays near
@@ -62,35 +46,6 @@ def rotation(model: Model, width: int, dtype: str) -> tuple[Array, Array]:
     size = model.head_dim
     angle = model.rope_base ** (-2 * np.arange(size // 2) / size)[:, None] * np.arange(width)
     return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
-
-
-class Place(NamedTuple):
-    """Where a tensor lies in a flat vector: rows `first` to first + rows of a matrix (height, width) from `at` on."""
-
-    at: int
-    height: int
-    first: int
-    rows: int
-    columns: int
-    width: int
-    wide: int  # columns of a panel
-
-
-class State:
-    """Weights (out, in) and moments, each one flat vector of padded matrices in panels; see products.py."""
-
-    def __init__(self, n: int, where: dict[str, Place], dtype: str) -> None:
-        self.where = where
-        self.flat = {part: empty(n, dtype) for part, _ in PARTS}
-        self.w, self.m, self.v = (at(part) for part in self.flat.values())
-        self.arranged: dict[str, Array] = {}  # the weights for generation, made once after they were changed
-
-    def parts(self, part: str, name: str) -> Iterator[tuple[slice, Array]]:
-        """A matrix of a flat vector without its padding: columns, and the view (rows, those columns)."""
-        at, height, first, rows, columns, width, wide = self.where[name]
-        for j, panel in panels(self.flat[part][at:], height, width, wide):
-            end = min(columns, j + wide)
-            yield slice(j, end), panel[first : first + rows, : end - j]
 
 
 class Room:

@@ -267,7 +267,7 @@ def attend(
             continue
         attention(
             q + at * ld, ld, k + at * ldk, v + at * ldk, ldk, y + at * ld, shifts + head * ld, inverse + head * ld, t.p,
-            c.size, cache.past, T, t.behind,
+            c.size, cache.past, T, t.head_panels,
         )  # fmt: skip
     zero(y + c.D * ld, (D - c.D) * ld)
     transpose_back(y, ld, mix, c.Ds, T, D)
@@ -287,7 +287,7 @@ def attend_back(
         at = head * c.size * ld
         attention_back(
             dy + at, q + at, k + at, v + at, y + at, ld, shifts + head * ld, inverse + head * ld, t.p, t.ds, dq + at,
-            dk + at, dv + at, c.size, T, t.behind, D * ld,
+            dk + at, dv + at, c.size, T, t.head_panels, D * ld,
         )  # fmt: skip
         if c.qk_norm:
             norm_head_back(dq + at, q + at, ld, rq + 2 * head * ld, c.size, T)

@@ -26,7 +26,7 @@ from microgpt.engines.fused.building import (
     write,
 )
 from microgpt.engines.fused.memory import PAIR, Matrix, P
-from microgpt.engines.fused.products import apart, copy, multiply, multiply_bringing, multiply_columns, transpose
+from microgpt.engines.fused.products import apart, copy, multiply, multiply_bringing, multiply_columns, transpose, turn
 from microgpt.engines.fused.update import Weights, coming, part_of, update_rows
 from microgpt.engines.fused.vectors import first, lanes, load, splat
 
@@ -172,26 +172,20 @@ def rows_halves(x: P, ld: int, M: int, n: int, room: P) -> P:
     return room
 
 
-def turn(x: P, ld: int, M: int, N: int, room: P) -> None:
-    """The transpose of x (M, N) as a product along N takes it on its right: in panels, in the room; N whole vectors."""
-    wide = PAIR * lanes(x)
-    for i in range(0, M, wide):
-        width = wide if M - i > lanes(x) else lanes(x)
-        transpose(x + i * ld, ld, room + i * N, width, width, N)
+def turned_rows(x: P, ld: int, M: int, N: int, room: P) -> None:
+    """Rows (M, N) of x as a product along them takes them on its right: turned, in panels, in the room."""
+    turn(x, ld, room, M, N)
 
 
-def turn_halves(x: P, ld: int, M: int, N: int, room: P) -> None:
-    """In words, which lie behind at first."""
+def turned_rows_halves(x: P, ld: int, M: int, N: int, room: P) -> None:
+    """As words (N / 2, M), which lie behind at first; N whole panels."""
     once()
-    half, wide = N // 2, PAIR * lanes(x)
-    pairs = room + half * ((M + lanes(x) - 1) // lanes(x) * lanes(x))
-    pair_along(x, ld, pairs, half, M, N)
-    for i in range(0, M, wide):
-        width = wide if M - i > lanes(x) else lanes(x)
-        transpose(pairs + i * half, half, room + i * half, width, width, half)
+    half, columns = N // 2, (M + lanes(x) - 1) // lanes(x) * lanes(x)
+    pair_along(x, ld, room + half * columns, half, M, N)
+    turn(room + half * columns, half, room, M, half)
 
 
-def take_rows(w: P, M: int, N: int, i: int, count: int, room: P) -> None:
+def rows_of_panels(w: P, M: int, N: int, i: int, count: int, room: P) -> None:
     """Rows i .. i + count of w (M, N), which lies in panels, as a product takes them on its left, in the room."""
     wide = PAIR * lanes(w)
     for j in range(0, N, wide):
@@ -200,7 +194,7 @@ def take_rows(w: P, M: int, N: int, i: int, count: int, room: P) -> None:
             copy(w + (j * M + (i + k) * width), room + (k * N + j), width)
 
 
-def take_rows_halves(w: P, M: int, N: int, i: int, count: int, room: P) -> None:
+def rows_of_panels_halves(w: P, M: int, N: int, i: int, count: int, room: P) -> None:
     """As words (count, N / 2); N whole panels."""
     once()
     wide = PAIR * lanes(w)
@@ -222,10 +216,10 @@ for_room(operand, operand, words=False)
 for_room(operand, operand_halves, words=True)
 for_room(rows, rows, words=False)
 for_room(rows, rows_halves, words=True)
-for_room(turn, turn, words=False)
-for_room(turn, turn_halves, words=True)
-for_room(take_rows, take_rows, words=False)
-for_room(take_rows, take_rows_halves, words=True)
+for_room(turned_rows, turned_rows, words=False)
+for_room(turned_rows, turned_rows_halves, words=True)
+for_room(rows_of_panels, rows_of_panels, words=False)
+for_room(rows_of_panels, rows_of_panels_halves, words=True)
 for_room(depth, depth, words=False)
 for_room(depth, depth_halves, words=True)
 
@@ -250,8 +244,7 @@ def linear_halves(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, addin
             for i in range(o, o + width, wide):
                 count = min(wide, o + width - i)
                 pair_rows(k.w + a.at, y_room, columns + (i - o) * half, a.fan_out, a.fan_in, i, count)
-            more = o + width < a.fan_out
-            ahead = coming(k, a, o + width, part) if more else coming(k, then, 0, part_of(then.fan_in // 2, wide))
+            ahead = coming(k, a, o + width, part, then, part_of(then.fan_in // 2, wide))
             multiply_bringing(room, ldx, columns, 0, y + o, ldy, N, half, width, adding, ahead)
 
 

@@ -8,8 +8,8 @@ from microgpt.engines.fused.halves import (
     for_room,
     input_back_halves,
     linear_halves,
-    take_rows,
-    turn,
+    rows_of_panels,
+    turned_rows,
     weights_back_halves,
 )
 from microgpt.engines.fused.memory import BLOCK, NEAR, NEARBY, PAIR, Matrix, P
@@ -38,8 +38,7 @@ def linear(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool
             if a.fan_in * a.fan_out <= NEAR:
                 multiply(x, ldx, columns, 0, y + o, ldy, N, a.fan_in, width, adding)
             else:
-                more = o + width < a.fan_out
-                ahead = coming(k, a, o + width, part) if more else coming(k, then, 0, part_of(then.fan_in, wide))
+                ahead = coming(k, a, o + width, part, then, part_of(then.fan_in, wide))
                 multiply_bringing(x, ldx, columns, 0, y + o, ldy, N, a.fan_in, width, adding, ahead)
 
 
@@ -52,21 +51,20 @@ def project(x: P, k: Weights, a: Matrix, then: Matrix, y: P, ld: int, T: int, ag
     once()
     wide, K = PAIR * lanes(y), depth(a.fan_in, room)
     columns = room + a.fan_out * K
-    turn(x, apart(a.fan_in, lanes(y)), T, a.fan_in, columns)
+    turned_rows(x, apart(a.fan_in, lanes(y)), T, a.fan_in, columns)
     if again:
-        part = max(wide, NEARBY // a.fan_in // wide * wide)  # that stays near for all positions
+        part = max(wide, NEARBY // K // wide * wide)  # that stays near for all positions
         for o in range(0, a.fan_out, part):
             width = min(part, a.fan_out - o)
             multiply(room + o * K, K, columns, 0, y + o * ld, ld, width, K, ld, False)
     else:
-        part = part_of(a.fan_in, wide)
+        part = part_of(K, wide)
         for o in range(0, a.fan_out, part):
             width, rows = min(part, a.fan_out - o), room + o * K
             if k.due:
                 update_rows(k, a, o, width)
-            take_rows(k.w + a.at, a.fan_out, a.fan_in, o, width, rows)
-            more = o + width < a.fan_out
-            ahead = coming(k, a, o + width, part) if more else coming(k, then, 0, part_of(then.fan_in, wide))
+            rows_of_panels(k.w + a.at, a.fan_out, a.fan_in, o, width, rows)
+            ahead = coming(k, a, o + width, part, then, part_of(depth(then.fan_in, room), wide))
             multiply_bringing(rows, K, columns, 0, y + o * ld, ld, width, K, ld, False, ahead)
 
 

@@ -7,10 +7,7 @@ product, a norm or a gradient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
-
-import numpy as np
 
 # Pointers: to numbers of the engine's float type, to those or words of two bfloat16s, to int32, int64, float64, uint8.
 P = Any
@@ -132,7 +129,7 @@ class Trace(NamedTuple):
     ds: P
     end: P
     panels: P  # room for the operands of products: turned, or of words where they are of bfloat16s
-    behind: P  # in there, behind those that make a row's queries, keys and values
+    head_panels: P  # those of a head's attention: in there, behind those that make queries, keys and values
 
 
 def apart(n: int, W: int) -> int:
@@ -188,10 +185,10 @@ def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> 
     weights = dheads + (4 * D * columns + slack)
     ds = weights + scores
     end = ds + (2 * PAIR * W * QUERIES + S + slack)
-    behind = panels + (3 * D * D + 2 * D * (S + W) + 2 * NEAR)
+    head_panels = panels + (3 * D * D + 2 * D * (S + W) + 2 * NEAR)
     return Trace(
         x, x0, r0, n1, r1, qkvy, rq, shifts, inverse, pairs, mix, n2, r2, h, y, r, z, dz, qkv, o, dx, do, dn, a, da,
-        dheads, weights, ds, end, panels, behind,
+        dheads, weights, ds, end, panels, head_panels,
     )  # fmt: skip
 
 
@@ -295,59 +292,4 @@ def panels_size(c: Shape, N: int, S: int, W: int) -> int:
     widest, panel = max(c.Fs, c.Qs, c.Vs), PAIR * W
     head = 4 * (c.size + 1) * (S + 2 * W) + panel * (max(S, QUERIES) + W)
     linear = (N + 2) * (widest + c.Fs) + panel * (widest + W) + 2 * NEAR
-    return max(linear, int(lay_out(c, 0, 0, N, N, S, W).behind) + head)
-
-
-def panels(matrix: np.ndarray, rows: int, columns: int, wide: int) -> Iterator[tuple[int, np.ndarray]]:
-    """A flat (rows, columns) matrix that lies in panels: the first column of each, and its view (rows, width)."""
-    for j in range(0, columns, wide):
-        width = min(wide, columns - j)
-        yield j, matrix[j * rows : j * rows + rows * width].reshape(rows, width)
-
-
-def matrices(c: Shape) -> Iterator[tuple[int, int, int]]:
-    """Where each matrix begins, its rows and columns; queries, keys and values are one."""
-    D, F = c.Dp, c.Fp
-    yield from ((at, c.Vp, D) for at in sorted({c.wte, c.head}))
-    if c.learned:
-        yield c.wpe, c.block, D
-    for i in range(c.layers):
-        at = c.layer + i * c.step
-        yield from ((at, 3 * D, D), (at + c.wo, D, D), (at + c.fc1, F, D), (at + c.fc2, D, F))
-
-
-# What generation uses often is arranged once; in NumPy, so that it need not be compiled.
-
-
-def turned(c: Shape, w: np.ndarray, W: int, words: bool) -> np.ndarray:
-    """w with every matrix (out, in) as (in, out), or as (in / 2, out) words of two bfloat16s where it began."""
-    wide, wt = PAIR * W, empty(c.n, w.dtype)
-    for at, fan_out, fan_in in matrices(c):
-        for j, part in panels(w[at:], fan_out, fan_in, wide):
-            for i, place in panels(wt[at:], fan_in // (1 + words), fan_out, wide):
-                block = part[i : i + place.shape[1]].T
-                if words:
-                    place[j // 2 : (j + len(block)) // 2] = pair_rows(block)
-                else:
-                    place[j : j + len(block)] = block
-    return wt
-
-
-def pair_rows(x: np.ndarray) -> np.ndarray:
-    """Words of neighbours in the columns of x (rows, columns), each rounded to the nearest bfloat16."""
-    bits = np.ascontiguousarray(x).view(np.uint32)
-    bits = bits + 0x7FFF + (bits >> 16 & 1)
-    return (bits[::2] >> 16 | bits[1::2] & 0xFFFF0000).view(np.float32)
-
-
-def empty(n: int, dtype: Any) -> np.ndarray:
-    """n zeros that begin at a cache line."""
-    raw = np.zeros(n * np.dtype(dtype).itemsize + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + n * np.dtype(dtype).itemsize].view(dtype)
-
-
-def at(array: np.ndarray) -> int:
-    """The address of a contiguous array's first number. The caller keeps the array alive."""
-    address: int = array.__array_interface__["data"][0]
-    return address
+    return max(linear, int(lay_out(c, 0, 0, N, N, S, W).head_panels) + head)

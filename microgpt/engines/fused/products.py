@@ -130,6 +130,16 @@ def turn_rows(w: P, y: P, M: int, N: int, i: int, count: int) -> None:
 
 
 @jit
+def turn(x: P, ldx: int, y: P, M: int, N: int) -> None:
+    """y (N, M) = x^T, in panels; N whole vectors, x is read up to the next whole vector of M."""
+    once()
+    W, wide = lanes(x), PAIR * lanes(x)
+    for i in range(0, M, wide):
+        width = wide if M - i > W else W
+        transpose(x + i * ldx, ldx, y + i * N, width, width, N)
+
+
+@jit
 def transpose(x: P, ldx: int, y: P, ldy: int, M: int, N: int) -> None:
     """y (N, M) = x^T. N whole vectors; x is read, and y's rows are written, up to the next whole vector of M."""
     once()

@@ -107,9 +107,14 @@ def update_rows(k: Weights, a: Matrix, o: int, count: int) -> None:
 
 
 @jit
-def coming(k: Weights, a: Matrix, o: int, count: int) -> Coming:
-    """What is read of rows o .. o + count of a matrix: what an update takes, or w alone."""
+def coming(k: Weights, a: Matrix, o: int, count: int, then: Matrix, first: int) -> Coming:
+    """What is read of rows o .. o + count of a matrix, or behind its end of the first rows of the one that follows.
+
+    That is what an update takes, or w alone.
+    """
     wide = PAIR * lanes(k.w)
+    if o >= a.fan_out:
+        a, o, count = then, 0, first
     at, panels, run, apart = a.at + o * wide, a.fan_in // wide, min(count, a.fan_out - o) * wide, a.fan_out * wide
     if k.due:
         return Coming(k.w + at, k.g + at, k.m + at, k.v + at, panels, run, apart)
