@@ -16,14 +16,14 @@ from typing import Any, get_type_hints
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import config
 from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
 from microgpt.engines.fused import image
-from microgpt.engines.fused.building import BYTES, has_bfloat16, machine
+from microgpt.engines.fused.building import BYTES, has_bfloat16, machine, translated
 from microgpt.engines.fused.library import Code, Kernels
 from microgpt.engines.fused.memory import Shape
 from microgpt.engines.libraries import Told
@@ -162,7 +162,7 @@ def _kind(word: str, number: Any, words: bool) -> Any:
 
 def _add(library: Part, function: Callable[..., Any], kinds: list[Any]) -> str:
     """Translate a kernel, and a C function of its name that takes the address of its arguments; returns their form."""
-    dispatcher = njit(function, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    dispatcher = translated(function)
     dispatcher.compile(tuple(kinds))
     found = dispatcher.overloads[tuple(kinds)]
     context = found.target_context
