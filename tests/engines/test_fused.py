@@ -78,11 +78,12 @@ def test_products_of_every_number_of_rows(dtype: str, columns: bool, adding: boo
 
 @numba.njit
 def _bringing(
-    a: Any, lda: int, w: Any, c: Any, ldc: int, M: int, K: int, N: int, add: bool, x: Any, rows: int, run: int, far: int
+    a: Any, lda: int, w: Any, ldw: int, c: Any, M: int, K: int, N: int, x: Any, rows: int, run: int, apart: int
 ) -> None:
     p = v.pointer(x)
-    ahead = products.Coming(p, p, p, p, rows, run, far)
-    products.multiply_bringing(v.pointer(a), lda, v.pointer(w), N, v.pointer(c), ldc, M, K, N, add, ahead)
+    ahead = products.Coming(p, p, p, p, rows, run, apart)
+    far = ldw == 0
+    products.multiply_bringing(v.pointer(a), lda, v.pointer(w), ldw, v.pointer(c), N, M, K, N, True, far, ahead)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -93,10 +94,11 @@ def test_a_product_is_the_same_whatever_it_brings_nearer(dtype: str) -> None:
         a, w, c = random(M, K + 2, dtype=dtype), random(K, N, dtype=dtype), random(M, N, dtype=dtype)
         want = c.copy()
         _products(False, a.ravel(), K + 2, w.ravel(), N, want.ravel(), N, M, K, N, True)
-        for rows, run, far in ((0, 0, 0), (3, 5, 7), (100, 300, 1 << 40)):
-            got = c.copy()
-            _bringing(a.ravel(), K + 2, w.ravel(), got.ravel(), N, M, K, N, True, a.ravel(), rows, run, far)
-            np.testing.assert_array_equal(got, want)
+        for rows, run, apart in ((0, 0, 0), (3, 5, 7), (100, 300, 1 << 40)):
+            for right, ldw in ((w.ravel(), N), (in_panels(w), 0)):  # of panels each brings the next one too
+                got = c.copy()
+                _bringing(a.ravel(), K + 2, right, ldw, got.ravel(), M, K, N, a.ravel(), rows, run, apart)
+                np.testing.assert_array_equal(got, want)
 
 
 @numba.njit

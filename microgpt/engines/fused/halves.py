@@ -16,6 +16,7 @@ from numba.extending import overload
 from microgpt.engines.fused.building import (
     I32,
     Function,
+    Pipeline,
     Vector,
     builder,
     jit,
@@ -26,7 +27,16 @@ from microgpt.engines.fused.building import (
     write,
 )
 from microgpt.engines.fused.memory import PAIR, Matrix, P
-from microgpt.engines.fused.products import apart, copy, multiply, multiply_bringing, multiply_columns, transpose, turn
+from microgpt.engines.fused.products import (
+    apart,
+    copy,
+    multiply,
+    multiply_bringing,
+    multiply_columns,
+    quarters,
+    transpose,
+    turn,
+)
 from microgpt.engines.fused.update import Weights, coming, part_of, update_rows
 from microgpt.engines.fused.vectors import first, lanes, load, splat
 
@@ -41,7 +51,7 @@ def for_room(name: Function, function: Function, *, words: bool) -> None:
         return function if (given[-1].dtype == types.uint32) == words else None
 
     choose.__signature__ = inspect.signature(name)  # type: ignore[attr-defined]
-    overload(name, jit_options={"error_model": "numpy", "forceinline": not words})(choose)
+    overload(name, jit_options={"error_model": "numpy", "forceinline": not words, "pipeline_class": Pipeline})(choose)
 
 
 @builder
@@ -245,7 +255,7 @@ def linear_halves(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, addin
                 count = min(wide, o + width - i)
                 pair_rows(k.w + a.at, y_room, columns + (i - o) * half, a.fan_out, a.fan_in, i, count)
             ahead = coming(k, a, o + width, part, then, part_of(then.fan_in // 2, wide))
-            multiply_bringing(room, ldx, columns, 0, y + o, ldy, N, half, width, adding, ahead)
+            multiply_bringing(room, ldx, columns, 0, y + o, ldy, N, half, width, adding, False, ahead)
 
 
 def weights_back_halves(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
@@ -265,8 +275,10 @@ def input_back_halves(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, x: 
     once()
     W, out, wide = lanes(dx), fan_out // 2, PAIR * lanes(dx)
     a, lda = room, apart(out, W)
-    b = a + (N * lda + wide)
+    b, panel = a + (N * lda + wide), fan_out * wide
     pair_along(dy, apart(fan_out, W), a, lda, N, fan_out)
     for j in range(0, fan_in, wide):
         pair_panel(w + j * fan_out, wide, b, fan_out)
-        multiply(a, lda, b, wide, dx + j, apart(fan_in, W), N, out, wide, False)
+        following = w + min(j + wide, fan_in - wide) * fan_out
+        ahead = quarters(following, 4, panel // 4, panel // 4)
+        multiply_bringing(a, lda, b, wide, dx + j, apart(fan_in, W), N, out, wide, False, False, ahead)

@@ -13,7 +13,7 @@ from microgpt.engines.fused.halves import (
     weights_back_halves,
 )
 from microgpt.engines.fused.memory import BLOCK, NEAR, NEARBY, PAIR, Matrix, P
-from microgpt.engines.fused.products import Coming, apart, multiply, multiply_bringing, multiply_columns, turn_rows
+from microgpt.engines.fused.products import apart, multiply, multiply_bringing, multiply_columns, quarters, turn_rows
 from microgpt.engines.fused.update import Weights, coming, part_of, update_rows
 from microgpt.engines.fused.vectors import lanes
 
@@ -39,7 +39,7 @@ def linear(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool
                 multiply(x, ldx, columns, 0, y + o, ldy, N, a.fan_in, width, adding)
             else:
                 ahead = coming(k, a, o + width, part, then, part_of(then.fan_in, wide))
-                multiply_bringing(x, ldx, columns, 0, y + o, ldy, N, a.fan_in, width, adding, ahead)
+                multiply_bringing(x, ldx, columns, 0, y + o, ldy, N, a.fan_in, width, adding, False, ahead)
 
 
 @jit
@@ -65,7 +65,7 @@ def project(x: P, k: Weights, a: Matrix, then: Matrix, y: P, ld: int, T: int, ag
                 update_rows(k, a, o, width)
             rows_of_panels(k.w + a.at, a.fan_out, a.fan_in, o, width, rows)
             ahead = coming(k, a, o + width, part, then, part_of(depth(then.fan_in, room), wide))
-            multiply_bringing(rows, K, columns, 0, y + o * ld, ld, width, K, ld, False, ahead)
+            multiply_bringing(rows, K, columns, 0, y + o * ld, ld, width, K, ld, False, False, ahead)
 
 
 def weights_back(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
@@ -87,14 +87,13 @@ def by_blocks(dy: P, ldy: int, x: P, ldx: int, dw: P, N: int, fan_in: int, fan_o
 
 
 def input_back(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, x: P, room: P) -> None:
-    """dx = dy W. Meanwhile x (N, in) comes nearer."""
+    """dx = dy W. Meanwhile W comes nearer, and x (N, in)."""
     ldy, ldx = apart(fan_out, lanes(dy)), apart(fan_in, lanes(dy))
     if N * fan_in <= NEAR:
         multiply(dy, ldy, w, 0, dx, ldx, N, fan_out, fan_in, False)
     else:
-        rows = min(N, NEARBY // fan_in) // 4
-        ahead = Coming(x, x + rows * ldx, x + 2 * rows * ldx, x + 3 * rows * ldx, rows, fan_in, ldx)
-        multiply_bringing(dy, ldy, w, 0, dx, ldx, N, fan_out, fan_in, False, ahead)
+        ahead = quarters(x, min(N, NEARBY // fan_in), fan_in, ldx)
+        multiply_bringing(dy, ldy, w, 0, dx, ldx, N, fan_out, fan_in, False, True, ahead)
 
 
 for_room(linear, linear, words=False)

@@ -8,7 +8,7 @@ from microgpt.engines.fused import memory
 from microgpt.engines.fused.building import BYTES, Function, inline, jit, once
 from microgpt.engines.fused.memory import PAIR, P
 from microgpt.engines.fused.tiles import ROWS, WIDE, tile, transpose_block
-from microgpt.engines.fused.vectors import lanes, load, splat, store
+from microgpt.engines.fused.vectors import lanes, load, numbers, splat, store
 
 apart = inline(memory.apart)
 place = inline(memory.place)
@@ -24,6 +24,14 @@ class Coming(NamedTuple):
     rows: int
     run: int  # numbers of a row
     apart: int  # from one row to the next
+
+
+@jit
+def quarters(x: P, rows: int, run: int, apart: int) -> Coming:
+    """A matrix x in four parts of rows; up to three rows are left out."""
+    rows //= 4
+    part = rows * apart
+    return Coming(x, x + part, x + 2 * part, x + 3 * part, rows, run, apart)
 
 
 @jit
@@ -85,36 +93,44 @@ multiply_columns = _product(columns=True)
 
 @jit
 def multiply_bringing(
-    a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool, ahead: Coming
+    a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool, far: bool, ahead: Coming
 ) -> None:
     """`multiply` whose last tiles bring `ahead` nearer: a cache line every other turn, or every turn if they are few.
 
-    C lies by rows. What the first tiles brought, the others' own lines would drive out again.
+    C lies by rows. What the first tiles brought, the others' own lines would drive out again. Where W itself is
+    `far`, in panels, the last tiles of each of them bring the next one.
     """
     once()
     W, wide = lanes(c), PAIR * lanes(c)
-    full, whole = M - M % ROWS, N - N % wide
+    height, panels = M // ROWS, N // wide
     line, next_w = 64 * W // BYTES, wide if ldw else wide * K
-    step = line // 2 if full // ROWS * (N // wide) * K * line >= 8 * ahead.rows * ahead.run else line
+    own = min(height, 2 * wide // line) if far else 0  # tiles that bring the next panel
+    step = line // 2 if height * panels * K * line >= 8 * ahead.rows * ahead.run else line
     run = (ahead.run + step - 1) // step
     tiles, skip = (4 * ahead.rows * run + K - 1) // K, ahead.apart - (run - 1) * step
-    plain, bringing = max(0, full // ROWS * (N // wide) - tiles), 0
-    for j in range(0, whole, wide):
-        panel, lw = w + j // wide * next_w, ldw if ldw else wide
-        for i in range(0, full, ROWS):
-            rows, sums = a + i * lda, c + (i * ldc + j)
-            if plain == 0:
-                at, left = spot(ahead, bringing, K, step, run)
-                bringing += 1
-                route = at, step, left, run, skip
-                tile(rows, lda, 1, panel, lw, wide, sums, ldc, wide, ROWS, K, PAIR, adding, route)
-            else:
+    plain, bringing = max(0, (height - own) * panels + own - tiles), 0
+    for j in range(panels):
+        panel, lw = w + j * next_w, ldw if ldw else wide
+        for i in range(height):
+            rows, sums = a + i * ROWS * lda, c + (i * ROWS * ldc + j * wide)
+            onward = i >= height - own and j + 1 < panels
+            if plain > 0 and not onward:
                 plain -= 1
                 tile(rows, lda, 1, panel, lw, wide, sums, ldc, wide, ROWS, K, PAIR, adding, None)
+            else:
+                if onward:
+                    at, left = numbers(panel, ahead.one) + (next_w + (i + own - height) * K * (line // 2)), K
+                    route = at, line // 2, left, left, line // 2
+                else:
+                    at, left = spot(ahead, bringing, K, step, run)
+                    bringing += 1
+                    route = at, step, left, run, skip
+                tile(rows, lda, 1, panel, lw, wide, sums, ldc, wide, ROWS, K, PAIR, adding, route)
+    full, whole = height * ROWS, panels * wide
     if full < M:
         multiply(a + full * lda, lda, w, ldw, c + full * ldc, ldc, M - full, K, whole, adding)
     if whole < N:
-        multiply(a, lda, w + whole // wide * next_w, ldw, c + whole, ldc, M, K, N - whole, adding)
+        multiply(a, lda, w + panels * next_w, ldw, c + whole, ldc, M, K, N - whole, adding)
 
 
 @jit

@@ -221,7 +221,7 @@ def proceed_all(
         )  # fmt: skip
         rmsnorm(d.x, d.y, d.r, n, c.D, D)
         ahead = two_heads(values + low * FOUR, a_value, c.size // (2 * FOUR), run * FOUR, slots * W * FOUR)
-        multiply_bringing(d.y, c.Ds, lw, 0, d.qkv, c.Qs, n, D, 3 * D, False, ahead)
+        multiply_bringing(d.y, c.Ds, lw, 0, d.qkv, c.Qs, n, D, 3 * D, False, False, ahead)
         transpose(d.qkv, c.Qs, d.heads, n, n, 3 * D)
         for head in range(c.H):
             q = d.heads + head * c.size * n
@@ -242,7 +242,7 @@ def proceed_all(
         multiply(d.y, c.Ds, lw + c.fc1, 0, d.h, c.Fs, n, D, F, False)
         activate(c.activation, d.h, d.h, n * c.Fs)
         ahead = two_heads(next_keys + low * c.size, a_key, 1, run * c.size // 2, run * c.size // 2)
-        multiply_bringing(d.h, c.Fs, lw + c.fc2, 0, d.x, c.Ds, n, F, D, True, ahead)
+        multiply_bringing(d.h, c.Fs, lw + c.fc2, 0, d.x, c.Ds, n, F, D, True, False, ahead)
     if c.final_norm:
         rmsnorm(d.x, d.x, d.r, n, c.D, D)
     multiply(d.x, c.Ds, wt + c.head, 0, d.z, c.Vs, n, D, c.Vp, False)

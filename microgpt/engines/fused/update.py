@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from microgpt.engines.fused.building import inline, jit, once
 from microgpt.engines.fused.memory import NEAR, PAIR, Matrix, P
-from microgpt.engines.fused.products import Coming
+from microgpt.engines.fused.products import Coming, quarters
 from microgpt.engines.fused.vectors import fma, inverse, lanes, load, splat, sqrt, store, total
 
 
@@ -118,5 +118,4 @@ def coming(k: Weights, a: Matrix, o: int, count: int, then: Matrix, first: int) 
     at, panels, run, apart = a.at + o * wide, a.fan_in // wide, min(count, a.fan_out - o) * wide, a.fan_out * wide
     if k.due:
         return Coming(k.w + at, k.g + at, k.m + at, k.v + at, panels, run, apart)
-    quarter, w = panels // 4, k.w + at
-    return Coming(w, w + quarter * apart, w + 2 * quarter * apart, w + 3 * quarter * apart, quarter, run, apart)
+    return quarters(k.w + at, panels, run, apart)

@@ -106,6 +106,16 @@ def lanes(typing: Any, p: Any) -> Any:
 
 
 @builder
+def numbers(typing: Any, p: Any, like: Any) -> Any:
+    """The address p, of what `like` points to."""
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return b.bitcast(args[0], args[1].type)
+
+    return like(p, like), emit
+
+
+@builder
 def load(typing: Any, p: Any, i: Any) -> Any:
     """The vector at p[i:], which need not be aligned."""
 
