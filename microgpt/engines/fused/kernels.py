@@ -51,12 +51,12 @@ def share_rows(offsets: P, begin: int, end: int, part: int, crew: int) -> int:
 
 @jit
 def stand_alone(c: Shape, offsets: P, begin: int, end: int) -> bool:
-    """Whether there are several rows, each worth a product of its own that gives attention what stays near."""
+    """Whether every row is worth a product of its own that gives attention what stays near."""
     for row in range(begin, end):
         T = offsets[row + 1] - offsets[row] - 1
         if T < LONG or 2 * T * c.Dp > NEARBY:
             return False
-    return end - begin > 1
+    return True
 
 
 @entry

@@ -43,10 +43,10 @@ def linear(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool
 
 
 @jit
-def project(x: P, k: Weights, a: Matrix, then: Matrix, y: P, ld: int, T: int, again: bool, room: P) -> None:
+def project(x: P, k: Weights, a: Matrix, then: Matrix, y: P, ld: int, T: int, again: bool, more: bool, room: P) -> None:
     """y (out, ld) = W x^T of one row x (T, in): positions lie in the lanes, as attention takes them; see linear.
 
-    W's rows stay in the room for the other rows of a pass, which come `again`.
+    W's rows stay in the room where `more` rows of the pass come, for which they lie there `again`.
     """
     once()
     wide, K = PAIR * lanes(y), depth(a.fan_in, room)
@@ -60,7 +60,7 @@ def project(x: P, k: Weights, a: Matrix, then: Matrix, y: P, ld: int, T: int, ag
     else:
         part = part_of(K, wide)
         for o in range(0, a.fan_out, part):
-            width, rows = min(part, a.fan_out - o), room + o * K
+            width, rows = min(part, a.fan_out - o), room + o * K if more else room
             if k.due:
                 update_rows(k, a, o, width)
             rows_of_panels(k.w + a.at, a.fan_out, a.fan_in, o, width, rows)

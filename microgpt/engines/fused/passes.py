@@ -142,7 +142,7 @@ def forward(
                 )
             else:
                 if rows.alone:
-                    project(n1 + n * c.Ds, k, qkv, wo, heads, ld, T, row > rows.low, t.panels)
+                    project(n1 + n * c.Ds, k, qkv, wo, heads, ld, T, row > rows.low, row + 1 < rows.high, t.panels)
                 attend(
                     c, t, t.qkv + n * c.Qs, heads, ld, past, t.rq + 2 * c.H * column, t.shifts + c.H * column,
                     t.inverse + c.H * column, mix + n * c.Ds, cos, sin, ldr, T, rows.alone,
