@@ -518,7 +518,7 @@ def test_a_step_that_is_not_finite_leaves_the_one_before_it_whole() -> None:
 
 
 def trains_as_the_manual_pass(model: Model, lengths: tuple[int, ...], dtype: str) -> None:
-    """Two rows a step of so many tokens each, the gradient clipped by its norm."""
+    """Two rows a step of so many tokens each, the last alone if they are odd; the gradient clipped by its norm."""
     rng = Random(0)
     feed = pack([[rng.randrange(model.vocab) for _ in range(n)] for n in lengths], rows_a_step=2)
     trained = []
@@ -547,10 +547,10 @@ def test_wide_rows_that_lie_apart_train_as_the_manual_pass(dtype: str) -> None:
 def test_long_rows_train_as_the_manual_pass(dtype: str) -> None:
     """A weight's gradient takes 256 positions at a time, of one row or several.
 
-    Where both rows are long, each has a product of its own that makes its queries, keys and values.
+    Where all rows of a step are long, or its one, each has a product of its own for queries, keys and values.
     """
     model = Model(vocab_size=30, block_size=300, n_layer=2, n_head=3, n_embd=42, position="rope", activation="gelu")
-    trains_as_the_manual_pass(model, (65, 301, 97, 70, 64, 200, 150, 3, 260, 129), dtype)
+    trains_as_the_manual_pass(model, (65, 301, 97, 70, 64, 200, 150, 3, 260, 129, 131), dtype)
 
 
 @pytest.mark.parametrize("threads", [2, 3])
