@@ -39,8 +39,8 @@ def export(
     run
         A run, checkpoint or exported folder.
     to
-        safetensors (our folder without training state), json (kgx), moonbase (muchq), hf (transformers), gguf
-        (llama.cpp), onnx (ONNX Runtime) or html (one page that runs the model).
+        safetensors (our folder without training state), json (kgx), moonbase (muchq), hf (transformers),
+        gguf (llama.cpp), onnx (ONNX Runtime) or html (one page that runs the model).
     out
         The file or folder to write (default: the model's name, here).
     half
