@@ -100,10 +100,8 @@ def tokens(
         fresh = np.array([token], dtype=np.int32)
 
 
-AHEAD = 1 << 16  # numbers drawn for one call of an engine that writes whole sequences
-
-
-SHORT = 0.1  # seconds; calls that take less write twice as many sequences the next time
+AHEAD = 1 << 16  # numbers that one call of an engine that writes whole sequences can take
+SHORT = 0.1  # seconds; calls that take less write four times as many sequences the next time
 
 
 def sequences(
@@ -118,20 +116,21 @@ def sequences(
     if write is None:
         yield from (tokens(engine, state, prompt, room, sampling, rng, stop) for _ in range(n))
         return
-    count = 1
+    count, each = 1, float(most)  # sequences of a call, and the numbers that one takes
     while n > 0:
         began, count = time.perf_counter(), min(n, count)
-        start = rng.getstate()
-        uniform = twister_of(rng).random_sample(count * most)
+        twister, spare = twister_of(rng), rng.getstate()[2]
+        here = twister.get_state()
+        uniform = twister.random_sample(most + int(count * each))
         found, ends, used = write(state, *_alike(prompt, count), room, sampling.temperature, uniform, stop)
-        if time.perf_counter() - began < SHORT:
-            count = min(2 * count, max(1, AHEAD // most))
-        twister = twister_of(rng)
+        twister.set_state(here)
         twister.random_sample(used)
-        hand_back(rng, twister, start[2])
+        hand_back(rng, twister, spare)
         written, places = found.tolist(), ends.tolist()
+        n, each = n - len(places) + 1, used / (len(places) - 1)
+        if time.perf_counter() - began < SHORT:
+            count = min(4 * count, max(1, AHEAD // most))
         yield from (written[a:b] for a, b in itertools.pairwise(places))
-        n -= len(places) - 1
 
 
 def streams(
