@@ -55,12 +55,14 @@ class Documents:
             yield from (self.held[i : i + 50_000] for i in range(0, len(self.held), 50_000))
             return
         self.tally, self.rejects = Counter(), []
+        alone = self.data.packing == "rows" and not self.data.trailing_bos  # BOS of no text, which predicts nothing
+        drops = self.data.drop_empty or alone
         for source in self.sources:
             for batch in self._split(source):
                 texts = self._healthy(source, batch) if self.data.skip_bad else batch[1]
                 empty = texts.count("")
-                self.tally["empty documents " + ("dropped" if self.data.drop_empty else "kept")] += empty
-                yield list(filter(None, texts)) if empty and self.data.drop_empty else texts
+                self.tally["empty documents " + ("dropped" if drops else "kept")] += empty
+                yield list(filter(None, texts)) if empty and drops else texts
         self.tally["rejects left out (--skip-bad); they are listed in rejects.jsonl"] += len(self.rejects)
 
     def hold(self, limit: int) -> bool:

@@ -28,8 +28,11 @@ def test_lines_are_stripped_and_empty_ones_dropped(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", " one \n\n two\n\t\nthree")
     assert texts(path) == ["one", "two", "three"]
     assert texts(path, drop_empty=False) == ["one", "", "two", "", "three"]
-    found = read_documents(Data(path=str(path)))
-    assert found.notes == [f"{path}: empty documents dropped: 2"]
+    assert texts(path, drop_empty=False, packing="joined", trailing_bos=False) == ["one", "", "two", "", "three"]
+    for kept in (True, False):  # BOS alone predicts nothing
+        data = Data(path=str(path), drop_empty=not kept, trailing_bos=not kept)
+        assert read_documents(data).notes == [f"{path}: empty documents dropped: 2"]
+        assert texts(path, drop_empty=not kept, trailing_bos=not kept) == ["one", "two", "three"]
 
 
 def test_paragraphs_keep_their_lines(tmp_path: Path) -> None:
