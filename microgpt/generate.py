@@ -100,6 +100,16 @@ def tokens(
         fresh = np.array([token], dtype=np.int32)
 
 
+EXTREME = 1e6  # temperatures beyond it, and below its inverse, are drawn token by token, where nothing overflows
+
+
+def _door(engine: Engine, sampling: Sampling) -> Any:
+    """The engine's way to write whole sequences, where it has one for this sampling."""
+    heat = sampling.temperature
+    usual = heat == 0 or 1 / EXTREME <= heat <= EXTREME
+    return engine.write if usual and sampling == Sampling(heat) else None
+
+
 AHEAD = 1 << 16  # numbers that one call of an engine that writes whole sequences can take
 SHORT = 0.1  # seconds; calls that take less write four times as many sequences the next time
 
@@ -112,7 +122,7 @@ def sequences(
     Take each whole before the next, and all of them: `rng` may be ahead of what was handed out.
     """
     most = room + 1 - len(prompt)
-    write = engine.write if most > 0 and sampling == Sampling(sampling.temperature) else None
+    write = _door(engine, sampling) if most > 0 else None
     if write is None:
         yield from (tokens(engine, state, prompt, room, sampling, rng, stop) for _ in range(n))
         return
@@ -142,8 +152,8 @@ def streams(
     its number and the room alone, not on its neighbours.
     """
     uniform = np.random.Generator(np.random.Philox(key=seed)).random((n, room))
-    if engine.write is not None and sampling == Sampling(sampling.temperature):
-        found, ends, _ = engine.write(state, *_alike(prompt, n), room, sampling.temperature, uniform, stop)
+    if n and (write := _door(engine, sampling)):
+        found, ends, _ = write(state, *_alike(prompt, n), room, sampling.temperature, uniform, stop)
         return found, ends
     each = [list(tokens(engine, state, prompt, room, sampling, _Given(row), stop)) for row in uniform]
     flat = np.array([token for sequence in each for token in sequence], dtype=np.int32)

@@ -505,6 +505,17 @@ def test_an_update_that_waits_is_the_update(dtype: str, tied: bool) -> None:
             np.testing.assert_array_equal(e.dump(together)[name], want)
 
 
+def test_a_last_pass_without_positions_takes_nothing_from_the_norm() -> None:
+    e = engine("fused")(LARGE, Optim(clip_norm=0.01, eps=0.01), dtype="float64", threads=1)
+    row, alone = [3, 1, 4, 1, 5], replace(pack([[3, 1, 4, 1, 5]]), rows_a_pass=1)
+    beside = replace(alone, tokens=np.array([*row, 9]), offsets=np.array([0, 5, 6]), steps=np.array([0, 2]))
+    beside = replace(beside, scored=np.append(alone.scored, False))
+    found = [e.dump(e.train(e.load(first_values(LARGE, Random(1))), feed, np.ones(1))[0]) for feed in (alone, beside)]
+    assert np.sqrt(sum(np.square(m).sum() for name, m in found[0].items() if name.startswith("m."))) <= 0.01
+    for name, want in found[0].items():
+        np.testing.assert_allclose(found[1][name], want, rtol=1e-9, atol=1e-15)
+
+
 def test_a_step_that_is_not_finite_leaves_the_one_before_it_whole() -> None:
     e = engine("fused")(LARGE, Optim(), threads=1)
     feed = pack([[Random(i).randrange(50) for _ in range(20)] for i in range(4)])
@@ -567,3 +578,40 @@ def test_threads_agree_with_one_and_with_themselves(threads: int) -> None:
     for one, ours, again in zip(trained(1), trained(threads), trained(threads), strict=True):
         np.testing.assert_array_equal(ours, again)
         np.testing.assert_allclose(ours, one, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("position", ["rope", "learned"])
+def test_attention_of_huge_scores_is_that_of_the_largest(position: str, dtype: str) -> None:
+    model = Model(vocab_size=7, block_size=40, n_layer=1, n_head=2, n_embd=8, init_std=0.3, position=position)
+    given = first_values(model, Random(1))
+    given["layer0.attn_wq"] *= 1e11
+    given["layer0.attn_wk"] *= 1e11
+    feed = pack([[Random(i).randrange(7) for i in range(n)] for n in (7, 41)], rows_a_step=2)
+    losses = []
+    for name in ("fused", "manual"):
+        e = engine(name)(model, Optim(), dtype=dtype)
+        losses += [e.loss(e.load(given), feed), e.train(e.load(given), feed, np.zeros(1))[1]]
+    np.testing.assert_allclose(losses, np.broadcast_to(losses[2], (4, 1)), rtol=1e-9 if dtype == "float64" else 1e-5)
+
+
+@pytest.mark.parametrize("cap", [0.5, 30.0, 1e4, 1e8])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_cap_keeps_the_digits_of_logits_far_below_it(dtype: str, cap: float) -> None:
+    model = Model(vocab_size=20, block_size=16, n_layer=1, n_head=2, n_embd=8, init_std=0.5, softcap=cap)
+    given, text = first_values(model, Random(1)), np.arange(16, dtype=np.int32)
+    found, want = (
+        e.logits(e.load(given), text)[0] for e in (engine(n)(model, Optim(), dtype=dtype) for n in ("fused", "manual"))
+    )
+    np.testing.assert_allclose(found, want, rtol=1e-9 if dtype == "float64" else 1e-5, atol=1e-6)
+
+
+def test_a_seed_of_any_size_makes_the_masks_of_the_other_rungs() -> None:
+    model = Model(vocab_size=20, block_size=16, n_layer=1, n_head=2, n_embd=8, dropout=0.3)
+    for seed in (2**63, 2**64 + 3, 10**30):
+        feed = replace(pack([[1, 2, 3, 4]]), seed=seed)
+        losses = []
+        for name in ("fused", "manual"):
+            e = engine(name)(model, Optim(), dtype="float64")
+            losses.append(e.train(e.load(first_values(model, Random(1))), feed, np.zeros(1))[1])
+        np.testing.assert_allclose(*losses, rtol=1e-12)

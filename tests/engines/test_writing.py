@@ -143,3 +143,43 @@ def test_a_stream_does_not_depend_on_its_neighbours(monkeypatch: pytest.MonkeyPa
     assert drawn(60, 9) == many
     monkeypatch.setattr(sys.modules[type(made).__module__], "MOST", 0)  # no room to go side by side
     assert drawn(60, 9) == many
+
+
+def test_sequences_of_large_logits_are_those_of_the_plain_way() -> None:
+    """What the short way may be off by grows with them; the seeds are some with which a draw lay that near an edge."""
+    model = Model(vocab_size=60, block_size=16, n_layer=3, n_head=4, n_embd=32, activation="relu2", init_std=0.3)
+    given = {name: w / 0.3 for name, w in first_values(model, Random(0.4296015755763132)).items()}
+    made = type(built("float32", {})[0])(model, Optim(), dtype="float32")
+    state, sampling, first, second = made.load(given), Sampling(0.5), Random(345), Random(345)
+    assert np.abs(made.logits(state, np.array([1, 2, 3]))[0]).max() > 10_000
+    drawn = [list(each) for each in sequences(made, state, [1], 400, 16, sampling, first, 0)]
+    assert drawn == [list(tokens(made, state, [1], 16, sampling, second, 0)) for _ in range(400)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_chance_of_nearly_one_takes_no_token_that_is_never_drawn(dtype: str) -> None:
+    made, _, model = built(dtype, {})
+    given = first_values(model, Random(1))
+    given["lm_head"][:11] *= 3.0
+    given["lm_head"][11] = 0.0  # the last token's logit is 0, far below the largest
+    state, line = made.load(given), np.full((1, 20), 1 - 1e-9)
+    found, _, _ = made.write(state, np.array([1]), np.array([0, 1]), 2, 0.1, line, -1)
+    assert found.tolist() == list(tokens(made, state, [1], 2, Sampling(0.1), Given(line[0]), -1))
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e300])
+def test_temperatures_at_which_numbers_overflow_are_drawn_token_by_token(temperature: float) -> None:
+    made, state, _ = built("float32", {})
+    sampling, first, second = Sampling(temperature), Random(1), Random(1)
+    want = [list(tokens(made, state, [1], 8, sampling, second, 11)) for _ in range(3)]
+    assert [list(each) for each in sequences(made, state, [1], 3, 8, sampling, first, 11)] == want
+    found, ends = streams(made, state, [1], 3, 8, sampling, 1, 11)
+    if temperature < 1:
+        assert [found[a:b].tolist() for a, b in pairwise(ends)] == want
+
+
+def test_no_streams_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, state, _ = built("float64", {})
+    monkeypatch.setattr(sys.modules[type(made).__module__], "MOST", 0)
+    found, ends = streams(made, state, [1, 2], 0, 20, Sampling(1.0), 9, 11)
+    assert (found.tolist(), ends.tolist()) == ([], [0])

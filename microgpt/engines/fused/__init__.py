@@ -211,7 +211,7 @@ class Engine:
         optim, k = self.optim, np.arange(feed.first_step + 1, feed.first_step + len(lrs) + 1)
         rates = np.empty((len(lrs), 3))
         rates.T[:] = lrs * optim.weight_decay, lrs / (1 - optim.beta1**k), 1 / (1 - optim.beta2**k)
-        losses = np.empty(len(lrs))
+        losses, seed = np.empty(len(lrs)), (feed.seed + 2**63) % 2**64 - 2**63  # its low bits, as the masks take them
         crew = self.threads
         meeting, sums = np.zeros(1, np.int64), np.zeros(crew * LINE)
         trace, operands = self._trace(columns, columns), self._operands(columns)
@@ -223,7 +223,7 @@ class Engine:
         def work(me: int) -> int:
             return train(
                 *self.shape, at(tokens), at(offsets), at(steps), len(steps) - 1, at(scored), feed.first_step,
-                feed.rows_a_pass, columns, feed.seed, state.w, at(wt), at(dw), state.m, state.v, at(room), trace,
+                feed.rows_a_pass, columns, seed, state.w, at(wt), at(dw), state.m, state.v, at(room), trace,
                 at(places), operands, self.block, self.cos, self.sin, self.width, optim.beta1, optim.beta2, optim.eps,
                 optim.clip_norm, at(rates), at(losses), learning, me, crew, at(meeting), at(sums),
             )  # fmt: skip

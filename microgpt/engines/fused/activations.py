@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from microgpt.engines.fused.building import jit, once
-from microgpt.engines.fused.exponential import LOG2E, exp2
+from microgpt.engines.fused.exponential import LOG2E, exp, exp2
 from microgpt.engines.fused.memory import P
-from microgpt.engines.fused.vectors import fma, lanes, load, positive, splat, store
+from microgpt.engines.fused.vectors import fma, lanes, load, maximum, positive, splat, store
 
 GELU = math.sqrt(2 / math.pi)
 POWER = -2.0 * GELU * LOG2E
@@ -54,3 +55,16 @@ def activate_back(kind: int, dy: P, x: P, y: P, n: int) -> None:
             z = v * s
             store(y, i, z)
             store(dy, i, load(dy, i) * fma(fma(z, s * -1.0, z), du, s))
+
+
+@jit
+def softcap(z: Any, cap: float) -> Any:
+    """cap tanh(z / cap) (Gemma Team 2024, arXiv:2408.00118); within a half Lambert's fraction, where 1 - 2 / (1 + e^2y)
+    would cancel."""
+    once()
+    y = z * (1.0 / cap)
+    s = y * y
+    near = y * fma(s, fma(s, s + 378.0, 17325.0), 135135.0)
+    near = near / fma(s, fma(s, fma(s, 28.0, 3150.0), 62370.0), 135135.0)
+    far, inside = 1.0 - 2.0 / (1.0 + exp(y * 2.0)), 0.5 - maximum(y, y * -1.0)
+    return (positive(inside, near) + (far - positive(inside, far))) * cap

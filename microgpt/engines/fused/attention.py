@@ -72,8 +72,8 @@ def norm_head_back(dy: P, y: P, ld: int, r: P, size: int, T: int) -> None:
 
 
 @jit
-def soften(p: P, ld: int, scale: float, seen: int, S: int, shifts: P, inverse: P) -> None:
-    """Scores p (S, ld) of one vector of queries become 2^(scale score + shift), `inverse` one over their sums.
+def soften(p: P, ld: int, scale: float, seen: int, S: int, tops: P, inverse: P) -> None:
+    """Scores p (S, ld) of one vector of queries become 2^(scale (score - top)), `inverse` one over their sums.
 
     Key `seen` is the last that all of these queries see; each sees one more than the one before it.
     """
@@ -85,29 +85,29 @@ def soften(p: P, ld: int, scale: float, seen: int, S: int, shifts: P, inverse: P
         high = maximum(high, load(p, s * ld))
     for s in range(seen + 1, end):
         high = maximum(high, first(s - seen, -math.inf, load(p, s * ld)))
-    sums, shift = splat(p, 0.0), high * -scale
+    sums = splat(p, 0.0)
     for s in range(seen + 1):
-        e = exp2(fma(load(p, s * ld), scale, shift))
+        e = exp2((load(p, s * ld) - high) * scale)
         store(p, s * ld, e)
         sums = sums + e
     for s in range(seen + 1, end):
-        e = first(s - seen, 0.0, exp2(fma(load(p, s * ld), scale, shift)))
+        e = first(s - seen, 0.0, exp2((load(p, s * ld) - high) * scale))
         store(p, s * ld, e)
         sums = sums + e
     for s in range(end, S):
         store(p, s * ld, splat(p, 0.0))
-    store(shifts, 0, shift)
+    store(tops, 0, high)
     store(inverse, 0, 1.0 / sums)
 
 
 @jit
 def attention(
-    q: P, ldq: int, k: P, v: P, ld: int, y: P, shifts: P, inverse: P, p: P, size: int, past: int, T: int, room: P
+    q: P, ldq: int, k: P, v: P, ld: int, y: P, tops: P, inverse: P, p: P, size: int, past: int, T: int, room: P
 ) -> None:  # fmt: skip
     """One head: y = softmax(q k^T / sqrt(size)) v, causal, for T queries after `past` positions.
 
-    q, y (size, ldq); k, v (size, ld). `shifts` and `inverse` keep what makes p again from scores s,
-    p = 2^(scale s + shifts) inverse, the scale in powers of two. p is room for the scores of two vectors of queries,
+    q, y (size, ldq); k, v (size, ld). `tops` and `inverse` keep what makes p again from scores s,
+    p = 2^(scale (s - tops)) inverse, the scale in powers of two. p is room for the scores of two vectors of queries,
     `room` for operands in words.
     """
     once()
@@ -121,7 +121,7 @@ def attention(
         S = min(past + T, past + t + width)
         multiply_columns(keys, ld, queries + t, ldq, p, width, S, K, width, False)
         for j in range(0, width, W):
-            soften(p + j, width, scale, past + t + j, S, shifts + (t + j), inverse + (t + j))
+            soften(p + j, width, scale, past + t + j, S, tops + (t + j), inverse + (t + j))
         weights = operand(p, width, S, width, right)
         multiply(values, L, weights, width, y + t, ldq, size, depth(S, room), width, False)
         for j in range(t, t + width, W):
@@ -160,7 +160,7 @@ def attention_one(q: P, ldq: int, k: P, v: P, ld: int, y: P, p: P, size: int, S:
 
 @jit
 def slope(
-    p: P, ds: P, ld: int, scale: float, before: int, M: int, shifts: P, inverse: P, delta: P, ahead: P, part: int
+    p: P, ds: P, ld: int, scale: float, before: int, M: int, tops: P, inverse: P, delta: P, ahead: P, part: int
 ) -> None:
     """Scores p (M, ld) of one vector of keys become weights, the weights' gradients ds those of scores.
 
@@ -174,21 +174,21 @@ def slope(
         store(ds, t * ld, splat(p, 0.0))
     whole = max(0, W - before - 1)
     for t in range(max(0, -before), min(M, whole)):
-        e = exp2(fma(load(p, t * ld), scale * LOG2E, splat(p, shifts[t]))) * inverse[t]
+        e = exp2((load(p, t * ld) - tops[t]) * (scale * LOG2E)) * inverse[t]
         d = e * (load(ds, t * ld) - delta[t]) * scale
         store(p, t * ld, first(before + t + 1, e, 0.0))
         store(ds, t * ld, first(before + t + 1, d, 0.0))
     for t in range(whole, M):
         for i in range(4):
             near(ahead, t * W + i * part)
-        e = exp2(fma(load(p, t * ld), scale * LOG2E, splat(p, shifts[t]))) * inverse[t]
+        e = exp2((load(p, t * ld) - tops[t]) * (scale * LOG2E)) * inverse[t]
         store(p, t * ld, e)
         store(ds, t * ld, e * (load(ds, t * ld) - delta[t]) * scale)
 
 
 @jit
 def attention_back(
-    dy: P, q: P, k: P, v: P, y: P, ld: int, shifts: P, inverse: P, p: P, ds: P, dq: P, dk: P, dv: P, size: int, T: int,
+    dy: P, q: P, k: P, v: P, y: P, ld: int, tops: P, inverse: P, p: P, ds: P, dq: P, dk: P, dv: P, size: int, T: int,
     room: P, apart: int,
 ) -> None:  # fmt: skip
     """dq, dk, dv (size, ld) of one head. The weights p are computed again, so that memory grows with T alone.
@@ -221,7 +221,7 @@ def attention_back(
             multiply_columns(queries + t, ld, keys + s, ld, p, width, M, K, width, False)
             multiply_columns(gradients + t, ld, values + s, ld, ds, width, M, K, width, False)
             for j in range(0, width, W):
-                slope(p + j, ds + j, width, scale, t - s - j, M, shifts + t, inverse + t, delta + t, ahead, apart)
+                slope(p + j, ds + j, width, scale, t - s - j, M, tops + t, inverse + t, delta + t, ahead, apart)
                 ahead = ahead + M * W
             low, N = depth(t, room), depth(M, room)
             multiply(dys + low, L, operand(p, width, M, width, right), width, dv + s, ld, size, N, width, t > s)
@@ -235,7 +235,7 @@ def attention_back(
 
 @inline
 def attend(
-    c: Shape, t: Trace, qkv: P, heads: P, ld: int, cache: Cache, rq: P, shifts: P, inverse: P, mix: P, cos: P, sin: P,
+    c: Shape, t: Trace, qkv: P, heads: P, ld: int, cache: Cache, rq: P, tops: P, inverse: P, mix: P, cos: P, sin: P,
     ldr: int, T: int, given: bool,
 ) -> None:  # fmt: skip
     """All heads of one row: qkv (T, Qs), or `given` as (3 Dp, ld) in `heads`, -> mix (T, Ds).
@@ -266,7 +266,7 @@ def attend(
             )  # fmt: skip
             continue
         attention(
-            q + at * ld, ld, k + at * ldk, v + at * ldk, ldk, y + at * ld, shifts + head * ld, inverse + head * ld, t.p,
+            q + at * ld, ld, k + at * ldk, v + at * ldk, ldk, y + at * ld, tops + head * ld, inverse + head * ld, t.p,
             c.size, cache.past, T, t.head_panels,
         )  # fmt: skip
     zero(y + c.D * ld, (D - c.D) * ld)
@@ -275,7 +275,7 @@ def attend(
 
 @inline
 def attend_back(
-    c: Shape, t: Trace, dmix: P, heads: P, ld: int, rq: P, shifts: P, inverse: P, dqkv: P, cos: P, sin: P, ldr: int,
+    c: Shape, t: Trace, dmix: P, heads: P, ld: int, rq: P, tops: P, inverse: P, dqkv: P, cos: P, sin: P, ldr: int,
     T: int,
 ) -> None:  # fmt: skip
     """dqkv (T, Qs) of one row."""
@@ -286,7 +286,7 @@ def attend_back(
     for head in range(c.H):
         at = head * c.size * ld
         attention_back(
-            dy + at, q + at, k + at, v + at, y + at, ld, shifts + head * ld, inverse + head * ld, t.p, t.ds, dq + at,
+            dy + at, q + at, k + at, v + at, y + at, ld, tops + head * ld, inverse + head * ld, t.p, t.ds, dq + at,
             dk + at, dv + at, c.size, T, t.head_panels, D * ld,
         )  # fmt: skip
         if c.qk_norm:

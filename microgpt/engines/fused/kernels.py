@@ -84,7 +84,7 @@ def train(
         for at in range(offsets[begin], offsets[end]):
             count += scored[at]
         weight = 1.0 / max(1, count)
-        loss, norm = 0.0, 0.0
+        loss, norm = 0.0, -1.0  # which no norm is
         adding, turned = False, False
         alone = stand_alone(c, offsets, begin, end)
         low, stop = begin, end
@@ -109,7 +109,9 @@ def train(
                 turned, due = True, False
                 loss += cross_entropy(c, rows, scored, weight, t.logits, t.dlogits)
                 if learning:
-                    norm = backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding, late and high == stop)
+                    last = late and high == stop
+                    found = backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding, last)
+                    norm = found if last else -1.0
                     adding = True
             low = high
         if learning and not adding:  # no position at all
@@ -122,9 +124,10 @@ def train(
                 loss += sums[other * LINE]
         if learning:
             begin, end = share(0, c.n, W, me, crew)
-            if crew == 1 and not late:
+            if crew == 1 and norm < 0:
                 norm = squares(dws, c.n)
             if crew > 1:
+                norm = 0.0
                 for low in range(begin, end, NEAR):  # added up, and squared while they are near
                     high = min(end, low + NEAR)
                     for other in range(1, crew):

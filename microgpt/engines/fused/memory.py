@@ -106,7 +106,7 @@ class Trace(NamedTuple):
     r1: P
     heads: P  # for each row queries, keys, values and mix (4 Dp, ld)
     rq: P  # of the norm of queries and keys (2 H, ld)
-    shifts: P  # of the scores (H, ld)
+    tops: P  # of the scores (H, ld)
     inverse: P
     pairs: P  # of rows that go the short way, the weights of queries and keys
     mix: P
@@ -163,8 +163,8 @@ def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> 
     r1 = n1 + deep
     qkvy = r1 + layers
     rq = qkvy + (4 * L * D * columns + slack)
-    shifts = rq + 2 * heads
-    inverse = shifts + heads
+    tops = rq + 2 * heads
+    inverse = tops + heads
     pairs = inverse + heads
     mix = pairs + (L * columns * (W + 1) // 2 * D + slack if c.short else 0)
     n2 = mix + deep
@@ -187,7 +187,7 @@ def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> 
     end = ds + (2 * PAIR * W * QUERIES + S + slack)
     head_panels = panels + (3 * D * D + 2 * D * (S + W) + 2 * NEAR)
     return Trace(
-        x, x0, r0, n1, r1, qkvy, rq, shifts, inverse, pairs, mix, n2, r2, h, y, r, z, dz, qkv, o, dx, do, dn, a, da,
+        x, x0, r0, n1, r1, qkvy, rq, tops, inverse, pairs, mix, n2, r2, h, y, r, z, dz, qkv, o, dx, do, dn, a, da,
         dheads, weights, ds, end, panels, head_panels,
     )  # fmt: skip
 

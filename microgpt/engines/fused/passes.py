@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 
 from microgpt.engines.fused import short
-from microgpt.engines.fused.activations import activate, activate_back
+from microgpt.engines.fused.activations import activate, activate_back, softcap
 from microgpt.engines.fused.attention import attend, attend_back
 from microgpt.engines.fused.building import inline, jit, once
-from microgpt.engines.fused.exponential import LOG2E, exp, exp2
+from microgpt.engines.fused.exponential import LOG2E, exp2
 from microgpt.engines.fused.linear import input_back, linear, linear_back, project, weights_back
 from microgpt.engines.fused.memory import Cache, Matrix, P, Rows, Shape, Trace
 from microgpt.engines.fused.products import add, apart, copy, place, zero
@@ -144,7 +144,7 @@ def forward(
                 if rows.alone:
                     project(n1 + n * c.Ds, k, qkv, wo, heads, ld, T, row > rows.low, row + 1 < rows.high, t.panels)
                 attend(
-                    c, t, t.qkv + n * c.Qs, heads, ld, past, t.rq + 2 * c.H * column, t.shifts + c.H * column,
+                    c, t, t.qkv + n * c.Qs, heads, ld, past, t.rq + 2 * c.H * column, t.tops + c.H * column,
                     t.inverse + c.H * column, mix + n * c.Ds, cos, sin, ldr, T, rows.alone,
                 )  # fmt: skip
             n += T
@@ -172,7 +172,7 @@ def forward(
     linear(t.y, last, Matrix(c.head, D, c.Vp), Matrix(c.head, D, c.Vp), t.logits, N, False, t.panels)
     if c.softcap > 0:
         for j in range(0, N * c.Vs, W):
-            store(t.logits, j, c.softcap - 2.0 * c.softcap / (1.0 + exp(load(t.logits, j) * (2.0 / c.softcap))))
+            store(t.logits, j, softcap(load(t.logits, j), c.softcap))
 
 
 @inline
@@ -254,7 +254,7 @@ def backward(
                 short.attention_back(c.size, D, t.dn + n * c.Ds, heads, pairs, mix + n * c.Ds, t.qkv + n * c.Qs, T)
             else:
                 attend_back(
-                    c, t, t.dn + n * c.Ds, heads, ld, t.rq + 2 * c.H * column, t.shifts + c.H * column,
+                    c, t, t.dn + n * c.Ds, heads, ld, t.rq + 2 * c.H * column, t.tops + c.H * column,
                     t.inverse + c.H * column, t.qkv + n * c.Qs, cos, sin, ldr, T,
                 )  # fmt: skip
             n += T

@@ -11,11 +11,11 @@ import math
 from typing import Any, NamedTuple
 
 from microgpt.engines.fused import memory
-from microgpt.engines.fused.activations import activate
+from microgpt.engines.fused.activations import activate, softcap
 from microgpt.engines.fused.attention import norm_head, rotate
-from microgpt.engines.fused.building import inline, jit, once
+from microgpt.engines.fused.building import BYTES, inline, jit, once
 from microgpt.engines.fused.compiler import entry
-from microgpt.engines.fused.exponential import LOG2E, exp, exp2
+from microgpt.engines.fused.exponential import LOG2E, exp2
 from microgpt.engines.fused.memory import FOUR, NEAR, Doubles, Ints, P, Shape, Side, Tokens
 from microgpt.engines.fused.passes import rmsnorm
 from microgpt.engines.fused.products import (
@@ -82,11 +82,11 @@ def score(size: int, n: int, q: P, k: P, low: int, high: int, newest: int, mine:
 
 @jit
 def mixture(
-    ring: Ring, p: P, scale: float, shift: Any, scores: bool, inverse: Any, v: P, y: P, n: int, count: int
+    ring: Ring, p: P, scale: float, top: Any, scores: bool, inverse: Any, v: P, y: P, n: int, count: int
 ) -> Any:  # fmt: skip
     """The first `count` of four channels y (4, n) of values v (slots, 4, a vector), weighed by p and `inverse`.
 
-    If p are `scores` they become weights, 2^(scale score + shift), and one over their sum is the new `inverse`.
+    If p are `scores` they become weights, 2^(scale (score - top)), and one over their sum is the new `inverse`.
     """
     once()
     W, none = lanes(p), splat(p, 0.0)
@@ -96,7 +96,7 @@ def mixture(
         for s in range(low * W, (high - 1) * W, 2 * W):  # two slots: eight sums at once hide how long one takes
             one, two, values = load(p, s), load(p, s + W), v + s * FOUR
             if scores:
-                one, two = exp2(fma(one, scale, shift)), exp2(fma(two, scale, shift))
+                one, two = exp2((one - top) * scale), exp2((two - top) * scale)
                 store(p, s, one)
                 store(p, s + W, two)
                 sums = sums + (one + two)
@@ -112,7 +112,7 @@ def mixture(
             s = (high - 1) * W
             one, values = load(p, s), v + s * FOUR
             if scores:
-                one = exp2(fma(one, scale, shift))
+                one = exp2((one - top) * scale)
                 store(p, s, one)
                 sums = sums + one
             a = fma(one, load(values, 0), a)
@@ -141,10 +141,10 @@ def mix_slots(size: int, n: int, q: P, k: P, v: P, y: P, at: P, p: P, ring: Ring
         mine, keys, values = load(at, j), k + j * slots * size, v + j * slots * fours(size)
         top = score(size, n, q + j, keys, ring.low, ring.slot + 1, ring.slot, mine, p, splat(q, -FAR))
         top = score(size, n, q + j, keys, ring.rest, slots, ring.slot + slots, mine, p, top)
-        inverse, shift = top, top * -scale
+        inverse = top
         for i in range(0, size, FOUR):
             inverse = mixture(
-                ring, p, scale, shift, i == 0, inverse, values + i * slots * W, y + (i * n + j), n, size - i
+                ring, p, scale, top, i == 0, inverse, values + i * slots * W, y + (i * n + j), n, size - i
             )  # fmt: skip
 
 
@@ -249,7 +249,7 @@ def proceed_all(
     transpose(d.z, c.Vs, d.logits, n, n, c.Vp)
     if c.softcap > 0:
         for j in range(0, c.V * n, W):
-            store(d.logits, j, c.softcap - 2.0 * c.softcap / (1.0 + exp(load(d.logits, j) * (2.0 / c.softcap))))
+            store(d.logits, j, softcap(load(d.logits, j), c.softcap))
 
 
 @entry
@@ -263,6 +263,7 @@ def write_all(
     """
     d = side(c, p, n, slots, lanes(w))
     token, at, chance, drawn = d.token, d.at, d.chance, d.drawn
+    below = 1.0 - 0.5 ** (24 if 4 * lanes(w) == BYTES else 53)  # the largest number below one, which a chance is not
     coming, running, slot = 0, 0, 0
     for j in range(n):
         owner[j], token[j], at[j], chance[j] = -1, 0, 0, 0
@@ -279,7 +280,7 @@ def write_all(
                 position = int(at[j])
                 age = max(age, position)
                 past = position + 1 - (offsets[i + 1] - offsets[i])
-                chance[j] = uniform[i * numbers + past] if past >= 0 else 0.0
+                chance[j] = min(uniform[i * numbers + past], below) if past >= 0 else 0.0
         proceed_all(c, w, wt, n, d, age, slot, slots, cos, sin, ldr)
         choose(d.logits, c.V, n, temperature, chance, drawn)
         slot = slot + 1 if slot + 1 < slots else 0

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from microgpt.engines.fused import memory
-from microgpt.engines.fused.activations import activate
+from microgpt.engines.fused.activations import activate, softcap
 from microgpt.engines.fused.building import inline, jit, once
 from microgpt.engines.fused.compiler import entry
 from microgpt.engines.fused.exponential import LOG2E, exp, exp2
@@ -20,7 +20,21 @@ from microgpt.engines.fused.memory import PAIR, Bytes, Cache, Desk, Doubles, Int
 from microgpt.engines.fused.passes import forward, rmsnorm
 from microgpt.engines.fused.products import place
 from microgpt.engines.fused.update import settled
-from microgpt.engines.fused.vectors import fma, group_sum, inverse, lanes, largest, load, maximum, splat, store, total
+from microgpt.engines.fused.vectors import (
+    first,
+    fma,
+    group_sum,
+    inverse,
+    lanes,
+    largest,
+    load,
+    maximum,
+    splat,
+    store,
+    total,
+)
+
+USUAL = 16.0  # logits are seldom larger
 
 desk = inline(memory.desk)
 
@@ -29,7 +43,8 @@ desk = inline(memory.desk)
 def draw(logits: P, V: int, temperature: float, uniform: float, e: P) -> Any:
     """microgpt.generate.draw at a temperature, and how far the draw was from an edge, as a share of the mass.
 
-    In float64; e is room for V numbers in whole vectors.
+    Of logits beyond USUAL, whose errors are larger, less in proportion. In float64; e is room for V numbers in whole
+    vectors.
     """
     once()
     if temperature == 0:
@@ -43,9 +58,11 @@ def draw(logits: P, V: int, temperature: float, uniform: float, e: P) -> Any:
         e[j] = logits[j]
     for j in range(V, (V + W - 1) // W * W):
         e[j] = -math.inf
-    high = splat(e, -math.inf)
+    high, size = splat(e, -math.inf), splat(e, USUAL)
     for j in range(0, V, W):
-        z = load(e, j) / temperature
+        z = load(e, j)
+        size = maximum(size, first(V - j, maximum(z, z * -1.0), 0.0))
+        z = z / temperature
         store(e, j, z)
         high = maximum(high, z)
     top = largest(high)
@@ -59,7 +76,8 @@ def draw(logits: P, V: int, temperature: float, uniform: float, e: P) -> Any:
     while mass <= reach and token < V - 1:
         token += 1
         mass += e[token]
-    return token, min(mass - reach, reach - mass + e[token] if token else 1.0 * whole) / whole
+    gap = min(mass - reach, reach - mass + e[token] if token else 1.0 * whole)
+    return token, gap / whole * (USUAL / largest(size))
 
 
 @jit
@@ -139,7 +157,7 @@ def step(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> None:
     for j in range(0, c.Vp, W):
         z = combine(d.x, wt + c.head, D, c.Vp, j)
         if c.softcap > 0:
-            z = c.softcap - 2.0 * c.softcap / (1.0 + exp(z * (2.0 / c.softcap)))
+            z = softcap(z, c.softcap)
         store(d.logits, j, z)
 
 
