@@ -55,6 +55,8 @@ RESETS: dict[str, dict[str, tuple[str, ...]]] = {
     }
 }
 
+SCHEDULE = ("learning_rate", "schedule", "warmup_steps", "min_learning_rate")  # keys of optim; the rest is Adam
+
 # One dial: shape, learning rate and batch that go together (--size).
 SIZES: dict[str, dict[str, Any]] = {
     name: {
@@ -245,6 +247,15 @@ class Finetune(Section):
         return self.lora_alpha or 2.0 * self.lora_rank
 
 
+class Part(Section):
+    """The first steps of a run that went on to another total: the schedule that they had."""
+
+    until: Positive  # the step that the next part begins at
+    steps: Positive  # the total then
+    schedule_from: Count
+    optim: Optim
+
+
 class Config(Section):
     """The whole: what `run.toml` holds, and what a scenario file may set."""
 
@@ -257,6 +268,7 @@ class Config(Section):
     finetune: Finetune = Finetune()
     replay_data: Data | None = None  # what the base was trained on, where some of it is replayed
     schedule_from: Count = 0  # the step that the learning rate's schedule begins at; --extend sets it
+    earlier: tuple[Part, ...] = ()  # a run that went on to another total: the schedules of the steps before
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], where: str = "configuration") -> Config:

@@ -23,7 +23,7 @@ from microgpt.evaluate import held_out_loss
 from microgpt.generate import Sampling, sequences
 from microgpt.job import Job, Report, build_engine
 from microgpt.model import first_values, n_params
-from microgpt.optim import learning_rates
+from microgpt.optim import rate_of_run
 from microgpt.resume import identity, other_run, read_newest
 from microgpt.runfolder import RunFolder
 from microgpt.signals import Wish
@@ -172,8 +172,7 @@ class Loop:
             rows_a_pass=config.run.batch_size,
             seed=config.run.seed,
         )
-        begun = config.schedule_from
-        lrs = learning_rates(config.optim, self.step - begun, count, config.run.steps - begun)
+        lrs = np.array([rate_of_run(config, step) for step in range(self.step, self.step + count)])
         start = time.perf_counter()
         self.state, losses = self.engine.train(self.state, feed, lrs)
         spent = time.perf_counter() - start

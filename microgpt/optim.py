@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt.config import Optim
+from microgpt.config import Config, Optim
 
 
 def adam(p: Any, g: Any, m: Any, v: Any, optim: Optim, step: int, lr: float) -> tuple[Any, Any, Any]:
@@ -50,3 +50,12 @@ def learning_rate(optim: Optim, step: int, steps: int) -> float:
 def learning_rates(optim: Optim, first: int, count: int, steps: int) -> np.ndarray:
     """The rates of `count` steps from `first` on, float64 (count,)."""
     return np.array([learning_rate(optim, step, steps) for step in range(first, first + count)])
+
+
+def rate_of_run(config: Config, step: int) -> float:
+    """The rate of a run's step `step` (from 0), by the schedule of the part of the run that it lies in."""
+    optim, begun, steps = config.optim, config.schedule_from, config.run.steps
+    for part in reversed(config.earlier):
+        if step < part.until:
+            optim, begun, steps = part.optim, part.schedule_from, part.steps
+    return learning_rate(optim, max(0, step - begun), steps - begun)  # 0: a run.toml that does not say what was before

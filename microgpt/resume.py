@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from microgpt import checkpoint
-from microgpt.config import Config, merge
+from microgpt.config import SCHEDULE, Config, Part, merge
 from microgpt.errors import CheckpointError, UsageError
-from microgpt.optim import learning_rate
+from microgpt.optim import rate_of_run
 from microgpt.runfolder import RunFolder
 
 # What may change when a run goes on: how long, and what is told and kept on the way. The data's place may, since
@@ -28,7 +28,6 @@ FREE = {
         "temperature",
     },
 }
-SCHEDULE = ("learning_rate", "schedule", "warmup_steps", "min_learning_rate")  # what --extend may set anew
 
 Flags = Mapping[str, Mapping[str, Any]]
 
@@ -51,10 +50,18 @@ def resumed(out: Path, flags: Flags, extend: int | None = None) -> Config:
                 raise other_run(out, f"{section}.{key}", f" ({fixed!r} then, {value!r} now)")
     config = Config.from_dict(merge(saved.to_dict(), flags), "flags")
     if extend is not None:
-        return _extended(config, saved, step, extend, flags)
+        return _extended(_with_past(config, saved, step), saved, step, extend, flags)
     if config.run.steps < step:
         raise UsageError(f"--steps {config.run.steps}: the run in {out} is at step {step} already; name a larger total")
-    return config
+    return config if config.run.steps == saved.run.steps else _with_past(config, saved, step)
+
+
+def _with_past(config: Config, saved: Config, step: int) -> Config:
+    """The same, with the schedule that the steps before `step` had, so that run.toml still tells the whole run."""
+    if step <= (saved.earlier[-1].until if saved.earlier else 0):
+        return config  # no step yet with the schedule that is now replaced
+    part = Part(until=step, steps=saved.run.steps, schedule_from=saved.schedule_from, optim=saved.optim)
+    return config.model_copy(update={"earlier": (*saved.earlier, part)})
 
 
 def other_run(path: Path, what: str, change: str = "") -> CheckpointError:
@@ -74,7 +81,7 @@ def _extended(config: Config, saved: Config, step: int, extend: int, flags: Flag
             f"--extend {extend}: the run is at step {step} of {saved.run.steps}; finish it with --resume first, "
             f"or name a new total with --steps"
         )
-    rate = last_rate(saved)
+    rate = rate_of_run(saved, saved.run.steps - 1)
     schedule = {"learning_rate": rate, "schedule": "constant", "warmup_steps": 0, "min_learning_rate": 0.0}
     return Config.from_dict(
         merge(
@@ -84,12 +91,6 @@ def _extended(config: Config, saved: Config, step: int, extend: int, flags: Flag
         ),
         "flags",
     )
-
-
-def last_rate(config: Config) -> float:
-    """The learning rate of a run's last step."""
-    begun = config.schedule_from
-    return learning_rate(config.optim, config.run.steps - 1 - begun, config.run.steps - begun)
 
 
 def finetuned(base: Path, data: str, flags: Flags) -> Config:
@@ -111,7 +112,7 @@ def finetuned(base: Path, data: str, flags: Flags) -> Config:
     schedule = {"learning_rate": old.optim.learning_rate * factor, "schedule": "linear", "warmup_steps": 0}
     fresh = {"tokenizer": old.data.tokenizer, "trailing_bos": old.data.trailing_bos, "score": old.data.score}
     run = {"steps": 300, "checkpoint_every": 0, "eval_every": 0, "sample_every": 0}
-    whole = {**old.to_dict(), "data": {}, "finetune": {}, "schedule_from": 0}
+    whole = {**old.to_dict(), "data": {}, "finetune": {}, "schedule_from": 0, "earlier": ()}
     whole.pop("replay_data", None)
     layers: list[Mapping[str, Any]] = [
         whole,

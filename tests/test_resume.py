@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,49 @@ def test_an_extension_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
     whole, parts = (checkpoint.read(tmp_path / name).tensors() for name in ("whole", "parts"))
     assert checkpoint.read(out).step == 30
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+
+
+WAYS: dict[str, list[dict[str, Any]]] = {
+    "another total": [{"run": {"steps": 30}}],
+    "another total, twice": [{"run": {"steps": 24}, "stop_at": 22}, {"run": {"steps": 30}}],
+    "extended": [{"extend": 10}],
+    "extended by a schedule": [{"extend": 5, "optim": {"schedule": "linear", "warmup_steps": 2}}, {"extend": 5}],
+    "a total, then extended": [{"run": {"steps": 25}}, {"extend": 2}, {"run": {"steps": 30}}],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("stop", [12, 20])
+def test_run_toml_trains_the_whole_run_anew(tmp_path: Path, way: str, stop: int) -> None:
+    out, anew = tmp_path / "run", tmp_path / "anew"
+    train(small(tmp_path), out, stop_at=stop)
+    if "extend" in WAYS[way][0]:
+        go_on(out)
+    for flags in WAYS[way]:
+        go_on(out, **flags)
+    train(Config.from_toml(out / "run.toml"), anew)
+    then, now = checkpoint.read(out), checkpoint.read(anew)
+    assert then.step == now.step == 30
+    assert rates(out) == rates(anew)
+    assert all(np.array_equal(value, now.tensors()[name]) for name, value in then.tensors().items())
+    shutil.rmtree(out / "checkpoints")
+    go_on(out)
+    assert rates(out) == rates(anew), "without a checkpoint a run begins anew"
+
+
+def test_an_extended_run_without_its_past_begins_at_its_rate(tmp_path: Path) -> None:
+    """As a run.toml from before the past was noted."""
+    config = Config.from_dict({**small(tmp_path, steps=8).to_dict(), "schedule_from": 20})
+    train(config, tmp_path / "run")
+    assert rates(tmp_path / "run") == [0.01] * 8
+
+
+def test_another_schedule_is_one_of_the_whole_run(tmp_path: Path) -> None:
+    out, anew = tmp_path / "run", tmp_path / "anew"
+    train(small(tmp_path), out)
+    go_on(out, extend=10)
+    assert main(["train", "--config", str(out / "run.toml"), "--out", str(anew), "--learning-rate", "0.02"]) == 0
+    assert rates(anew) == [0.02] * 30
 
 
 def test_only_a_finished_run_is_extended(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve, run_name
-from microgpt.config import Config
+from microgpt.config import SCHEDULE, Config
 from microgpt.errors import MicrogptError, UsageError
 from microgpt.runfolder import RunFolder, last_folder, new_folder
 from microgpt.terminal import Terminal, for_stdout, say
@@ -90,6 +90,8 @@ def train(
         resolved = resumed(out, flags, extend)
     else:
         resolved = resolve(source, config, flags, size)
+        if any(key in SCHEDULE for key in flags["optim"]):  # another schedule is one of the whole run
+            resolved = resolved.model_copy(update={"schedule_from": 0, "earlier": ()})
         out = out or new_folder(resolved.name)
     again = shlex.join(["microgpt", "train", source, "--resume", "--out", str(out)])
     result = run_and_tell(resolved, out, again, resume=resume, stop_at=stop_at, max_time=max_time, as_json=json)
