@@ -14,7 +14,8 @@ import pytest
 from microgpt import checkpoint
 from microgpt.cli import main
 from microgpt.config import Config
-from microgpt.errors import CheckpointError, UsageError
+from microgpt.errors import CheckpointError, MachineError, UsageError
+from microgpt.loop import Loop
 from microgpt.resume import resumed, seconds
 from microgpt.training import train
 
@@ -147,6 +148,64 @@ def test_other_data_is_refused_by_name(tmp_path: Path, text: str) -> None:
     with pytest.raises(CheckpointError, match="data") as error:
         go_on(out)
     assert error.value.code == "E_OTHER_RUN"
+
+
+@pytest.mark.parametrize("source", ["other.txt", "names", "chat"])
+@pytest.mark.parametrize("how", [["--resume"], ["--extend", "5"]], ids=" ".join)
+def test_another_source_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str, how: list[str]
+) -> None:
+    out, source = tmp_path / "run", source.replace("other", str(tmp_path / "other"))
+    (tmp_path / "other.txt").write_text("emma\nolivia\nava\nmia\nem\n" * 5, encoding="utf-8")
+    train(small(tmp_path), out)
+    before = (out / "run.toml").read_bytes()
+    assert main(["train", source, *how, "--out", str(out)]) == 4
+    said = capsys.readouterr().err
+    assert "is not what this checkpoint was trained with" in said.splitlines()[-1]
+    assert "go on " not in said
+    assert before == (out / "run.toml").read_bytes()
+    assert main(["train", str(tmp_path / "names.txt"), *how, "--out", str(out)]) == 0
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        ["poems.txt", "--data", "other.txt"],
+        ["poems.txt", "--dataset", "names"],
+        ["poems.txt", "--urls", "https://example.org"],
+        ["--data", "poems.txt", "--dataset", "names"],
+        ["names", "--data", "poems.txt", "--urls", "https://example.org"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("resume", [False, True])
+def test_one_text_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ways: list[str], resume: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "poems.txt").write_text("a rose\n", encoding="utf-8")
+    assert main(["train", *ways, *(["--resume"] if resume else []), "--out", "run"]) == 2
+    assert "each names the text to train on" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("step", [None, 6])
+def test_what_can_go_on_says_how(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: int | None
+) -> None:
+    """A disk that fails on the way can be mended; one that fails first is not helped by the same command."""
+    out, save = tmp_path / "run", Loop.save
+
+    def full(self: Loop) -> None:
+        if step is None or self.step > step:
+            raise MachineError("full")
+        save(self)
+
+    train(small(tmp_path, checkpoint_every=5), out, stop_at=5)
+    monkeypatch.setattr(Loop, "save" if step else "take_up", full)
+    assert main(["train", "--resume", "--out", str(out)]) == 5
+    said = capsys.readouterr().err
+    assert (f"go on   microgpt train --resume --out {out}" in said) == (step is not None)
 
 
 def test_max_time_saves_and_tells_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

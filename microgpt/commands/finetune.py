@@ -67,7 +67,6 @@ def finetune(
     }
     config = finetuned(run, data, flags)
     out = out or new_folder(config.name)
-    again = f"microgpt train --resume --out {out}"
-    result = run_and_tell(config, out, again, max_time=max_time, as_json=json)
+    result = run_and_tell(config, out, max_time=max_time, as_json=json)
     if json:
         print(jsonlib.dumps(result))

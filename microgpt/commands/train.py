@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json as jsonlib
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve, run_name
-from microgpt.config import SCHEDULE, Config
-from microgpt.errors import MicrogptError, UsageError
+from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, base, given, resolve, run_name
+from microgpt.config import SCHEDULE, Config, scenarios
+from microgpt.errors import MicrogptError, NumericError, Stopped, UsageError
 from microgpt.runfolder import RunFolder, last_folder, new_folder
 from microgpt.terminal import Terminal, for_stdout, say
 
@@ -20,7 +21,7 @@ Flags = Parameter(name="*")
 
 
 def train(
-    source: Annotated[str, Parameter(allow_leading_hyphen=True)] = "names",
+    source: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     *,
     out: Path | None = None,
     config: Path | None = None,
@@ -44,7 +45,7 @@ def train(
     Parameters
     ----------
     source
-        A scenario's name, or text: a file, folder, glob, or - for standard input.
+        A scenario's name (default: names), or text: a file, folder, glob, or - for standard input.
     out
         The run's folder (default: runs/NAME, numbered if it is taken).
     config
@@ -72,31 +73,62 @@ def train(
         Print the result as one JSON object.
     """
     flags = given(model=model, optim=optim, data=data, run=run)
+    _one_text(source, flags["data"], bool(urls or url_file))
     if urls or url_file:
         if resume or extend is not None:
             raise UsageError("--urls: a run that goes on has its text; leave it out")
         text = _scraped(urls or [], url_file, allow_private or [], allow_partial)
         flags["data"] |= {"path": str(text)}
-        source = str(text) if source == "names" else source
+        source = source or str(text)
     resume = resume or extend is not None
     if resume:
         from microgpt.resume import resumed
 
-        out = out or last_folder(run_name(source))
+        out = out or last_folder(run_name(source or "names"))
         if config or size:
             raise UsageError(
                 f"--{'config' if config else 'size'}: a run that goes on has its own run.toml; leave it out"
             )
-        resolved = resumed(out, flags, extend)
+        resolved = resumed(out, _of_source(source, flags, out), extend)
     else:
-        resolved = resolve(source, config, flags, size)
+        resolved = resolve(source or "names", config, flags, size)
         if any(key in SCHEDULE for key in flags["optim"]):  # another schedule is one of the whole run
             resolved = resolved.model_copy(update={"schedule_from": 0, "earlier": ()})
         out = out or new_folder(resolved.name)
-    again = shlex.join(["microgpt", "train", source, "--resume", "--out", str(out)])
-    result = run_and_tell(resolved, out, again, resume=resume, stop_at=stop_at, max_time=max_time, as_json=json)
+    result = run_and_tell(resolved, out, resume=resume, stop_at=stop_at, max_time=max_time, as_json=json)
     if json:
         print(jsonlib.dumps(result))
+
+
+def _one_text(source: str | None, data: Mapping[str, Any], urls: bool) -> None:
+    """Raises UsageError where the text is named in two ways; a scenario's may be replaced by another."""
+    ways = {
+        f"SOURCE {source}": source is not None and source not in scenarios(),
+        "--urls": urls,
+        "--data": "path" in data,
+        "--dataset": "dataset" in data,
+    }
+    named = [way for way, given in ways.items() if given]
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(named)}: each names the text to train on; leave all but one out")
+
+
+def _of_source(source: str | None, flags: dict[str, dict[str, Any]], out: Path) -> dict[str, dict[str, Any]]:
+    """The flags of a run that goes on, with the text that SOURCE names, whose content is compared.
+
+    Raises CheckpointError for another scenario than the run's.
+    """
+    from microgpt.resume import other_run
+
+    if source is None:
+        return flags
+    named = base(source)["data"]
+    if source not in scenarios():
+        return {**flags, "data": {**flags["data"], **named}}
+    run = RunFolder(out).config()
+    if source != run.name and (run.data.dataset is None or run.data.dataset != named.get("dataset")):
+        raise other_run(out, "SOURCE", f" ({run.name!r} then, {source!r} now)")
+    return flags
 
 
 def _scraped(urls: list[str], url_file: Path | None, allow_private: list[str], allow_partial: bool) -> Path:
@@ -115,23 +147,24 @@ def _scraped(urls: list[str], url_file: Path | None, allow_private: list[str], a
 def run_and_tell(
     config: Config,
     out: Path,
-    again: str,
     *,
     resume: bool = False,
     stop_at: int | None = None,
     max_time: str | None = None,
     as_json: bool = False,
 ) -> dict[str, Any]:
-    """Train with a report on stderr; samples on stdout unless `as_json`; say what to do next, `again` to go on."""
+    """Train with a report on stderr; samples on stdout unless `as_json`; say what to do next."""
     from microgpt.resume import seconds
     from microgpt.training import train as train_run
 
     limit = None if max_time is None else seconds(max_time)
+    again = shlex.join(["microgpt", "train", "--resume", "--out", str(out)])
     try:
         with Terminal() as report:
             result = train_run(config, out, resume=resume, stop_at=stop_at, max_time=limit, report=report)
-    except MicrogptError:
-        if RunFolder(out).config_file.is_file():
+    except MicrogptError as error:
+        begun = isinstance(error, Stopped) or report.tokens
+        if begun and not isinstance(error, NumericError):  # what is no number would be none again
             say(f"go on   {again}")
         raise
     for sample in [] if as_json else result.samples:
