@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from microgpt import checkpoint, lora
-from microgpt.config import Config
+from microgpt.config import Config, Model
 from microgpt.data.chats import Chats
 from microgpt.data.dialogues import Mix
 from microgpt.data.documents import Documents
@@ -20,7 +20,7 @@ from microgpt.data.sources import keep_stdin
 from microgpt.engines import Choice, Engine, choose
 from microgpt.errors import UsageError
 from microgpt.material import Rows, read
-from microgpt.tokenizers import Tokenizer
+from microgpt.tokenizers import KINDS, Tokenizer
 
 
 class Report:
@@ -79,8 +79,6 @@ def prepare(config: Config, report: Report | None = None, source: checkpoint.Che
     What goes on from a checkpoint (`source`, or the base of a fine-tuning) has its tokenizer from there.
     Raises UsageError, DataError, CheckpointError or MachineError.
     """
-    if source is None and config.finetune.base:
-        source = checkpoint.read(Path(config.finetune.base))
     tell = (report or Report()).reading
     run, data = config.run, config.data
     if data.path == "-":
@@ -94,6 +92,10 @@ def prepare(config: Config, report: Report | None = None, source: checkpoint.Che
         )
     if run.patience and not run.eval_every:
         raise UsageError("--patience: counts held-out losses; set --eval-every as well")
+    if source is None:
+        _refuse_idle(config)
+    if source is None and config.finetune.base:
+        source = checkpoint.read(Path(config.finetune.base))
     rng, block = Random(run.seed), config.model.block_size
     text = read(data, block, source.tokenizer if source else None, tell)
     tokenizer = text.tokenizer
@@ -115,6 +117,20 @@ def prepare(config: Config, report: Report | None = None, source: checkpoint.Che
         run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device},
     )
     return Job(config, text.documents, tokenizer, corpus, validation, choice, rng, source)
+
+
+def _refuse_idle(config: Config) -> None:
+    """Raises UsageError for an option that another one leaves without effect."""
+    model, data, tuned = config.model, config.data, config.finetune
+    if model.rope_base != Model().rope_base and model.position != "rope":
+        raise UsageError("--rope-base: positions are learned, so it has no effect; set --position rope as well")
+    if tuned.lora_alpha and not tuned.lora_rank:
+        raise UsageError("--lora-alpha: scales adapters, and there are none; set --lora-rank as well")
+    if data.tokenizer not in KINDS and (data.tokenizer_size or data.bpe_merges is not None):
+        flag = "--vocab-size" if data.tokenizer_size else "--bpe-merges"
+        raise UsageError(
+            f"{flag}: the vocabulary of --tokenizer {data.tokenizer} is in that file; leave one of them out"
+        )
 
 
 def build_engine(job: Job) -> Engine:

@@ -189,6 +189,28 @@ def test_one_text_is_named(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "idle"),
+    [
+        (["train", "poems.txt", "--rope-base", "500"], "--rope-base"),
+        (["train", "poems.txt", "--tokenizer", "bpe.json", "--vocab-size", "400"], "--vocab-size"),
+        (["train", "poems.txt", "--tokenizer", "bpe.json", "--bpe-merges", "0"], "--bpe-merges"),
+        (["finetune", "base", "--data", "poems.txt", "--lora-alpha", "4"], "--lora-alpha"),
+    ],
+    ids=" ".join,
+)
+def test_an_option_without_effect_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: list[str], idle: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "poems.txt").write_text("emma olivia\n", encoding="utf-8")
+    train(small(tmp_path, steps=1), "base")
+    (tmp_path / "bpe.json").write_bytes(checkpoint.read(Path("base")).tokenizer.to_json())
+    assert main([*flags, "--out", "run"]) == 2
+    assert capsys.readouterr().err.startswith(f"microgpt: {idle}: ")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("step", [None, 6])
 def test_what_can_go_on_says_how(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: int | None
