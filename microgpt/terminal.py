@@ -72,7 +72,7 @@ def describe_plan(job: Job) -> list[str]:
     held = len(job.validation.order) - job.validation.n_train
     row = "context" if corpus.joined else "document"
     steps = f"{run.steps:,} steps of {count(job.rows, row)}"
-    expected = duration(job.choice.seconds_per_step * run.steps)
+    expected = job.choice.seconds_per_step * run.steps
     lines = [f"note    {note}" for note in job.documents.notes]
     lines += [
         f"data    {job.documents.source}: {count(corpus.n_documents, 'document')}, {len(corpus.tokens):,} tokens"
@@ -81,7 +81,7 @@ def describe_plan(job: Job) -> list[str]:
         f"model   {model.family}: {n_params(model):,} parameters ({count(model.n_layer, 'layer')}, "
         f"{model.n_embd} wide, {count(model.n_head, 'head')}, context {model.block_size})",
         f"engine  {job.choice.name} in {job.choice.dtype}: {job.choice.why}",
-        f"run     {steps}, about {expected}",
+        f"run     {steps}, {'about ' if expected >= 1 else ''}{duration(expected)}",
     ]
     for section in ("model", "optim", "data", "run"):
         keys = config.to_dict()[section]

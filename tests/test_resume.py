@@ -211,6 +211,16 @@ def test_an_option_without_effect_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_plan_tells_what_is_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An engine of run.toml was not asked for by whoever goes on; a short run takes no time worth a number."""
+    out = tmp_path / "run"
+    train(small(tmp_path, engine="manual"), out)
+    assert main(["train", "--resume", "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert "engine  manual in float64: as configured\n" in said
+    assert "run     20 steps of 1 document, under a second\n" in said
+
+
 @pytest.mark.parametrize("step", [None, 6])
 def test_what_can_go_on_says_how(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: int | None

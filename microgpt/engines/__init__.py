@@ -155,7 +155,7 @@ def choose(
         if problem := _refusal(rung, cls, model, optim, dtype, device):
             raise UsageError(f"--engine {name}: {problem}")
         return Choice(
-            rung, cls, *_defaults(rung, dtype, device), seconds(rung), "asked for" + _remark(cls, model, dtype)
+            rung, cls, *_defaults(rung, dtype, device), seconds(rung), "as configured" + _remark(cls, model, dtype)
         )
 
     reasons = []
