@@ -7,7 +7,7 @@ import glob
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from cyclopts import Group, Parameter
 
@@ -50,6 +50,8 @@ def _plain(annotation: Any) -> Any:
     """The key's type without its limits (the configuration checks those), or None."""
     if getattr(annotation, "__metadata__", None):
         return _plain(annotation.__origin__)
+    if type(None) in get_args(annotation):  # the limits of `X | None` are within X
+        return _plain(get_args(annotation)[0])
     return annotation | None
 
 

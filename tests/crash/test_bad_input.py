@@ -78,6 +78,7 @@ def test_a_byte_order_mark_and_crlf_change_nothing(
         (["train", "names", "--n-embd", "many"], 2, "--n-embd"),
         (["train", "names", "--steps", "0"], 2, "run.steps: must be greater than 0"),
         (["train", "names", "--steps", "-5"], 2, "run.steps"),
+        (["train", "names", "--val-fraction", "2"], 2, "data.val_fraction: must be less than 1, got 2.0"),
         (["train", "names", "--learning-rate", "nan"], 2, "optim.learning_rate"),
         (["train", "names", "--learning-rate", "inf"], 2, "optim.learning_rate"),
         (["train", "names", "--engine", "manul"], 2, "did you mean manual?"),
