@@ -5,12 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, ArgumentCollection, CycloptsError
 
 from microgpt import __version__
-from microgpt.errors import MicrogptError
+from microgpt.errors import MicrogptError, UsageError
 from microgpt.signals import Terminated, raised
+
+
+def _whole(app: App, words: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Refuse a fraction for a whole number, which cyclopts would round. Raises UsageError."""
+    for argument in arguments:
+        for token in argument.tokens if argument.hint in (int, int | None) else ():
+            with suppress(ValueError):  # no number at all: cyclopts says so
+                if "." in token.value and not float(token.value).is_integer():
+                    raise UsageError(f"{token.keyword or argument.name}: must be a whole number, got {token.value}")
+
 
 app = App(
     name="microgpt",
@@ -18,6 +29,7 @@ app = App(
     help_epilogue="Every command takes --debug, which shows the traceback of an error.",
     version=__version__,
     help_format="plaintext",  # to read it as Markdown takes a third of the time of --help
+    config=_whole,  # called with the words of every command before they become values
     suppress_keyboard_interrupt=False,  # it would end the process without a word, and SIGTERM as if it were Ctrl-C
 )
 app.command("microgpt.commands.train:train", name="train", help="Train a model on a scenario or a text file.")
