@@ -33,7 +33,7 @@ HELP = """\
 def chat(
     run: Path,
     *,
-    prompt: Annotated[str | None, Parameter(alias="-p")] = None,
+    prompt: Annotated[str | None, Parameter(alias="-p", allow_leading_hyphen=True)] = None,
     system_prompt: Annotated[str | None, Parameter(alias="--system")] = None,
     temperature: Annotated[float | None, Parameter(alias="--temp")] = None,
     top_k: int = 0,

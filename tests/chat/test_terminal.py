@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from microgpt.cli import main
 from microgpt.terminal import printable
 
 pty, fcntl, termios = (pytest.importorskip(name) for name in ("pty", "fcntl", "termios"))  # not on Windows
@@ -188,8 +190,25 @@ def test_input_that_is_no_terminal(chat_run: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.splitlines()[0] == "hello there"
     assert len(done.stdout.splitlines()) == 2
-    bad = subprocess.run([*command, "-p", "-"], input=" \n", text=True, capture_output=True)
-    assert bad.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "typed", "status", "said"),
+    [
+        (["-p", "-"], "hi\n", 0, "hello there\n"),
+        (["--prompt", "-"], "hi\n", 0, "hello there\n"),
+        (["-p", "-"], " \n", 2, "--prompt: is empty"),
+        (["-p", "-1 plus 2"], "", 3, "character '-' at position 1"),
+    ],
+)
+def test_a_prompt_that_begins_with_a_hyphen(
+    chat_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    words: list[str], typed: str, status: int, said: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    assert main(["chat", str(chat_run), "--temperature", "0", *words]) == status
+    told = capsys.readouterr()
+    assert said in told.out + told.err
 
 
 def test_control_characters_do_not_reach_a_terminal() -> None:
