@@ -158,7 +158,7 @@ class Documents:
     def _bad(self, source: Source, line: int, why: str, text: str) -> None:
         """Note a reject with --skip-bad, else raise DataError."""
         if not self.data.skip_bad:
-            raise DataError(f"{source.name}:{line}: {why}, or leave it out (--skip-bad)")
+            raise DataError(f"{source.name}:{line}: {why}, or leave it out (--skip-bad of microgpt train)")
         shown = text[:SHOWN].encode("utf-8", "backslashreplace").decode()
         self.rejects.append(Reject(source.name, line, why, shown))
 

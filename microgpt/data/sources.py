@@ -159,16 +159,16 @@ def _checked(source: Source, tally: Counter[str], skip_bad: bool) -> Iterator[st
     tally["line ends CRLF read as LF, files"] += newlines is not None and newlines != "\n"
 
 
+SKIP = "or leave such documents out (--skip-bad of microgpt train)"  # not every command that reads text has it
+
+
 def _describe(char: str, source: Source) -> str:
     if char == "\0":
-        return "a NUL character; this is no text, or UTF-16: save it as UTF-8, or leave such documents out (--skip-bad)"
+        return f"a NUL character; this is no text, or UTF-16: save it as UTF-8, {SKIP}"
     with source.open() as file:
         wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
     hint = " (the file looks like UTF-16)" if wide else ""
-    return (
-        f"byte 0x{ord(char) - 0xDC00:02x} is not UTF-8{hint}; save the file as UTF-8, or leave such documents out "
-        f"(--skip-bad)"
-    )
+    return f"byte 0x{ord(char) - 0xDC00:02x} is not UTF-8{hint}; save the file as UTF-8, {SKIP}"
 
 
 def _read(source: Source) -> Iterator[bytes]:

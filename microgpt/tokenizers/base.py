@@ -102,7 +102,7 @@ class Base:
         shown = what if len(what) <= 40 else what[:39] + "…"
         return DataError(
             f"{'character' if len(what) == 1 else 'word'} {shown!r} at position {position} is not in this tokenizer's "
-            f"vocabulary ({self.sketch()}); leave it out, use --unk, or train on text that has it",
+            f"vocabulary ({self.sketch()}); leave it out, or train on text that has it or with --unk",
             "E_UNKNOWN_TOKEN",
         )
 

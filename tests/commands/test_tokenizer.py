@@ -105,3 +105,11 @@ def test_tokens_and_merges_are_shown(run: Run, text: Path, tmp_path: Path) -> No
 
 def test_nothing_shown_can_steer_a_terminal() -> None:
     assert visible("a\x1b[31m\x9b\n\u202eb") == "a\\x1b[31m\\x9b⏎\n\\u202eb"
+
+
+@pytest.mark.parametrize("bad", [b"a\xff\n", b"a\0\n"])
+def test_advice_names_the_command_that_has_the_flag(bad: bytes, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.txt").write_bytes(bad)
+    status, _, said = run("train", tmp_path / "bad.txt", "--out", tmp_path / "tokenizer.json")
+    assert (status, said.count("\n")) == (3, 1)
+    assert "--skip-bad of microgpt train" in said

@@ -160,6 +160,8 @@ def test_a_disk_that_is_full_leaves_the_older_checkpoint(reference: Reference, c
 def test_prompts(halfway: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(halfway)
     fails(["generate", run, "-p", "adä"], capsys, 3, "prompt: character 'ä' at position 3 is not in this tokenizer")
+    said = fails(["generate", run, "-p", "Q"], capsys, 3, "leave it out, or train on text that has it or with --unk")
+    assert "use --unk" not in said  # generate has no such flag
     fails(["generate", run, "-p", "\udcff"], capsys, 3, "position 1")
     fails(["generate", run, "--temperature", "-1"], capsys, 2, "--temperature")
     fails(["generate", run, "--prompt-file", "none.txt"], capsys, 3, "no such file")
