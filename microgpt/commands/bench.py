@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from microgpt import bench as measuring
 from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve
 from microgpt.engines.libraries import cpu
+from microgpt.errors import UsageError
 from microgpt.job import prepare
 from microgpt.terminal import say
 
@@ -43,7 +44,7 @@ def bench(
     full_context
         Fill every row to the block instead of taking the documents as they are.
     plot
-        Draw the ladder into this PNG or SVG file.
+        Draw the ladder into this PNG or SVG file; only with ladder.
     json
         Print one JSON object.
     """
@@ -51,6 +52,8 @@ def bench(
     if source == "ladder":
         _ladder(resolve(scenario, None, flags), plot, json)
         return
+    if plot:
+        raise UsageError("--plot: draws the ladder alone; leave it out, or run microgpt bench ladder --plot FILE")
     config = resolve(source, None, flags)
     job = prepare(config)
     say(f"measuring {job.choice.name} in {job.choice.dtype}, {config.run.steps:,} steps, best of {measuring.REPEATS}")

@@ -91,6 +91,7 @@ def test_a_byte_order_mark_and_crlf_change_nothing(
         (["generate", "none", "-n", "1.6"], 2, "-n: must be a whole number, got 1.6"),
         (["tokenizer", "train", "none", "--vocab-size", "300.5"], 2, "--vocab-size: must be a whole number"),
         (["generate", "none", "-n", "2.0"], 4, "none: no such folder"),
+        (["bench", "names", "--plot", "x.svg"], 2, "--plot: draws the ladder alone"),
         (["trian"], 2, "trian"),
         (["generate", "none"], 4, "none: no such folder"),
     ],
