@@ -49,6 +49,7 @@ app.command("microgpt.commands.tokenizer:app", name="tokenizer", help="Train, us
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. Errors are one line, with a traceback only after --debug."""
+    _open_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -66,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said
         return 141
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        return 141  # rich has done the same, and ends with 1
     except MemoryError as error:
         return _fail("out of memory; try a smaller model, --batch-size or --block-size", 5, error if debug else None)
     except OSError as error:
@@ -74,6 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "" if debug else "; this is a defect of microgpt: run again with --debug and report what it prints"
         return _fail(f"{type(error).__name__}: {error}{hint}", 70, error if debug else None)
     return 0
+
+
+def _open_streams() -> None:
+    """Give a standard stream that the caller closed (>&-) the null device, before a file gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _fail(sentence: str, status: int, error: BaseException | None) -> int:

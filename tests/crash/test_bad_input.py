@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -171,6 +174,36 @@ def test_prompts(halfway: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said.out.startswith("ada" * 40)
     assert "the prompt is longer than the context: its first 115 tokens are left out" in said.err
     assert main(["generate", run, "-p", "", "-n", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "generate {run} -n 1 >&-",
+        "generate {run} -n 1 -p - <&-",
+        "info {run} >&-",
+        "train {data} --steps 2 --engine manual 2>&-",
+        "train {data} --steps 2 --engine manual <&- >&- 2>&-",
+    ],
+)
+def test_closed_streams(reference: Reference, halfway: Path, tmp_path: Path, words: str) -> None:
+    done = shell(words.format(run=halfway, data=reference.data), tmp_path)
+    assert done.returncode == 0
+    assert "defect" not in done.stderr
+
+
+@pytest.mark.parametrize("words", ["generate {run} -n 1", "info {run}", "train --help"])
+def test_a_pipe_that_nobody_reads(halfway: Path, tmp_path: Path, words: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as stdout:
+        done = shell(words.format(run=halfway), tmp_path, stdout)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def shell(words: str, folder: Path, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    line = f"{sys.executable} -m microgpt {words}"
+    return subprocess.run(line, shell=True, cwd=folder, input="ada", text=True, stdout=stdout, stderr=subprocess.PIPE)
 
 
 def test_debug_shows_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
