@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from cyclopts import App, ArgumentCollection, CycloptsError
+from cyclopts import App, ArgumentCollection, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
 from microgpt import __version__
 from microgpt.errors import MicrogptError, UsageError
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MicrogptError as error:
         return _fail(str(error), error.status, error if debug else None)
     except CycloptsError as error:
-        return _fail(" ".join(str(error).split()), 2, error if debug else None)
+        return _fail(_sentence(error), 2, error if debug else None)
     except Terminated:
         return _fail("terminated", 143, None)
     except KeyboardInterrupt:
@@ -86,6 +86,25 @@ def _open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+TO_NAME = {"RUN": "name a run or model folder", "NAME": "name a data set (microgpt data list shows them)"}
+
+
+def _sentence(error: CycloptsError) -> str:
+    """What cyclopts has to say of the words, in one line; the commonest mistakes in the user's own terms."""
+    command = " ".join(error.command_chain or ())
+    advice = f"microgpt {command} --help says what it takes"
+    if isinstance(error, MissingArgumentError) and (argument := error.argument):
+        if error.keyword:
+            return f"{error.keyword}: needs a value; {advice}"
+        name = argument.name.lstrip("-").upper() if argument.field_info.is_positional else argument.name
+        return f"{command}: {name} is missing; {TO_NAME.get(name, advice)}"
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        if command == "train":
+            advice = "it takes one source: a scenario, or a file alone; --data FILE goes beside a scenario"
+        return f"{command}: {error.unused_tokens[0]!r} is a word too many; {advice}"
+    return " ".join(str(error).split())
 
 
 def _fail(sentence: str, status: int, error: BaseException | None) -> int:
