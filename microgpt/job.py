@@ -39,7 +39,7 @@ class Report:
         """A checkpoint was taken up."""
 
     def progress(self, step: int, loss: float, tokens: int) -> None:
-        """A block is done: steps so far, the mean loss of the block, its tokens."""
+        """A block is done: steps so far, the mean loss of the last fifty, the tokens of the block."""
 
     def evaluated(self, step: int, loss: float) -> None:
         """A held-out loss was computed."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from microgpt.resume import identity, other_run, read_newest
 from microgpt.runfolder import RunFolder
 from microgpt.signals import Wish
 
+RECENT = 50  # steps whose mean loss is told; a block's length would depend on the clock
 BLOCK_SECONDS = 0.1  # the length of a block of steps that is aimed at
 
 
@@ -60,6 +63,7 @@ class Loop:
         self.tokens = 0
         self.seconds = 0.0
         self.loss: float | None = None
+        self.recent: deque[float] = deque(maxlen=RECENT)
         self.val_loss: float | None = None
         self.best: dict[str, Any] | None = None
         self.evaluated = 0  # the step of the last evaluation
@@ -204,7 +208,8 @@ class Loop:
         self.seconds += spent
         if len(losses):
             self.loss = float(losses[-1])
-            self.report.progress(self.step, float(losses.mean()), self.tokens - before)
+            self.recent.extend(losses.tolist())
+            self.report.progress(self.step, fmean(self.recent), self.tokens - before)
 
     def _diverged(self, loss: float) -> None:
         """Keep the last healthy state, and say where it went wrong."""

@@ -240,6 +240,17 @@ def test_what_can_go_on_says_how(
     assert (f"go on   microgpt train --resume --out {out}" in said) == (step is not None)
 
 
+def test_the_loss_that_is_told_is_the_mean_of_the_last_fifty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not of the steps since the last line, which the clock decides."""
+    text, run = tmp_path / "a.txt", tmp_path / "run"
+    text.write_text("anna\nbob\ncarl\n", encoding="utf-8")
+    assert main(["train", str(text), "--steps", "120", "--n-embd", "8", "--samples", "0", "--out", str(run)]) == 0
+    losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert f"step 120 / 120  loss {np.mean(losses[-50:]):.4f}" in capsys.readouterr().err
+
+
 def test_max_time_saves_and_tells_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small(tmp_path)
     out = tmp_path / "run"
