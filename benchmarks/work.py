@@ -18,7 +18,7 @@ from benchmarks.common import Options, say
 from microgpt.config import Config, Model, Optim
 from microgpt.data import datasets
 from microgpt.engines import Choice, Feed, choose, pack
-from microgpt.errors import MachineError, UsageError
+from microgpt.errors import MachineError, UsageError, install
 from microgpt.job import Job, prepare
 from microgpt.model import Tensors, first_values, table
 from microgpt.optim import learning_rates
@@ -275,5 +275,5 @@ def installed(module: str) -> bool:
     """Whether a peer's library is here; says so where not."""
     if importlib.util.find_spec(module):
         return True
-    say(f"  {module} is not installed, so it is left out: pip install 'microgpt[bench]'")
+    say(f"  {module} is not installed, so it is left out: {install('bench')}")
     return False

@@ -62,3 +62,8 @@ class Stopped(MicrogptError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.status = 128 + signal_number
+
+
+def install(extra: str) -> str:
+    """What to do where an optional part is missing. From a checkout: PyPI's `microgpt` is another project."""
+    return f"run pip install -e '.[{extra}]' in the microgpt folder"

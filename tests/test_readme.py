@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from microgpt.bench import lines_of_code
 from microgpt.cli import main
 from microgpt.engines import LADDER
+from microgpt.errors import install
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -68,3 +70,21 @@ def test_the_ladder_table_is_the_ladder() -> None:
     for name, idea, lines in rows:
         assert idea == LADDER[name].idea
         assert int(lines) == lines_of_code(name), f"{name} has {lines_of_code(name)} lines"
+
+
+def test_missing_parts_are_installed_from_the_checkout() -> None:
+    """PyPI's `microgpt` is another project."""
+    root = Path(__file__).parents[1]
+    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = set()
+    for path in (
+        *root.glob("*.md"),
+        *(p for top in ("microgpt", "benchmarks", "docs") for p in (root / top).rglob("*")),
+    ):
+        if path.suffix in (".py", ".md"):
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"pip install '?microgpt", text), path
+            named |= {*re.findall(r"install\('(\w+)'\)", text), *re.findall(r"-e '\.\[(\w+)\]'", text)}
+    assert "scrape" in named
+    assert named <= {*extras}
+    assert "pip install -e '.[scrape]'" in install("scrape")

@@ -108,10 +108,10 @@ def draw(rows: list[dict[str, Any]], path: Path, machine: str) -> None:
     """The ladder as a picture: time a step, logarithmic. Raises MachineError without matplotlib."""
     import importlib.util
 
-    from microgpt.errors import MachineError
+    from microgpt.errors import MachineError, install
 
     if not importlib.util.find_spec("matplotlib"):
-        raise MachineError("--plot: matplotlib is not installed; pip install 'microgpt[plot]'")
+        raise MachineError(f"--plot: matplotlib is not installed; {install('plot')}")
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from microgpt.data import datasets
-from microgpt.errors import MachineError, UsageError
+from microgpt.errors import MachineError, UsageError, install
 from microgpt.terminal import say
 
 app = App(name="data", help="List and fetch data sets, collect pages of the web.")
@@ -150,7 +150,7 @@ def crawler(
         import protego  # noqa: F401
         import trafilatura  # noqa: F401
     except ImportError as error:
-        raise MachineError(f"{error.name} is not installed; pip install 'microgpt[scrape]'") from None
+        raise MachineError(f"{error.name} is not installed; {install('scrape')}") from None
     from microgpt.scrape.addresses import Gate, Refused
     from microgpt.scrape.crawl import Crawl, web_cache
     from microgpt.scrape.fetch import Fetcher, Limits

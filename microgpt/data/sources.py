@@ -22,7 +22,7 @@ from typing import IO, NamedTuple, cast
 
 from microgpt import fsio
 from microgpt.data.datasets import cache_folder
-from microgpt.errors import DataError, MachineError
+from microgpt.errors import DataError, MachineError, install
 
 PIECE = 1 << 20  # bytes read at once
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl")
@@ -196,7 +196,7 @@ def _open(path: Path) -> IO[bytes]:
         try:
             import zstandard
         except ImportError:
-            raise MachineError(f"{path}: zstandard is not installed; pip install 'microgpt[data]'") from None
+            raise MachineError(f"{path}: zstandard is not installed; {install('data')}") from None
         return cast("IO[bytes]", zstandard.open(path, "rb"))
     return open(path, "rb")
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from microgpt.config import Model, Optim, nearest
 from microgpt.engines.feed import Feed, Pass, pack
-from microgpt.errors import MachineError, UsageError
+from microgpt.errors import MachineError, UsageError, install
 from microgpt.model import Tensors, flops_per_token
 
 __all__ = ["ALIASES", "LADDER", "Choice", "Engine", "Feed", "Pass", "Rung", "choose", "engine", "pack"]
@@ -125,7 +125,7 @@ def engine(name: str) -> type[Engine]:
         raise UsageError(f"--engine: no engine is called {name!r}; {nearest(name, {**LADDER, **ALIASES})}")
     needed = LADDER[rung].requires
     if needed and not importlib.util.find_spec(needed):
-        raise MachineError(f"--engine {name}: {needed} is not installed; pip install 'microgpt[{needed}]'")
+        raise MachineError(f"--engine {name}: {needed} is not installed; {install(needed)}")
     cls: type[Engine] = importlib.import_module(f"microgpt.engines.{rung}").Engine
     return cls
 

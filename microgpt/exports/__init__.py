@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from microgpt import checkpoint, fsio
 from microgpt.checkpoint import Checkpoint
 from microgpt.config import nearest
-from microgpt.errors import MachineError, UsageError
+from microgpt.errors import MachineError, UsageError, install
 from microgpt.model import Tensors
 
 
@@ -97,7 +97,7 @@ def export(
         raise UsageError(f"--custom-code: only with --to hf, got --to {to}")
     for needed in facts.requires:
         if not importlib.util.find_spec(needed):
-            raise MachineError(f"--to {to}: {needed} is not installed; pip install 'microgpt[export]'")
+            raise MachineError(f"--to {to}: {needed} is not installed; {install('export')}")
     saved = checkpoint.read(run)
     weights = saved.weights()
     if storage is None:

@@ -6,7 +6,7 @@ import codecs
 import re
 from typing import Any, NamedTuple
 
-from microgpt.errors import MachineError
+from microgpt.errors import MachineError, install
 from microgpt.scrape.addresses import Refused, Target, follow
 from microgpt.scrape.fetch import PageError, Reply
 
@@ -80,7 +80,7 @@ def extract(source: str, url: str) -> tuple[str | None, str | None, str]:
     try:
         import trafilatura
     except ImportError:
-        raise MachineError("trafilatura is not installed; pip install 'microgpt[scrape]'") from None
+        raise MachineError(f"trafilatura is not installed; {install('scrape')}") from None
     try:
         found: Any = trafilatura.bare_extraction(source, url=url, include_comments=False, with_metadata=True)
     except Exception as error:  # of a parser, on a page that is broken in a way nobody thought of
