@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json as jsonlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from microgpt.errors import MicrogptError, UsageError
 from microgpt.terminal import say
-
-if TYPE_CHECKING:
-    from microgpt.exports import Exported
 
 Switch = Parameter(negative="")
 
@@ -65,10 +62,15 @@ def export(
     chosen = [name for name, given in (("float16", half), ("bfloat16", bf16), ("int8", int8)) if given]
     if len(chosen) > 1:
         raise UsageError("--half, --bf16 and --int8: give one of them")
-    done = write(run, to, out, storage=chosen[0] if chosen else None, custom_code=custom_code, merge=merge)
-    facts = {**dataclasses.asdict(done), "path": str(done.path)}
-    if quality and done.storage in ("float16", "bfloat16", "int8"):
-        facts |= _quality(run, done, data)
+    measured: dict[str, Any] = {}
+
+    def measure(storage: str) -> None:
+        if quality and storage in ("float16", "bfloat16", "int8"):
+            measured.update(_quality(run, to, storage, data))
+
+    stored = chosen[0] if chosen else None
+    done = write(run, to, out, storage=stored, custom_code=custom_code, merge=merge, measure=measure)
+    facts = {**dataclasses.asdict(done), "path": str(done.path), **measured}
     if json:
         print(jsonlib.dumps(facts))
         return
@@ -82,17 +84,17 @@ def export(
         say(f"note    {note}")
 
 
-def _quality(run: Path, done: Exported, data: Path | None) -> dict[str, Any]:
+def _quality(run: Path, to: str, stored: str, data: Path | None) -> dict[str, Any]:
     from microgpt import checkpoint, storage
     from microgpt.exports.quality import Rounding, table
 
     rounded: Rounding = storage.rounded
-    if done.to == "gguf":
+    if to == "gguf":
         from microgpt.exports import gguf_file
 
         rounded = gguf_file.rounded
     try:
-        rows, about = table(checkpoint.read(run), [done.storage], str(data) if data else None, rounded)
+        rows, about = table(checkpoint.read(run), [stored], str(data) if data else None, rounded)
     except (MicrogptError, OSError) as error:
         if data is not None:
             raise

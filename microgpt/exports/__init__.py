@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -83,8 +84,11 @@ def export(
     storage: str | None = None,
     custom_code: bool = False,
     merge: bool = False,
+    measure: Callable[[str], None] = lambda storage: None,
 ) -> Exported:
     """Write the model of `run` as `to`, its adapters merged; `merge` insists on there being some.
+
+    `measure` is called with the storage before anything is written, and may refuse by raising.
 
     Raises UsageError, CheckpointError, NumericError or MachineError.
     """
@@ -112,6 +116,7 @@ def export(
     if out.exists():
         raise UsageError(f"{out}: is there already; name another file or folder with --out", "E_EXISTS")
     writer: Writer = importlib.import_module(f"microgpt.exports.{facts.module}")  # type: ignore[assignment]
+    measure(storage)
     with fsio.disk("be written", out):
         fsio.make_folders(out.absolute().parent)
         notes = writer.write(Source(saved, weights, storage, custom_code), out)

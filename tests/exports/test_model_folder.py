@@ -120,6 +120,20 @@ def test_the_command_reports_what_fewer_bits_cost(
     assert "give one of them" in capsys.readouterr().err
 
 
+def test_a_text_that_cannot_be_measured_on_writes_nothing(
+    build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, out = tmp_path / "text.txt", tmp_path / "out"
+    words = ["export", str(build()), "--to", "safetensors", "--int8", "--data", str(text), "--out", str(out)]
+    assert main(words) == 3
+    assert "text.txt: no such file" in capsys.readouterr().err
+    text.write_text("ANNA\n")
+    assert main(words) == 3
+    assert not out.exists()
+    text.write_text("anna\n")
+    assert main(words) == 0
+
+
 def test_adapters_are_merged(build: Build, tmp_path: Path) -> None:
     saved = checkpoint.read(build())
     config = saved.config.replace(finetune={"lora_rank": 2})
