@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 from microgpt.config import Data
-from microgpt.data.documents import Reject
+from microgpt.data.documents import REJECTS, Reject, unreadable
 from microgpt.data.sources import find_sources, pieces
 from microgpt.errors import DataError, UsageError
 
@@ -36,11 +36,7 @@ class Chats(NamedTuple):
     places: list[str]  # file:line of each
     source: str
     notes: list[str]
-
-    @property
-    def rejects(self) -> list[Reject]:
-        """None: a mistake in a conversation ends the reading."""
-        return []
+    rejects: list[Reject]  # with skip_bad; else a mistake ends the reading
 
     @property
     def texts(self) -> list[str]:
@@ -64,13 +60,17 @@ def read_chats(data: Data) -> Chats:
     if not data.path:
         raise UsageError("no conversations to train on; name a file with --data: JSONL, a conversation a line")
     tally: Counter[str] = Counter()
-    parts = [parse_chats("".join(pieces(source, tally)), source.name) for source in find_sources(data.path)]
+    parts = [
+        parse_chats("".join(pieces(source, tally, skip_bad=data.skip_bad)), source.name, skip_bad=data.skip_bad)
+        for source in find_sources(data.path)
+    ]
     told = [f"{data.path}: {n:,} {what}" for what, n in tally.items() if n]
     return Chats(
         [conversation for part in parts for conversation in part.conversations],
         [place for part in parts for place in part.places],
         data.path,
         told + [note for part in parts for note in part.notes],
+        [reject for part in parts for reject in part.rejects],
     )
 
 
@@ -86,19 +86,29 @@ def looks_like_chats(text: str) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "role" in value[0]
 
 
-def parse_chats(text: str, where: str) -> Chats:
+def parse_chats(text: str, where: str, *, skip_bad: bool = False) -> Chats:
     """The conversations of a file that have an answer, each cut after its last one; what was left out is noted.
 
-    Raises DataError with `where`, the line and the message of a mistake, or if no conversation is left.
+    Raises DataError with `where`, the line and the message of a mistake (with `skip_bad` such lines become rejects),
+    or if no conversation is left.
     """
     found: list[Conversation] = []
     places: list[str] = []
+    rejects: list[Reject] = []
     tally: Counter[str] = Counter()
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         place = f"{where}:{number}"
-        messages = check_messages(_messages(line, place), place)
+        try:
+            if why := unreadable(line):
+                raise DataError(f"{place}: {why}")
+            messages = check_messages(_messages(line, place), place)
+        except DataError as error:
+            if not skip_bad:
+                raise DataError(f"{error}; --skip-bad leaves such lines out") from None
+            rejects.append(Reject.of(where, number, str(error).removeprefix(f"{place}: "), line))
+            continue
         kept = until_last_answer(messages)
         if kept:
             found.append(kept)
@@ -109,7 +119,8 @@ def parse_chats(text: str, where: str) -> Chats:
     if not found:
         raise DataError(f"{where}: no conversation with an answer in it; expected one a line, as JSON")
     notes = [f"{where}: {n:,} conversation{'' if n == 1 else 's'} {what}" for what, n in tally.items() if n]
-    return Chats(found, places, where, notes)
+    notes += [f"{where}: {REJECTS}: {len(rejects):,}"] if rejects else []
+    return Chats(found, places, where, notes, rejects)
 
 
 def until_last_answer(messages: Conversation) -> Conversation:
@@ -155,7 +166,9 @@ def _messages(line: str, where: str) -> Any:
     try:
         value = json.loads(line, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}:{error.colno}: not JSON ({error.msg}); expected a conversation a line") from None
+        raise DataError(
+            f"{where}: not JSON at column {error.colno} ({error.msg}); expected a conversation a line"
+        ) from None
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}); expected a conversation a line") from None
     except RecursionError:

@@ -28,6 +28,11 @@ class Reject(NamedTuple):
     why: str
     text: str
 
+    @classmethod
+    def of(cls, file: str, line: int, why: str, text: str) -> Reject:
+        """With the begin of the text, as a file can hold it."""
+        return cls(file, line, why, text[:SHOWN].encode("utf-8", "backslashreplace").decode())
+
 
 class Documents:
     """The documents of a data section. Each pass reads them; `notes` and `rejects` tell of the last whole pass."""
@@ -63,7 +68,7 @@ class Documents:
                 empty = texts.count("")
                 self.tally["empty documents " + ("dropped" if drops else "kept")] += empty
                 yield list(filter(None, texts)) if empty and drops else texts
-        self.tally["rejects left out (--skip-bad); they are listed in rejects.jsonl"] += len(self.rejects)
+        self.tally[REJECTS] += len(self.rejects)
 
     def hold(self, limit: int) -> bool:
         """Take all documents into memory, unless they are more than `limit` characters. Raises DataError."""
@@ -148,9 +153,8 @@ class Documents:
         """A batch without the texts that hold a NUL or bytes that are not UTF-8, which become rejects."""
         found = []
         for number, text in zip(*batch, strict=True):
-            if bad := BAD.search(text):
-                what = "a NUL character" if bad[0] == "\0" else f"byte 0x{ord(bad[0]) - 0xDC00:02x} is not UTF-8"
-                self._bad(source, number, f"{what} at character {bad.start() + 1}", text)
+            if why := unreadable(text):
+                self._bad(source, number, why, text)
             else:
                 found.append(text)
         return found
@@ -159,11 +163,20 @@ class Documents:
         """Note a reject with --skip-bad, else raise DataError."""
         if not self.data.skip_bad:
             raise DataError(f"{source.name}:{line}: {why}, or leave it out (--skip-bad of microgpt train)")
-        shown = text[:SHOWN].encode("utf-8", "backslashreplace").decode()
-        self.rejects.append(Reject(source.name, line, why, shown))
+        self.rejects.append(Reject.of(source.name, line, why, text))
 
 
+REJECTS = "rejects left out (--skip-bad); they are listed in rejects.jsonl"
 COPIES = {True: "exact duplicates dropped", False: "exact duplicates kept (--drop-duplicates leaves them out)"}
+
+
+def unreadable(text: str) -> str:
+    """The NUL or the byte that is not UTF-8 in what `pieces` gave with `skip_bad`; empty if none."""
+    bad = BAD.search(text)
+    if not bad:
+        return ""
+    what = "a NUL character" if bad[0] == "\0" else f"byte 0x{ord(bad[0]) - 0xDC00:02x} is not UTF-8"
+    return f"{what} at character {bad.start() + 1}"
 
 
 def shared(data: Data) -> int:

@@ -39,7 +39,7 @@ def test_cut_and_left_out_are_counted() -> None:
 @pytest.mark.parametrize(
     ("line", "where", "what"),
     [
-        ("{oops", "f:2:2", "not JSON"),
+        ("{oops", "f:2", "not JSON at column 2"),
         ("[" * 100_000, "f:2", "nested too deeply"),
         ('{"role": "user", "role": "user"}', "f:2", "twice"),
         ("9" * 5000, "f:2", "not JSON"),
@@ -61,6 +61,23 @@ def test_a_mistake_is_named_with_its_place(line: Any, where: str, what: str) -> 
     assert str(error.value).startswith(where + ":")
     assert what in str(error.value)
     assert "\n" not in str(error.value)
+    chats = parse_chats(file([HI, HELLO], line, [HI, HELLO]), "f", skip_bad=True)
+    assert chats.places == ["f:1", "f:3"]
+    ((name, number, why, shown),) = chats.rejects
+    assert (name, number) == ("f", 2)
+    assert f"f:2: {why}" in str(error.value)
+    assert file(line).startswith(shown)
+    assert chats.notes == ["f: rejects left out (--skip-bad); they are listed in rejects.jsonl: 1"]
+
+
+def test_bytes_that_are_no_text_can_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(file([HI, HELLO]).encode() + b'\n[{"role": "user", "content": "\xff"}]\n')
+    with pytest.raises(DataError, match=r"c\.jsonl:2:\d+: byte 0xff is not UTF-8"):
+        read_chats(Data(path=str(path)))
+    chats = read_chats(Data(path=str(path), skip_bad=True))
+    assert chats.places == [f"{path}:1"]
+    assert [(reject.line, reject.why) for reject in chats.rejects] == [(2, "byte 0xff is not UTF-8 at character 31")]
 
 
 def test_nothing_to_train_on() -> None:
