@@ -46,6 +46,8 @@ def write(source: Source, out: Path) -> list[str]:
         about, weights = nanochat(model, source.weights)
     else:
         about, weights = arcee(model, source.weights)
+    if not source.custom_code:  # with it the folder is one of ours, too
+        contents["README.md"] = card(contents["README.md"].decode(), "chat_template.jinja" in contents).encode()
     about |= {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.bos, "dtype": source.storage}
     contents["config.json"] = fsio.to_json(about)
     ends = [tokenizer.bos, *(i for name, i in tokenizer.special.items() if name == "end_turn")]
@@ -56,6 +58,22 @@ def write(source: Source, out: Path) -> list[str]:
     contents["model.safetensors"] = storage.encode(weights, source.storage)
     write_folder(out, sealed(contents, saved.step) if source.custom_code else contents)
     return notes
+
+
+def card(ours: str, chats: bool) -> str:
+    """README.md of a folder that only transformers opens: another library, and another command at the end."""
+    about = ours.replace("library_name: microgpt", "library_name: transformers", 1).rpartition("\n\n")[0]
+    given = '[{"role": "user", "content": "Hello"}]' if chats else '""'
+    return f"""{about}
+
+```python
+from transformers import pipeline
+
+print(pipeline("text-generation", ".")({given}))
+```
+
+`microgpt import . --out FOLDER` makes it a model of microgpt again.
+"""
 
 
 def arcee(model: Model, weights: Tensors) -> tuple[dict[str, Any], Tensors]:

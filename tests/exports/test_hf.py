@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from microgpt import chat
+from microgpt.cli import main
 from microgpt.data.chats import Message
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.exports import export
@@ -112,6 +115,21 @@ def test_a_chat_goes_along(build: Build, tmp_path: Path) -> None:
     (source / "chat_template.jinja").write_text(chat.TEMPLATE.replace("user", "uSer"))
     with pytest.raises(CheckpointError, match=r"chat_template\.jinja: its SHA-256"):
         export(source, "hf", tmp_path / "again")
+
+
+@pytest.mark.parametrize("roles", [False, True])
+def test_its_readme_is_right(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], roles: bool
+) -> None:
+    source = build(tokenizer=train("bpe", TEXTS, roles=roles), **MODERN)
+    monkeypatch.chdir(export(source, "hf", tmp_path / "out").path)
+    readme = Path("README.md").read_text(encoding="utf-8")
+    assert "library_name: transformers" in readme
+    assert re.search(r"^- trained: 7 of", readme, re.M)
+    exec(readme.partition("```python\n")[2].partition("```")[0])
+    assert ("'role': 'assistant'" if roles else "generated_text") in capsys.readouterr().out
+    (command,) = re.findall(r"`microgpt (.*?)`", readme)
+    assert main(shlex.split(command)) == 0
 
 
 @pytest.mark.parametrize("stored", ["float16", "bfloat16"])
