@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,8 +30,13 @@ def disk(doing: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        where = f"{error.filename or path}".replace(TEMPORARY, "")
+        where = _asked_for(f"{error.filename or path}")
         raise MachineError(f"{where}: cannot {doing} ({reason}){_advice(error.errno)}", "E_DISK") from error
+
+
+def _asked_for(name: str) -> str:
+    """The name of the file that a temporary one would have become."""
+    return re.sub(rf"{re.escape(TEMPORARY)}(.*?)(-{os.getpid()})?(?=[/\\]|$)", r"\1", name)
 
 
 def _advice(number: int | None) -> str:

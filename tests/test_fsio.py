@@ -1,0 +1,19 @@
+"""What a failed write tells: the file that was asked for, the reason, and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from microgpt import fsio
+from microgpt.errors import MachineError
+
+
+@pytest.mark.parametrize("name", ["none/a.json", "none/a-12.json", "none/a-12"])
+def test_the_file_asked_for_is_named(tmp_path: Path, name: str) -> None:
+    for write in (lambda path: fsio.write_atomic(path, b""), lambda path: fsio.new_folder(path).__enter__()):
+        path = tmp_path / name
+        with pytest.raises(MachineError) as error, fsio.disk("be written", path):
+            write(path)
+        assert str(error.value) == f"{path}: cannot be written (No such file or directory)"
