@@ -31,7 +31,9 @@ def disk(doing: str, path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         where = _asked_for(f"{error.filename or path}")
-        raise MachineError(f"{where}: cannot {doing} ({reason}){_advice(error.errno)}", "E_DISK") from error
+        cached = any(Path(at).absolute().is_relative_to(cache_folder("").absolute()) for at in (where, path))
+        flag = "MICROGPT_CACHE_DIR" if cached else "--out"
+        raise MachineError(f"{where}: cannot {doing} ({reason}){_advice(error.errno, flag)}", "E_DISK") from error
 
 
 def _asked_for(name: str) -> str:
@@ -39,15 +41,15 @@ def _asked_for(name: str) -> str:
     return re.sub(rf"{re.escape(TEMPORARY)}(.*?)(-{os.getpid()})?(?=[/\\]|$)", r"\1", name)
 
 
-def _advice(number: int | None) -> str:
+def _advice(number: int | None, flag: str) -> str:
     import errno
 
     return {
         errno.ENOSPC: "; free some space and go on with --resume",
         errno.EDQUOT: "; your quota is used up: free some space and go on with --resume",
-        errno.EACCES: "; choose a folder that you may write to with --out",
-        errno.EPERM: "; choose a folder that you may write to with --out",
-        errno.EROFS: "; the file system is read-only: choose another folder with --out",
+        errno.EACCES: f"; choose a folder that you may write to with {flag}",
+        errno.EPERM: f"; choose a folder that you may write to with {flag}",
+        errno.EROFS: f"; the file system is read-only: choose another folder with {flag}",
         errno.EMFILE: "; too many open files: raise the limit (ulimit -n)",
     }.get(number or 0, "")
 
@@ -216,6 +218,12 @@ def cache_folder(kind: str) -> Path:
     import platformdirs
 
     return Path(os.environ.get("MICROGPT_CACHE_DIR") or platformdirs.user_cache_dir("microgpt")) / kind
+
+
+def require_writable(path: Path) -> None:
+    """Raise OSError for a folder that nothing can be put into."""
+    if not os.access(path, os.W_OK):
+        raise PermissionError(13, os.strerror(13), str(path))
 
 
 def make_folder(path: Path) -> None:

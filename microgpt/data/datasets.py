@@ -140,8 +140,8 @@ def find(name: str, progress: bool = True) -> Found:
         stand_in = Path(str(resources.files("microgpt") / "data" / wanted.fallback))
         return Found(
             stand_in,
-            f"{name}: no network and no {wanted.file} in {data_folders()[0]}: training on the package's own list "
-            f"of given names instead, so losses and samples differ from the reference ({error})",
+            f"{name}: no {wanted.file} in {data_folders()[0]}, and none can be downloaded: training on the package's "
+            f"own list of given names instead, so losses and samples differ from the reference ({error})",
         )
 
 
@@ -158,6 +158,9 @@ def fetch(name: str, progress: bool = True) -> Path:
     import requests
 
     wanted, folder = dataset(name), cache_folder()
+    with fsio.disk("be written", folder):
+        fsio.make_folders(folder)
+        fsio.require_writable(folder)
     pooch.get_logger().setLevel(logging.ERROR)
     problem = ""
     for attempt, url in enumerate(wanted.urls * TRIES):
@@ -165,7 +168,7 @@ def fetch(name: str, progress: bool = True) -> Path:
             keeper = Resuming(folder / f"{wanted.file}.part", wanted.size, progress)
             return Path(pooch.retrieve(url, f"sha256:{wanted.sha256}", wanted.file, folder, downloader=keeper))
         except (requests.exceptions.RequestException, ValueError, OSError) as error:
-            problem = type(error).__name__
+            problem = getattr(error, "strerror", None) or type(error).__name__
             if "NameResolutionError" in repr(error):
                 break  # no network: trying again would only make the user wait
             time.sleep(attempt)

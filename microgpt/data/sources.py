@@ -53,7 +53,7 @@ def find_sources(place: str) -> list[Source]:
     path = Path(place)
     if os.path.isdir(path):
         wanted = tuple(s + c for s in TEXT_SUFFIXES for c in ("", *COMPRESSED))
-        files = [p for p in sorted(path.rglob("*")) if p.name.endswith(wanted) and p.is_file() and p.name[0] != "."]
+        files = [p for p in _inside(path) if p.name.endswith(wanted) and p.is_file() and p.name[0] != "."]
         problem = (
             f"no text file in this folder; expected {', '.join(TEXT_SUFFIXES)}, plain or {' or '.join(COMPRESSED)}"
         )
@@ -65,6 +65,17 @@ def find_sources(place: str) -> list[Source]:
     if not files:
         raise DataError(f"{place}: {problem}")
     return [file_source(file) for file in files]
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The files of a folder and of those in it. Raises DataError for one that cannot be read."""
+
+    def fail(error: OSError) -> None:
+        raise DataError(
+            f"{error.filename}: cannot be read ({error.strerror}); name another folder with --data"
+        ) from None
+
+    return sorted(Path(at) / name for at, _, names in os.walk(folder, onerror=fail) for name in names)
 
 
 def file_source(path: Path) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -99,6 +100,8 @@ class Base:
 
     def unknown(self, what: str, position: int) -> DataError:
         """The error for a character or word that the vocabulary lacks; positions count from 1."""
+        if bad := re.search("[\ud800-\udfff]", what):
+            return halved(bad[0], position + bad.start())
         shown = what if len(what) <= 40 else what[:39] + "…"
         return DataError(
             f"{'character' if len(what) == 1 else 'word'} {shown!r} at position {position} is not in this tokenizer's "
@@ -151,6 +154,15 @@ def split_vocab(file: dict[str, Any]) -> tuple[list[str], list[str]]:
     if [vocab[token] for token in tokens] != list(range(len(vocab))):
         raise ValueError("ids must be 0, 1, 2, …")
     return tokens[:n], special
+
+
+def halved(char: str, position: int) -> DataError:
+    """The error for a surrogate, as which Python also reads a byte that is not UTF-8."""
+    if "\udc80" <= char <= "\udcff":
+        what = f"byte 0x{ord(char) - 0xDC00:02x} at position {position} is not UTF-8; convert the text to UTF-8"
+    else:
+        what = f"{char!r} at position {position} is half a character (a lone surrogate); leave it out"
+    return DataError(what, "E_UNKNOWN_TOKEN")
 
 
 def bos_first(bos: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from microgpt.errors import DataError, UsageError
 from microgpt.tokenizers import UNK
-from microgpt.tokenizers.base import UNKNOWN, Base, replace, split, split_vocab
+from microgpt.tokenizers.base import UNKNOWN, Base, halved, replace, split, split_vocab
 from microgpt.tokenizers.word import SPACES, charset, portable
 
 if TYPE_CHECKING:
@@ -151,11 +151,7 @@ class Bpe(Base):
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise DataError(
-                f"{text[error.start]!r} at position {error.start + 1} is half a character (a lone surrogate); "
-                "leave it out",
-                "E_UNKNOWN_TOKEN",
-            ) from None
+            raise halved(text[error.start], error.start + 1) from None
         encoder, ids = self._encoder
         try:
             ranks = encoder.encode_to_numpy(self._plain(text), disallowed_special=())

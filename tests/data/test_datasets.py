@@ -98,6 +98,19 @@ def test_without_a_network_the_file_and_folder_are_named(site: str, monkeypatch:
         find("set", progress=False)
 
 
+def test_a_cache_that_cannot_be_written_is_no_failed_download(
+    site: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    serve(monkeypatch, site, "/good")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(MachineError) as error:
+        fetch("set", progress=False)
+    cache = tmp_path / "cache" / "data"
+    assert str(error.value).startswith(f"{cache}: cannot be written (Permission denied); choose a folder ")
+    assert "MICROGPT_CACHE_DIR" in str(error.value)
+    assert Mirror.log == []
+
+
 def test_a_file_by_hand_counts_if_it_is_the_set(site: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     serve(monkeypatch, site, "/none")
     monkeypatch.setenv("MICROGPT_DATA_DIR", str(tmp_path))

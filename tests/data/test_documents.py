@@ -224,6 +224,16 @@ def test_missing_text_says_what_to_do(tmp_path: Path) -> None:
         read_documents(Data())
 
 
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(DataError) as error:
+        texts(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path}: cannot be read (Permission denied); ")
+
+
 def test_pydocs_need_no_network() -> None:
     found = read_documents(Data(dataset="pydocs", format="paragraphs"))
     assert any("assert" in text for text in found.texts)

@@ -150,6 +150,13 @@ def test_half_a_character_is_refused(kind: str, text: str) -> None:
 
 
 @every_kind
+def test_a_byte_that_is_not_utf8_is_named(kind: str) -> None:
+    text = b"the \xfa".decode("utf-8", "surrogateescape")
+    with pytest.raises(DataError, match="byte 0xfa at position 5 is not UTF-8"):
+        trained(kind).encode(text)
+
+
+@every_kind
 @given(data=st.data())
 def test_a_stream_shows_whole_characters_and_all_of_them(kind: str, data: st.DataObject) -> None:
     tokenizer = trained(kind, roles=True)
