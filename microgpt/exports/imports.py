@@ -78,7 +78,7 @@ def reader(path: Path) -> Callable[[Path], Foreign]:
     """Which program's model lies at `path`. Raises CheckpointError."""
     from microgpt.exports.hf_import import read_hf
 
-    if path.is_file() and path.suffix == ".json":
+    if path.is_file() and (path.suffix == ".json" or _begins_as_json(path)):
         return read_kgx
     if (path / "meta.json").is_file():
         return read_moonbase
@@ -92,6 +92,14 @@ def reader(path: Path) -> Callable[[Path], Foreign]:
         f"{path}: not a model that this version imports; expected muchq's folder (meta.json), kgx's model.json, "
         "or a Hugging Face folder (config.json)"
     )
+
+
+def _begins_as_json(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(1) == b"{"
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def sizes(given: Any, where: str, names: dict[str, str]) -> dict[str, int]:

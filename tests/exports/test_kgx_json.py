@@ -58,10 +58,11 @@ def test_its_description_computes_our_logits(build: Build, tmp_path: Path, dtype
     np.testing.assert_allclose(read_and_compute(done.path, "hello"), logits(source, [26, 7, 4, 11, 11, 14]), atol=1e-9)
 
 
-def test_there_and_back(build: Build, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.json", "names-json"])
+def test_there_and_back(build: Build, tmp_path: Path, name: str) -> None:
     source = build(**KGX, tokenizer=Char(' "\\abé日🙂'))
-    export(source, "json", tmp_path / "model.json")
-    done = import_model(tmp_path / "model.json", tmp_path / "back")
+    export(source, "json", tmp_path / name)
+    done = import_model(tmp_path / name, tmp_path / "back")
     np.testing.assert_array_equal(logits(done.path, [8, 6, 7]), logits(source, [8, 6, 7]))
 
 
