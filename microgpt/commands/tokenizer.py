@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from microgpt import fsio, tokenizers
+from microgpt import checkpoint, fsio, tokenizers
 from microgpt.config import Data
 from microgpt.data.documents import Documents
 from microgpt.data.sources import file_source, read_text
 from microgpt.errors import CheckpointError, DataError, UsageError
+from microgpt.terminal import say
 from microgpt.tokenizers import Tokenizer
 
 app = App(name="tokenizer", help="Train, use and look at tokenizers.")
@@ -58,21 +59,29 @@ def train(
     """
     if not files:
         raise UsageError("no text; name at least one file to learn from")
+    if out.exists():
+        raise UsageError(f"{out}: is there already; name another file with --out", "E_EXISTS")
     trained = tokenizers.train(
         kind, _documents(files, whole), vocab_size=vocab_size, merges=merges, roles=roles, unk=unk
     )
     with fsio.disk("write the tokenizer", out):
         fsio.write_atomic(out, trained.to_json())
-    print(f"{out}: {trained.kind} tokenizer, {trained.vocab_size:,} tokens", file=sys.stderr)
+    print(out)
+    say(f"wrote   {trained.kind} tokenizer, {trained.vocab_size:,} tokens")
 
 
 def _documents(files: tuple[Path, ...], whole: bool) -> Iterator[str]:
+    found = False
     for path in files:
         documents = Documents([file_source(path)], Data(format="lines"), str(path))
-        yield from [read_text(path)] if whole else documents.texts
+        for text in [read_text(path)] if whole else documents.texts:
+            found = found or bool(text.strip())
+            yield text
         for note in documents.notes:
             if "empty documents" not in note:  # they teach nothing
                 print(f"note: {note}", file=sys.stderr)
+    if not found:
+        raise DataError(f"{', '.join(map(str, files))}: no text in it; expected a document a line")
 
 
 @app.command
@@ -82,7 +91,7 @@ def encode(*, tokenizer: Path, unk: Annotated[bool, Flag] = False, json: Annotat
     Parameters
     ----------
     tokenizer
-        A tokenizer.json, or a folder that has one.
+        A tokenizer.json, a run, or a folder that has one.
     unk
         Pass over what the vocabulary lacks, as <unk> where there is one.
     json
@@ -99,7 +108,7 @@ def decode(*, tokenizer: Path) -> None:
     Parameters
     ----------
     tokenizer
-        A tokenizer.json, or a folder that has one.
+        A tokenizer.json, a run, or a folder that has one.
     """
     given = _stdin().strip()
     if given.startswith("["):
@@ -126,7 +135,7 @@ def show(
     text
         The text; standard input if left out.
     tokenizer
-        A tokenizer.json, or a folder that has one.
+        A tokenizer.json, a run, or a folder that has one.
     unk
         Pass over what the vocabulary lacks, as <unk> where there is one.
     merges
@@ -166,8 +175,9 @@ def visible(text: str) -> str:
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a file or of a folder's tokenizer.json. Raises CheckpointError."""
-    path = path / "tokenizer.json" if path.is_dir() else path
+    """The tokenizer of a file, of a folder's tokenizer.json or of a run. Raises CheckpointError."""
+    if path.is_dir():
+        path = (path if (path / "tokenizer.json").exists() else checkpoint.find(path)) / "tokenizer.json"
     try:
         with open(path, "rb") as file:
             data = file.read(tokenizers.MAX_BYTES + 1)

@@ -51,14 +51,40 @@ def test_documents_are_lines_or_whole_files(run: Run, text: Path, tmp_path: Path
     out = tmp_path / "tokenizer.json"
     run("train", text, "--kind", "char", "--out", out)
     assert "\n" not in json.loads(out.read_bytes())["model"]["vocab"]
+    out.unlink()
     run("train", text, "--kind", "char", "--whole", "--roles", "--out", out)
     assert {"\n", "<end_turn>"} < json.loads(out.read_bytes())["model"]["vocab"].keys()
 
 
 def test_the_vocabulary_has_the_size_asked_for(run: Run, text: Path, tmp_path: Path) -> None:
     out = tmp_path / "tokenizer.json"
-    status, _, err = run("train", text, "--kind", "bpe", "--vocab-size", "260", "--out", out)
-    assert (status, err) == (0, f"{out}: bpe tokenizer, 260 tokens\n")
+    status, printed, err = run("train", text, "--kind", "bpe", "--vocab-size", "260", "--out", out)
+    assert (status, printed, err) == (0, f"{out}\n", "wrote   bpe tokenizer, 260 tokens\n")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("whole", [[], ["--whole"]])
+def test_there_is_nothing_to_learn_from_blanks(kind: str, whole: list[str], run: Run, tmp_path: Path) -> None:
+    text, out = tmp_path / "blank.txt", tmp_path / "tokenizer.json"
+    text.write_text(" \n\n")
+    status, printed, err = run("train", text, "--kind", kind, *whole, "--out", out)
+    assert (status, printed) == (3, "")
+    assert "blank.txt: no text in it" in err
+    assert not out.exists()
+
+
+def test_nothing_is_overwritten(run: Run, text: Path, tmp_path: Path) -> None:
+    status, _, err = run("train", text, "--out", text)
+    assert status == 2
+    assert f"{text}: is there already; name another file with --out" in err
+    assert "fox" in text.read_text()
+
+
+def test_a_run_has_a_tokenizer(run: Run, text: Path, tmp_path: Path) -> None:
+    assert main(["train", str(text), "--steps", "2", "--out", str(tmp_path / "run")]) == 0
+    assert run("show", "the fox", "--tokenizer", tmp_path / "run")[1].endswith("t|h|e| |f|o|x\n")
+    status, _, err = run("show", "the fox", "--tokenizer", tmp_path)
+    assert (status, err.count("\n")) == (4, 1)
 
 
 @pytest.mark.parametrize(
