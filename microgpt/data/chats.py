@@ -106,7 +106,7 @@ def parse_chats(text: str, where: str, *, skip_bad: bool = False) -> Chats:
             messages = check_messages(_messages(line, place), place)
         except DataError as error:
             if not skip_bad:
-                raise DataError(f"{error}; --skip-bad leaves such lines out") from None
+                raise DataError(f"{error}; --skip-bad of microgpt train leaves such lines out") from None
             rejects.append(Reject.of(where, number, str(error).removeprefix(f"{place}: "), line))
             continue
         kept = until_last_answer(messages)
