@@ -41,7 +41,7 @@ def chat(
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
     max_tokens: Annotated[int | None, Parameter(alias="--max-new-tokens")] = None,
-    stop: list[str] | None = None,
+    stop: Annotated[list[str] | None, Parameter(negative="")] = None,
     seed: int | None = None,
     engine: str = "auto",
     dtype: str = "auto",
@@ -83,7 +83,7 @@ def chat(
     json
         Print each answer as one JSON object.
     """
-    sampling = check(temperature, top_k, top_p, min_p, repetition_penalty, 1, max_tokens)
+    sampling = check(temperature, top_k, top_p, min_p, repetition_penalty, 1, max_tokens, stop)
     talker = Talker.open(run, engine=engine, dtype=dtype, device=device, told=compiling())
     if temperature is None:
         sampling = talker.writer.default_sampling(sampling)

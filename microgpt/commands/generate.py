@@ -26,7 +26,7 @@ def generate(
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
     max_tokens: Annotated[int | None, Parameter(alias="--max-new-tokens")] = None,
-    stop: list[str] | None = None,
+    stop: Annotated[list[str] | None, Parameter(negative="")] = None,
     stop_at_bos: bool = True,
     chain: Annotated[bool, Parameter(negative="")] = False,
     max_chars: int | None = None,
@@ -84,7 +84,7 @@ def generate(
     """
     from microgpt.writer import Writer
 
-    sampling = check(temperature, top_k, top_p, min_p, repetition_penalty, num_samples, max_tokens)
+    sampling = check(temperature, top_k, top_p, min_p, repetition_penalty, num_samples, max_tokens, stop)
     writer = Writer.open(run, engine=engine, dtype=dtype, device=device, told=compiling())
     if temperature is None:
         sampling = writer.default_sampling(sampling)
@@ -123,6 +123,7 @@ def check(
     repetition_penalty: float,
     num_samples: int,
     max_tokens: int | None,
+    stop: list[str] | None,
 ) -> Sampling:
     """The sampling that the flags ask for. Raises UsageError with the flag and its limits."""
     for flag, value, good, limits in (
@@ -133,6 +134,7 @@ def check(
         ("--repetition-penalty", repetition_penalty, 0 < repetition_penalty < float("inf"), "above 0; 1 is off"),
         ("--num-samples", num_samples, num_samples > 0, "1 or more"),
         ("--max-tokens", max_tokens, max_tokens is None or max_tokens > 0, "1 or more"),
+        ("--stop", "''", "" not in (stop or []), "some text"),  # every text holds the empty one, at its begin
     ):
         if not good:
             raise UsageError(f"{flag}: must be {limits}, got {value}")

@@ -175,6 +175,7 @@ def test_prompts(halfway: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "use --unk" not in said  # generate has no such flag
     fails(["generate", run, "-p", "\udcff"], capsys, 3, "position 1")
     fails(["generate", run, "--temperature", "-1"], capsys, 2, "--temperature")
+    fails(["generate", run, "--stop", ""], capsys, 2, "--stop: must be some text")
     fails(["generate", run, "--prompt-file", "none.txt"], capsys, 3, "no such file")
     assert main(["generate", run, "-p", "ada" * 40, "-n", "1"]) == 0
     said = capsys.readouterr()
