@@ -84,12 +84,14 @@ def train(
         for at in range(offsets[begin], offsets[end]):
             count += scored[at]
         weight = 1.0 / max(1, count)
-        loss, norm = 0.0, -1.0  # which no norm is
+        loss, norm = 0.0, 0.0
         adding, turned = False, False
         alone = stand_alone(c, offsets, begin, end)
         low, stop = begin, end
         if crew > 1:
             low, stop = share_rows(offsets, begin, end, me, crew), share_rows(offsets, begin, end, me + 1, crew)
+        while low < stop and offsets[stop] - offsets[stop - 1] < 2:  # so that the last pass has positions
+            stop -= 1
         if due:
             due = offsets[end] - offsets[begin] > end - begin
             adam(u, w, dws, m, v, c.layer if due else c.n)  # what is not a layer's is read at once
@@ -109,9 +111,7 @@ def train(
                 turned, due = True, False
                 loss += cross_entropy(c, rows, scored, weight, t.logits, t.dlogits)
                 if learning:
-                    last = late and high == stop
-                    found = backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding, last)
-                    norm = found if last else -1.0
+                    norm = backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding, late and high == stop)
                     adding = True
             low = high
         if learning and not adding:  # no position at all
@@ -124,10 +124,9 @@ def train(
                 loss += sums[other * LINE]
         if learning:
             begin, end = share(0, c.n, W, me, crew)
-            if crew == 1 and norm < 0:
+            if crew == 1 and not late:
                 norm = squares(dws, c.n)
             if crew > 1:
-                norm = 0.0
                 for low in range(begin, end, NEAR):  # added up, and squared while they are near
                     high = min(end, low + NEAR)
                     for other in range(1, crew):
