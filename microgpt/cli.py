@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with raised():
             app(words, exit_on_error=False, print_error=False, result_action="return_none")
+            sys.stdout.flush()  # here a pipe that nobody reads is an error to answer, at the process's end no more
     except MicrogptError as error:
         return _fail(str(error), error.status, error if debug else None)
     except CycloptsError as error:
