@@ -94,8 +94,7 @@ def prepare(config: Config, report: Report | None = None, source: checkpoint.Che
         raise UsageError("--patience: counts held-out losses; set --eval-every as well")
     if source is None:
         _refuse_idle(config)
-    if source is None and config.finetune.base:
-        source = checkpoint.read(Path(config.finetune.base))
+        source = checkpoint.read(Path(config.finetune.base)) if config.finetune.base else None
     rng, block = Random(run.seed), config.model.block_size
     text = read(data, block, source.tokenizer if source else None, tell)
     tokenizer = text.tokenizer

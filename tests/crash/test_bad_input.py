@@ -6,7 +6,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -185,17 +185,17 @@ def test_prompts(halfway: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "closed"),
     [
-        "generate {run} -n 1 >&-",
-        "generate {run} -n 1 -p - <&-",
-        "info {run} >&-",
-        "train {data} --steps 2 --engine manual 2>&-",
-        "train {data} --steps 2 --engine manual <&- >&- 2>&-",
+        ("generate {run} -n 1", [1]),
+        ("generate {run} -n 1 -p -", [0]),
+        ("info {run}", [1]),
+        ("train {data} --steps 2 --engine manual", [2]),
+        ("train {data} --steps 2 --engine manual", [0, 1, 2]),
     ],
 )
-def test_closed_streams(reference: Reference, halfway: Path, tmp_path: Path, words: str) -> None:
-    done = shell(words.format(run=halfway, data=reference.data), tmp_path)
+def test_closed_streams(reference: Reference, halfway: Path, tmp_path: Path, words: str, closed: list[int]) -> None:
+    done = process(words.format(run=halfway, data=reference.data), tmp_path, closed=closed)
     assert done.returncode == 0
     assert "defect" not in done.stderr
 
@@ -205,13 +205,20 @@ def test_a_pipe_that_nobody_reads(halfway: Path, tmp_path: Path, words: str) -> 
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer) as stdout:
-        done = shell(words.format(run=halfway), tmp_path, stdout)
+        done = process(words.format(run=halfway), tmp_path, stdout)
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def shell(words: str, folder: Path, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
-    line = f"{sys.executable} -m microgpt {words}"
-    return subprocess.run(line, shell=True, cwd=folder, input="ada", text=True, stdout=stdout, stderr=subprocess.PIPE)
+def process(
+    words: str, folder: Path, stdout: int | IO[str] = subprocess.PIPE, closed: Sequence[int] = ()
+) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, that buffers its output as a user's does, some of its streams closed."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(
+        [sys.executable, "-m", "microgpt", *words.split()],
+        cwd=folder, env=environment, input="ada", text=True, stdout=stdout, stderr=subprocess.PIPE,
+        preexec_fn=lambda: [os.close(stream) for stream in closed],
+    )  # fmt: skip
 
 
 def test_debug_shows_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import sys
 from collections.abc import Iterator
@@ -126,7 +127,8 @@ def test_its_readme_is_right(
     readme = Path("README.md").read_text(encoding="utf-8")
     assert "library_name: transformers" in readme
     assert re.search(r"^- trained: 7 of", readme, re.M)
-    exec(readme.partition("```python\n")[2].partition("```")[0])
+    Path("example.py").write_text(readme.partition("```python\n")[2].partition("```")[0], encoding="utf-8")
+    runpy.run_path("example.py")
     assert ("'role': 'assistant'" if roles else "generated_text") in capsys.readouterr().out
     (command,) = re.findall(r"`microgpt (.*?)`", readme)
     assert main(shlex.split(command)) == 0
