@@ -47,9 +47,9 @@ def run(family: str, flags: list[str]) -> tuple[dict[str, Any], list[Row]] | Non
 
 def record(where: dict[str, Any], rows: list[Row], path: Path = RECORDS) -> None:
     """Add a run to the records."""
-    from microgpt import fsio
+    from microgpt import files
 
-    fsio.append(path, f"\n## {where['date']}, commit {where['commit']}\n\n{describe(where)}\n\n{markdown(rows)}")
+    files.append(path, f"\n## {where['date']}, commit {where['commit']}\n\n{describe(where)}\n\n{markdown(rows)}")
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.common import Options, Row, say, script
 from benchmarks.peers import yardstick
 from benchmarks.work import Drawing, Ours, Side, Work, installed, names, race
-from microgpt import fsio
+from microgpt import files
 from microgpt.engines import pack
 from microgpt.generate import Sampling, sequences, streams
 from microgpt.model import Tensors, table
@@ -74,7 +74,7 @@ def c_speed(weights: Tensors, loss: float, count: int) -> float | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.f32"
-        fsio.write_atomic(path, b"".join(w.astype("<f4").tobytes() for w in weights.values()))
+        files.write_atomic(path, b"".join(w.astype("<f4").tobytes() for w in weights.values()))
         found = yardstick.figures("sample", str(path), str(count))
     check("C yardstick", np.array(found["emma"]), np.array(loss))
     say(f"  C yardstick: {found['tokens_per_s']:,.0f} tokens/s, {found['tokens_a_name']:.2f} tokens a name")

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from microgpt import chat, fsio, lora, storage
+from microgpt import chat, files, lora, storage
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.model import Tensors, n_params, table
@@ -133,31 +133,31 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, 
     adapters = {w.name: tensors[w.name] for w in lora.table(config.model, rank)} if rank else {}
     moments = {name: value for name, value in tensors.items() if name not in weights and name not in adapters}
     contents = {
-        "config.json": fsio.to_json(describe(config, tokenizer, next(iter(weights.values())).dtype)),
-        "generation_config.json": fsio.to_json(generation_config(config, tokenizer)),
+        "config.json": files.to_json(describe(config, tokenizer, next(iter(weights.values())).dtype)),
+        "generation_config.json": files.to_json(generation_config(config, tokenizer)),
         "tokenizer.json": tokenizer.to_json(),
         "README.md": model_card(config, tokenizer, state).encode(),
         "model.safetensors": save(weights, {"format": "pt"}),
         "trainer/optimizer.safetensors": save(moments, {"format": "pt"}),
-        "trainer/state.json": fsio.to_json(state),
+        "trainer/state.json": files.to_json(state),
     }
     if rank:
         contents[ADAPTERS] = save(adapters, {"format": "pt"})
     if chat.can_chat(tokenizer):
         contents["chat_template.jinja"] = chat.TEMPLATE.encode()
-        contents["tokenizer_config.json"] = fsio.to_json(chat.tokenizer_config(config.model.block_size))
+        contents["tokenizer_config.json"] = files.to_json(chat.tokenizer_config(config.model.block_size))
     final = folder / f"step-{state['step']:08d}"
     if (final / MANIFEST).is_file():
         return final
     if final.exists():  # a file system that renames folders bit by bit left it without its manifest
-        fsio.remove_folder(final)
-    with fsio.new_folder(final) as temporary:
-        fsio.make_folder(temporary / "trainer")
+        files.remove_folder(final)
+    with files.new_folder(final) as temporary:
+        files.make_folder(temporary / "trainer")
         for name, data in contents.items():
-            fsio.write_new(temporary / name, data)
-        files = {n: {"size": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in contents.items()}
-        manifest = {"format": FORMAT, "step": state["step"], "files": files}
-        fsio.write_new(temporary / MANIFEST, fsio.to_json(manifest))
+            files.write_new(temporary / name, data)
+        entries = {n: {"size": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in contents.items()}
+        manifest = {"format": FORMAT, "step": state["step"], "files": entries}
+        files.write_new(temporary / MANIFEST, files.to_json(manifest))
     return final
 
 
@@ -255,16 +255,16 @@ def list_steps(folder: Path) -> list[Path]:
 def read(path: Path) -> Checkpoint:
     """Open a run, checkpoint or exported folder. Raises CheckpointError with the file that is wrong."""
     path = find(path)
-    files = None
+    entries = None
     if (path / MANIFEST).is_file():
-        manifest = fsio.read_json(path / MANIFEST)
-        files = _manifest_files(manifest, path)
-        for name in files:
+        manifest = files.read_json(path / MANIFEST)
+        entries = _manifest_files(manifest, path)
+        for name in entries:
             if not name.endswith(".safetensors"):  # those are checked when they are loaded
-                _read(path, name, files)
+                _read(path, name, entries)
     elif STEP_FOLDER.fullmatch(path.name) or (path / "trainer").exists():
         raise CheckpointError(f"{path / MANIFEST}: missing; the checkpoint is not complete", "E_MANIFEST")
-    described = fsio.parse_json(_read(path, "config.json", files), str(path / "config.json"))
+    described = files.parse_json(_read(path, "config.json", entries), str(path / "config.json"))
     given = described.get("microgpt") if isinstance(described, dict) else None
     if not isinstance(given, dict):
         raise CheckpointError(f"{path / 'config.json'}: not a microgpt model; see microgpt import")
@@ -276,19 +276,19 @@ def read(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path / 'config.json'}: model.vocab_size is missing")
     if config.model.n_layer > _size(path / "model.safetensors"):
         raise CheckpointError(f"{path / 'config.json'}: {config.model.n_layer} layers do not fit in model.safetensors")
-    tokenizer = read_tokenizer(_read(path, "tokenizer.json", files), str(path / "tokenizer.json"))
+    tokenizer = read_tokenizer(_read(path, "tokenizer.json", entries), str(path / "tokenizer.json"))
     if tokenizer.vocab_size != config.model.vocab_size:
         raise CheckpointError(
             f"{path / 'tokenizer.json'}: {tokenizer.vocab_size} tokens, but the model has {config.model.vocab_size}"
         )
-    state: Any = {} if files is None else {"step": manifest["step"]}
-    if files is not None and "trainer/state.json" in files:
-        state = fsio.parse_json(_read(path, "trainer/state.json", files), str(path / "trainer/state.json"))
+    state: Any = {} if entries is None else {"step": manifest["step"]}
+    if entries is not None and "trainer/state.json" in entries:
+        state = files.parse_json(_read(path, "trainer/state.json", entries), str(path / "trainer/state.json"))
         if not isinstance(state, dict) or type(state.get("step")) is not int or state["step"] != manifest["step"]:
             raise CheckpointError(f"{path / 'trainer/state.json'}: its step is not the manifest's")
         if not isinstance(state.get("data", {}), dict):
             raise CheckpointError(f"{path / 'trainer/state.json'}: its data is no object")
-    return Checkpoint(path, config, tokenizer, state, files)
+    return Checkpoint(path, config, tokenizer, state, entries)
 
 
 def _manifest_files(manifest: Any, path: Path) -> dict[str, dict[str, Any]]:
@@ -310,22 +310,22 @@ def _manifest_files(manifest: Any, path: Path) -> dict[str, dict[str, Any]]:
     return dict(manifest["files"])
 
 
-def _read(path: Path, name: str, files: dict[str, dict[str, Any]] | None) -> bytes:
+def _read(path: Path, name: str, entries: dict[str, dict[str, Any]] | None) -> bytes:
     """A file's bytes, equal to what the manifest says of them. Raises CheckpointError."""
     where = path / name
     size = _size(where)
-    if files is not None:
-        if name not in files:
+    if entries is not None:
+        if name not in entries:
             raise CheckpointError(f"{where}: not in the manifest", "E_MANIFEST")
-        if size != files[name]["size"]:
+        if size != entries[name]["size"]:
             raise CheckpointError(
-                f"{where}: {size} bytes, the manifest says {files[name]['size']}; the file is damaged", "E_HASH"
+                f"{where}: {size} bytes, the manifest says {entries[name]['size']}; the file is damaged", "E_HASH"
             )
     try:
         data = where.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{where}: cannot be read ({error.strerror})") from error
-    if files is not None and hashlib.sha256(data).hexdigest() != files[name]["sha256"]:
+    if entries is not None and hashlib.sha256(data).hexdigest() != entries[name]["sha256"]:
         raise CheckpointError(f"{where}: its SHA-256 is not the manifest's; the file is damaged", "E_HASH")
     return data
 
@@ -342,7 +342,7 @@ def _size(where: Path) -> int:
 
 
 def read_tensors(
-    path: Path, name: str, files: dict[str, dict[str, Any]] | None, shapes: Mapping[str, tuple[int, ...]]
+    path: Path, name: str, entries: dict[str, dict[str, Any]] | None, shapes: Mapping[str, tuple[int, ...]]
 ) -> Tensors:
     """The tensors of a safetensors file, which must be exactly those of `shapes`, as float64 or float32.
 
@@ -350,7 +350,7 @@ def read_tensors(
     """
     from safetensors import SafetensorError
 
-    where, data = path / name, _read(path, name, files)
+    where, data = path / name, _read(path, name, entries)
     check_header(data, str(where), shapes)
     try:
         return storage.decode(data)
@@ -368,7 +368,7 @@ def check_header(data: bytes, where: str, shapes: Mapping[str, tuple[int, ...]])
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(len(data) - 8, HEADER_LIMIT):
         raise refuse(f"not a safetensors file (header of {length} bytes in a file of {len(data)})")
-    header = fsio.parse_json(data[8 : 8 + length], where)
+    header = files.parse_json(data[8 : 8 + length], where)
     if not isinstance(header, dict):
         raise refuse("not a safetensors file (its header is no object)")
     header.pop("__metadata__", None)
@@ -404,4 +404,4 @@ def rotate(folder: Path, keep: int, best: int | None) -> None:
     """Remove all but the newest `keep` checkpoints and the best one. Raises OSError."""
     for old in list_steps(folder)[:-keep]:
         if best is None or old.name != f"step-{best:08d}":
-            fsio.remove_folder(old)
+            files.remove_folder(old)

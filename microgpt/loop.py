@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import chat, checkpoint, fsio, lora
+from microgpt import chat, checkpoint, files, lora
 from microgpt.data.chats import Chats
 from microgpt.errors import NumericError, Stopped
 from microgpt.evaluate import held_out_loss
@@ -80,7 +80,7 @@ class Loop:
         self.folder.begin(self.job.config)
         if rejects := self.job.documents.rejects:
             lines = (json.dumps(reject._asdict(), ensure_ascii=False) for reject in rejects)
-            fsio.write_atomic(self.folder.rejects_file, "".join(f"{line}\n" for line in lines).encode())
+            files.write_atomic(self.folder.rejects_file, "".join(f"{line}\n" for line in lines).encode())
 
     def take_up(self) -> None:
         """Restore the newest checkpoint; begin anew if none was written yet.
@@ -203,7 +203,7 @@ class Loop:
                 f'{{"step": {self.step + i + 1}, "loss": {loss!r}, "lr": {lr!r}, "tokens": {self.tokens}, '
                 f'"seconds": {seconds:.6f}}}\n'
             )
-        fsio.append(self.folder.metrics_file, "".join(lines))
+        files.append(self.folder.metrics_file, "".join(lines))
         self.step += len(losses)
         self.seconds += spent
         if len(losses):
@@ -237,7 +237,7 @@ class Loop:
         at_the_end = self.step == self.target  # nothing would repeat an evaluation that a signal cut short
         self.val_loss = held_out_loss(self.engine, self.state, feeds, (lambda: None) if at_the_end else self.pause)
         self.evaluated = self.step
-        fsio.append(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
+        files.append(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
         self.report.evaluated(self.step, self.val_loss)
         if self.best is None or self.val_loss < self.best["val_loss"]:
             self.best = {"step": self.step, "val_loss": self.val_loss}
@@ -304,7 +304,7 @@ class Loop:
         for name, value in tensors.items():
             if not np.isfinite(value).all():
                 raise NumericError(f"step {self.step}: {name} is not finite; not saved, older checkpoints stay")
-        fsio.flush(self.folder.metrics_file)
+        files.flush(self.folder.metrics_file)
         path = checkpoint.write(self.folder.checkpoints, job.config, job.tokenizer, tensors, state)
         self.saved, self.seconds_to_save = self.step, time.monotonic() - began
         checkpoint.rotate(self.folder.checkpoints, job.config.run.keep, self.best["step"] if self.best else None)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microgpt import checkpoint, fsio
+from microgpt import checkpoint, files
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, MachineError, UsageError
 
@@ -68,23 +68,23 @@ class RunFolder:
         """
         from filelock import FileLock
 
-        with fsio.disk("be made", self.path):
-            fsio.make_folders(self.checkpoints)
+        with files.disk("be made", self.path):
+            files.make_folders(self.checkpoints)
         lock = FileLock(self.lock_file)
         try:
-            with fsio.disk("be locked", self.lock_file):
+            with files.disk("be locked", self.lock_file):
                 self._acquire(lock)
         except NotImplementedError:
             print(
                 f"microgpt: {self.path}: this file system has no locks; start no second trainer here", file=sys.stderr
             )
         try:
-            with fsio.disk("be written", self.path):
-                fsio.sweep(self.path)
-                fsio.sweep(self.checkpoints)
+            with files.disk("be written", self.path):
+                files.sweep(self.path)
+                files.sweep(self.checkpoints)
                 since = time.strftime("%Y-%m-%d %H:%M:%S")
-                fsio.write_atomic(
-                    self.owner_file, fsio.to_json({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+                files.write_atomic(
+                    self.owner_file, files.to_json({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
                 )
             yield
         finally:
@@ -105,21 +105,21 @@ class RunFolder:
 
     def _holder(self) -> dict[str, Any]:
         try:
-            holder = fsio.read_json(self.owner_file)
+            holder = files.read_json(self.owner_file)
         except CheckpointError:
             return {}
         return holder if isinstance(holder, dict) else {}
 
     def begin(self, config: Config) -> None:
         """Write run.toml and empty metrics. Raises OSError."""
-        fsio.write_atomic(self.config_file, config.to_toml().encode())
-        fsio.write_atomic(self.metrics_file, b"")
+        files.write_atomic(self.config_file, config.to_toml().encode())
+        files.write_atomic(self.metrics_file, b"")
 
     def go_on(self, config: Config, step: int, evaluated: int) -> None:
         """Note what was changed for the rest of the run, and rewind the metrics. Raises OSError."""
         self.rewind(step, evaluated)
         if self.config() != config:
-            fsio.write_atomic(self.config_file, config.to_toml().encode())
+            files.write_atomic(self.config_file, config.to_toml().encode())
 
     def rewind(self, step: int, evaluated: int) -> None:
         """Drop the metrics of steps after `step` and evaluations after `evaluated`, which will be computed again.
@@ -138,7 +138,7 @@ class RunFolder:
             if not line.endswith(b"\n") or later:
                 break
             kept.append(line)
-        fsio.write_atomic(self.metrics_file, b"".join(kept))
+        files.write_atomic(self.metrics_file, b"".join(kept))
 
     def metrics(self) -> Iterator[dict[str, float]]:
         """The metrics' lines; a last one that a crash cut short is left out."""

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from microgpt import checkpoint, fsio
+from microgpt import checkpoint, files
 from microgpt.config import Config
 from microgpt.data.datasets import cache_folder
 from microgpt.engines.libraries import verify_compiler, watch_compiler
@@ -40,7 +40,7 @@ def train(
     folder.require_free()
     if stop_at is not None and not 0 < stop_at <= config.run.steps:
         raise UsageError(f"--stop-at: must lie between 1 and --steps ({config.run.steps}), got {stop_at}")
-    with fsio.disk("be written", cache_folder()):
+    with files.disk("be written", cache_folder()):
         job = _prepare_again(config, folder, report) if resume else prepare(config, report)
     report.plan(job)
     if os.environ.get("MICROGPT_VERIFY_JIT") == "1":
@@ -48,7 +48,7 @@ def train(
     with folder.lock(), listen() as wish, watch_compiler(job.choice.name, report.compiling):
         folder.require(run=resume)  # another trainer may have come and gone while the data was read
         loop = Loop(job, folder, report, wish, deadline)
-        with fsio.disk("be written", folder.path):
+        with files.disk("be written", folder.path):
             if resume:
                 loop.take_up()
             else:

@@ -122,9 +122,9 @@ MUTANTS = [
     Mutant("optim.py", "clip to the square", "clip_norm / norm if", "clip_norm / norm**2 if"),
     Mutant("dropout.py", "kept numbers are not scaled up", "1.0 / (1.0 - rate))", "1.0)"),
     Mutant("dropout.py", "rows drop alike", "(seed >> 32, step, row, place)", "(seed >> 32, step, place)"),
-    Mutant("engines/feed.py", "padding is scored", "scored = self.scored[at + 1] & inside", "scored = self.scored[at + 1] | ~inside"),
-    Mutant("engines/feed.py", "each pass takes its own mean", "weight = 1.0 / max(1, self.targets(step))", "weight = size and 1.0 / max(1, self.targets(step)) / -(-(last - first) // size)"),
-    Mutant("engines/feed.py", "the mask's place is off by one", "self.scored[at + 1] & inside", "self.scored[at] & inside"),
+    Mutant("feed.py", "padding is scored", "scored = self.scored[at + 1] & inside", "scored = self.scored[at + 1] | ~inside"),
+    Mutant("feed.py", "each pass takes its own mean", "weight = 1.0 / max(1, self.targets(step))", "weight = size and 1.0 / max(1, self.targets(step)) / -(-(last - first) // size)"),
+    Mutant("feed.py", "the mask's place is off by one", "self.scored[at + 1] & inside", "self.scored[at] & inside"),
 ]  # fmt: skip
 
 

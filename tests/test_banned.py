@@ -69,7 +69,7 @@ def test_no_file_is_run_as_code(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_the_disk_is_written_in_one_place(path: Path) -> None:
     found = writes(ast.parse(path.read_text(encoding="utf-8")))
-    if path.name == "fsio.py":
+    if path.name == "files.py":
         assert found
     else:
         assert found == []

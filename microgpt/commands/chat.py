@@ -12,7 +12,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from microgpt import fsio
+from microgpt import files
 from microgpt.commands.generate import check
 from microgpt.data.chats import Message
 from microgpt.errors import DataError, MicrogptError, UsageError
@@ -227,8 +227,8 @@ class Talk:
         system = [Message("system", self.system)] if self.system else []
         line = jsonlib.dumps([message._asdict() for message in [*system, *self.messages]], ensure_ascii=False)
         path = Path(name).expanduser()
-        with fsio.disk("be written", path):
-            fsio.append(path, line + "\n")
+        with files.disk("be written", path):
+            files.append(path, line + "\n")
         say(f"saved   {path}")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from microgpt import checkpoint, fsio, tokenizers
+from microgpt import checkpoint, files, tokenizers
 from microgpt.config import Data
 from microgpt.data.documents import Documents
 from microgpt.data.sources import file_source, read_text
@@ -26,7 +26,7 @@ Flag = Parameter(negative="")
 
 @app.command
 def train(
-    *files: Path,
+    *texts: Path,
     kind: Kind = "bpe",
     vocab_size: int | None = None,
     merges: int | None = None,
@@ -39,7 +39,7 @@ def train(
 
     Parameters
     ----------
-    files
+    texts
         UTF-8 text, a document a line.
     kind
         char, word (lossless; word-lossy drops spaces), bpe (bytes; bpe-vidya: characters of whole lines;
@@ -57,22 +57,22 @@ def train(
     out
         Where to write the tokenizer.json.
     """
-    if not files:
+    if not texts:
         raise UsageError("no text; name at least one file to learn from")
     if out.exists():
         raise UsageError(f"{out}: is there already; name another file with --out", "E_EXISTS")
     trained = tokenizers.train(
-        kind, _documents(files, whole), vocab_size=vocab_size, merges=merges, roles=roles, unk=unk
+        kind, _documents(texts, whole), vocab_size=vocab_size, merges=merges, roles=roles, unk=unk
     )
-    with fsio.disk("write the tokenizer", out):
-        fsio.write_atomic(out, trained.to_json())
+    with files.disk("write the tokenizer", out):
+        files.write_atomic(out, trained.to_json())
     print(out)
     say(f"wrote   {trained.kind} tokenizer, {trained.vocab_size:,} tokens")
 
 
-def _documents(files: tuple[Path, ...], whole: bool) -> Iterator[str]:
+def _documents(texts: tuple[Path, ...], whole: bool) -> Iterator[str]:
     found = False
-    for path in files:
+    for path in texts:
         documents = Documents([file_source(path)], Data(format="lines"), str(path))
         for text in [read_text(path)] if whole else documents.texts:
             found = found or bool(text.strip())
@@ -81,7 +81,7 @@ def _documents(files: tuple[Path, ...], whole: bool) -> Iterator[str]:
             if "empty documents" not in note:  # they teach nothing
                 print(f"note: {note}", file=sys.stderr)
     if not found:
-        raise DataError(f"{', '.join(map(str, files))}: no text in it; expected a document a line")
+        raise DataError(f"{', '.join(map(str, texts))}: no text in it; expected a document a line")
 
 
 @app.command
@@ -112,7 +112,7 @@ def decode(*, tokenizer: Path) -> None:
     """
     given = _stdin().strip()
     if given.startswith("["):
-        ids = fsio.parse_json(given.encode(), "standard input")
+        ids = files.parse_json(given.encode(), "standard input")
     else:
         ids = [int(word) if word.lstrip("-").isdecimal() and len(word) < 20 else word for word in given.split()]
     if bad := next((repr(i) for i in ids if not isinstance(i, int) or isinstance(i, bool)), None):

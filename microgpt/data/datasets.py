@@ -14,10 +14,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from microgpt import fsio
+from microgpt import files
 from microgpt.config import nearest
 from microgpt.errors import DataError, MachineError, UsageError
-from microgpt.fsio import sha256
+from microgpt.files import sha256
 
 TRIES = 3  # of each mirror
 
@@ -107,7 +107,7 @@ def data_folders() -> list[Path]:
 
 def cache_folder() -> Path:
     """The user's cache for downloaded data."""
-    return fsio.cache_folder("data")
+    return files.cache_folder("data")
 
 
 def locate(name: str) -> Path | None:
@@ -158,9 +158,9 @@ def fetch(name: str, progress: bool = True) -> Path:
     import requests
 
     wanted, folder = dataset(name), cache_folder()
-    with fsio.disk("be written", folder):
-        fsio.make_folders(folder)
-        fsio.require_writable(folder)
+    with files.disk("be written", folder):
+        files.make_folders(folder)
+        files.require_writable(folder)
     pooch.get_logger().setLevel(logging.ERROR)
     problem = ""
     for attempt, url in enumerate(wanted.urls * TRIES):
@@ -197,17 +197,17 @@ class Resuming:
             reply.raise_for_status()
             had = had if reply.status_code == 206 else 0
             if not had:
-                fsio.forget(self.part)
+                files.forget(self.part)
             with self._bar(had) as advance:
                 for data in reply.iter_content(1 << 13):
-                    fsio.append_bytes(self.part, data)
+                    files.append_bytes(self.part, data)
                     had += len(data)
                     advance(len(data))
                     if had > self.size:
                         break  # more than the data set: the hash will refuse it
         if had < self.size:
             raise OSError(f"{url}: broke off after {had} of {self.size} bytes")
-        fsio.replace(self.part, Path(output_file))
+        files.replace(self.part, Path(output_file))
 
     @contextmanager
     def _bar(self, had: int) -> Iterator[Callable[[int], None]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import fsio
+from microgpt import files
 from microgpt.config import Data
 from microgpt.data import documents as reading
 from microgpt.data.datasets import cache_folder
@@ -130,10 +130,10 @@ def _mapped(documents: Documents, tokenizer: Tokenizer | None, tell: Tell) -> tu
     if not (folder / "meta.json").is_file():
         total = sum(source.size for source in documents.sources)
         tokenizer = tokenizer or learn(documents.data, _told(documents, "learning the tokenizer", total, tell))
-        fsio.make_folders(folder.parent)
+        files.make_folders(folder.parent)
         if folder.exists():
-            fsio.remove_folder(folder)
-        with fsio.new_folder(folder) as temporary:
+            files.remove_folder(folder)
+        with files.new_folder(folder) as temporary:
             _fill(temporary, documents, tokenizer, total, tell)
     return _open(folder, documents)
 
@@ -160,8 +160,8 @@ def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, 
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<i4")
     digest, n, done = hashlib.sha256(), 0, 0
     copies: list[np.ndarray] = []
-    files = [folder / name for name in ("tokens.bin", "offsets.bin", "sizes.bin")]
-    fsio.append_bytes(files[1], bytes(8))
+    parts = [folder / name for name in ("tokens.bin", "offsets.bin", "sizes.bin")]
+    files.append_bytes(parts[1], bytes(8))
     for batch in documents.batches():
         if not batch:
             continue
@@ -169,23 +169,23 @@ def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, 
         sizes = _sizes(batch)
         ends = n + np.cumsum(lengths)
         digest.update(np.ascontiguousarray(tokens, "<i4").data)
-        for file, part in zip(files, (tokens.astype(dtype), ends.astype("<i8"), sizes.astype("<i8")), strict=True):
-            fsio.append_bytes(file, part.tobytes())
+        for file, part in zip(parts, (tokens.astype(dtype), ends.astype("<i8"), sizes.astype("<i8")), strict=True):
+            files.append_bytes(file, part.tobytes())
         if documents.data.drop_duplicates:
             copies.append(np.frombuffer(b"".join(map(_short_hash, batch)), dtype="<u8"))
         n, done = int(ends[-1]), done + int(sizes.sum())
         tell("encoding", min(done, total), total)
     if not n:
         raise documents.nothing()
-    with open(files[1], "rb") as written:
+    with open(parts[1], "rb") as written:
         while data := written.read(1 << 22):
             digest.update(data)
     if copies:
         _, first = np.unique(np.concatenate(copies), return_index=True)
         documents.tally[reading.COPIES[True]] += sum(map(len, copies)) - len(first)
-        fsio.write_new(folder / "kept.bin", np.sort(first).astype("<i8").tobytes())
-    for file in files:
-        fsio.flush(file)
+        files.write_new(folder / "kept.bin", np.sort(first).astype("<i8").tobytes())
+    for file in parts:
+        files.flush(file)
     meta = {
         "sha256": digest.hexdigest(),
         "tokens": n,
@@ -193,8 +193,8 @@ def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, 
         "tally": dict(documents.tally),
         "rejects": [list(reject) for reject in documents.rejects],
     }
-    fsio.write_new(folder / "tokenizer.json", tokenizer.to_json())
-    fsio.write_new(folder / "meta.json", fsio.to_json(meta))
+    files.write_new(folder / "tokenizer.json", tokenizer.to_json())
+    files.write_new(folder / "meta.json", files.to_json(meta))
 
 
 def _short_hash(text: str) -> bytes:
@@ -203,7 +203,7 @@ def _short_hash(text: str) -> bytes:
 
 def _open(folder: Path, documents: Documents) -> tuple[Tokenizer, Encoded]:
     """The arrays of a cache folder; raises DataError if a file is not the one that was written."""
-    meta: dict[str, Any] = fsio.read_json(folder / "meta.json")
+    meta: dict[str, Any] = files.read_json(folder / "meta.json")
     tokenizer = read_tokenizer((folder / "tokenizer.json").read_bytes(), str(folder / "tokenizer.json"))
     documents.tally = Counter(meta["tally"])
     documents.rejects = [Reject(*reject) for reject in meta["rejects"]]

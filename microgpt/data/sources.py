@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
-from microgpt import fsio
+from microgpt import files
 from microgpt.data.datasets import cache_folder
 from microgpt.errors import DataError, MachineError, install
 
@@ -53,18 +53,18 @@ def find_sources(place: str) -> list[Source]:
     path = Path(place)
     if os.path.isdir(path):
         wanted = tuple(s + c for s in TEXT_SUFFIXES for c in ("", *COMPRESSED))
-        files = [p for p in _inside(path) if p.name.endswith(wanted) and p.is_file() and p.name[0] != "."]
+        found = [p for p in _inside(path) if p.name.endswith(wanted) and p.is_file() and p.name[0] != "."]
         problem = (
             f"no text file in this folder; expected {', '.join(TEXT_SUFFIXES)}, plain or {' or '.join(COMPRESSED)}"
         )
     elif not os.path.exists(path) and glob.has_magic(place):
-        files = [p for p in map(Path, sorted(glob.glob(place, recursive=True))) if p.is_file()]
+        found = [p for p in map(Path, sorted(glob.glob(place, recursive=True))) if p.is_file()]
         problem = "no file matches; quote the pattern, or name a folder"
     else:
-        files, problem = [path], ""
-    if not files:
+        found, problem = [path], ""
+    if not found:
         raise DataError(f"{place}: {problem}")
-    return [file_source(file) for file in files]
+    return [file_source(file) for file in found]
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -108,20 +108,20 @@ def keep_stdin() -> Path:
     Raises DataError if it is empty, OSError.
     """
     folder = cache_folder() / "stdin"
-    fsio.make_folders(folder)
+    files.make_folders(folder)
     digest, size = hashlib.sha256(), 0
-    temporary = folder / f"{fsio.TEMPORARY}stdin-{os.getpid()}"
+    temporary = folder / f"{files.TEMPORARY}stdin-{os.getpid()}"
     try:
         while data := sys.stdin.buffer.read(PIECE):
             digest.update(data)
-            fsio.append_bytes(temporary, data)
+            files.append_bytes(temporary, data)
             size += len(data)
         if not size:
             raise DataError("standard input: empty; pipe text into --data -")
-        fsio.flush(temporary)
-        return fsio.replace(temporary, folder / f"{digest.hexdigest()[:16]}.txt")
+        files.flush(temporary)
+        return files.replace(temporary, folder / f"{digest.hexdigest()[:16]}.txt")
     finally:
-        fsio.forget(temporary)
+        files.forget(temporary)
 
 
 def sha256(sources: list[Source]) -> str:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from microgpt.config import Model, Optim, nearest
-from microgpt.engines.feed import Feed, Pass, pack
 from microgpt.errors import MachineError, UsageError, install
+from microgpt.feed import Feed, Pass, pack
 from microgpt.model import Tensors, flops_per_token
 
 __all__ = ["ALIASES", "LADDER", "Choice", "Engine", "Feed", "Pass", "Rung", "choose", "engine", "pack"]

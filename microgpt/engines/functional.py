@@ -27,7 +27,7 @@ from microgpt.engines.tuples import Matrix, Vector, dot, join, matrix, plus, pro
 if TYPE_CHECKING:
     import numpy as np
 
-    from microgpt.engines.feed import Feed
+    from microgpt.feed import Feed
     from microgpt.model import Tensors
 
 P = ParamSpec("P")

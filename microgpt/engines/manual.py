@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
 from microgpt.dropout import scales
-from microgpt.engines.feed import Feed, Pass
+from microgpt.feed import Feed, Pass
 from microgpt.model import Tensors, table
 
 Array = np.ndarray

@@ -20,7 +20,7 @@ from microgpt.engines.lists import Lists, from_lists, no_collector, to_array, to
 if TYPE_CHECKING:
     import numpy as np
 
-    from microgpt.engines.feed import Feed
+    from microgpt.feed import Feed
     from microgpt.model import Tensors
 
 

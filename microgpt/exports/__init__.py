@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from microgpt import checkpoint, fsio
+from microgpt import checkpoint, files
 from microgpt.checkpoint import Checkpoint
 from microgpt.config import nearest
 from microgpt.errors import MachineError, UsageError, install
@@ -117,13 +117,13 @@ def export(
         raise UsageError(f"{out}: is there already; name another file or folder with --out", "E_EXISTS")
     writer: Writer = importlib.import_module(f"microgpt.exports.{facts.module}")  # type: ignore[assignment]
     measure(storage)
-    with fsio.disk("be written", out):
-        fsio.make_folders(out.absolute().parent)
+    with files.disk("be written", out):
+        files.make_folders(out.absolute().parent)
         notes = writer.write(Source(saved, weights, storage, custom_code), out)
     return Exported(out, to, storage, size(out), [*merged, *notes])
 
 
 def size(path: Path) -> int:
     """Bytes of a file, or of all files of a folder."""
-    files = [path] if path.is_file() else [entry for entry in path.rglob("*") if entry.is_file()]
-    return sum(entry.stat().st_size for entry in files)
+    found = [path] if path.is_file() else [entry for entry in path.rglob("*") if entry.is_file()]
+    return sum(entry.stat().st_size for entry in found)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import fsio
+from microgpt import files
 from microgpt.errors import CheckpointError, DataError
 from microgpt.exports.bytelevel import alphabet, byte_level
 from microgpt.tokenizers import MAX_BYTES, Tokenizer, read
@@ -23,12 +23,12 @@ def read_tokenizer(path: Path, vocab: int, bos: Any = None) -> tuple[Tokenizer, 
     `bos` is the id that the folder calls BOS, where it says so. Raises CheckpointError.
     """
     file = path / "tokenizer.json"
-    content = fsio.read_json(file, MAX_BYTES)
+    content = files.read_json(file, MAX_BYTES)
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: not a tokenizer.json")
     content["post_processor"] = None  # it puts BOS before a text, as our commands do
     try:
-        tokenizer, order = read(fsio.to_json(content), str(file)), np.arange(vocab)
+        tokenizer, order = read(files.to_json(content), str(file)), np.arange(vocab)
     except CheckpointError as error:
         try:
             tokenizer, order = _byte_level(content, bos)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import fsio, storage
+from microgpt import files, storage
 from microgpt.exports import Source
 from microgpt.exports.bytelevel import as_byte_level
 from microgpt.exports.model_folder import kept
@@ -25,7 +25,7 @@ Q8_BLOCK = 32  # numbers that share a scale
 def write(source: Source, out: Path) -> list[str]:
     """Write the file `out`. Raises UsageError with what llama.cpp cannot hold."""
     model, tokenizer = source.saved.config.model, source.saved.tokenizer
-    vocabulary, problem = as_byte_level(fsio.parse_json(tokenizer.to_json(), "tokenizer.json"))
+    vocabulary, problem = as_byte_level(files.parse_json(tokenizer.to_json(), "tokenizer.json"))
     require(
         "llama.cpp (architecture arcee)",
         (
@@ -45,7 +45,7 @@ def write(source: Source, out: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
         _write(source, path, vocabulary, tokenizer.bos)
-        fsio.write_atomic(out, path.read_bytes())
+        files.write_atomic(out, path.read_bytes())
     return []
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import fsio, storage
+from microgpt import files, storage
 from microgpt.config import Model
 from microgpt.exports import Source
 from microgpt.exports.model_folder import described, kept, sealed
@@ -35,7 +35,7 @@ def write(source: Source, out: Path) -> list[str]:
     contents |= kept(saved) | tokenizer_files(tokenizer.to_json(), model.block_size)
     notes = []
     if source.custom_code:
-        about = fsio.parse_json(contents["config.json"], "config.json")
+        about = files.parse_json(contents["config.json"], "config.json")
         classes = {"AutoConfig": "MicroGPTConfig", "AutoModelForCausalLM": "MicroGPTForCausalLM"}
         about["architectures"] = ["MicroGPTForCausalLM"]
         about["auto_map"] = {auto: f"{CODE.removesuffix('.py')}.{name}" for auto, name in classes.items()}
@@ -49,10 +49,10 @@ def write(source: Source, out: Path) -> list[str]:
     if not source.custom_code:  # with it the folder is one of ours, too
         contents["README.md"] = card(contents["README.md"].decode(), "chat_template.jinja" in contents).encode()
     about |= {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.bos, "dtype": source.storage}
-    contents["config.json"] = fsio.to_json(about)
+    contents["config.json"] = files.to_json(about)
     ends = [tokenizer.bos, *(i for name, i in tokenizer.special.items() if name == "end_turn")]
-    contents["generation_config.json"] = fsio.to_json(
-        fsio.parse_json(contents["generation_config.json"], "")
+    contents["generation_config.json"] = files.to_json(
+        files.parse_json(contents["generation_config.json"], "")
         | {"pad_token_id": tokenizer.bos, "eos_token_id": ends if len(ends) > 1 else tokenizer.bos}
     )
     contents["model.safetensors"] = storage.encode(weights, source.storage)
@@ -162,7 +162,7 @@ def sizes(model: Model) -> dict[str, Any]:
 
 def tokenizer_files(data: bytes, block_size: int) -> dict[str, bytes]:
     """tokenizer.json that puts BOS before a text, as our commands do, and what names its special tokens."""
-    content = fsio.parse_json(data, "tokenizer.json")
+    content = files.parse_json(data, "tokenizer.json")
     bos = next(token["id"] for token in content["added_tokens"] if token["content"] == BOS)
     content["post_processor"] = bos_first(bos)
     special = {"bos_token": BOS, "eos_token": BOS, "pad_token": BOS}
@@ -174,7 +174,7 @@ def tokenizer_files(data: bytes, block_size: int) -> dict[str, bytes]:
         **special,
     }
     return {
-        "tokenizer.json": fsio.to_json(content),
-        "tokenizer_config.json": fsio.to_json(about),
-        "special_tokens_map.json": fsio.to_json(special),
+        "tokenizer.json": files.to_json(content),
+        "tokenizer_config.json": files.to_json(about),
+        "special_tokens_map.json": files.to_json(special),
     }

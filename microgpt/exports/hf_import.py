@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import fsio
+from microgpt import files
 from microgpt.config import Config
 from microgpt.errors import CheckpointError
 from microgpt.exports.foreign_tokenizer import read_tokenizer
@@ -31,7 +31,7 @@ ACTIVATIONS = {"relu": "relu", "relu2": "relu2", "gelu_pytorch_tanh": "gelu", "g
 def read_hf(path: Path) -> Foreign:
     """A plain folder: config.json, model.safetensors, tokenizer.json. Raises CheckpointError."""
     file = path / "config.json"
-    given, where = fsio.read_json(file), str(file)
+    given, where = files.read_json(file), str(file)
     family = given.get("model_type") if isinstance(given, dict) else None
     if family == "microgpt":
         raise CheckpointError(f"{where}: a model of ours already; every command opens it as it is")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import fsio, storage
+from microgpt import files, storage
 from microgpt.exports import Source
 from microgpt.exports.shapes import require
 from microgpt.model import Tensors, n_params
@@ -66,7 +66,7 @@ def write(source: Source, out: Path) -> list[str]:
         "script": script,
     }
     page = re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template("page.html"))
-    fsio.write_atomic(out, page.encode())
+    files.write_atomic(out, page.encode())
     return []
 
 
@@ -95,7 +95,7 @@ def pack(weights: Tensors, stored: str) -> tuple[bytes, list[dict[str, Any]]]:
 
 def describe(tokenizer: Tokenizer) -> dict[str, Any]:
     """What the page's tokenizer needs: {kind, tokens, merges, special, pattern}."""
-    content = fsio.parse_json(tokenizer.to_json(), "tokenizer.json")
+    content = files.parse_json(tokenizer.to_json(), "tokenizer.json")
     vocab: dict[str, int] = content["model"]["vocab"]
     merges = [(vocab[left], vocab[right]) for left, right in content["model"].get("merges", [])]
     pattern = GPT2 if tokenizer.kind == "bpe" else None

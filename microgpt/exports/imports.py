@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import checkpoint, fsio
+from microgpt import checkpoint, files
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.exports.foreign_tokenizer import read_tokenizer
@@ -68,8 +68,8 @@ def import_model(path: Path, out: Path) -> Imported:
     template = path / "chat_template.jinja"
     if path.is_dir() and template.is_file() and template.stat().st_size < 2**20:
         contents["chat_template.jinja"] = template.read_bytes()
-    with fsio.disk("be written", out):
-        fsio.make_folders(out.absolute().parent)
+    with files.disk("be written", out):
+        files.make_folders(out.absolute().parent)
         write_folder(out, sealed(contents, found.step))
     return Imported(out, found.source, n_params(model), model.vocab, found.step, found.notes)
 
@@ -148,7 +148,7 @@ def file_size(path: Path) -> int:
 def read_moonbase(path: Path) -> Foreign:
     """muchq's folder: meta.json, weights.safetensors, and the state of its training if it is there."""
     meta_file, weights_file = path / "meta.json", path / "weights.safetensors"
-    meta = fsio.read_json(meta_file)
+    meta = files.read_json(meta_file)
     where = str(meta_file)
     names = {key: key for key in ("vocab_size", "n_embd", "n_head", "n_layer", "block_size")}
     model = {"family": "classic", **sizes(meta, where, names)}
@@ -162,7 +162,7 @@ def read_moonbase(path: Path) -> Foreign:
     state_file = path / "train_state.json"
     optimizer = {part: path / f"optimizer_{part}.safetensors" for part in ("m", "v")}
     if all(file.is_file() for file in (*optimizer.values(), state_file)):
-        state = fsio.read_json(state_file)
+        state = files.read_json(state_file)
         given = state.get("step") if isinstance(state, dict) else None
         if type(given) is not int or given < 0:
             raise CheckpointError(f"{state_file}: step must be a whole number, got {given!r}")
@@ -212,7 +212,7 @@ def char_tokenizer(chars: Any, where: str, special: tuple[str, ...] = ("bos",)) 
 def read_kgx(path: Path) -> Foreign:
     """kgx's model.json: learned positions, ReLU squared, no final norm, head of its own, BOS last."""
     where = str(path)
-    content = fsio.read_json(path, LARGEST_JSON)
+    content = files.read_json(path, LARGEST_JSON)
     names = {key: key for key in ("n_embd", "n_head", "n_layer", "block_size", "vocab_size")}
     model: dict[str, Any] = {"family": "classic", **sizes(content, where, names)}
     model["activation"] = content.get("activation", "relu2")  # kgx has no such key; our own export writes it

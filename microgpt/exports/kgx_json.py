@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from microgpt import fsio, storage
+from microgpt import files, storage
 from microgpt.exports import Source
 from microgpt.exports.shapes import require
 
@@ -36,7 +36,7 @@ def write(source: Source, out: Path) -> list[str]:
         "activation": model.activation,
         "state_dict": {name: values.tolist() for name, values in weights.items()},
     }
-    fsio.write_atomic(out, fsio.to_json(content, indent=None))
+    files.write_atomic(out, files.to_json(content, indent=None))
     if model.activation == "relu2":
         return []
     return [f"kgx's own program computes ReLU squared; this model's activation is {model.activation} (a key beside)"]

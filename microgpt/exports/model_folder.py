@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from microgpt import checkpoint, fsio, storage
+from microgpt import checkpoint, files, storage
 from microgpt.checkpoint import FORMAT, MANIFEST, Checkpoint
 from microgpt.config import Config
 from microgpt.errors import CheckpointError
@@ -33,8 +33,8 @@ def described(
     """Everything of a model folder but the weights."""
     about: dict[str, Any] = checkpoint.describe(config, tokenizer, "float32")  # type: ignore[arg-type]
     return {
-        "config.json": fsio.to_json(about | {"dtype": stored}),
-        "generation_config.json": fsio.to_json(checkpoint.generation_config(config, tokenizer)),
+        "config.json": files.to_json(about | {"dtype": stored}),
+        "generation_config.json": files.to_json(checkpoint.generation_config(config, tokenizer)),
         "tokenizer.json": tokenizer.to_json(),
         "README.md": checkpoint.model_card(config, tokenizer, {"step": step, "loss": loss}).encode(),
     }
@@ -57,11 +57,11 @@ def trained(weights: Tensors, moments: Tensors, state: dict[str, Any]) -> dict[s
     contents = {"model.safetensors": storage.encode(weights, str(weights["wte"].dtype))}
     if moments:
         contents["trainer/optimizer.safetensors"] = storage.encode(moments, str(weights["wte"].dtype))
-        contents["trainer/state.json"] = fsio.to_json(state)
+        contents["trainer/state.json"] = files.to_json(state)
     return contents
 
 
 def sealed(contents: dict[str, bytes], step: int) -> dict[str, bytes]:
     """The files with their manifest."""
-    files = {name: {"size": len(d), "sha256": hashlib.sha256(d).hexdigest()} for name, d in contents.items()}
-    return contents | {MANIFEST: fsio.to_json({"format": FORMAT, "step": step, "files": files})}
+    entries = {name: {"size": len(d), "sha256": hashlib.sha256(d).hexdigest()} for name, d in contents.items()}
+    return contents | {MANIFEST: files.to_json({"format": FORMAT, "step": step, "files": entries})}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from microgpt import fsio, storage
+from microgpt import files, storage
 from microgpt.exports import Source
 from microgpt.exports.shapes import require, write_folder
 
@@ -45,5 +45,5 @@ def write(source: Source, out: Path) -> list[str]:
         meta["special_tokens"] = ROLES
     weights = source.weights | {name: source.weights[name][rows] for name in ("wte", "lm_head")}
     stored = storage.encode(weights, source.storage)
-    write_folder(out, {"meta.json": fsio.to_json(meta), "weights.safetensors": stored})
+    write_folder(out, {"meta.json": files.to_json(meta), "weights.safetensors": stored})
     return [f"its token <{name}> stays behind: muchq's program knows none" for name in special if name not in kept]

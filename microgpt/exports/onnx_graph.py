@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import fsio, storage
+from microgpt import files, storage
 from microgpt.config import Model
 from microgpt.exports import Source
 from microgpt.exports.shapes import EPS
@@ -28,12 +28,12 @@ def write(source: Source, out: Path) -> list[str]:
     saved = source.saved
     proto = Graph(saved.config.model, storage.rounded(source.weights, "float32")).build()
     for key, value in (
-        ("microgpt", fsio.to_json(saved.config.to_dict(), indent=None).decode()),
+        ("microgpt", files.to_json(saved.config.to_dict(), indent=None).decode()),
         ("tokenizer.json", saved.tokenizer.to_json().decode()),
     ):
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, value
-    fsio.write_atomic(out, proto.SerializeToString())
+    files.write_atomic(out, proto.SerializeToString())
     return []
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from microgpt import fsio
+from microgpt import files
 from microgpt.config import Model
 from microgpt.errors import UsageError
 
@@ -45,8 +45,8 @@ def require(reader: str, needs: Iterable[tuple[bool, str]], hint: str = "") -> N
 
 def write_folder(out: Path, contents: dict[str, bytes]) -> None:
     """A new folder of files, whole or not at all. Raises OSError."""
-    with fsio.new_folder(out) as temporary:
+    with files.new_folder(out) as temporary:
         for name in sorted({part for part, slash, _ in (name.rpartition("/") for name in contents) if slash}):
-            fsio.make_folder(temporary / name)
+            files.make_folder(temporary / name)
         for name, data in contents.items():
-            fsio.write_new(temporary / name, data)
+            files.write_new(temporary / name, data)

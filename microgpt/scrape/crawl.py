@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from microgpt import fsio
+from microgpt import files
 from microgpt.data.datasets import cache_folder
 from microgpt.errors import CheckpointError, DataError
 from microgpt.scrape.addresses import Refused, Target, parse
@@ -114,15 +114,15 @@ class Crawl:
         if place is None or not place.is_file():
             return None
         try:
-            return Page(**fsio.read_json(place))
+            return Page(**files.read_json(place))
         except (CheckpointError, TypeError):
             return None  # of another version, or damaged: fetched anew
 
     def _keep(self, target: Target, page: Page) -> None:
         if place := self._place(target):
-            with fsio.disk("write", place):
-                fsio.make_folders(place.parent)
-                fsio.write_atomic(place, fsio.to_json(page._asdict(), None))
+            with files.disk("write", place):
+                files.make_folders(place.parent)
+                files.write_atomic(place, files.to_json(page._asdict(), None))
 
 
 def _parsed(url: str) -> Target | None:
@@ -134,7 +134,7 @@ def _parsed(url: str) -> Target | None:
 
 def as_jsonl(page: Page) -> bytes:
     """A page as a line of the corpus."""
-    return fsio.to_json({"text": page.text, "title": page.title, "url": page.url, "date": page.date}, None)
+    return files.to_json({"text": page.text, "title": page.title, "url": page.url, "date": page.date}, None)
 
 
 def as_text(page: Page) -> bytes:
@@ -149,15 +149,15 @@ def scrape(crawl: Crawl, urls: list[str], out: Path, *, allow_partial: bool, lin
     """
     if not urls:
         raise DataError("no URL to scrape; name some, or a file of them with --url-file")
-    temporary = out.with_name(f"{fsio.TEMPORARY}{out.name}")
+    temporary = out.with_name(f"{files.TEMPORARY}{out.name}")
     report = crawl.report
-    with fsio.disk("write", out):
-        fsio.make_folders(out.parent)
-        fsio.forget(temporary)
+    with files.disk("write", out):
+        files.make_folders(out.parent)
+        files.forget(temporary)
         try:
-            fsio.append_bytes(temporary, b"")
+            files.append_bytes(temporary, b"")
             for page in crawl.pages(urls):
-                fsio.append_bytes(temporary, line(page))
+                files.append_bytes(temporary, line(page))
             for url, why in (report.failed | report.skipped).items():
                 crawl.tell(f"{'failed ' if url in report.failed else 'skipped'} {url}: {why}")
             crawl.tell(report.summary())
@@ -168,10 +168,10 @@ def scrape(crawl: Crawl, urls: list[str], out: Path, *, allow_partial: bool, lin
                     + ("mend the list, or keep the rest with --allow-partial" if report.pages else "mend the list"),
                     "E_SCRAPE",
                 )
-            fsio.flush(temporary)
-            fsio.replace(temporary, out)
+            files.flush(temporary)
+            files.replace(temporary, out)
         finally:
-            fsio.forget(temporary)
+            files.forget(temporary)
     return report
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from microgpt.errors import CheckpointError, DataError, UsageError
-from microgpt.fsio import parse_json
+from microgpt.files import parse_json
 
 BOS = "<bos>"
 UNK = "<unk>"

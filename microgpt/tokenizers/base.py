@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from microgpt.errors import DataError
-from microgpt.fsio import to_json
+from microgpt.files import to_json
 
 UNKNOWN = -1
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from microgpt import fsio
+from microgpt import files
 
 CALLS = {"open", "write", "fsync", "close", "replace", "rename", "mkdir", "unlink", "rmdir"}
 ERRNOS = ["ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EMFILE", "EINTR"]
@@ -41,18 +41,18 @@ class Shim:
 
 def install(shim: Shim) -> None:
     """For good: in a process that is to die."""
-    fsio.os = shutil.os = shim  # type: ignore[attr-defined, assignment]
+    files.os = shutil.os = shim  # type: ignore[attr-defined, assignment]
 
 
 @contextmanager
 def installed(shim: Shim) -> Iterator[Shim]:
     """Every write of microgpt goes through the shim."""
-    before = fsio.os, shutil.os
+    before = files.os, shutil.os
     install(shim)
     try:
         yield shim
     finally:
-        fsio.os, shutil.os = before  # type: ignore[attr-defined]
+        files.os, shutil.os = before  # type: ignore[attr-defined]
 
 
 def die(name: str, args: tuple[Any, ...]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from microgpt import checkpoint, fsio
+from microgpt import checkpoint, files
 from microgpt.cli import main
 from microgpt.config import SECTIONS
 from microgpt.errors import CheckpointError
@@ -58,7 +58,7 @@ def reseal(folder: Path) -> None:
     for name in manifest["files"]:
         data = (folder / name).read_bytes()
         manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (folder / "MANIFEST.json").write_bytes(fsio.to_json(manifest))
+    (folder / "MANIFEST.json").write_bytes(files.to_json(manifest))
 
 
 def test_the_checkpoint_is_good_and_holds_these_files(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from microgpt import checkpoint, fsio, loop
+from microgpt import checkpoint, files, loop
 from microgpt.cli import main
 from microgpt.errors import CheckpointError
 from tests.crash.power import Disk, Recorder, Tree
@@ -92,7 +92,7 @@ def recorded(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     with monkeypatch.context() as patch:
         patch.setattr(loop.Loop, "save", marked_save)
         patch.setattr(checkpoint, "write", marked_write)
-        patch.setattr(fsio, "os", recorder)
+        patch.setattr(files, "os", recorder)
         patch.setattr(shutil, "os", recorder)
         assert main([*one_save(out), "--keep", "1"]) == 0
     return Recorded(out, before, recorder)

@@ -14,10 +14,10 @@ from threading import Thread
 import numpy as np
 
 from microgpt.config import Model, Optim
-from microgpt.engines.feed import Feed
 from microgpt.engines.fused import library
 from microgpt.engines.fused.memory import LINE, PAIR, Shape, apart, desk_size, fours, panels_size, room_size, side_size
 from microgpt.engines.fused.state import PARTS, Place, State, at, empty, turned
+from microgpt.feed import Feed
 from microgpt.model import Tensors, table
 
 Array = np.ndarray

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from microgpt import fsio
+from microgpt import files
 from microgpt.engines.fused.image import Image, place
 from microgpt.engines.libraries import Told
 from microgpt.errors import MachineError
@@ -100,7 +100,7 @@ def _tell(kernel: str, seconds: float | None) -> None:
 
 def _folder() -> Path:
     """Where the files are."""
-    return fsio.cache_folder("kernels")
+    return files.cache_folder("kernels")
 
 
 def _key(dtype: str) -> str:
@@ -146,12 +146,12 @@ def read(path: Path, key: str) -> Code | None:
 def write(path: Path, key: str, code: Code) -> None:
     """Write a file whole, and remove those that were not used for long. Raises OSError."""
     head = {"key": key, **{name: value for name, value in code._asdict().items() if name != "data"}}
-    rest = fsio.to_json(head, indent=None) + code.data
-    fsio.make_folders(path.parent)
-    fsio.write_atomic(path, hashlib.sha256(rest).digest() + rest)
+    rest = files.to_json(head, indent=None) + code.data
+    files.make_folders(path.parent)
+    files.write_atomic(path, hashlib.sha256(rest).digest() + rest)
     for file in path.parent.iterdir():
         if file.is_file() and time.time() - file.stat().st_mtime > UNUSED:
-            fsio.forget(file)
+            files.forget(file)
 
 
 def _link(data: bytes) -> tuple[Any, dict[str, int]]:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from microgpt import fsio
+from microgpt import files
 from microgpt.errors import MachineError
 
 
 @pytest.mark.parametrize("name", ["none/a.json", "none/a-12.json", "none/a-12"])
 def test_the_file_asked_for_is_named(tmp_path: Path, name: str) -> None:
-    for write in (lambda path: fsio.write_atomic(path, b""), lambda path: fsio.new_folder(path).__enter__()):
+    for write in (lambda path: files.write_atomic(path, b""), lambda path: files.new_folder(path).__enter__()):
         path = tmp_path / name
-        with pytest.raises(MachineError) as error, fsio.disk("be written", path):
+        with pytest.raises(MachineError) as error, files.disk("be written", path):
             write(path)
         assert str(error.value) == f"{path}: cannot be written (No such file or directory)"
 
@@ -25,5 +25,5 @@ def test_the_advice_is_of_the_folder_in_question(
 ) -> None:
     monkeypatch.setenv("MICROGPT_CACHE_DIR", str(tmp_path / "cache"))
     with pytest.raises(MachineError, match=f"; choose a folder that you may write to with {flag}$"):  # noqa: SIM117
-        with fsio.disk("be written", tmp_path / place):
+        with files.disk("be written", tmp_path / place):
             raise PermissionError(13, "Permission denied", str(tmp_path / place))
