@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.common import Options, Row, ratio, script
 from benchmarks.work import VIDYA, ours, race, sized, synthetic
-from microgpt.engines.libraries import cpu
+from microgpt.engines.common.hardware import cpu
 from microgpt.optim import learning_rates
 
 

@@ -71,7 +71,7 @@ def pin(cores: int = 1) -> None:
 def machine() -> dict[str, Any]:
     """Where figures come from: CPU, vectors, peak, versions, commit, date and how busy the machine was."""
     from benchmarks import peak
-    from microgpt.engines.libraries import cpu
+    from microgpt.engines.common.hardware import cpu
 
     found = cpu()
     return {

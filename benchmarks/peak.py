@@ -81,7 +81,7 @@ def _best(call: Callable[[], Any], runs: int = 20) -> float:
 
 @lru_cache(maxsize=1)
 def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    from microgpt.engines.libraries import cpu
+    from microgpt.engines.common.hardware import cpu
 
     return _kernels(max(128, cpu()["vector_bits"]))
 
@@ -89,7 +89,7 @@ def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
 @lru_cache(maxsize=1)
 def measured() -> float:
     """Float32 operations a second of one core, the best of 20 runs of about 2 ms."""
-    from microgpt.engines.libraries import cpu
+    from microgpt.engines.common.hardware import cpu
 
     flops, lanes = _compiled()[0], max(128, cpu()["vector_bits"]) // 32
     n = 1_500_000

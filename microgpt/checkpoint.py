@@ -19,8 +19,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from microgpt import chat, files, lora, storage
+from microgpt import chat, files, storage
 from microgpt.config import Config
+from microgpt.engines import lora
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.model import Tensors, n_params, table
 from microgpt.tokenizers import Tokenizer

@@ -11,7 +11,7 @@ from typing import Any
 from microgpt.config import Model, Optim
 from microgpt.data import datasets
 from microgpt.engines import LADDER, choose
-from microgpt.engines.libraries import compiler, cpu, pytorch
+from microgpt.engines.common.hardware import compiler, cpu, pytorch
 from microgpt.errors import MicrogptError
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from microgpt import checkpoint, lora
+from microgpt import checkpoint
 from microgpt.config import Config, Model
 from microgpt.data.chats import Chats
 from microgpt.data.dialogues import Mix
 from microgpt.data.documents import Documents
 from microgpt.data.sources import keep_stdin
-from microgpt.engines import Choice, Engine, choose
+from microgpt.engines import Choice, Engine, choose, lora
 from microgpt.errors import UsageError
 from microgpt.material import Rows, read
 from microgpt.tokenizers import KINDS, Tokenizer

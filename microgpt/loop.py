@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import chat, checkpoint, files, lora
+from microgpt import chat, checkpoint, files
 from microgpt.data.chats import Chats
+from microgpt.engines import lora
 from microgpt.errors import NumericError, Stopped
 from microgpt.evaluate import held_out_loss
 from microgpt.generate import Sampling, sequences

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from microgpt.engines.libraries import Told
+from microgpt.engines.common.hardware import Told
 from microgpt.job import Job, Report
 from microgpt.model import n_params
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from microgpt import checkpoint, files
 from microgpt.config import Config
 from microgpt.data.datasets import cache_folder
-from microgpt.engines.libraries import verify_compiler, watch_compiler
+from microgpt.engines.common.hardware import verify_compiler, watch_compiler
 from microgpt.errors import DataError, UsageError
 from microgpt.job import Job, Report, prepare
 from microgpt.loop import Loop, Trained

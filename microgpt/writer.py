@@ -12,7 +12,7 @@ from typing import Any
 from microgpt import checkpoint
 from microgpt.config import Config
 from microgpt.engines import Engine, choose
-from microgpt.engines.libraries import Told, silent, watch_compiler
+from microgpt.engines.common.hardware import Told, silent, watch_compiler
 from microgpt.errors import CheckpointError, DataError
 from microgpt.generate import Sampling, onwards, sequences, texts, tokens, until
 from microgpt.tokenizers import Tokenizer
@@ -37,7 +37,7 @@ class Writer:
     ) -> Writer:
         """A model from a run, checkpoint or exported folder, in the numbers it was trained in unless asked.
 
-        `told` hears what has to be compiled first, as in microgpt.engines.libraries.watch_compiler.
+        `told` hears what has to be compiled first, as in microgpt.engines.common.hardware.watch_compiler.
         Raises CheckpointError if the folder is damaged, UsageError if the engine cannot do what is asked.
         """
         saved = checkpoint.read(Path(path))

@@ -36,12 +36,11 @@ class Mutant(NamedTuple):
         if rung in LADDER:
             more = ["tests/engines/test_fused.py"] if rung == "fused" else []
             return ["tests/engines/test_ladder.py", *more, "-k", rung]
-        return ["tests/test_optim.py", "tests/test_dropout.py", "tests/engines/test_ladder.py"]
+        return ["tests/test_optim.py", "tests/engines/common/test_dropout.py", "tests/engines/test_ladder.py"]
 
 
-SCALAR, FUNCTIONAL, TENSOR, MANUAL, PYTORCH = (
-    f"engines/{rung}.py" for rung in ("scalar", "functional", "tensor", "manual", "pytorch")
-)
+SCALAR, FUNCTIONAL, TENSOR, MANUAL = (f"engines/{rung}.py" for rung in ("scalar", "functional", "tensor", "manual"))
+PYTORCH = "engines/pytorch/__init__.py"
 FUSED_ACTIVATIONS, FUSED_ATTENTION, FUSED_SHORT, FUSED_LINEAR, FUSED_PASSES, FUSED_KERNELS, FUSED_UPDATE, FUSED_STREAMS = (
     f"engines/fused/{part}.py"
     for part in ("activations", "attention", "short", "linear", "passes", "kernels", "update", "streams")
@@ -120,8 +119,8 @@ MUTANTS = [
     Mutant("optim.py", "bias correction off by one", "v_hat = v / (1 - optim.beta2 ** (step + 1))", "v_hat = v / (1 - optim.beta2 ** (step + 2))"),
     Mutant("optim.py", "decay goes through the moments", "m = optim.beta1 * m", "g = g + optim.weight_decay * p\n    m = optim.beta1 * m"),
     Mutant("optim.py", "clip to the square", "clip_norm / norm if", "clip_norm / norm**2 if"),
-    Mutant("dropout.py", "kept numbers are not scaled up", "1.0 / (1.0 - rate))", "1.0)"),
-    Mutant("dropout.py", "rows drop alike", "(seed >> 32, step, row, place)", "(seed >> 32, step, place)"),
+    Mutant("engines/common/dropout.py", "kept numbers are not scaled up", "1.0 / (1.0 - rate))", "1.0)"),
+    Mutant("engines/common/dropout.py", "rows drop alike", "(seed >> 32, step, row, place)", "(seed >> 32, step, place)"),
     Mutant("feed.py", "padding is scored", "scored = self.scored[at + 1] & inside", "scored = self.scored[at + 1] | ~inside"),
     Mutant("feed.py", "each pass takes its own mean", "weight = 1.0 / max(1, self.targets(step))", "weight = size and 1.0 / max(1, self.targets(step)) / -(-(last - first) // size)"),
     Mutant("feed.py", "the mask's place is off by one", "self.scored[at + 1] & inside", "self.scored[at] & inside"),

@@ -11,7 +11,7 @@ import pytest
 from microgpt.bench import lines_of_code
 from microgpt.cli import main
 from microgpt.engines import LADDER
-from microgpt.engines.libraries import is_compiled, watch_compiler
+from microgpt.engines.common.hardware import is_compiled, watch_compiler
 from microgpt.errors import MachineError
 
 
@@ -65,7 +65,7 @@ def test_a_compiler_that_does_not_compile_is_refused_when_asked(
     given_names: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MICROGPT_VERIFY_JIT", "1")
-    monkeypatch.setattr("microgpt.engines.libraries.compiler", lambda: {"numba": "0", "compiles": False})
+    monkeypatch.setattr("microgpt.engines.common.hardware.compiler", lambda: {"numba": "0", "compiles": False})
     compiled = next(name for name in LADDER if is_compiled(name))
     words = ["train", str(given_names), "--steps", "1", "--engine"]
     assert main([*words, compiled, "--out", str(tmp_path / "a")]) == MachineError.status

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from microgpt import bench as measuring
 from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve
-from microgpt.engines.libraries import cpu
+from microgpt.engines.common.hardware import cpu
 from microgpt.errors import UsageError
 from microgpt.job import prepare
 from microgpt.terminal import say

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec
 
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
-from microgpt.dropout import scales
-from microgpt.engines.lists import from_lists, to_array, to_lists
-from microgpt.engines.tuples import Matrix, Vector, dot, join, matrix, plus, product, split, times, transpose
+from microgpt.engines.common.dropout import scales
+from microgpt.engines.common.lists import from_lists, to_array, to_lists
+from microgpt.engines.common.tuples import Matrix, Vector, dot, join, matrix, plus, product, split, times, transpose
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
-from microgpt.dropout import scales
-from microgpt.engines.lists import Lists, from_lists, no_collector, to_array, to_lists
+from microgpt.engines.common.dropout import scales
+from microgpt.engines.common.lists import Lists, from_lists, no_collector, to_array, to_lists
 
 if TYPE_CHECKING:
     import numpy as np

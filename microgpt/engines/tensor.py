@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
-from microgpt.dropout import scales
+from microgpt.engines.common.dropout import scales
 from microgpt.feed import Feed, Pass
 from microgpt.model import Tensors, table
 

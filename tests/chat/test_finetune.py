@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microgpt import checkpoint, lora
+from microgpt import checkpoint
 from microgpt.cli import main
 from microgpt.config import Model, Optim
 from microgpt.data.dialogues import Mix
-from microgpt.engines import LADDER, Feed, engine, pack
+from microgpt.engines import LADDER, Feed, engine, lora, pack
 from microgpt.errors import MachineError, UsageError
 from microgpt.model import first_values
 from microgpt.resume import finetuned

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from microgpt.config import Model, Optim
-from microgpt.engines import functional, pack, tuples
+from microgpt.engines import functional, pack
+from microgpt.engines.common import tuples
 from microgpt.model import first_values
 
 STATEMENTS = (ast.AugAssign, ast.Delete, ast.For, ast.While, ast.With, ast.Global, ast.Nonlocal, ast.NamedExpr)

@@ -16,7 +16,7 @@ from microgpt.engines import Feed, pack
 from microgpt.model import Tensors, first_values
 from microgpt.optim import learning_rates
 from microgpt.tokenizers.char import Char
-from tests.engines import witness
+from tests.engines import reference
 from tests.engines.ladder import (
     CASES,
     DEFINITION,
@@ -86,14 +86,14 @@ def random_options(combination: int) -> tuple[Model, Tensors, Feed]:
 
 @cache
 def differences(combination: int, h: float) -> Tensors:
-    return witness.differences(*random_options(combination), h)
+    return reference.differences(*random_options(combination), h)
 
 
 @every_rung
 def test_gradient_is_the_limit_of_differences(rung: str, combination: int) -> None:
     model, tensors, feed = random_options(combination)
     loss, found = gradient(rung, model, tensors, feed)
-    (expected,) = witness.losses(model, {name: a[None] for name, a in tensors.items()}, feed)
+    (expected,) = reference.losses(model, {name: a[None] for name, a in tensors.items()}, feed)
     assert loss == pytest.approx(expected, rel=1e-12)
     # A ReLU may bend within h of where we stand; a shorter step then stays on this side of the bend.
     assert any(apart(found, differences(combination, h)) < 1e-6 for h in (2e-5, 2e-6))

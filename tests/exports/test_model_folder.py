@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from microgpt import checkpoint, lora
+from microgpt import checkpoint
 from microgpt.cli import main
+from microgpt.engines import lora
 from microgpt.errors import CheckpointError, NumericError, UsageError
 from microgpt.exports import FORMATS, export
 from microgpt.exports.model_folder import sealed

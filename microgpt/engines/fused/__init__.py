@@ -160,7 +160,7 @@ class Engine:
     @staticmethod
     def remark(model: Model, dtype: str) -> str | None:
         """Where products stay float32 although bfloat16 was asked for."""
-        from microgpt.engines.libraries import cpu
+        from microgpt.engines.common.hardware import cpu
 
         if dtype != "bfloat16":
             return None

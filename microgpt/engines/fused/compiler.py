@@ -22,11 +22,11 @@ from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
+from microgpt.engines.common.hardware import Told
 from microgpt.engines.fused import image
 from microgpt.engines.fused.building import BYTES, has_bfloat16, machine, translated
 from microgpt.engines.fused.library import Code, Kernels
 from microgpt.engines.fused.memory import Shape
-from microgpt.engines.libraries import Told
 from microgpt.errors import MachineError
 
 INT, DOUBLE = ir.IntType(64), ir.DoubleType()

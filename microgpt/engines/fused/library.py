@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from microgpt import files
+from microgpt.engines.common.hardware import Told
 from microgpt.engines.fused.image import Image, place
-from microgpt.engines.libraries import Told
 from microgpt.errors import MachineError
 
 UNUSED = 30 * 24 * 3600  # seconds after which a file that nobody took is swept

@@ -67,7 +67,7 @@ U32 = 0xFFFFFFFF
 
 @jit
 def mix(x: int) -> int:
-    """microgpt.dropout.mix."""
+    """microgpt.engines.common.dropout.mix."""
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & U32
     x = ((x ^ (x >> 15)) * 0x846CA68B) & U32
     return x ^ (x >> 16)
@@ -75,7 +75,7 @@ def mix(x: int) -> int:
 
 @jit
 def drop(c: Shape, x: P, T: int, seed: int, step: int, row: int, place: int) -> None:
-    """x (T, Ds) times microgpt.dropout.scales, in place."""
+    """x (T, Ds) times microgpt.engines.common.dropout.scales, in place."""
     once()
     key = seed & U32
     for part in (seed >> 32, step, row, place):

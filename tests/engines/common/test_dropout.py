@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 
-from microgpt.dropout import key, mix, scales
+from microgpt.engines.common.dropout import key, mix, scales
 
 
 def test_kept_numbers_make_up_for_the_dropped_ones() -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
-from microgpt.dropout import scales
+from microgpt.engines.common.dropout import scales
 from microgpt.errors import MachineError, UsageError
 from microgpt.feed import Feed, Pass
 from microgpt.model import Tensors, n_params, table
