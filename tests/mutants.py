@@ -34,7 +34,7 @@ class Mutant(NamedTuple):
         """The tests that ought to notice: the ladder's for this rung, or those of what all rungs share."""
         rung = self.file.removeprefix("engines/").split("/")[0].removesuffix(".py")
         if rung in LADDER:
-            more = ["tests/engines/test_fused.py"] if rung == "fused" else []
+            more = ["tests/engines/fused/test_fused.py"] if rung == "fused" else []
             return ["tests/engines/test_ladder.py", *more, "-k", rung]
         return ["tests/test_optim.py", "tests/engines/common/test_dropout.py", "tests/engines/test_ladder.py"]
 
@@ -43,7 +43,7 @@ SCALAR, FUNCTIONAL, TENSOR, MANUAL = (f"engines/{rung}.py" for rung in ("scalar"
 PYTORCH = "engines/pytorch/__init__.py"
 FUSED_ACTIVATIONS, FUSED_ATTENTION, FUSED_SHORT, FUSED_LINEAR, FUSED_PASSES, FUSED_KERNELS, FUSED_UPDATE, FUSED_STREAMS = (
     f"engines/fused/{part}.py"
-    for part in ("activations", "attention", "short", "linear", "passes", "kernels", "update", "streams")
+    for part in ("activations", "attention", "attention_short", "linear", "passes", "train", "adam", "generate_batch")
 )  # fmt: skip
 MUTANTS = [
     Mutant(MANUAL, "no gradient into earlier keys", "ds.swapaxes(-1, -2) @ q,", "(ds * np.eye(*ds.shape[-2:], dtype=ds.dtype)).swapaxes(-1, -2) @ q,"),

@@ -75,7 +75,7 @@ def test_a_compiler_that_does_not_compile_is_refused_when_asked(
 
 
 def test_compiling_is_told_where_a_rung_is_compiled() -> None:
-    from microgpt.engines.fused import library
+    from microgpt.engines.fused.jit import cache
 
     heard: list[tuple[str, float | None]] = []
 
@@ -84,31 +84,31 @@ def test_compiling_is_told_where_a_rung_is_compiled() -> None:
 
     for rung in LADDER:
         with watch_compiler(rung, told):
-            for listener in library.listeners:
+            for listener in cache.listeners:
                 listener(rung, 0.5)
     assert heard == [(name, 0.5) for name in LADDER if is_compiled(name)]
-    assert not library.listeners
+    assert not cache.listeners
 
 
 @pytest.mark.parametrize("command", [["generate", "-n", "1"], ["eval"]])
 def test_commands_that_open_a_run_tell_once_what_one_waits_for(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from microgpt.engines.fused import library
+    from microgpt.engines.fused.jit import cache
     from microgpt.terminal import COMPILING
 
     text = tmp_path / "text.txt"
     text.write_text("".join(f"{word}\n" for word in ("emma", "olivia", "ava", "mia") * 9))
-    run, load = tmp_path / "run", library.load
+    run, load = tmp_path / "run", cache.load
     assert main(["train", "names", "--data", str(text), "--steps", "2", "--engine", "fused", "--out", str(run)]) == 0
 
     def slow(dtype: str) -> Any:
-        for listener in library.listeners:
+        for listener in cache.listeners:
             listener("train", None)
             listener("write", None)
         return load(dtype)
 
     capsys.readouterr()
-    monkeypatch.setattr(library, "load", slow)
+    monkeypatch.setattr(cache, "load", slow)
     assert main([command[0], str(run), *command[1:], "--engine", "fused"]) == 0
     assert capsys.readouterr().err.count(COMPILING) == 1

@@ -71,7 +71,7 @@ def watch_compiler(rung: str, told: Told) -> Iterator[None]:
     if not is_compiled(rung):
         yield
         return
-    from microgpt.engines.fused.library import listeners
+    from microgpt.engines.fused.jit.cache import listeners
 
     listeners.append(told)
     try:

@@ -14,8 +14,8 @@ from threading import Thread
 import numpy as np
 
 from microgpt.config import Model, Optim
-from microgpt.engines.fused import library
-from microgpt.engines.fused.memory import LINE, PAIR, Shape, apart, desk_size, fours, panels_size, room_size, side_size
+from microgpt.engines.fused.jit import cache
+from microgpt.engines.fused.layout import LINE, PAIR, Shape, apart, desk_size, fours, panels_size, room_size, side_size
 from microgpt.engines.fused.state import PARTS, Place, State, at, empty, turned
 from microgpt.feed import Feed
 from microgpt.model import Tensors, table
@@ -87,7 +87,7 @@ class Engine:
     ) -> None:
         self.model, self.optim = model, optim
         self.dtype = "float64" if dtype == "float64" else "float32"
-        self.kernels = library.load(dtype if model.n_embd % HALVES == 0 else self.dtype)
+        self.kernels = cache.load(dtype if model.n_embd % HALVES == 0 else self.dtype)
         self.halves = self.kernels.words
         self.turned = "words" if self.halves else "turned"
         self.lanes = self.kernels.vector // np.dtype(self.dtype).itemsize

@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import math
 
-from microgpt.engines.fused.building import inline, jit, once
-from microgpt.engines.fused.exponential import LOG2E, exp2
-from microgpt.engines.fused.halves import depth, operand, rows
-from microgpt.engines.fused.memory import PAIR, QUERIES, Cache, P, Shape, Trace
-from microgpt.engines.fused.products import multiply, multiply_columns, transpose, transpose_back, zero
-from microgpt.engines.fused.vectors import first, fma, lanes, largest, load, maximum, near, splat, sqrt, store, total
+from microgpt.engines.fused.layout import PAIR, QUERIES, Cache, P, Shape, Trace
+from microgpt.engines.fused.simd.bfloat16 import depth, operand, rows
+from microgpt.engines.fused.simd.exp import LOG2E, exp2
+from microgpt.engines.fused.simd.intrinsics import inline, jit, once
+from microgpt.engines.fused.simd.matmul import multiply, multiply_columns, transpose, transpose_back, zero
+from microgpt.engines.fused.simd.vectors import (
+    first,
+    fma,
+    lanes,
+    largest,
+    load,
+    maximum,
+    near,
+    splat,
+    sqrt,
+    store,
+    total,
+)
 
 
 @jit

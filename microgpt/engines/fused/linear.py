@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from microgpt.engines.fused.building import inline, jit, once
-from microgpt.engines.fused.halves import (
+from microgpt.engines.fused.adam import Weights, coming, part_of, update_rows
+from microgpt.engines.fused.layout import BLOCK, NEAR, NEARBY, PAIR, Matrix, P
+from microgpt.engines.fused.simd.bfloat16 import (
     depth,
     for_room,
     input_back_halves,
@@ -12,10 +13,9 @@ from microgpt.engines.fused.halves import (
     turned_rows,
     weights_back_halves,
 )
-from microgpt.engines.fused.memory import BLOCK, NEAR, NEARBY, PAIR, Matrix, P
-from microgpt.engines.fused.products import apart, multiply, multiply_bringing, multiply_columns, quarters, turn_rows
-from microgpt.engines.fused.update import Weights, coming, part_of, update_rows
-from microgpt.engines.fused.vectors import lanes
+from microgpt.engines.fused.simd.intrinsics import inline, jit, once
+from microgpt.engines.fused.simd.matmul import apart, multiply, multiply_bringing, multiply_columns, quarters, turn_rows
+from microgpt.engines.fused.simd.vectors import lanes
 
 
 def linear(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool, room: P) -> None:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 
-from microgpt.engines.fused import short
+from microgpt.engines.fused import attention_short
 from microgpt.engines.fused.activations import activate, activate_back, softcap
+from microgpt.engines.fused.adam import Weights, settled, squares
 from microgpt.engines.fused.attention import attend, attend_back
-from microgpt.engines.fused.building import inline, jit, once
-from microgpt.engines.fused.exponential import LOG2E, exp2
+from microgpt.engines.fused.layout import Cache, Matrix, P, Rows, Shape, Trace
 from microgpt.engines.fused.linear import input_back, linear, linear_back, project, weights_back
-from microgpt.engines.fused.memory import Cache, Matrix, P, Rows, Shape, Trace
-from microgpt.engines.fused.products import add, apart, copy, place, zero
-from microgpt.engines.fused.update import Weights, settled, squares
-from microgpt.engines.fused.vectors import (
+from microgpt.engines.fused.simd.exp import LOG2E, exp2
+from microgpt.engines.fused.simd.intrinsics import inline, jit, once
+from microgpt.engines.fused.simd.matmul import add, apart, copy, place, zero
+from microgpt.engines.fused.simd.vectors import (
     first,
     fma,
     group_sum,
@@ -137,7 +137,7 @@ def forward(
             past = Cache(cache.k + i * D * cache.ld, cache.v + i * D * cache.ld, cache.ld, cache.past, cache.active)
             heads = t.heads + 4 * D * column
             if c.short and T <= W and not cache.active:
-                short.attention(
+                attention_short.attention(
                     c.size, D, t.qkv + n * c.Qs, heads, t.pairs + column * (W + 1) // 2 * D, mix + n * c.Ds, T
                 )
             else:
@@ -251,7 +251,9 @@ def backward(
             heads = t.heads + 4 * D * column
             if c.short and T <= W:
                 pairs = t.pairs + column * (W + 1) // 2 * D
-                short.attention_back(c.size, D, t.dn + n * c.Ds, heads, pairs, mix + n * c.Ds, t.qkv + n * c.Qs, T)
+                attention_short.attention_back(
+                    c.size, D, t.dn + n * c.Ds, heads, pairs, mix + n * c.Ds, t.qkv + n * c.Qs, T
+                )
             else:
                 attend_back(
                     c, t, t.dn + n * c.Ds, heads, ld, t.rq + 2 * c.H * column, t.tops + c.H * column,

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from microgpt import files
 from microgpt.engines.common.hardware import Told
-from microgpt.engines.fused.image import Image, place
+from microgpt.engines.fused.jit.elf import Image, place
 from microgpt.errors import MachineError
 
 UNUSED = 30 * 24 * 3600  # seconds after which a file that nobody took is swept
@@ -82,7 +82,7 @@ def load(dtype: str) -> Kernels:
     path = _folder() / f"{dtype}-{key}"
     code = read(path, key)
     if code is None:
-        from microgpt.engines.fused.compiler import compiled
+        from microgpt.engines.fused.jit.compiler import compiled
 
         code = compiled(dtype, _tell)
         with suppress(OSError):
@@ -105,7 +105,7 @@ def _folder() -> Path:
 
 def _key(dtype: str) -> str:
     """What tells this code from any other."""
-    parts = [Path(file).read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))]
+    parts = [Path(file).read_bytes() for file in sorted(Path(__file__).parents[1].rglob("*.py"))]
     for module in ("numba", "llvmlite"):  # their versions, without importing them
         spec = importlib.util.find_spec(module)
         if spec and spec.origin:

@@ -23,10 +23,10 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
 from microgpt.engines.common.hardware import Told
-from microgpt.engines.fused import image
-from microgpt.engines.fused.building import BYTES, has_bfloat16, machine, translated
-from microgpt.engines.fused.library import Code, Kernels
-from microgpt.engines.fused.memory import Shape
+from microgpt.engines.fused.jit import elf
+from microgpt.engines.fused.jit.cache import Code, Kernels
+from microgpt.engines.fused.layout import Shape
+from microgpt.engines.fused.simd.intrinsics import BYTES, has_bfloat16, machine, translated
 from microgpt.errors import MachineError
 
 INT, DOUBLE = ir.IntType(64), ir.DoubleType()
@@ -121,7 +121,7 @@ def compiled(dtype: str, told: Told) -> Code:
         raise MachineError(
             "--engine fused: Numba's compiler is off; unset NUMBA_DISABLE_JIT or take another engine", "E_JIT"
         )
-    from microgpt.engines.fused import kernels, streams, writing  # noqa: F401  they say what the entries are
+    from microgpt.engines.fused import generate, generate_batch, train  # noqa: F401  they say what the entries are
 
     words = dtype == "bfloat16" and has_bfloat16()
     number, forms = types.float64 if dtype == "float64" else types.float32, {}
@@ -137,7 +137,7 @@ def compiled(dtype: str, told: Told) -> Code:
         start = time.perf_counter()
         data = _emit(translator, library.whole())
         told("machine code", time.perf_counter() - start)
-    found = image.image(data, Kernels.NAMES) if image.possible() else None
+    found = elf.image(data, Kernels.NAMES) if elf.possible() else None
     if found is None:
         return Code(BYTES, words, forms, None, {}, data)
     return Code(BYTES, words, forms, found.doors, found.calls, found.data)
@@ -212,7 +212,7 @@ def _emit(translator: Translator, module: Any) -> bytes:
     options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
     passes = llvm.create_pass_builder(emitter, options)
     passes.getModulePassManager().run(module, passes)
-    if image.possible():
+    if elf.possible():
         name, features = machine()
         target = llvm.Target.from_triple(llvm.get_process_triple())
         emitter = target.create_target_machine(name, features, opt=2, reloc="pic", codemodel="small")

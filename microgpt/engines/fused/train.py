@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from microgpt.engines.fused import memory
-from microgpt.engines.fused.building import inline, jit, meet
-from microgpt.engines.fused.compiler import entry
-from microgpt.engines.fused.memory import (
+from microgpt.engines.fused import layout
+from microgpt.engines.fused.adam import FEW, MANY, Update, Weights, adam, settled, squares
+from microgpt.engines.fused.jit.compiler import entry
+from microgpt.engines.fused.layout import (
     LINE,
     NEAR,
     NEARBY,
@@ -23,13 +23,13 @@ from microgpt.engines.fused.memory import (
     Tokens,
 )
 from microgpt.engines.fused.passes import backward, cross_entropy, forward
-from microgpt.engines.fused.products import add, zero
-from microgpt.engines.fused.update import FEW, MANY, Update, Weights, adam, settled, squares
-from microgpt.engines.fused.vectors import lanes
+from microgpt.engines.fused.simd.intrinsics import inline, jit, meet
+from microgpt.engines.fused.simd.matmul import add, zero
+from microgpt.engines.fused.simd.vectors import lanes
 
 LONG = 64  # positions from which on a row is worth a product of its own
 
-lay_out = inline(memory.lay_out)
+lay_out = inline(layout.lay_out)
 
 
 @jit

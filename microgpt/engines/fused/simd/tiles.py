@@ -8,7 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from microgpt.engines.fused.building import (
+from microgpt.engines.fused.layout import PAIR
+from microgpt.engines.fused.simd.intrinsics import (
     INT,
     REGISTERS,
     Vector,
@@ -22,7 +23,6 @@ from microgpt.engines.fused.building import (
     spread,
     write,
 )
-from microgpt.engines.fused.memory import PAIR
 
 ROWS = 8 if REGISTERS == 24 else 6  # rows of a full tile
 WIDE = 8  # vectors of a tile of one row

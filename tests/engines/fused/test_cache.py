@@ -18,13 +18,13 @@ pytest.importorskip("numba")
 
 import llvmlite.binding as llvm
 
-from microgpt.engines.fused import compiler, image, library
+from microgpt.engines.fused.jit import cache, compiler, elf
 from microgpt.errors import MachineError
 
-CODE = library.Code(64, False, {"train": "qd"}, {"train": 3}, {"log": 8}, bytes(range(256)) * 40)
-load = library.load.__wrapped__
+CODE = cache.Code(64, False, {"train": "qd"}, {"train": 3}, {"log": 8}, bytes(range(256)) * 40)
+load = cache.load.__wrapped__
 
-IMAGES = pytest.mark.skipif(not image.possible(), reason="this machine's code is loaded by LLVM")
+IMAGES = pytest.mark.skipif(not elf.possible(), reason="this machine's code is loaded by LLVM")
 
 
 def python(script: str, **environment: str) -> subprocess.Popen[str]:
@@ -46,20 +46,20 @@ def ended(process: subprocess.Popen[str]) -> str:
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file of float32's code in a cache of its own."""
-    code = library.read(library._folder() / f"float32-{library._key('float32')}", library._key("float32"))
-    code = code or compiler.compiled("float32", library._tell)
+    code = cache.read(cache._folder() / f"float32-{cache._key('float32')}", cache._key("float32"))
+    code = code or compiler.compiled("float32", cache._tell)
     monkeypatch.setenv("MICROGPT_CACHE_DIR", str(tmp_path))
-    path = library._folder() / f"float32-{library._key('float32')}"
-    library.write(path, library._key("float32"), code)
+    path = cache._folder() / f"float32-{cache._key('float32')}"
+    cache.write(path, cache._key("float32"), code)
     return path
 
 
 @pytest.fixture
 def compilations(cached: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The float types compiled from now on; what it gives is the code that is there."""
-    code, done = library.read(cached, library._key("float32")), []
+    code, done = cache.read(cached, cache._key("float32")), []
 
-    def compiled(dtype: str, told: library.Told) -> Any:
+    def compiled(dtype: str, told: cache.Told) -> Any:
         done.append(dtype)
         return code
 
@@ -68,23 +68,23 @@ def compilations(cached: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
-    library.write(tmp_path / "new" / "a", "key", CODE)
-    assert library.read(tmp_path / "new" / "a", "key") == CODE
+    cache.write(tmp_path / "new" / "a", "key", CODE)
+    assert cache.read(tmp_path / "new" / "a", "key") == CODE
     assert os.listdir(tmp_path / "new") == ["a"]
 
 
 def test_a_file_that_is_not_whole_is_none(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    library.write(path, "key", CODE)
+    cache.write(path, "key", CODE)
     content = path.read_bytes()
     for length in (0, 1, 31, 32, 33, 100, len(content) - 1):
         path.write_bytes(content[:length])
-        assert library.read(path, "key") is None, length
+        assert cache.read(path, "key") is None, length
     for at in range(0, len(content), 97):
         path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
-        assert library.read(path, "key") is None, at
+        assert cache.read(path, "key") is None, at
     path.write_bytes(content + b"\0")
-    assert library.read(path, "key") is None
+    assert cache.read(path, "key") is None
 
 
 def test_a_damaged_file_is_compiled_again(cached: Path, compilations: list[str]) -> None:
@@ -100,7 +100,7 @@ def test_a_damaged_file_is_compiled_again(cached: Path, compilations: list[str])
 
 def test_another_file_under_this_name_is_not_used(cached: Path, compilations: list[str]) -> None:
     """Not that of another CPU or version, even where somebody copied it here."""
-    library.write(cached, "another key", CODE)
+    cache.write(cached, "another key", CODE)
     load("float32")
     assert compilations == ["float32"]
 
@@ -108,22 +108,22 @@ def test_another_file_under_this_name_is_not_used(cached: Path, compilations: li
 def test_the_key_knows_the_cpu_the_versions_the_sources_and_the_type(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    keys = [library._key("float32"), library._key("float64")]
+    keys = [cache._key("float32"), cache._key("float64")]
     with monkeypatch.context() as patch:
         patch.setenv("NUMBA_CPU_NAME", "haswell")
-        keys.append(library._key("float32"))
+        keys.append(cache._key("float32"))
         patch.setenv("NUMBA_CPU_FEATURES", "+avx2")
-        keys.append(library._key("float32"))
+        keys.append(cache._key("float32"))
     with monkeypatch.context() as patch:
-        patch.setattr(library, "_cpu", lambda: "another")
-        keys.append(library._key("float32"))
+        patch.setattr(cache, "_cpu", lambda: "another")
+        keys.append(cache._key("float32"))
     read_bytes = Path.read_bytes
     for changed in ("_version.py", "tiles.py", "vectors.py"):
         with monkeypatch.context() as patch:
             patch.setattr(Path, "read_bytes", lambda path, c=changed: read_bytes(path) + b"#" * (path.name == c))
-            keys.append(library._key("float32"))
+            keys.append(cache._key("float32"))
     assert len(set(keys)) == len(keys)
-    assert library._key("float32") == keys[0]
+    assert cache._key("float32") == keys[0]
 
 
 def test_without_a_folder_it_is_compiled_in_memory(
@@ -137,13 +137,13 @@ def test_without_a_folder_it_is_compiled_in_memory(
 
 
 def test_what_nobody_used_for_long_is_swept(tmp_path: Path) -> None:
-    long_ago = time.time() - library.UNUSED - 60
+    long_ago = time.time() - cache.UNUSED - 60
     for name in ("unused", "read", ".microgpt-tmp-x-1"):
-        library.write(tmp_path / name, "key", CODE)
+        cache.write(tmp_path / name, "key", CODE)
     for name in ("unused", "read", ".microgpt-tmp-x-1"):
         os.utime(tmp_path / name, (long_ago, long_ago))
-    assert library.read(tmp_path / "read", "key")
-    library.write(tmp_path / "new", "key", CODE)
+    assert cache.read(tmp_path / "read", "key")
+    cache.write(tmp_path / "new", "key", CODE)
     assert sorted(os.listdir(tmp_path)) == ["new", "read"]
 
 
@@ -162,8 +162,8 @@ state, losses = e.train(e.load(first_values(model, Random(0))), pack([[1, 2, 3, 
 print(losses.tolist(), [name for name in ("numba", "llvmlite", "scipy") if name in sys.modules])
 """
 TOGETHER = """
-from microgpt.engines.fused import compiler, library
-code = library.read(Path({path!r}), {key!r})
+from microgpt.engines.fused.jit import cache, compiler
+code = cache.read(Path({path!r}), {key!r})
 def compiled(dtype, told):
     Path({folder!r}, sys.argv[1] if sys.argv[1:] else str(time.monotonic_ns())).touch()
     while len(list(Path({folder!r}).iterdir())) < 2:  # both are at it
@@ -180,7 +180,7 @@ def test_a_warm_process_imports_neither_numba_nor_llvm(cached: Path) -> None:
 
 def test_two_processes_that_compile_at_once_both_get_their_code(cached: Path, tmp_path: Path) -> None:
     (tmp_path / "busy").mkdir()
-    before = TOGETHER.format(path=str(cached), key=library._key("float32"), folder=str(tmp_path / "busy"))
+    before = TOGETHER.format(path=str(cached), key=cache._key("float32"), folder=str(tmp_path / "busy"))
     script = TRAINS.format(before=before)
     both = [python(script, MICROGPT_CACHE_DIR=str(tmp_path / "empty")) for _ in range(2)]
     first, second = map(ended, both)
@@ -192,12 +192,12 @@ def test_two_processes_that_compile_at_once_both_get_their_code(cached: Path, tm
 def test_numba_told_not_to_compile_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("numba.core.config.DISABLE_JIT", 1)
     with pytest.raises(MachineError, match="NUMBA_DISABLE_JIT"):
-        compiler.compiled("float32", library._tell)
+        compiler.compiled("float32", cache._tell)
 
 
 @IMAGES
 def test_kernels_call_nothing_of_numba_or_python(cached: Path) -> None:
-    code = library.read(cached, library._key("float32"))
+    code = cache.read(cached, cache._key("float32"))
     assert code is not None
     assert set(code.calls) <= {"log", "memset", "memcpy", "memmove", "sched_yield"}
 
@@ -206,7 +206,7 @@ def test_memory_that_may_not_be_executed_is_one_line(compilations: list[str], mo
     def refused(code: Any) -> Any:
         raise OSError(13, "memory cannot be made executable")
 
-    monkeypatch.setattr(library, "Kernels", refused)
+    monkeypatch.setattr(cache, "Kernels", refused)
     with pytest.raises(MachineError, match="cannot be made executable"):
         load("float32")
 
@@ -244,10 +244,10 @@ define ptr @f() {
 
 @IMAGES
 def test_an_image_has_its_constants_and_calls_what_lies_elsewhere() -> None:
-    made = image.image(emitted(CONSTANTS), ("f",))
+    made = elf.image(emitted(CONSTANTS), ("f",))
     assert made is not None
     assert set(made.calls) == {"log"}
-    owner, start = image.place(made)
+    owner, start = elf.place(made)
     found = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)(start + made.doors["f"])(2.0)
     assert found == math.log(6.5) + 0.125
     assert len(owner) == len(made.data)
@@ -255,11 +255,11 @@ def test_an_image_has_its_constants_and_calls_what_lies_elsewhere() -> None:
 
 @IMAGES
 def test_what_an_image_cannot_hold_is_none() -> None:
-    assert image.image(emitted(ADDRESSES), ("f",)) is None
+    assert elf.image(emitted(ADDRESSES), ("f",)) is None
 
 
 def test_object_code_is_loaded_by_llvm() -> None:
-    functions = [f"define i64 @{name}(ptr %p) {{ ret i64 {i} }}" for i, name in enumerate(library.Kernels.NAMES)]
-    code = library.Code(16, False, dict.fromkeys(library.Kernels.NAMES, "q"), None, {}, emitted("\n".join(functions)))
-    kernels = library.Kernels(code)
+    functions = [f"define i64 @{name}(ptr %p) {{ ret i64 {i} }}" for i, name in enumerate(cache.Kernels.NAMES)]
+    code = cache.Code(16, False, dict.fromkeys(cache.Kernels.NAMES, "q"), None, {}, emitted("\n".join(functions)))
+    kernels = cache.Kernels(code)
     assert [kernels.train(5), kernels.proceed(5), kernels.write(5), kernels.write_all(5)] == [0, 1, 2, 3]

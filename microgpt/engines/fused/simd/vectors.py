@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import lower_builtin
 
-from microgpt.engines.fused.building import (
+from microgpt.engines.fused.simd.intrinsics import (
     BYTES,
     I32,
     INT,

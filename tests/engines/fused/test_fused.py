@@ -18,18 +18,11 @@ numba = pytest.importorskip("numba")
 from microgpt import storage  # noqa: E402
 from microgpt.config import Model, Optim  # noqa: E402
 from microgpt.engines import engine, pack  # noqa: E402
-from microgpt.engines.fused import (  # noqa: E402
-    activations,
-    attention,
-    building,
-    exponential,
-    halves,
-    products,
-    update,
-)
-from microgpt.engines.fused import vectors as v  # noqa: E402
-from microgpt.engines.fused.memory import PAIR  # noqa: E402
-from microgpt.engines.fused.tiles import ROWS, WIDE  # noqa: E402
+from microgpt.engines.fused import activations, adam, attention  # noqa: E402
+from microgpt.engines.fused.layout import PAIR  # noqa: E402
+from microgpt.engines.fused.simd import bfloat16, exp, intrinsics, matmul  # noqa: E402
+from microgpt.engines.fused.simd import vectors as v  # noqa: E402
+from microgpt.engines.fused.simd.tiles import ROWS, WIDE  # noqa: E402
 from microgpt.model import first_values  # noqa: E402
 
 DTYPES = ["float32", "float64"]
@@ -45,14 +38,14 @@ def _products(
     columns: bool, a: Any, lda: int, w: Any, ldw: int, c: Any, ldc: int, M: int, K: int, N: int, add: bool
 ) -> None:
     if columns:
-        products.multiply_columns(v.pointer(a), lda, v.pointer(w), ldw, v.pointer(c), ldc, M, K, N, add)
+        matmul.multiply_columns(v.pointer(a), lda, v.pointer(w), ldw, v.pointer(c), ldc, M, K, N, add)
     else:
-        products.multiply(v.pointer(a), lda, v.pointer(w), ldw, v.pointer(c), ldc, M, K, N, add)
+        matmul.multiply(v.pointer(a), lda, v.pointer(w), ldw, v.pointer(c), ldc, M, K, N, add)
 
 
 def in_panels(x: np.ndarray) -> np.ndarray:
     """x as its panels lie in memory."""
-    wide = PAIR * building.lanes_of(str(x.dtype))
+    wide = PAIR * intrinsics.lanes_of(str(x.dtype))
     return np.concatenate([x[:, j : j + wide].ravel() for j in range(0, x.shape[1], wide)])
 
 
@@ -60,7 +53,7 @@ def in_panels(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("columns", [False, True])
 @pytest.mark.parametrize("adding", [False, True])
 def test_products_of_every_number_of_rows(dtype: str, columns: bool, adding: bool) -> None:
-    W = building.lanes_of(dtype)
+    W = intrinsics.lanes_of(dtype)
     for M in range(1, 2 * ROWS + 2):
         for K, vectors in ((1, 1), (3, PAIR), (17, 2 * PAIR + 1), (5, WIDE + 1)):
             N = vectors * W
@@ -81,15 +74,15 @@ def _bringing(
     a: Any, lda: int, w: Any, ldw: int, c: Any, M: int, K: int, N: int, x: Any, rows: int, run: int, apart: int
 ) -> None:
     p = v.pointer(x)
-    ahead = products.Coming(p, p, p, p, rows, run, apart)
+    ahead = matmul.Coming(p, p, p, p, rows, run, apart)
     far = ldw == 0
-    products.multiply_bringing(v.pointer(a), lda, v.pointer(w), ldw, v.pointer(c), N, M, K, N, True, far, ahead)
+    matmul.multiply_bringing(v.pointer(a), lda, v.pointer(w), ldw, v.pointer(c), N, M, K, N, True, far, ahead)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_product_is_the_same_whatever_it_brings_nearer(dtype: str) -> None:
     """Nothing, rows shorter than a line, more than its tiles have turns for, or what lies outside of all memory."""
-    N = (2 * PAIR + 1) * building.lanes_of(dtype)
+    N = (2 * PAIR + 1) * intrinsics.lanes_of(dtype)
     for M, K in ((1, 3), (2 * ROWS, 1), (3 * ROWS + 1, 40)):
         a, w, c = random(M, K + 2, dtype=dtype), random(K, N, dtype=dtype), random(M, N, dtype=dtype)
         want = c.copy()
@@ -103,8 +96,8 @@ def test_a_product_is_the_same_whatever_it_brings_nearer(dtype: str) -> None:
 
 @numba.njit
 def _route(tile: int, turns: int, rows: int, run: int, far: int, step: int, x: Any) -> Any:
-    ahead = products.Coming(v.pointer(x), v.pointer(x), v.pointer(x), v.pointer(x), rows, run, far)
-    p, left = products.spot(ahead, tile, turns, step, (run + step - 1) // step)
+    ahead = matmul.Coming(v.pointer(x), v.pointer(x), v.pointer(x), v.pointer(x), rows, run, far)
+    p, left = matmul.spot(ahead, tile, turns, step, (run + step - 1) // step)
     return p[0], left
 
 
@@ -120,12 +113,12 @@ def test_what_comes_nearer_comes_row_by_row() -> None:
 
 @numba.njit
 def _turned(x: Any, y: Any, M: int, N: int, i: int, count: int) -> None:
-    products.turn_rows(v.pointer(x), v.pointer(y), M, N, i, count)
+    matmul.turn_rows(v.pointer(x), v.pointer(y), M, N, i, count)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_panels_are_turned(dtype: str) -> None:
-    W = building.lanes_of(dtype)
+    W = intrinsics.lanes_of(dtype)
     for M, N in ((2 * W, W), (7 * W, 3 * W), (4 * W, 6 * W)):
         x = random(M, N, dtype=dtype)
         for i in range(0, M, 2 * W):
@@ -135,33 +128,33 @@ def test_panels_are_turned(dtype: str) -> None:
             np.testing.assert_array_equal(turned[: N * count], in_panels(np.ascontiguousarray(x[i : i + count].T)))
 
 
-_rows = numba.njit(halves.rows_halves)
+_rows = numba.njit(bfloat16.rows_halves)
 
 
 @numba.njit
 def _halves(x: Any, y: Any, room: Any, M: int, N: int, i: int, count: int, which: int) -> None:
     if which == 0:
-        halves.pair_along(v.pointer(x), N, v.pointer(y), N // 2, M, N)
+        bfloat16.pair_along(v.pointer(x), N, v.pointer(y), N // 2, M, N)
     elif which == 1:
-        halves.pair_down(v.pointer(x), N, v.pointer(y), N, M, N)
+        bfloat16.pair_down(v.pointer(x), N, v.pointer(y), N, M, N)
     elif which == 2:
         _rows(v.pointer(x), N, M, count, v.pointer(y))
     else:
-        halves.pair_rows(v.pointer(x), v.pointer(room), v.pointer(y), M, N, i, count)
+        bfloat16.pair_rows(v.pointer(x), v.pointer(room), v.pointer(y), M, N, i, count)
 
 
 @numba.njit
 def _of_words(columns: bool, a: Any, lda: int, w: Any, c: Any, M: int, K: int, N: int) -> None:
     if columns:
-        products.multiply_columns(v.pointer(a), lda, v.pointer(w), N, v.pointer(c), N, M, K, N, False)
+        matmul.multiply_columns(v.pointer(a), lda, v.pointer(w), N, v.pointer(c), N, M, K, N, False)
     else:
-        products.multiply(v.pointer(a), lda, v.pointer(w), N, v.pointer(c), N, M, K, N, False)
+        matmul.multiply(v.pointer(a), lda, v.pointer(w), N, v.pointer(c), N, M, K, N, False)
 
 
-@pytest.mark.skipif(not building.has_bfloat16(), reason="this CPU has no instructions for bfloat16")
+@pytest.mark.skipif(not intrinsics.has_bfloat16(), reason="this CPU has no instructions for bfloat16")
 def test_words_of_bfloat16_are_rounded_arranged_and_multiplied() -> None:
     rounded = lambda x: storage.from_bfloat16(storage.to_bfloat16("x", x)).reshape(x.shape)  # noqa: E731
-    W = building.lanes_of("float32")
+    W = intrinsics.lanes_of("float32")
     for M, N in ((2, 2 * W), (7, 4 * W), (3 * W, 2 * W)):
         x, w = random(M, N, dtype="float32"), random(N, 3 * W, dtype="float32", seed=1)
         room, along = (np.zeros(M * N + W * W, np.uint32) for _ in range(2))
@@ -204,7 +197,7 @@ def test_bfloat16_trains_as_float32_within_its_rounding() -> None:
             state, losses = e.train(e.load(tensors), feed, np.full(3, 1e-3))
             found[dtype] = (e, losses, logits, e.dump(state))
         (e, *ours), (_, *exact) = found["bfloat16"], found["float32"]
-        assert e.halves == (building.has_bfloat16() and n_embd % 32 == 0)
+        assert e.halves == (intrinsics.has_bfloat16() and n_embd % 32 == 0)
         assert (e.remark(model, "bfloat16") is None) == e.halves
         far = [np.abs(ours[i] - exact[i]).max() / np.abs(exact[i]).max() for i in range(2)]
         far += [np.abs(ours[2][k] - g).max() / np.abs(g).max() for k, g in exact[2].items() if k.startswith("m.")]
@@ -215,14 +208,14 @@ def test_bfloat16_trains_as_float32_within_its_rounding() -> None:
 @numba.njit
 def _transposes(x: Any, ldx: int, y: Any, ldy: int, M: int, N: int, back: bool) -> None:
     if back:
-        products.transpose_back(v.pointer(x), ldx, v.pointer(y), ldy, M, N)
+        matmul.transpose_back(v.pointer(x), ldx, v.pointer(y), ldy, M, N)
     else:
-        products.transpose(v.pointer(x), ldx, v.pointer(y), ldy, M, N)
+        matmul.transpose(v.pointer(x), ldx, v.pointer(y), ldy, M, N)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_transposes_there_and_back(dtype: str) -> None:
-    W = building.lanes_of(dtype)
+    W = intrinsics.lanes_of(dtype)
     for M in (1, W - 1, W, 2 * W + 3):
         N, tall = 3 * W, -(-M // W) * W
         x = random(tall, N, dtype=dtype)
@@ -241,19 +234,19 @@ def _elementwise(x: Any, y: Any) -> None:
     n, W = len(x), v.lanes(p)
     for i in range(0, n, W):
         a = v.load(p, i)
-        v.store(q, i, exponential.exp(a))
+        v.store(q, i, exp.exp(a))
         magnitude = v.maximum(a, 0.0 - a) + 1e-3
         v.store(q, n + i, v.inverse(magnitude))
         v.store(q, 2 * n + i, v.sqrt(magnitude))
         v.store(q, 3 * n + i, v.inverse_root(magnitude))
         v.store(q, 4 * n + i, v.positive(a, 2.0 * a))
         v.store(q, 5 * n + i, v.first(3, a, -1.0))
-        v.store(q, 6 * n + i, exponential.exp2(a))
+        v.store(q, 6 * n + i, exp.exp2(a))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_elementwise(dtype: str) -> None:
-    W = building.lanes_of(dtype)
+    W = intrinsics.lanes_of(dtype)
     x = np.concatenate([random(62 * W, dtype=dtype) * 8, np.linspace(-86, 86, 2 * W).astype(dtype)])
     y = np.zeros((7, len(x)), dtype)
     _elementwise(x, y.ravel())
@@ -271,7 +264,7 @@ def test_elementwise(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_no_number_stays_none(dtype: str) -> None:
-    x = np.full(building.lanes_of(dtype), math.nan, dtype)
+    x = np.full(intrinsics.lanes_of(dtype), math.nan, dtype)
     y = np.zeros((7, len(x)), dtype)
     _elementwise(x, y.ravel())
     assert np.isnan(y[[0, 1, 2, 3, 4, 6]]).all()
@@ -289,7 +282,7 @@ def _across(x: Any, y: Any) -> Any:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_across_lanes(dtype: str) -> None:
-    W = building.lanes_of(dtype)
+    W = intrinsics.lanes_of(dtype)
     x = random(W, dtype=dtype)
     y = np.zeros((W.bit_length(), W), dtype)
     whole, largest, lane = _across(x, y.ravel())
@@ -359,7 +352,7 @@ def test_attention_back_is_the_derivative(dtype: str, size: int, T: int) -> None
 
 @numba.njit
 def _adam(u: Any, w: Any, g: Any, m: Any, v_: Any, n: int) -> None:
-    update.adam(u, v.pointer(w), v.pointer(g), v.pointer(m), v.pointer(v_), n)
+    adam.adam(u, v.pointer(w), v.pointer(g), v.pointer(m), v.pointer(v_), n)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -368,12 +361,12 @@ def test_adam_is_the_rule_written_once(dtype: str, decay: float) -> None:
     from microgpt import optim as rules
     from microgpt.config import Optim
 
-    optim, n, step, lr = Optim(weight_decay=decay), 8 * building.lanes_of(dtype), 6, 0.02
+    optim, n, step, lr = Optim(weight_decay=decay), 8 * intrinsics.lanes_of(dtype), 6, 0.02
     w, g, m, moment = (random(n, dtype=dtype, seed=i) for i in range(4))
     moment, g[:3] = np.abs(moment), 0
     moment[:2] = m[:2] = 0
     want = rules.adam(w, g * 0.5, m, moment, optim, step, lr)
-    u = update.Update(
+    u = adam.Update(
         optim.beta1, optim.beta2, optim.eps, 0.5, lr * decay, lr / (1 - optim.beta1**7), 1 / (1 - optim.beta2**7)
     )
     _adam(u, w, g, m, moment, n)
@@ -383,11 +376,11 @@ def test_adam_is_the_rule_written_once(dtype: str, decay: float) -> None:
 
 @numba.njit
 def _squares(x: Any) -> float:
-    return update.squares(v.pointer(x), len(x))
+    return adam.squares(v.pointer(x), len(x))
 
 
 def test_squares_of_many_numbers() -> None:
-    x = random(13 * 1024 + 5 * building.lanes_of("float32"), dtype="float32")
+    x = random(13 * 1024 + 5 * intrinsics.lanes_of("float32"), dtype="float32")
     assert _squares(x) == pytest.approx(float((x.astype("float64") ** 2).sum()), rel=1e-6)
 
 
@@ -491,7 +484,7 @@ def test_an_update_that_waits_is_the_update(dtype: str, tied: bool) -> None:
     """Many steps in one call, where each step's update waits for the next, as many calls of one step: bit for bit."""
     model, optim = LARGE.model_copy(update={"tie_embeddings": tied}), Optim(clip_norm=0.5, weight_decay=0.1)
     e = engine("fused")(model, optim, dtype=dtype, threads=1)
-    assert update.FEW <= e.shape.n < update.MANY
+    assert adam.FEW <= e.shape.n < adam.MANY
     feed = pack([[Random(i).randrange(50) for _ in range(n)] for i, n in enumerate((21, 41, 2, 17, 33, 5, 40, 8))])
     for rows_a_pass in (0, 1):
         feed = replace(feed, steps=np.array([0, 2, 4, 4, 6, 8]), rows_a_pass=rows_a_pass)  # one step has no rows

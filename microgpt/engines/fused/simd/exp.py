@@ -10,7 +10,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from microgpt.engines.fused.building import BYTES, I32, bits_of, everywhere, multiply_add, operation
+from microgpt.engines.fused.simd.intrinsics import BYTES, I32, bits_of, everywhere, multiply_add, operation
 
 LOG2E = 1.4426950408889634
 LN2 = {32: (0.693359375, -2.12194440e-4), 64: (0.6931471803691238, 1.9082149292705877e-10)}  # high bits, rest

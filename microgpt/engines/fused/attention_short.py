@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 
-from microgpt.engines.fused.building import jit, once
-from microgpt.engines.fused.exponential import LOG2E, exp2
-from microgpt.engines.fused.memory import P
-from microgpt.engines.fused.products import apart, copy
-from microgpt.engines.fused.vectors import fma, group_sum, lanes, load, maximum, splat, store
+from microgpt.engines.fused.layout import P
+from microgpt.engines.fused.simd.exp import LOG2E, exp2
+from microgpt.engines.fused.simd.intrinsics import jit, once
+from microgpt.engines.fused.simd.matmul import apart, copy
+from microgpt.engines.fused.simd.vectors import fma, group_sum, lanes, load, maximum, splat, store
 
 
 @jit

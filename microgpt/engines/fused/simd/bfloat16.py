@@ -13,7 +13,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import overload
 
-from microgpt.engines.fused.building import (
+from microgpt.engines.fused.adam import Weights, coming, part_of, update_rows
+from microgpt.engines.fused.layout import PAIR, Matrix, P
+from microgpt.engines.fused.simd.intrinsics import (
     I32,
     Function,
     Pipeline,
@@ -26,8 +28,7 @@ from microgpt.engines.fused.building import (
     to_bfloat16s,
     write,
 )
-from microgpt.engines.fused.memory import PAIR, Matrix, P
-from microgpt.engines.fused.products import (
+from microgpt.engines.fused.simd.matmul import (
     apart,
     copy,
     multiply,
@@ -37,8 +38,7 @@ from microgpt.engines.fused.products import (
     transpose,
     turn,
 )
-from microgpt.engines.fused.update import Weights, coming, part_of, update_rows
-from microgpt.engines.fused.vectors import first, lanes, load, splat
+from microgpt.engines.fused.simd.vectors import first, lanes, load, splat
 
 
 def for_room(name: Function, function: Function, *, words: bool) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from microgpt.engines.fused.building import inline, jit, once
-from microgpt.engines.fused.memory import NEAR, PAIR, Matrix, P
-from microgpt.engines.fused.products import Coming, quarters
-from microgpt.engines.fused.vectors import fma, inverse, lanes, load, splat, sqrt, store, total
+from microgpt.engines.fused.layout import NEAR, PAIR, Matrix, P
+from microgpt.engines.fused.simd.intrinsics import inline, jit, once
+from microgpt.engines.fused.simd.matmul import Coming, quarters
+from microgpt.engines.fused.simd.vectors import fma, inverse, lanes, load, splat, sqrt, store, total
 
 
 @jit

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from microgpt.engines.fused import memory
-from microgpt.engines.fused.building import BYTES, Function, inline, jit, once
-from microgpt.engines.fused.memory import PAIR, P
-from microgpt.engines.fused.tiles import ROWS, WIDE, tile, transpose_block
-from microgpt.engines.fused.vectors import lanes, load, numbers, splat, store
+from microgpt.engines.fused import layout
+from microgpt.engines.fused.layout import PAIR, P
+from microgpt.engines.fused.simd.intrinsics import BYTES, Function, inline, jit, once
+from microgpt.engines.fused.simd.tiles import ROWS, WIDE, tile, transpose_block
+from microgpt.engines.fused.simd.vectors import lanes, load, numbers, splat, store
 
-apart = inline(memory.apart)
-place = inline(memory.place)
+apart = inline(layout.apart)
+place = inline(layout.place)
 
 
 class Coming(NamedTuple):

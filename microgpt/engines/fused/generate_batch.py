@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from microgpt.engines.fused import memory
+from microgpt.engines.fused import layout
 from microgpt.engines.fused.activations import activate, softcap
 from microgpt.engines.fused.attention import norm_head, rotate
-from microgpt.engines.fused.building import BYTES, inline, jit, once
-from microgpt.engines.fused.compiler import entry
-from microgpt.engines.fused.exponential import LOG2E, exp2
-from microgpt.engines.fused.memory import FOUR, NEAR, Doubles, Ints, P, Shape, Side, Tokens
+from microgpt.engines.fused.jit.compiler import entry
+from microgpt.engines.fused.layout import FOUR, NEAR, Doubles, Ints, P, Shape, Side, Tokens
 from microgpt.engines.fused.passes import rmsnorm
-from microgpt.engines.fused.products import (
+from microgpt.engines.fused.simd.exp import LOG2E, exp2
+from microgpt.engines.fused.simd.intrinsics import BYTES, inline, jit, once
+from microgpt.engines.fused.simd.matmul import (
     Coming,
     multiply,
     multiply_bringing,
@@ -27,11 +27,11 @@ from microgpt.engines.fused.products import (
     transpose_back,
     zero,
 )  # fmt: skip
-from microgpt.engines.fused.vectors import fma, lanes, load, maximum, positive, splat, store
+from microgpt.engines.fused.simd.vectors import fma, lanes, load, maximum, positive, splat, store
 
 FAR = 1e30  # taken from the score of a key that is not the lane's own: 2^-FAR is nothing beside any other
 
-fours, side = inline(memory.fours), inline(memory.side)
+fours, side = inline(layout.fours), inline(layout.side)
 
 
 class Ring(NamedTuple):

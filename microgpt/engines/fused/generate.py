@@ -10,17 +10,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from microgpt.engines.fused import memory
+from microgpt.engines.fused import layout
 from microgpt.engines.fused.activations import activate, softcap
-from microgpt.engines.fused.building import inline, jit, once
-from microgpt.engines.fused.compiler import entry
-from microgpt.engines.fused.exponential import LOG2E, exp, exp2
-from microgpt.engines.fused.kernels import lay_out
-from microgpt.engines.fused.memory import PAIR, Bytes, Cache, Desk, Doubles, Ints, Operands, P, Rows, Shape, Tokens
+from microgpt.engines.fused.adam import settled
+from microgpt.engines.fused.jit.compiler import entry
+from microgpt.engines.fused.layout import PAIR, Bytes, Cache, Desk, Doubles, Ints, Operands, P, Rows, Shape, Tokens
 from microgpt.engines.fused.passes import forward, rmsnorm
-from microgpt.engines.fused.products import place
-from microgpt.engines.fused.update import settled
-from microgpt.engines.fused.vectors import (
+from microgpt.engines.fused.simd.exp import LOG2E, exp, exp2
+from microgpt.engines.fused.simd.intrinsics import inline, jit, once
+from microgpt.engines.fused.simd.matmul import place
+from microgpt.engines.fused.simd.vectors import (
     first,
     fma,
     group_sum,
@@ -33,10 +32,11 @@ from microgpt.engines.fused.vectors import (
     store,
     total,
 )
+from microgpt.engines.fused.train import lay_out
 
 USUAL = 16.0  # logits are seldom larger
 
-desk = inline(memory.desk)
+desk = inline(layout.desk)
 
 
 @jit
