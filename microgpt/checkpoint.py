@@ -19,8 +19,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from microgpt import chat, files, storage
+from microgpt import files, storage
 from microgpt.config import Config
+from microgpt.data import chat_template
 from microgpt.engines import lora
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.model import Tensors, n_params, table
@@ -144,9 +145,9 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, 
     }
     if rank:
         contents[ADAPTERS] = save(adapters, {"format": "pt"})
-    if chat.can_chat(tokenizer):
-        contents["chat_template.jinja"] = chat.TEMPLATE.encode()
-        contents["tokenizer_config.json"] = files.to_json(chat.tokenizer_config(config.model.block_size))
+    if chat_template.can_chat(tokenizer):
+        contents["chat_template.jinja"] = chat_template.TEMPLATE.encode()
+        contents["tokenizer_config.json"] = files.to_json(chat_template.tokenizer_config(config.model.block_size))
     final = folder / f"step-{state['step']:08d}"
     if (final / MANIFEST).is_file():
         return final
@@ -185,7 +186,7 @@ def describe(config: Config, tokenizer: Tokenizer, dtype: np.dtype[Any]) -> dict
 
 def _end(tokenizer: Tokenizer) -> int:
     """The token that ends what the model writes: its turn, or the document."""
-    return chat.end_turn(tokenizer) if chat.can_chat(tokenizer) else tokenizer.bos
+    return chat_template.end_turn(tokenizer) if chat_template.can_chat(tokenizer) else tokenizer.bos
 
 
 def generation_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -203,7 +204,7 @@ def model_card(config: Config, tokenizer: Tokenizer, state: dict[str, Any]) -> s
     """README.md: what the folder holds, in words."""
     model = config.model
     loss = state.get("loss")
-    command = "chat" if chat.can_chat(tokenizer) else "generate"
+    command = "chat" if chat_template.can_chat(tokenizer) else "generate"
     tuned = config.finetune
     origin = ""
     if tuned.base:

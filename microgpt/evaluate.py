@@ -14,10 +14,10 @@ import numpy as np
 from microgpt.config import Config, Data
 from microgpt.data.corpus import Corpus
 from microgpt.data.documents import Documents
+from microgpt.data.load import Material, read
 from microgpt.engines import Engine, Feed
 from microgpt.errors import MicrogptError
 from microgpt.generate import Sampling, sequences
-from microgpt.material import Material, read
 from microgpt.tokenizers import Tokenizer
 
 BLOCK_SECONDS = 0.1  # the longest time between two pauses that is aimed at

@@ -13,13 +13,13 @@ from typing import Any
 
 from microgpt import checkpoint
 from microgpt.config import Config, Model
-from microgpt.data.chats import Chats
-from microgpt.data.dialogues import Mix
+from microgpt.data.chat_corpus import Mix
+from microgpt.data.conversations import Chats
 from microgpt.data.documents import Documents
+from microgpt.data.load import Rows, read
 from microgpt.data.sources import keep_stdin
 from microgpt.engines import Choice, Engine, choose, lora
 from microgpt.errors import UsageError
-from microgpt.material import Rows, read
 from microgpt.tokenizers import KINDS, Tokenizer
 
 

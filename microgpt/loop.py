@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import chat, checkpoint, files
-from microgpt.data.chats import Chats
+from microgpt import checkpoint, files
+from microgpt.data import chat_template
+from microgpt.data.conversations import Chats
 from microgpt.engines import lora
 from microgpt.errors import NumericError, Stopped
 from microgpt.evaluate import held_out_loss
@@ -140,7 +141,7 @@ class Loop:
             self.report.stopped_early(self.step, self.best or {})
         samples = self.samples(rng, run.samples) if stale or self.step == run.steps else []
         best = self.best["step"] if self.best else None
-        verb = "chat" if chat.can_chat(self.job.tokenizer) else "generate"
+        verb = "chat" if chat_template.can_chat(self.job.tokenizer) else "generate"
         path, seconds = self.folder.path, self.seconds
         return Trained(path, self.step, self.loss, self.val_loss, seconds, stale, best, samples, verb)
 
@@ -269,8 +270,8 @@ class Loop:
         tokenizer, block = self.job.tokenizer, self.job.config.model.block_size
         conversation = rng.choice(chats.conversations)
         question = conversation[: next(i for i, said in enumerate(conversation) if said.role == "assistant")]
-        prompt = chat.prompt(question, tokenizer, block)
-        drawn = chat.answer(self.engine, self.state, tokenizer, prompt.tokens, block, sampling, rng)
+        prompt = chat_template.prompt(question, tokenizer, block)
+        drawn = chat_template.answer(self.engine, self.state, tokenizer, prompt.tokens, block, sampling, rng)
         asked = "\n".join(message.content for message in question)
         return f"> {asked}\n{tokenizer.decode(list(drawn))}\n"
 

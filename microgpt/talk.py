@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
-from microgpt import chat
-from microgpt.data.chats import Message, check_messages
+from microgpt.data import chat_template
+from microgpt.data.conversations import Message, check_messages
 from microgpt.errors import UsageError
 from microgpt.generate import Sampling, texts, until
 from microgpt.writer import Writer
@@ -16,7 +16,7 @@ from microgpt.writer import Writer
 class Reply:
     """An answer that is written while it is read: iterate over it for its pieces of text, once."""
 
-    def __init__(self, prompt: chat.Prompt, pieces: Iterator[str]) -> None:
+    def __init__(self, prompt: chat_template.Prompt, pieces: Iterator[str]) -> None:
         self.prompt_tokens = len(prompt.tokens)
         self.tokens_dropped = prompt.dropped  # of the conversation, at its front, where it was too long
         self.completion_tokens = 0
@@ -40,7 +40,7 @@ class Talker:
     """A chat model, ready to answer. Raises UsageError for a model that never saw a conversation."""
 
     def __init__(self, writer: Writer) -> None:
-        if not chat.can_chat(writer.tokenizer):
+        if not chat_template.can_chat(writer.tokenizer):
             raise UsageError(
                 f"{writer.path}: not a chat model, its tokenizer has no turns; let it write with microgpt generate, "
                 f"or train one with microgpt train chat"
@@ -67,10 +67,10 @@ class Talker:
         """
         writer, tokenizer = self.writer, self.writer.tokenizer
         block = writer.config.model.block_size
-        prompt = chat.prompt(messages, tokenizer, block)
+        prompt = chat_template.prompt(messages, tokenizer, block)
         length = len(prompt.tokens)
         room = block if max_tokens is None else min(block, length + max_tokens - 1)
-        drawn = chat.answer(writer.engine, writer.state, tokenizer, prompt.tokens, room, sampling, rng)
+        drawn = chat_template.answer(writer.engine, writer.state, tokenizer, prompt.tokens, room, sampling, rng)
 
         def counted() -> Iterator[int]:
             for token in drawn:

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from microgpt import files
 from microgpt.commands.generate import check
-from microgpt.data.chats import Message
+from microgpt.data.conversations import Message
 from microgpt.errors import DataError, MicrogptError, UsageError
 from microgpt.generate import Sampling
 from microgpt.talk import Reply, Talker

@@ -114,7 +114,7 @@ def scrape(
         allow_private=allow_private or [],
         cache=cache,
     )
-    from microgpt.scrape.crawl import scrape as write
+    from microgpt.data.scrape.crawl import scrape as write
 
     report = write(crawl, named_urls(urls, url_file), out, allow_partial=allow_partial)
     print(jsonlib.dumps({"path": str(out), **dataclasses.asdict(report)}) if json else out)
@@ -122,7 +122,7 @@ def scrape(
 
 def named_urls(urls: tuple[str, ...] | list[str], url_file: Path | None) -> list[str]:
     """The URLs of a command. Raises UsageError if there are none, DataError."""
-    from microgpt.scrape.crawl import read_urls
+    from microgpt.data.scrape.crawl import read_urls
 
     found = [*urls, *(read_urls(url_file) if url_file else [])]
     if not found:
@@ -151,9 +151,9 @@ def crawler(
         import trafilatura  # noqa: F401
     except ImportError as error:
         raise MachineError(f"{error.name} is not installed; {install('scrape')}") from None
-    from microgpt.scrape.addresses import Gate, Refused
-    from microgpt.scrape.crawl import Crawl, web_cache
-    from microgpt.scrape.fetch import Fetcher, Limits
+    from microgpt.data.scrape.addresses import Gate, Refused
+    from microgpt.data.scrape.crawl import Crawl, web_cache
+    from microgpt.data.scrape.fetch import Fetcher, Limits
 
     try:
         gate = Gate(allow_private)

@@ -137,7 +137,7 @@ def _scraped(urls: list[str], url_file: Path | None, allow_private: list[str], a
 
     pages = named_urls(urls, url_file)
     crawl = crawler(allow_private=allow_private)
-    from microgpt.scrape.crawl import as_text, scrape, text_file
+    from microgpt.data.scrape.crawl import as_text, scrape, text_file
 
     out = text_file(pages)
     scrape(crawl, pages, out, allow_partial=allow_partial, line=as_text)

@@ -13,7 +13,7 @@ import pytest
 from microgpt import checkpoint
 from microgpt.cli import main
 from microgpt.config import Model, Optim
-from microgpt.data.dialogues import Mix
+from microgpt.data.chat_corpus import Mix
 from microgpt.engines import LADDER, Feed, engine, lora, pack
 from microgpt.errors import MachineError, UsageError
 from microgpt.model import first_values

@@ -9,9 +9,10 @@ from random import Random
 import numpy as np
 import pytest
 
-from microgpt import chat, checkpoint
+from microgpt import checkpoint
 from microgpt.cli import main
-from microgpt.data.chats import Message
+from microgpt.data import chat_template
+from microgpt.data.conversations import Message
 from microgpt.engines import LADDER, engine
 from microgpt.errors import DataError, MachineError, UsageError
 from microgpt.generate import Sampling, tokens
@@ -101,10 +102,10 @@ def test_special_tokens_are_never_sampled_and_end_turn_not_first(talker: Talker,
     for id in special:
         wants = Wants(tokenizer.vocab_size, id)
         sampling = Sampling(temperature)
-        drawn = list(chat.answer(wants, None, tokenizer, [tokenizer.bos], 40, sampling, Random(3)))  # type: ignore[arg-type]
+        drawn = list(chat_template.answer(wants, None, tokenizer, [tokenizer.bos], 40, sampling, Random(3)))  # type: ignore[arg-type]
         assert drawn
         assert special.isdisjoint(drawn)
-        if id == chat.end_turn(tokenizer) and temperature == 0:
+        if id == chat_template.end_turn(tokenizer) and temperature == 0:
             assert len(drawn) == 1  # the second time, it may end
 
 
@@ -132,7 +133,7 @@ def test_a_model_that_cannot_chat_is_refused(names_run: Path, capsys: pytest.Cap
 
 def test_the_model_folder_holds_the_template(chat_run: Path, names_run: Path) -> None:
     folder = checkpoint.find(chat_run)
-    assert (folder / "chat_template.jinja").read_text() == chat.TEMPLATE
+    assert (folder / "chat_template.jinja").read_text() == chat_template.TEMPLATE
     config = json.loads((folder / "tokenizer_config.json").read_text())
     assert (config["bos_token"], config["eos_token"]) == ("<bos>", "<end_turn>")
     tokenizer = checkpoint.read(chat_run).tokenizer

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microgpt import chat
 from microgpt.cli import main
-from microgpt.data.chats import Message
+from microgpt.data import chat_template
+from microgpt.data.conversations import Message
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.exports import export
 from microgpt.exports.imports import import_model
@@ -105,15 +105,15 @@ def test_a_chat_goes_along(build: Build, tmp_path: Path) -> None:
     messages += [{"role": "user", "content": "  two\n"}]
     _, theirs = open_there(folder)
     ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    ours = chat.prompt([Message(m["role"], m["content"]) for m in messages], tokenizer, 128)
+    ours = chat_template.prompt([Message(m["role"], m["content"]) for m in messages], tokenizer, 128)
     assert (ids, ours.dropped) == (ours.tokens, 0)
     ends = [tokenizer.bos, tokenizer.special["end_turn"]]
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == ends
     fields = gguf.GGUFReader(export(source, "gguf", tmp_path / "model.gguf").path).fields
-    assert fields["tokenizer.chat_template"].contents() == chat.TEMPLATE
+    assert fields["tokenizer.chat_template"].contents() == chat_template.TEMPLATE
     for copied in (import_model(folder, tmp_path / "back"), export(source, "safetensors", tmp_path / "plain")):
-        assert (copied.path / "chat_template.jinja").read_text() == chat.TEMPLATE
-    (source / "chat_template.jinja").write_text(chat.TEMPLATE.replace("user", "uSer"))
+        assert (copied.path / "chat_template.jinja").read_text() == chat_template.TEMPLATE
+    (source / "chat_template.jinja").write_text(chat_template.TEMPLATE.replace("user", "uSer"))
     with pytest.raises(CheckpointError, match=r"chat_template\.jinja: its SHA-256"):
         export(source, "hf", tmp_path / "again")
 

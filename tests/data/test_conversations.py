@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from microgpt.config import Data
-from microgpt.data.chats import Message, is_chat, looks_like_chats, parse_chats, read_chats
+from microgpt.data.conversations import Message, is_chat, looks_like_chats, parse_chats, read_chats
 from microgpt.errors import DataError, UsageError
 
 HI = {"role": "user", "content": "hi"}

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
-from microgpt.data.chats import Conversation, Message, Role
+from microgpt.data.conversations import Conversation, Message, Role
 from microgpt.engines import Engine
 from microgpt.errors import DataError
 from microgpt.generate import Sampling, tokens

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 
-from microgpt import chat
-from microgpt.data.chats import Message, Role
+from microgpt.data import chat_template
+from microgpt.data.conversations import Message, Role
 from microgpt.errors import DataError
 from microgpt.tokenizers import Tokenizer, train
 
@@ -34,7 +34,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 def render(messages: list[Message], add_generation_prompt: bool) -> str:
-    template = jinja2.Environment(autoescape=False).from_string(chat.TEMPLATE)
+    template = jinja2.Environment(autoescape=False).from_string(chat_template.TEMPLATE)
     return template.render(
         messages=[message._asdict() for message in messages], add_generation_prompt=add_generation_prompt
     )
@@ -48,9 +48,9 @@ def test_the_template_gives_the_same_ids(tokenizer: Tokenizer) -> None:
     def ids(text: str) -> list[int]:
         return library.encode(text, add_special_tokens=False).ids
 
-    prompt = chat.prompt(talk[:2], tokenizer, 1000)
+    prompt = chat_template.prompt(talk[:2], tokenizer, 1000)
     assert ids(render(talk[:2], True)) == prompt.tokens
-    rows = list(chat.rows(talk, tokenizer, 1000))
+    rows = list(chat_template.rows(talk, tokenizer, 1000))
     assert [row.tokens for row in rows] == [ids(render(talk, False))]
     assert rows[0].tokens[: len(prompt.tokens)] == prompt.tokens  # an answer is asked for as it was learnt
 
@@ -59,7 +59,7 @@ def test_the_template_refuses_other_roles() -> None:
     def refuse(reason: str) -> None:
         raise ValueError(reason)
 
-    template = jinja2.Environment(autoescape=False).from_string(chat.TEMPLATE)
+    template = jinja2.Environment(autoescape=False).from_string(chat_template.TEMPLATE)
     with pytest.raises(ValueError, match="tool"):
         template.render(messages=[{"role": "tool", "content": "x"}], raise_exception=refuse)
 
@@ -70,7 +70,7 @@ def test_no_text_becomes_a_special_token(text: str) -> None:
     tokenizer = TOKENIZERS["bpe"]
     special = set(tokenizer.special.values())
     try:
-        turn = chat.turn(Message("user", text), tokenizer)
+        turn = chat_template.turn(Message("user", text), tokenizer)
     except DataError:
         return  # half a surrogate pair
     assert special.isdisjoint(turn.tokens[1:-1])
@@ -80,7 +80,7 @@ def test_no_text_becomes_a_special_token(text: str) -> None:
 
 def test_an_unknown_character_is_named_with_its_message() -> None:
     with pytest.raises(DataError, match=r"message 2: .*'é'") as error:
-        chat.prompt([Message("user", "hi"), Message("user", "é")], TOKENIZERS["char"], 64)
+        chat_template.prompt([Message("user", "hi"), Message("user", "é")], TOKENIZERS["char"], 64)
     assert error.value.code == "E_UNKNOWN_TOKEN"
 
 
@@ -88,32 +88,32 @@ def test_an_unknown_character_is_named_with_its_message() -> None:
 @settings(max_examples=300, deadline=None)
 def test_a_prompt_leaves_a_quarter_and_never_loses_the_last_message(talk: list[Message], block: int) -> None:
     tokenizer = TOKENIZERS["char"]
-    prompt = chat.prompt(talk, tokenizer, block)
-    whole = [t for m in talk for t in chat.turn(m, tokenizer).tokens]
+    prompt = chat_template.prompt(talk, tokenizer, block)
+    whole = [t for m in talk for t in chat_template.turn(m, tokenizer).tokens]
     assert len(prompt.tokens) <= block - block // 4
     assert prompt.tokens[0] == tokenizer.bos
     assert prompt.tokens[-1] == tokenizer.special["assistant"]
     assert len(prompt.tokens) - 2 + prompt.dropped == len(whole)
-    last = chat.turn(talk[-1], tokenizer).tokens
-    if len(last) <= chat.room(block) // 2:
+    last = chat_template.turn(talk[-1], tokenizer).tokens
+    if len(last) <= chat_template.room(block) // 2:
         assert prompt.tokens[-1 - len(last) : -1] == last
     kept = prompt.tokens[1:-1]
     starts = [i for i, t in enumerate(kept) if t == tokenizer.special[talk[-1].role]]
     assert kept[-1] == tokenizer.special["end_turn"]
     assert kept[starts[-1] + 1 : -1] == last[len(last) - (len(kept) - starts[-1] - 1) : -1]
-    assert len(kept) - starts[-1] >= min(len(last), chat.room(block) // 2)
+    assert len(kept) - starts[-1] >= min(len(last), chat_template.room(block) // 2)
 
 
 def test_whole_turns_go_from_the_front_and_a_system_message_stays() -> None:
     tokenizer = TOKENIZERS["char"]
     talk = [Message("system", "be nice")] + [Message("user", "hello"), Message("assistant", "fine")] * 5
     talk.append(Message("user", "are you"))
-    tokens = chat.prompt(talk, tokenizer, 48).tokens
-    turns = [chat.turn(m, tokenizer).tokens for m in talk]
+    tokens = chat_template.prompt(talk, tokenizer, 48).tokens
+    turns = [chat_template.turn(m, tokenizer).tokens for m in talk]
     assert tokens[1 : 1 + len(turns[0])] == turns[0]
     assert tokens[1 + len(turns[0]) : -1] == [t for turn in turns[-3:] for t in turn]
     long = [Message("system", "be nice " * 9), *talk[-3:]]
-    assert tokenizer.special["system"] not in chat.prompt(long, tokenizer, 48).tokens
+    assert tokenizer.special["system"] not in chat_template.prompt(long, tokenizer, 48).tokens
 
 
 @given(messages, st.integers(16, 120), st.sampled_from(["assistant", "all"]))
@@ -122,8 +122,8 @@ def test_every_answer_is_trained_on_once(talk: list[Message], block: int, score:
     tokenizer = TOKENIZERS["char"]
     while talk and talk[-1].role != "assistant":
         talk = talk[:-1]
-    answers = [chat.turn(m, tokenizer).tokens for m in talk if m.role == "assistant"]
-    rows = list(chat.rows(talk, tokenizer, block, score=score))
+    answers = [chat_template.turn(m, tokenizer).tokens for m in talk if m.role == "assistant"]
+    rows = list(chat_template.rows(talk, tokenizer, block, score=score))
     seen = []
     for row in rows:
         assert len(row.tokens) == len(row.scored) <= block + 1
@@ -141,9 +141,9 @@ def test_every_answer_is_trained_on_once(talk: list[Message], block: int, score:
         for got, answer in zip(seen, answers, strict=True):
             assert got == answer[: len(got)]
             assert len(got) == len(answer) or len(got) >= min(len(answer), block // 4)
-    if sum(len(chat.turn(m, tokenizer).tokens) for m in talk) < block and talk:
+    if sum(len(chat_template.turn(m, tokenizer).tokens) for m in talk) < block and talk:
         (row,) = rows
-        total = sum(len(chat.turn(m, tokenizer).tokens) for m in talk)
-        if sum(len(chat.turn(m, tokenizer).tokens) for m in talk[:-1]) <= chat.room(block):
+        total = sum(len(chat_template.turn(m, tokenizer).tokens) for m in talk)
+        if sum(len(chat_template.turn(m, tokenizer).tokens) for m in talk[:-1]) <= chat_template.room(block):
             assert len(row.tokens) == total + 1
             assert sum(row.scored) == (total if score == "all" else sum(len(a) - 1 for a in answers))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import httpcore2
 
 from microgpt import __version__
-from microgpt.scrape.addresses import Connector, Gate, Target, follow
+from microgpt.data.scrape.addresses import Connector, Gate, Target, follow
 
 AGENT = "microgpt"  # the token that robots.txt knows us by
 USER_AGENT = f"{AGENT}/{__version__} (collects text to train a small language model)"

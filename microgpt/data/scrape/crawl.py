@@ -10,11 +10,11 @@ from typing import Any
 
 from microgpt import files
 from microgpt.data.datasets import cache_folder
+from microgpt.data.scrape.addresses import Refused, Target, parse
+from microgpt.data.scrape.fetch import Fetcher, PageError
+from microgpt.data.scrape.page import Page, WrongType, read_page
+from microgpt.data.scrape.robots import Disallowed, Robots
 from microgpt.errors import CheckpointError, DataError
-from microgpt.scrape.addresses import Refused, Target, parse
-from microgpt.scrape.fetch import Fetcher, PageError
-from microgpt.scrape.page import Page, WrongType, read_page
-from microgpt.scrape.robots import Disallowed, Robots
 
 Tell = Callable[[str], None]
 

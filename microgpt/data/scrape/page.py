@@ -6,9 +6,9 @@ import codecs
 import re
 from typing import Any, NamedTuple
 
+from microgpt.data.scrape.addresses import Refused, Target, follow
+from microgpt.data.scrape.fetch import PageError, Reply
 from microgpt.errors import MachineError, install
-from microgpt.scrape.addresses import Refused, Target, follow
-from microgpt.scrape.fetch import PageError, Reply
 
 HTML = ("text/html", "application/xhtml+xml")
 PLAIN = "text/plain"

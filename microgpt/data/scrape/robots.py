@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from microgpt.scrape.addresses import Refused, Target
-from microgpt.scrape.fetch import AGENT, LONGEST_WAIT, Fetcher, PageError
+from microgpt.data.scrape.addresses import Refused, Target
+from microgpt.data.scrape.fetch import AGENT, LONGEST_WAIT, Fetcher, PageError
 
 LIMIT = 512_000  # bytes of robots.txt that are read; RFC 9309 asks for 500 KiB
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from microgpt.cli import main
+from microgpt.data.scrape import fetch
+from microgpt.data.scrape.addresses import Gate, parse
+from microgpt.data.scrape.crawl import Crawl, read_urls, scrape
+from microgpt.data.scrape.fetch import Clock, Fetcher, Limits, Pace
+from microgpt.data.scrape.page import decode, links
 from microgpt.errors import DataError
-from microgpt.scrape import fetch
-from microgpt.scrape.addresses import Gate, parse
-from microgpt.scrape.crawl import Crawl, read_urls, scrape
-from microgpt.scrape.fetch import Clock, Fetcher, Limits, Pace
-from microgpt.scrape.page import decode, links
-from tests.scrape.site import N_PAGES, PROSE, Handler, Site
+from tests.data.scrape.site import N_PAGES, PROSE, Handler, Site
 
 
 class NoWait(Clock):

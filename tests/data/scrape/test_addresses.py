@@ -7,8 +7,8 @@ from typing import Any
 import httpcore2
 import pytest
 
-from microgpt.scrape.addresses import Connector, Gate, Refused, closed, parse
-from microgpt.scrape.fetch import Clock, Fetcher, PageError
+from microgpt.data.scrape.addresses import Connector, Gate, Refused, closed, parse
+from microgpt.data.scrape.fetch import Clock, Fetcher, PageError
 
 # Private, special and transitional addresses, each in its plain spelling.
 V4 = (

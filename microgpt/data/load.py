@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from microgpt import chat
 from microgpt.config import Data
-from microgpt.data.chats import Chats, is_chat, read_chats
+from microgpt.data import chat_template
+from microgpt.data.chat_corpus import Dialogues, Mix, build_dialogues
+from microgpt.data.conversations import Chats, is_chat, read_chats
 from microgpt.data.corpus import Corpus, all_held_out, build
-from microgpt.data.dialogues import Dialogues, Mix, build_dialogues
 from microgpt.data.documents import Documents, shared
 from microgpt.data.encode import Encoded, Tell, learn, load, quiet
 from microgpt.errors import DataError, UsageError
@@ -25,7 +25,7 @@ class Material:
     documents: Documents | Chats
     tokenizer: Tokenizer
     data: Data
-    tokens: Encoded | list[list[chat.Row]]  # of documents, or the rows of each conversation
+    tokens: Encoded | list[list[chat_template.Row]]  # of documents, or the rows of each conversation
 
     def rows(self, rng: Random, val_fraction: float) -> Corpus | Dialogues:
         """What is trained on, shuffled with `rng`, and what is held out. Raises DataError if too little is left."""
@@ -62,18 +62,19 @@ def _documents(data: Data, tokenizer: Tokenizer | None, tell: Tell) -> tuple[Doc
     return documents, tokenizer, data, encoded
 
 
-def rows_of_chats(chats: Chats, tokenizer: Tokenizer, block_size: int, score: str) -> list[list[chat.Row]]:
+def rows_of_chats(chats: Chats, tokenizer: Tokenizer, block_size: int, score: str) -> list[list[chat_template.Row]]:
     """The rows of each conversation. Raises UsageError for a model that cannot chat, DataError with file and line."""
-    if not chat.can_chat(tokenizer):
+    if not chat_template.can_chat(tokenizer):
         raise UsageError(f"{chats.source}: conversations need a tokenizer with roles, and this model's has none")
-    if block_size < chat.SMALLEST_BLOCK:
+    if block_size < chat_template.SMALLEST_BLOCK:
         raise UsageError(
-            f"--block-size: conversations need at least {chat.SMALLEST_BLOCK} tokens of context, got {block_size}"
+            f"--block-size: conversations need at least {chat_template.SMALLEST_BLOCK} tokens of context, "
+            f"got {block_size}"
         )
     groups = []
     for place, conversation in zip(chats.places, chats.conversations, strict=True):
         try:
-            groups.append(list(chat.rows(conversation, tokenizer, block_size, score=score)))
+            groups.append(list(chat_template.rows(conversation, tokenizer, block_size, score=score)))
         except DataError as error:
             raise DataError(f"{place}: {error}", error.code) from None
     longer = sum(len(group) > 1 for group in groups)
