@@ -11,7 +11,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from microgpt import checkpoint
 from microgpt.config import Config, Model
 from microgpt.data.chat_corpus import Mix
 from microgpt.data.conversations import Chats
@@ -20,6 +19,7 @@ from microgpt.data.load import Rows, read
 from microgpt.data.sources import keep_stdin
 from microgpt.engines import Choice, Engine, choose, lora
 from microgpt.errors import UsageError
+from microgpt.runs import checkpoint
 from microgpt.tokenizers import KINDS, Tokenizer
 
 

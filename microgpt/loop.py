@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import checkpoint, files
+from microgpt import files
 from microgpt.data import chat_template
 from microgpt.data.conversations import Chats
 from microgpt.engines import lora
@@ -29,7 +29,8 @@ from microgpt.job import Job, Report, build_engine
 from microgpt.model import first_values, n_params
 from microgpt.optim import rate_of_run
 from microgpt.resume import identity, other_run, read_newest
-from microgpt.runfolder import RunFolder
+from microgpt.runs import checkpoint
+from microgpt.runs.folder import RunFolder
 from microgpt.signals import Wish
 
 RECENT = 50  # steps whose mean loss is told; a block's length would depend on the clock

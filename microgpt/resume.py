@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from microgpt import checkpoint
 from microgpt.config import SCHEDULE, Config, Part, merge
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.optim import rate_of_run
-from microgpt.runfolder import RunFolder
+from microgpt.runs import checkpoint
+from microgpt.runs.folder import RunFolder
 
 # What may change when a run goes on: how long, and what is told and kept on the way. The data's place may, since
 # its content is compared.

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from microgpt import checkpoint, files
+from microgpt import files
 from microgpt.config import Config
 from microgpt.data.datasets import cache_folder
 from microgpt.engines.common.hardware import verify_compiler, watch_compiler
@@ -14,7 +14,8 @@ from microgpt.errors import DataError, UsageError
 from microgpt.job import Job, Report, prepare
 from microgpt.loop import Loop, Trained
 from microgpt.resume import other_run, read_newest
-from microgpt.runfolder import RunFolder, new_folder
+from microgpt.runs import checkpoint
+from microgpt.runs.folder import RunFolder, new_folder
 from microgpt.signals import listen
 
 

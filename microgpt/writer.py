@@ -9,12 +9,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from microgpt import checkpoint
 from microgpt.config import Config
 from microgpt.engines import Engine, choose
 from microgpt.engines.common.hardware import Told, silent, watch_compiler
 from microgpt.errors import CheckpointError, DataError
 from microgpt.generate import Sampling, onwards, sequences, texts, tokens, until
+from microgpt.runs import checkpoint
 from microgpt.tokenizers import Tokenizer
 
 DTYPES = {"F64": "float64", "F32": "float32"}

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microgpt import checkpoint
 from microgpt.cli import main
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, MachineError, UsageError
 from microgpt.loop import Loop
 from microgpt.resume import resumed, seconds
+from microgpt.runs import checkpoint
 from microgpt.training import train
 
 

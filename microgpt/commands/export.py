@@ -85,10 +85,10 @@ def export(
 
 
 def _quality(run: Path, to: str, stored: str, data: Path | None) -> dict[str, Any]:
-    from microgpt import checkpoint, storage
     from microgpt.exports.quality import Rounding, table
+    from microgpt.runs import checkpoint, tensors
 
-    rounded: Rounding = storage.rounded
+    rounded: Rounding = tensors.rounded
     if to == "gguf":
         from microgpt.exports import gguf_file
 

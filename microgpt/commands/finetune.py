@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from microgpt.commands.flags import OptimFlags, RunFlags, given
 from microgpt.commands.train import Flags, run_and_tell
 from microgpt.errors import UsageError
-from microgpt.runfolder import new_folder
+from microgpt.runs.folder import new_folder
 
 
 def finetune(

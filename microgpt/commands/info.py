@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from microgpt import checkpoint
 from microgpt.model import flops_per_token, n_params, table
-from microgpt.runfolder import RunFolder
+from microgpt.runs import checkpoint
+from microgpt.runs.folder import RunFolder
 
 
 def info(run: Path, *, json: Annotated[bool, Parameter(negative="")] = False) -> None:

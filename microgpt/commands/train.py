@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, base, given, resolve, run_name
 from microgpt.config import SCHEDULE, Config, scenarios
 from microgpt.errors import MicrogptError, NumericError, Stopped, UsageError
-from microgpt.runfolder import RunFolder, last_folder, new_folder
+from microgpt.runs.folder import RunFolder, last_folder, new_folder
 from microgpt.terminal import Terminal, for_stdout, say
 
 Flags = Parameter(name="*")

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from microgpt import checkpoint, files
-from microgpt.checkpoint import Checkpoint
+from microgpt import files
 from microgpt.config import nearest
 from microgpt.errors import MachineError, UsageError, install
 from microgpt.model import Tensors
+from microgpt.runs import checkpoint
+from microgpt.runs.checkpoint import Checkpoint
 
 
 class Format(NamedTuple):

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import files, storage
+from microgpt import files
 from microgpt.exports import Source
 from microgpt.exports.bytelevel import as_byte_level
 from microgpt.exports.model_folder import kept
 from microgpt.exports.shapes import EPS, normed, pair_rows, require
 from microgpt.model import Tensors
+from microgpt.runs import tensors
 
 Q8_BLOCK = 32  # numbers that share a scale
 
@@ -52,7 +53,7 @@ def write(source: Source, out: Path) -> list[str]:
 def rounded(weights: Tensors, stored: str) -> Tensors:
     """What is left of the weights after they were stored: int8 has a float16 scale for each 32 numbers here."""
     if stored != "int8":
-        return storage.rounded(weights, stored)
+        return tensors.rounded(weights, stored)
     import gguf
 
     kind = gguf.GGMLQuantizationType.Q8_0
@@ -60,7 +61,7 @@ def rounded(weights: Tensors, stored: str) -> Tensors:
     return {name: gguf.quants.dequantize(values, kind) for name, values in small.items()}
 
 
-def tensors(source: Source) -> Tensors:
+def matrices(source: Source) -> Tensors:
     """The matrices by llama.cpp's names, float32 or float64."""
     model, weights = source.saved.config.model, source.weights
     one = np.ones(model.n_embd, np.float32)
@@ -112,7 +113,7 @@ def _write(source: Source, path: Path, vocabulary: tuple[list[str], list[str], l
         writer.add_eot_token_id(tokens.index("<end_turn>"))
     if template := kept(source.saved).get("chat_template.jinja"):
         writer.add_chat_template(template.decode())
-    for name, values in tensors(source).items():
+    for name, values in matrices(source).items():
         data, kind = _stored(gguf, name, values, source.storage)
         writer.add_tensor(name, data, raw_dtype=kind)
     writer.write_header_to_file()
@@ -123,10 +124,10 @@ def _write(source: Source, path: Path, vocabulary: tuple[list[str], list[str], l
 
 def _stored(gguf: Any, name: str, values: np.ndarray, stored: str) -> tuple[np.ndarray, Any]:
     if values.ndim == 1 or stored == "float32":
-        return np.ascontiguousarray(storage.rounded({name: values}, "float32")[name]), None
+        return np.ascontiguousarray(tensors.rounded({name: values}, "float32")[name]), None
     if stored == "float16":
-        return storage.to_float16(name, values), None
+        return tensors.to_float16(name, values), None
     if stored == "bfloat16":
-        return storage.to_bfloat16(name, values).view(np.uint8), gguf.GGMLQuantizationType.BF16
+        return tensors.to_bfloat16(name, values).view(np.uint8), gguf.GGMLQuantizationType.BF16
     kind = gguf.GGMLQuantizationType.Q8_0
-    return gguf.quants.quantize(storage.rounded({name: values}, "float32")[name], kind), kind
+    return gguf.quants.quantize(tensors.rounded({name: values}, "float32")[name], kind), kind

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import files, storage
+from microgpt import files
 from microgpt.config import Model
 from microgpt.exports import Source
 from microgpt.exports.model_folder import described, kept, sealed
 from microgpt.exports.shapes import EPS, normed, pair_rows, require, write_folder
 from microgpt.model import Tensors
+from microgpt.runs import tensors
 from microgpt.tokenizers import BOS
 from microgpt.tokenizers.base import bos_first
 
@@ -55,7 +56,7 @@ def write(source: Source, out: Path) -> list[str]:
         files.parse_json(contents["generation_config.json"], "")
         | {"pad_token_id": tokenizer.bos, "eos_token_id": ends if len(ends) > 1 else tokenizer.bos}
     )
-    contents["model.safetensors"] = storage.encode(weights, source.storage)
+    contents["model.safetensors"] = tensors.encode(weights, source.storage)
     write_folder(out, sealed(contents, saved.step) if source.custom_code else contents)
     return notes
 

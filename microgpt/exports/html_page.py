@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import files, storage
+from microgpt import files
 from microgpt.exports import Source
 from microgpt.exports.shapes import require
 from microgpt.model import Tensors, n_params
+from microgpt.runs import tensors
 from microgpt.tokenizers import Tokenizer
 
 MOST_PARAMETERS = 16_000_000  # a page of about 45 MB, which phones still open
@@ -85,10 +86,10 @@ def pack(weights: Tensors, stored: str) -> tuple[bytes, list[dict[str, Any]]]:
     for name, values in weights.items():
         entry = {"name": name, "rows": values.shape[0], "columns": values.shape[1]}
         if stored == "int8":
-            whole, scale = storage.to_int8(name, values)
+            whole, scale = tensors.to_int8(name, values)
             entry |= {"at": put(whole), "scale": put(scale)}
         else:
-            entry |= {"at": put(storage.to_float16(name, values))}
+            entry |= {"at": put(tensors.to_float16(name, values))}
         entries.append(entry)
     return b"".join(parts), entries
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import checkpoint, files
+from microgpt import files
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.exports.foreign_tokenizer import read_tokenizer
@@ -21,6 +21,7 @@ from microgpt.exports.model_folder import described, sealed, trained
 from microgpt.exports.moonbase import ROLES
 from microgpt.exports.shapes import write_folder
 from microgpt.model import Tensors, n_params, table
+from microgpt.runs import checkpoint
 from microgpt.tokenizers import Tokenizer
 
 LONGEST = 2**20  # tokens of context; a cache is made for all of them

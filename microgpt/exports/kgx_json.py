@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from microgpt import files, storage
+from microgpt import files
 from microgpt.exports import Source
 from microgpt.exports.shapes import require
+from microgpt.runs import tensors
 
 SIZES = ("n_embd", "n_head", "n_layer", "block_size", "vocab_size")
 
@@ -29,7 +30,7 @@ def write(source: Source, out: Path) -> list[str]:
             (not model.softcap, f"softcap = {model.softcap}"),
         ),
     )
-    weights = storage.rounded(source.weights, source.storage)
+    weights = tensors.rounded(source.weights, source.storage)
     content = {
         "uchars": list(chars or ""),
         **{size: getattr(model, size) for size in SIZES},

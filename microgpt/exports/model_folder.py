@@ -6,13 +6,14 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from microgpt import checkpoint, files, storage
-from microgpt.checkpoint import FORMAT, MANIFEST, Checkpoint
+from microgpt import files
 from microgpt.config import Config
 from microgpt.errors import CheckpointError
 from microgpt.exports import Source
 from microgpt.exports.shapes import write_folder
 from microgpt.model import Tensors
+from microgpt.runs import checkpoint, tensors
+from microgpt.runs.checkpoint import FORMAT, MANIFEST, Checkpoint
 from microgpt.tokenizers import Tokenizer
 
 KEPT = ("chat_template.jinja", "tokenizer_config.json")  # files of the source folder that belong to the model
@@ -22,7 +23,7 @@ def write(source: Source, out: Path) -> list[str]:
     """Write the folder `out`; every command that takes a model opens it."""
     saved = source.saved
     contents = described(saved.config, saved.tokenizer, source.storage, saved.step, saved.state.get("loss"))
-    contents["model.safetensors"] = storage.encode(source.weights, source.storage)
+    contents["model.safetensors"] = tensors.encode(source.weights, source.storage)
     write_folder(out, sealed(contents | kept(saved), saved.step))
     return []
 
@@ -54,9 +55,9 @@ def kept(saved: Checkpoint) -> dict[str, bytes]:
 
 def trained(weights: Tensors, moments: Tensors, state: dict[str, Any]) -> dict[str, bytes]:
     """The weights, and Adam's moments with the step, where there are any."""
-    contents = {"model.safetensors": storage.encode(weights, str(weights["wte"].dtype))}
+    contents = {"model.safetensors": tensors.encode(weights, str(weights["wte"].dtype))}
     if moments:
-        contents["trainer/optimizer.safetensors"] = storage.encode(moments, str(weights["wte"].dtype))
+        contents["trainer/optimizer.safetensors"] = tensors.encode(moments, str(weights["wte"].dtype))
         contents["trainer/state.json"] = files.to_json(state)
     return contents
 

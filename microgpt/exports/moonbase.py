@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from microgpt import files, storage
+from microgpt import files
 from microgpt.exports import Source
 from microgpt.exports.shapes import require, write_folder
+from microgpt.runs import tensors
 
 ROLES = ["user", "assistant", "end_turn"]
 
@@ -44,6 +45,6 @@ def write(source: Source, out: Path) -> list[str]:
     if chat:
         meta["special_tokens"] = ROLES
     weights = source.weights | {name: source.weights[name][rows] for name in ("wte", "lm_head")}
-    stored = storage.encode(weights, source.storage)
+    stored = tensors.encode(weights, source.storage)
     write_folder(out, {"meta.json": files.to_json(meta), "weights.safetensors": stored})
     return [f"its token <{name}> stays behind: muchq's program knows none" for name in special if name not in kept]

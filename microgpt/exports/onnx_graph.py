@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import files, storage
+from microgpt import files
 from microgpt.config import Model
 from microgpt.exports import Source
 from microgpt.exports.shapes import EPS
 from microgpt.model import Tensors
+from microgpt.runs import tensors
 
 OPSET = 18
 IR_VERSION = 9  # what ONNX Runtime has opened since 1.17
@@ -26,7 +27,7 @@ IR_VERSION = 9  # what ONNX Runtime has opened since 1.17
 def write(source: Source, out: Path) -> list[str]:
     """Write the file `out`. Every option of the model has its nodes; none is refused."""
     saved = source.saved
-    proto = Graph(saved.config.model, storage.rounded(source.weights, "float32")).build()
+    proto = Graph(saved.config.model, tensors.rounded(source.weights, "float32")).build()
     for key, value in (
         ("microgpt", files.to_json(saved.config.to_dict(), indent=None).decode()),
         ("tokenizer.json", saved.tokenizer.to_json().decode()),

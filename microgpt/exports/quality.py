@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from microgpt import storage
-from microgpt.checkpoint import Checkpoint
 from microgpt.engines import choose
 from microgpt.evaluate import evaluate
 from microgpt.model import Tensors
+from microgpt.runs import tensors
+from microgpt.runs.checkpoint import Checkpoint
 
 Rounding = Callable[[Tensors, str], Tensors]  # what is left of tensors after they were stored so
 
 
 def table(
-    saved: Checkpoint, storages: Sequence[str], path: str | None = None, rounded: Rounding = storage.rounded
+    saved: Checkpoint, storages: Sequence[str], path: str | None = None, rounded: Rounding = tensors.rounded
 ) -> tuple[list[dict[str, Any]], str]:
     """A row a storage, the model as it is first, and the text it was measured on.
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microgpt import checkpoint
 from microgpt.cli import main
 from microgpt.config import Model, Optim
 from microgpt.data.chat_corpus import Mix
@@ -18,6 +17,7 @@ from microgpt.engines import LADDER, Feed, engine, lora, pack
 from microgpt.errors import MachineError, UsageError
 from microgpt.model import first_values
 from microgpt.resume import finetuned
+from microgpt.runs import checkpoint
 from microgpt.talk import Talker
 from microgpt.training import train
 

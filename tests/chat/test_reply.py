@@ -9,13 +9,13 @@ from random import Random
 import numpy as np
 import pytest
 
-from microgpt import checkpoint
 from microgpt.cli import main
 from microgpt.data import chat_template
 from microgpt.data.conversations import Message
 from microgpt.engines import LADDER, engine
 from microgpt.errors import DataError, MachineError, UsageError
 from microgpt.generate import Sampling, tokens
+from microgpt.runs import checkpoint
 from microgpt.talk import Talker
 
 QUESTIONS = ["hi", "how are you", "bye", "who are you"]

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from microgpt import checkpoint
 from microgpt.cli import main
+from microgpt.runs import checkpoint
 from microgpt.signals import Terminated, raised
 
 STEPS = 40

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from microgpt import checkpoint, files
+from microgpt import files
 from microgpt.cli import main
 from microgpt.config import SECTIONS
 from microgpt.errors import CheckpointError
+from microgpt.runs import checkpoint
 
 FILES = [
     "MANIFEST.json",

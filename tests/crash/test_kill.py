@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from microgpt import checkpoint
 from microgpt.cli import main
+from microgpt.runs import checkpoint
 from tests.crash.conftest import Reference
 from tests.crash.faults import ERRNOS, Shim, die, die_halfway, fail, install, installed, short
 from tests.crash.runs import end_state, finish, go_on, kill_after, new, spawn, wait

@@ -14,7 +14,7 @@ import pytest
 
 from microgpt import job, loop, training
 from microgpt.cli import main
-from microgpt.runfolder import RunFolder
+from microgpt.runs.folder import RunFolder
 from tests.crash.conftest import Reference
 from tests.crash.runs import end_state, finish, go_on, new, spawn, wait
 

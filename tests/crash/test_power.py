@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from microgpt import checkpoint, files, loop
+from microgpt import files, loop
 from microgpt.cli import main
 from microgpt.errors import CheckpointError
+from microgpt.runs import checkpoint
 from tests.crash.power import Disk, Recorder, Tree
 from tests.crash.test_kill import one_save
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microgpt import checkpoint, loop
+from microgpt import loop
 from microgpt.cli import main
+from microgpt.runs import checkpoint
 from tests.crash.conftest import Reference
 from tests.crash.runs import end_state, finish, go_on, metrics, new
 

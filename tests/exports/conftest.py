@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microgpt import checkpoint
 from microgpt.config import Config
 from microgpt.generate import Sampling, tokens
 from microgpt.model import first_values
+from microgpt.runs import checkpoint
 from microgpt.tokenizers import Tokenizer
 from microgpt.tokenizers.char import Char
 from microgpt.writer import Writer

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microgpt import checkpoint
 from microgpt.errors import UsageError
 from microgpt.exports import export
 from microgpt.exports.gguf_file import rounded
 from microgpt.exports.quality import table
+from microgpt.runs import checkpoint
 from microgpt.tokenizers import train
 from tests.exports.conftest import CLASSIC, MODERN, Build, logits
 

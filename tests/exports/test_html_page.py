@@ -213,9 +213,9 @@ CONTRAST = """() => {
 
 
 def test_a_name_cannot_become_markup(build: Build, tmp_path: Path, visit: Any) -> None:
-    from microgpt import checkpoint
     from microgpt.exports import Source
     from microgpt.exports.html_page import write as write_page
+    from microgpt.runs import checkpoint
 
     tokenizer = train("bpe-vidya", ["</script>"] * 9)
     saved = checkpoint.read(build(tokenizer=tokenizer))

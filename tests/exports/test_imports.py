@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from microgpt import checkpoint
 from microgpt.cli import main
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.exports import export
 from microgpt.exports.imports import import_model
+from microgpt.runs import checkpoint
 from tests.exports.conftest import KGX, MODERN, NANOCHAT, Build, greedy, logits
 
 Change = Callable[[Path], None]

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from microgpt import checkpoint
 from microgpt.cli import main
 from microgpt.engines import lora
 from microgpt.errors import CheckpointError, NumericError, UsageError
 from microgpt.exports import FORMATS, export
 from microgpt.exports.model_folder import sealed
+from microgpt.runs import checkpoint
 from tests.exports.conftest import MODERN, Build, greedy, logits
 
 

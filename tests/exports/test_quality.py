@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microgpt import checkpoint
 from microgpt.cli import main
 from microgpt.exports.quality import table
+from microgpt.runs import checkpoint
 from tests.exports.conftest import Build, logits
 
 

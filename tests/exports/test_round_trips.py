@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microgpt import checkpoint
 from microgpt.config import Config, scenario
 from microgpt.errors import UsageError
 from microgpt.exports import FORMATS, export
 from microgpt.exports.imports import import_model
+from microgpt.runs import checkpoint
 from microgpt.training import train
 from tests.exports.conftest import logits
 from tests.exports.test_gguf_file import compute, open_there

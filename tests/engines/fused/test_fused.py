@@ -15,7 +15,6 @@ import pytest
 
 numba = pytest.importorskip("numba")
 
-from microgpt import storage  # noqa: E402
 from microgpt.config import Model, Optim  # noqa: E402
 from microgpt.engines import engine, pack  # noqa: E402
 from microgpt.engines.fused import activations, adam, attention  # noqa: E402
@@ -24,6 +23,7 @@ from microgpt.engines.fused.simd import bfloat16, exp, intrinsics, matmul  # noq
 from microgpt.engines.fused.simd import vectors as v  # noqa: E402
 from microgpt.engines.fused.simd.tiles import ROWS, WIDE  # noqa: E402
 from microgpt.model import first_values  # noqa: E402
+from microgpt.runs import tensors  # noqa: E402
 
 DTYPES = ["float32", "float64"]
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
@@ -153,18 +153,18 @@ def _of_words(columns: bool, a: Any, lda: int, w: Any, c: Any, M: int, K: int, N
 
 @pytest.mark.skipif(not intrinsics.has_bfloat16(), reason="this CPU has no instructions for bfloat16")
 def test_words_of_bfloat16_are_rounded_arranged_and_multiplied() -> None:
-    rounded = lambda x: storage.from_bfloat16(storage.to_bfloat16("x", x)).reshape(x.shape)  # noqa: E731
+    rounded = lambda x: tensors.from_bfloat16(tensors.to_bfloat16("x", x)).reshape(x.shape)  # noqa: E731
     W = intrinsics.lanes_of("float32")
     for M, N in ((2, 2 * W), (7, 4 * W), (3 * W, 2 * W)):
         x, w = random(M, N, dtype="float32"), random(N, 3 * W, dtype="float32", seed=1)
         room, along = (np.zeros(M * N + W * W, np.uint32) for _ in range(2))
         _halves(x.ravel(), along, room, M, N, 0, 0, 0)
-        np.testing.assert_array_equal(storage.from_bfloat16(along[: M * N // 2].view(np.uint16)), rounded(x).ravel())
+        np.testing.assert_array_equal(tensors.from_bfloat16(along[: M * N // 2].view(np.uint16)), rounded(x).ravel())
         short = x.copy()
         short[:, N - 3 :] = np.nan
         _halves(short.ravel(), room, room, M, N, 0, N - 3, 2)
         short[:, N - 3 :] = 0.0
-        np.testing.assert_array_equal(storage.from_bfloat16(room[: M * N // 2].view(np.uint16)), rounded(short).ravel())
+        np.testing.assert_array_equal(tensors.from_bfloat16(room[: M * N // 2].view(np.uint16)), rounded(short).ravel())
         pairs = np.zeros(N * 3 * W // 2, np.uint32)
         _halves(w.ravel(), pairs, room, N, 3 * W, 0, 0, 1)
         c = np.zeros((M, 3 * W), np.float32)
@@ -174,8 +174,8 @@ def test_words_of_bfloat16_are_rounded_arranged_and_multiplied() -> None:
     words, room = np.zeros(2 * W * W, np.uint32), np.zeros(2 * W * W, np.uint32)
     _halves(in_panels(x), words, room, 4 * W, 2 * W, W, 2 * W, 3)
     want = rounded(x[W : 3 * W]).T
-    np.testing.assert_array_equal(storage.from_bfloat16(words.view(np.uint16)).reshape(W, 2 * W, 2)[..., 0], want[::2])
-    np.testing.assert_array_equal(storage.from_bfloat16(words.view(np.uint16)).reshape(W, 2 * W, 2)[..., 1], want[1::2])
+    np.testing.assert_array_equal(tensors.from_bfloat16(words.view(np.uint16)).reshape(W, 2 * W, 2)[..., 0], want[::2])
+    np.testing.assert_array_equal(tensors.from_bfloat16(words.view(np.uint16)).reshape(W, 2 * W, 2)[..., 1], want[1::2])
 
 
 def test_bfloat16_trains_as_float32_within_its_rounding() -> None:

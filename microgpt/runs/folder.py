@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microgpt import checkpoint, files
+from microgpt import files
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, MachineError, UsageError
+from microgpt.runs import checkpoint
 
 if TYPE_CHECKING:
     from filelock import FileLock

@@ -19,12 +19,13 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from microgpt import files, storage
+from microgpt import files
 from microgpt.config import Config
 from microgpt.data import chat_template
 from microgpt.engines import lora
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.model import Tensors, n_params, table
+from microgpt.runs import tensors
 from microgpt.tokenizers import Tokenizer
 from microgpt.tokenizers import read as read_tokenizer
 
@@ -355,7 +356,7 @@ def read_tensors(
     where, data = path / name, _read(path, name, entries)
     check_header(data, str(where), shapes)
     try:
-        return storage.decode(data)
+        return tensors.decode(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{where}: not a safetensors file ({error})", "E_SAFETENSORS") from None
 
@@ -375,7 +376,7 @@ def check_header(data: bytes, where: str, shapes: Mapping[str, tuple[int, ...]])
         raise refuse("not a safetensors file (its header is no object)")
     header.pop("__metadata__", None)
     scaled = [name for name in shapes if isinstance(header.get(name), dict) and header[name].get("dtype") == "I8"]
-    shapes = {**shapes, **{name + storage.SCALE: (shapes[name][0], 1) for name in scaled}}
+    shapes = {**shapes, **{name + tensors.SCALE: (shapes[name][0], 1) for name in scaled}}
     if header.keys() != shapes.keys():
         odd = sorted(header.keys() ^ shapes.keys())[0]
         raise refuse(f"tensor {odd!r} is {'unknown to the model' if odd in header else 'missing'}")
@@ -384,11 +385,11 @@ def check_header(data: bytes, where: str, shapes: Mapping[str, tuple[int, ...]])
         dtype, shape, span = (
             entry.get(key) if isinstance(entry, dict) else None for key in ("dtype", "shape", "data_offsets")
         )
-        if not isinstance(dtype, str) or dtype not in storage.BITS or (dtype != "F32" and name.endswith(storage.SCALE)):
-            raise refuse(f"tensor {name!r} has dtype {dtype!r}; expected one of {', '.join(storage.BITS)}")
+        if not isinstance(dtype, str) or dtype not in tensors.BITS or (dtype != "F32" and name.endswith(tensors.SCALE)):
+            raise refuse(f"tensor {name!r} has dtype {dtype!r}; expected one of {', '.join(tensors.BITS)}")
         if shape != list(shapes[name]):
             raise refuse(f"tensor {name!r} has shape {shape!r}; the model's is {list(shapes[name])}")
-        size = storage.BITS[dtype] // 8 * math.prod(shapes[name])
+        size = tensors.BITS[dtype] // 8 * math.prod(shapes[name])
         if not (
             isinstance(span, list)
             and len(span) == 2
