@@ -22,9 +22,9 @@ PROMPTS = ("", "m", "jo", "Maria said, ", "née\n", "née — “Zoë” 日本�
 def expect(run: str) -> None:
     """Print our tokens, logits and greedy text for each prompt as JSON."""
     from microgpt.errors import DataError
-    from microgpt.generate import Sampling
-    from microgpt.generate import tokens as drawn
-    from microgpt.writer import Writer
+    from microgpt.inference.generate import Sampling
+    from microgpt.inference.generate import tokens as drawn
+    from microgpt.inference.language_model import Writer
 
     writer = Writer.open(run)
     rows = []

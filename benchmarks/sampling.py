@@ -20,7 +20,7 @@ from benchmarks.peers import yardstick
 from benchmarks.work import Drawing, Ours, Side, Work, installed, names, race
 from microgpt import files
 from microgpt.engines import pack
-from microgpt.generate import Sampling, sequences, streams
+from microgpt.inference.generate import Sampling, sequences, streams
 from microgpt.model import Tensors, table
 
 BOS, EMMA = 26, [26, 4, 12, 12, 0, 26]

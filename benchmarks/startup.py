@@ -26,7 +26,7 @@ def seconds(*args: str) -> float:
 
 def compiling(dtype: str) -> float:
     """The time of a process that compiles every kernel of the fused engine for a float type and writes it down."""
-    program = f"from microgpt.engines.fused import library; library.load({dtype!r})"
+    program = f"from microgpt.engines.fused.jit import cache; cache.load({dtype!r})"
     with tempfile.TemporaryDirectory() as empty:
         start = time.perf_counter()
         subprocess.run(

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from microgpt.config import Config
+    from microgpt.inference.language_model import Writer
     from microgpt.training import train
-    from microgpt.writer import Writer
 
     load = Writer.open
 
@@ -34,7 +34,7 @@ def __getattr__(name: str) -> Any:
 
         return train
     if name == "load":
-        from microgpt.writer import Writer
+        from microgpt.inference.language_model import Writer
 
         return Writer.open
     raise AttributeError(f"module 'microgpt' has no attribute {name!r}")

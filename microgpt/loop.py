@@ -23,8 +23,8 @@ from microgpt.data import chat_template
 from microgpt.data.conversations import Chats
 from microgpt.engines import lora
 from microgpt.errors import NumericError, Stopped
-from microgpt.evaluate import held_out_loss
-from microgpt.generate import Sampling, sequences
+from microgpt.inference.evaluate import held_out_loss
+from microgpt.inference.generate import Sampling, sequences
 from microgpt.job import Job, Report, build_engine
 from microgpt.model import first_values, n_params
 from microgpt.optim import rate_of_run

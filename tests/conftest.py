@@ -9,6 +9,8 @@ import pytest
 
 from microgpt.data import datasets
 
+pytest_plugins = ["tests.chats"]  # talks, chat_run, names_run
+
 # A shell lets what it starts in the background ignore Ctrl-C, and that is inherited; the tests press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,8 +16,8 @@ from microgpt import files
 from microgpt.commands.generate import check
 from microgpt.data.conversations import Message
 from microgpt.errors import DataError, MicrogptError, UsageError
-from microgpt.generate import Sampling
-from microgpt.talk import Reply, Talker
+from microgpt.inference.chat import Reply, Talker
+from microgpt.inference.generate import Sampling
 from microgpt.terminal import compiling, for_stdout, say
 
 HELP = """\

@@ -45,8 +45,8 @@ def evaluate(
         Print one JSON object.
     """
     from microgpt.errors import UsageError
-    from microgpt.evaluate import evaluate as measure
-    from microgpt.writer import Writer
+    from microgpt.inference.evaluate import evaluate as measure
+    from microgpt.inference.language_model import Writer
 
     if samples < 0:
         raise UsageError(f"--samples: must be 0 (off) or more, got {samples}")

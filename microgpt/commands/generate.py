@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from microgpt.errors import DataError, UsageError
-from microgpt.generate import Sampling
+from microgpt.inference.generate import Sampling
 from microgpt.terminal import compiling, for_stdout, say
 
 
@@ -82,7 +82,7 @@ def generate(
     json
         Print one JSON object with all texts.
     """
-    from microgpt.writer import Writer
+    from microgpt.inference.language_model import Writer
 
     sampling = check(temperature, top_k, top_p, min_p, repetition_penalty, num_samples, max_tokens, stop)
     writer = Writer.open(run, engine=engine, dtype=dtype, device=device, told=compiling())

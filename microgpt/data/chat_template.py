@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from microgpt.data.conversations import Conversation, Message, Role
 from microgpt.engines import Engine
 from microgpt.errors import DataError
-from microgpt.generate import Sampling, tokens
+from microgpt.inference.generate import Sampling, tokens
 from microgpt.tokenizers import BOS, Tokenizer
 
 END_TURN = "end_turn"

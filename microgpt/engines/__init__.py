@@ -59,7 +59,7 @@ class Engine(Protocol):
 
     @property
     def write(self) -> Write | None:
-        """None, or a door to whole sequences in one call, the same that microgpt.generate.tokens draws:
+        """None, or a door to whole sequences in one call, the same that microgpt.inference.generate.tokens draws:
 
         write(state, prompts, offsets, room, temperature, uniform, stop) -> (tokens, ends, used). Prompt i is
         prompts[offsets[i]:offsets[i + 1]], each with a token at least; sequence i is tokens[ends[i]:ends[i + 1]], all

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from microgpt.engines import choose
-from microgpt.evaluate import evaluate
+from microgpt.inference.evaluate import evaluate
 from microgpt.model import Tensors
 from microgpt.runs import tensors
 from microgpt.runs.checkpoint import Checkpoint

@@ -15,13 +15,12 @@ from microgpt.config import Model, Optim
 from microgpt.data.chat_corpus import Mix
 from microgpt.engines import LADDER, Feed, engine, lora, pack
 from microgpt.errors import MachineError, UsageError
+from microgpt.inference.chat import Talker
 from microgpt.model import first_values
 from microgpt.resume import finetuned
 from microgpt.runs import checkpoint
-from microgpt.talk import Talker
 from microgpt.training import train
-
-from .conftest import write
+from tests.chats import write
 
 MODEL = Model(vocab_size=9, block_size=8, n_layer=2, n_embd=8, n_head=2)
 RUN = {"steps": 120, "batch_size": 4, "samples": 0}

@@ -144,14 +144,14 @@ def test_ctrl_d_leaves_and_ctrl_c_empties_the_line(person: Callable[..., Person]
 
 SLOWLY = """
 import sys, time
-from microgpt import chat
+from microgpt.data import chat_template
 from microgpt.cli import main
-answer = chat.answer
+answer = chat_template.answer
 def slow(*given):
     for token in answer(*given):
         time.sleep(0.3)
         yield token
-chat.answer = slow
+chat_template.answer = slow
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -17,9 +17,9 @@ import pytest
 from microgpt import job, loop
 from microgpt.cli import main
 from microgpt.engines import pack
-from microgpt.evaluate import held_out_loss
+from microgpt.inference.evaluate import held_out_loss
+from microgpt.inference.language_model import Writer
 from microgpt.signals import listen
-from microgpt.writer import Writer
 from tests.crash.conftest import Reference
 from tests.crash.runs import end_state, finish, kill_after, new, spawn, wait
 

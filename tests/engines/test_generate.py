@@ -14,7 +14,7 @@ import pytest
 from microgpt.config import Model, Optim
 from microgpt.engines import LADDER, engine
 from microgpt.errors import MachineError
-from microgpt.generate import Sampling, sequences, streams, tokens
+from microgpt.inference.generate import Sampling, sequences, streams, tokens
 from microgpt.model import first_values
 
 DTYPES = ["float32", "float64"]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from microgpt.config import Config
-from microgpt.generate import Sampling, tokens
+from microgpt.inference.generate import Sampling, tokens
+from microgpt.inference.language_model import Writer
 from microgpt.model import first_values
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import Tokenizer
 from microgpt.tokenizers.char import Char
-from microgpt.writer import Writer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 Build = Callable[..., Path]

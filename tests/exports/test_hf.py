@@ -18,8 +18,8 @@ from microgpt.data.conversations import Message
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.exports import export
 from microgpt.exports.imports import import_model
+from microgpt.inference.language_model import Writer
 from microgpt.tokenizers import train
-from microgpt.writer import Writer
 from tests.exports.conftest import CLASSIC, MODERN, NANOCHAT, Build, greedy, logits
 
 gguf = pytest.importorskip("gguf")

@@ -41,7 +41,7 @@ desk = inline(layout.desk)
 
 @jit
 def draw(logits: P, V: int, temperature: float, uniform: float, e: P) -> Any:
-    """microgpt.generate.draw at a temperature, and how far the draw was from an edge, as a share of the mass.
+    """microgpt.inference.generate.draw at a temperature, and how far the draw was from an edge, as a share of the mass.
 
     Of logits beyond USUAL, whose errors are larger, less in proportion. In float64; e is room for V numbers in whole
     vectors.

@@ -14,9 +14,9 @@ from microgpt.data import chat_template
 from microgpt.data.conversations import Message
 from microgpt.engines import LADDER, engine
 from microgpt.errors import DataError, MachineError, UsageError
-from microgpt.generate import Sampling, tokens
+from microgpt.inference.chat import Talker
+from microgpt.inference.generate import Sampling, tokens
 from microgpt.runs import checkpoint
-from microgpt.talk import Talker
 
 QUESTIONS = ["hi", "how are you", "bye", "who are you"]
 

@@ -9,8 +9,8 @@ from typing import Any
 from microgpt.data import chat_template
 from microgpt.data.conversations import Message, check_messages
 from microgpt.errors import UsageError
-from microgpt.generate import Sampling, texts, until
-from microgpt.writer import Writer
+from microgpt.inference.generate import Sampling, texts, until
+from microgpt.inference.language_model import Writer
 
 
 class Reply:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from microgpt.cli import main
-from microgpt.generate import Sampling, onwards
+from microgpt.inference.generate import Sampling, onwards
 
 BOS = 4
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microgpt.generate import Sampling, draw, probabilities, until
+from microgpt.inference.generate import Sampling, draw, probabilities, until
 
 LOGITS = np.array([1.0, 3.0, 2.0, 0.0])
 

@@ -13,7 +13,7 @@ from microgpt.config import Config
 from microgpt.engines import Engine, choose
 from microgpt.engines.common.hardware import Told, silent, watch_compiler
 from microgpt.errors import CheckpointError, DataError
-from microgpt.generate import Sampling, onwards, sequences, texts, tokens, until
+from microgpt.inference.generate import Sampling, onwards, sequences, texts, tokens, until
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import Tokenizer
 

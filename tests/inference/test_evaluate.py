@@ -13,10 +13,10 @@ import pytest
 
 from microgpt.cli import main
 from microgpt.config import Config
-from microgpt.evaluate import Evaluation, evaluate, verbatim
+from microgpt.inference.evaluate import Evaluation, evaluate, verbatim
+from microgpt.inference.language_model import Writer
 from microgpt.job import prepare
 from microgpt.training import train
-from microgpt.writer import Writer
 
 
 @pytest.fixture
