@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks.common import Options, Row, child, ratio, script
 from benchmarks.work import VIDYA, Ours, race, synthetic
-from microgpt.bench import peak_rss_mb
 from microgpt.config import Model
+from microgpt.training.bench import peak_rss_mb
 
 
 def vidya(block: int) -> Model:

@@ -9,7 +9,7 @@ import sys
 
 from benchmarks.common import Options, Row, child, ratio, script
 from benchmarks.work import VIDYA, Ours, installed, synthetic
-from microgpt.bench import peak_rss_mb
+from microgpt.training.bench import peak_rss_mb
 
 
 def worker(which: str, engine: str, steps: int) -> None:

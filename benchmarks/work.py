@@ -19,9 +19,9 @@ from microgpt.config import Config, Model, Optim
 from microgpt.data import datasets
 from microgpt.engines import Choice, Feed, choose, pack
 from microgpt.errors import MachineError, UsageError, install
-from microgpt.job import Job, prepare
 from microgpt.model import Tensors, first_values, table
 from microgpt.optim import learning_rates
+from microgpt.training.prepare import Job, prepare
 
 # Models that people train on a laptop. Their first values are large (standard deviation 0.08), because a race compares
 # losses: with small ones attention is nearly even, and a peer could compute it wrongly unseen.

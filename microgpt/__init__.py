@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from microgpt.config import Config
     from microgpt.inference.language_model import Writer
-    from microgpt.training import train
+    from microgpt.training.train import train
 
     load = Writer.open
 
@@ -30,7 +30,7 @@ def __getattr__(name: str) -> Any:
 
         return Config
     if name == "train":
-        from microgpt.training import train
+        from microgpt.training.train import train
 
         return train
     if name == "load":

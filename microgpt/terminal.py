@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any
 
 from microgpt.engines.common.hardware import Told
-from microgpt.job import Job, Report
 from microgpt.model import n_params
+from microgpt.training.prepare import Job, Report
 
 COMPILING = "compile the kernels for this CPU, once: about ten seconds"
 

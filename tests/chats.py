@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from microgpt.config import Config
-from microgpt.training import train
+from microgpt.training.train import train
 
 PAIRS = [("hi", "hello there"), ("how are you", "fine thanks"), ("bye", "see you"), ("who are you", "a small model")]
 

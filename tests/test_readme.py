@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from microgpt.bench import lines_of_code
 from microgpt.cli import main
 from microgpt.engines import LADDER
 from microgpt.errors import install
+from microgpt.training.bench import lines_of_code
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -11,8 +11,8 @@ import pytest
 from microgpt.cli import main
 from microgpt.config import SIZES, Config, expected, scenarios
 from microgpt.errors import UsageError
-from microgpt.job import prepare
 from microgpt.model import n_params
+from microgpt.training.prepare import prepare
 
 # What the originals state, or what follows from their shapes where they are wrong.
 PARAMETERS = {

@@ -11,12 +11,12 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from microgpt import bench as measuring
 from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve
 from microgpt.engines.common.hardware import cpu
 from microgpt.errors import UsageError
-from microgpt.job import prepare
 from microgpt.terminal import say
+from microgpt.training import bench as measuring
+from microgpt.training.prepare import prepare
 
 Flags = Parameter(name="*")
 

@@ -55,7 +55,7 @@ def finetune(
     json
         Print the result as one JSON object.
     """
-    from microgpt.resume import finetuned
+    from microgpt.training.resume import finetuned
 
     if lora_rank < 0:
         raise UsageError(f"--lora-rank: must be 0 (off) or more, got {lora_rank}")

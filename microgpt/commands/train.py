@@ -82,7 +82,7 @@ def train(
         source = source or str(text)
     resume = resume or extend is not None
     if resume:
-        from microgpt.resume import resumed
+        from microgpt.training.resume import resumed
 
         out = out or last_folder(run_name(source or "names"))
         if config or size:
@@ -118,7 +118,7 @@ def _of_source(source: str | None, flags: dict[str, dict[str, Any]], out: Path) 
 
     Raises CheckpointError for another scenario than the run's.
     """
-    from microgpt.resume import other_run
+    from microgpt.training.resume import other_run
 
     if source is None:
         return flags
@@ -154,8 +154,8 @@ def run_and_tell(
     as_json: bool = False,
 ) -> dict[str, Any]:
     """Train with a report on stderr; samples on stdout unless `as_json`; say what to do next."""
-    from microgpt.resume import seconds
-    from microgpt.training import train as train_run
+    from microgpt.training.resume import seconds
+    from microgpt.training.train import train as train_run
 
     limit = None if max_time is None else seconds(max_time)
     again = shlex.join(["microgpt", "train", "--resume", "--out", str(out)])

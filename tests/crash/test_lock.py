@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from microgpt import job, loop, training
 from microgpt.cli import main
 from microgpt.runs.folder import RunFolder
+from microgpt.training import prepare, train, trainer
 from tests.crash.conftest import Reference
 from tests.crash.runs import end_state, finish, go_on, new, spawn, wait
 
@@ -23,7 +23,7 @@ Copy = Callable[[], Path]
 
 def linger() -> None:
     """Hold the lock for long: a trainer in its first block."""
-    loop.Loop.block = lambda self, target: time.sleep(60)  # type: ignore[method-assign]
+    trainer.Loop.block = lambda self, target: time.sleep(60)  # type: ignore[method-assign]
 
 
 def test_a_second_trainer_is_refused(
@@ -61,14 +61,14 @@ def test_races(reference: Reference, tmp_path: Path, n: int) -> None:
 def test_a_run_that_came_and_went_while_the_data_was_read(
     reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, prepare = tmp_path / "run", training.prepare
+    out, real = tmp_path / "run", train.prepare
 
-    def slow(*given: Any) -> job.Job:
-        monkeypatch.setattr(training, "prepare", prepare)
+    def slow(*given: Any) -> prepare.Job:
+        monkeypatch.setattr(train, "prepare", real)
         assert main(new(reference.data, out)) == 0
-        return prepare(*given)
+        return real(*given)
 
-    monkeypatch.setattr(training, "prepare", slow)
+    monkeypatch.setattr(train, "prepare", slow)
     assert main(new(reference.data, out)) == 2
     assert end_state(out) == reference.end
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from microgpt import files, loop
+from microgpt import files
 from microgpt.cli import main
 from microgpt.errors import CheckpointError
 from microgpt.runs import checkpoint
+from microgpt.training import trainer
 from tests.crash.power import Disk, Recorder, Tree
 from tests.crash.test_kill import one_save
 
@@ -79,9 +80,9 @@ class Recorded:
 @pytest.fixture
 def recorded(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     before, out, recorder = copy(), copy(), Recorder()
-    save, write = loop.Loop.save, checkpoint.write
+    save, write = trainer.Loop.save, checkpoint.write
 
-    def marked_save(self: loop.Loop) -> None:
+    def marked_save(self: trainer.Loop) -> None:
         recorder.mark("begin")
         save(self)
 
@@ -91,7 +92,7 @@ def recorded(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Recorded:
         return path
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "save", marked_save)
+        patch.setattr(trainer.Loop, "save", marked_save)
         patch.setattr(checkpoint, "write", marked_write)
         patch.setattr(files, "os", recorder)
         patch.setattr(shutil, "os", recorder)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microgpt import loop
 from microgpt.cli import main
 from microgpt.runs import checkpoint
+from microgpt.training import trainer
 from tests.crash.conftest import Reference
 from tests.crash.runs import end_state, finish, go_on, metrics, new
 
@@ -156,9 +156,9 @@ def test_a_tensor_that_is_no_number_stops_before_it_spreads(
     tensor: str,
     step: int,
 ) -> None:
-    out, block = tmp_path / "run", loop.Loop.block
+    out, block = tmp_path / "run", trainer.Loop.block
 
-    def poisoned(self: loop.Loop, target: int) -> None:
+    def poisoned(self: trainer.Loop, target: int) -> None:
         block(self, step if self.step < step else target)
         if self.step == step:
             tensors: dict[str, Any] = {name: np.array(value) for name, value in self.engine.dump(self.state).items()}
@@ -166,7 +166,7 @@ def test_a_tensor_that_is_no_number_stops_before_it_spreads(
             self.state = self.engine.load(tensors)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "block", poisoned)
+        patch.setattr(trainer.Loop, "block", poisoned)
         assert main(new(reference.data, out)) == 6
     said = capsys.readouterr().err.splitlines()[-1]
     assert "not finite" in said

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microgpt import job, loop
 from microgpt.cli import main
 from microgpt.engines import pack
 from microgpt.inference.evaluate import held_out_loss
 from microgpt.inference.language_model import Writer
 from microgpt.signals import listen
+from microgpt.training import prepare, trainer
 from tests.crash.conftest import Reference
 from tests.crash.runs import end_state, finish, kill_after, new, spawn, wait
 
@@ -66,7 +66,7 @@ def test_in_every_phase(
 ) -> None:
     path, at = PHASES[phase]
     *owners, name = path.split(".")
-    place = getattr(loop, owners[0]) if owners else loop
+    place = getattr(trainer, owners[0]) if owners else trainer
     function, calls = getattr(place, name), iter(range(1, 10**6))
 
     def interrupted(*args: object, **kwargs: object) -> object:
@@ -86,14 +86,14 @@ def test_in_every_phase(
 
 def slow_down() -> None:
     """Let every block take half a second."""
-    block = loop.Loop.block
+    block = trainer.Loop.block
 
-    def slow(self: loop.Loop, target: int) -> None:
+    def slow(self: trainer.Loop, target: int) -> None:
         for _ in range(25):
             time.sleep(0.02)
         block(self, target)
 
-    loop.Loop.block = slow  # type: ignore[method-assign]
+    trainer.Loop.block = slow  # type: ignore[method-assign]
 
 
 def test_a_second_signal_ends_at_once(reference: Reference, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_before_anything_is_written(
     number: signal.Signals,
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(job, "read", lambda *given: signal.raise_signal(number))
+    monkeypatch.setattr(prepare, "read", lambda *given: signal.raise_signal(number))
     assert main(new(reference.data, tmp_path / "run")) == STATUS[number]
     assert capsys.readouterr().err == f"microgpt: {'interrupted' if number == signal.SIGINT else 'terminated'}\n"
     assert not (tmp_path / "run").exists()
@@ -134,7 +134,7 @@ def test_a_library_that_swallows_the_signal(
         except BaseException as error:
             raise RuntimeError("could not build a schema") from error
 
-    monkeypatch.setattr(job, "read", swallow)
+    monkeypatch.setattr(prepare, "read", swallow)
     assert main(new(reference.data, tmp_path / "run")) == 143
     assert capsys.readouterr().err == "microgpt: terminated\n"
 

@@ -14,7 +14,7 @@ from microgpt.errors import UsageError
 from microgpt.exports import FORMATS, export
 from microgpt.exports.imports import import_model
 from microgpt.runs import checkpoint
-from microgpt.training import train
+from microgpt.training.train import train
 from tests.exports.conftest import logits
 from tests.exports.test_gguf_file import compute, open_there
 from tests.exports.test_onnx_graph import run

@@ -15,8 +15,8 @@ from microgpt.cli import main
 from microgpt.config import Config
 from microgpt.inference.evaluate import Evaluation, evaluate, verbatim
 from microgpt.inference.language_model import Writer
-from microgpt.job import prepare
-from microgpt.training import train
+from microgpt.training.prepare import prepare
+from microgpt.training.train import train
 
 
 @pytest.fixture

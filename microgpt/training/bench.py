@@ -19,9 +19,9 @@ import numpy as np
 from microgpt.config import Config
 from microgpt.engines import LADDER, Feed, pack
 from microgpt.errors import MachineError, UsageError
-from microgpt.job import Job, prepare
 from microgpt.model import first_values, flops_per_token, n_params
 from microgpt.optim import learning_rates
+from microgpt.training.prepare import Job, prepare
 
 REPEATS = 3  # whole runs of which the fastest counts: these machines are noisy
 

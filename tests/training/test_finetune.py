@@ -17,9 +17,9 @@ from microgpt.engines import LADDER, Feed, engine, lora, pack
 from microgpt.errors import MachineError, UsageError
 from microgpt.inference.chat import Talker
 from microgpt.model import first_values
-from microgpt.resume import finetuned
 from microgpt.runs import checkpoint
-from microgpt.training import train
+from microgpt.training.resume import finetuned
+from microgpt.training.train import train
 from tests.chats import write
 
 MODEL = Model(vocab_size=9, block_size=8, n_layer=2, n_embd=8, n_head=2)

@@ -25,13 +25,13 @@ from microgpt.engines import lora
 from microgpt.errors import NumericError, Stopped
 from microgpt.inference.evaluate import held_out_loss
 from microgpt.inference.generate import Sampling, sequences
-from microgpt.job import Job, Report, build_engine
 from microgpt.model import first_values, n_params
 from microgpt.optim import rate_of_run
-from microgpt.resume import identity, other_run, read_newest
 from microgpt.runs import checkpoint
 from microgpt.runs.folder import RunFolder
 from microgpt.signals import Wish
+from microgpt.training.prepare import Job, Report, build_engine
+from microgpt.training.resume import identity, other_run, read_newest
 
 RECENT = 50  # steps whose mean loss is told; a block's length would depend on the clock
 BLOCK_SECONDS = 0.1  # the length of a block of steps that is aimed at

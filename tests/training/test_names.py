@@ -14,7 +14,7 @@ import pytest
 import gpt
 from microgpt.cli import main
 
-GOLDEN = [line.strip() for line in (Path(__file__).parent / "golden" / "names_losses.txt").read_text().splitlines()]
+GOLDEN = [line.strip() for line in (Path(__file__).parents[1] / "golden" / "names_losses.txt").read_text().splitlines()]
 SAMPLES = """
 kamon ann karai jaire vialan karia yeran anna areli kaina konna keylen liole alerin earan lenne kana lara alela anton
 """.split()

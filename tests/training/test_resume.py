@@ -14,10 +14,10 @@ import pytest
 from microgpt.cli import main
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, MachineError, UsageError
-from microgpt.loop import Loop
-from microgpt.resume import resumed, seconds
 from microgpt.runs import checkpoint
-from microgpt.training import train
+from microgpt.training.resume import resumed, seconds
+from microgpt.training.train import train
+from microgpt.training.trainer import Loop
 
 
 def small(folder: Path, **run: Any) -> Config:

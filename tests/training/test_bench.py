@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from microgpt.bench import lines_of_code
 from microgpt.cli import main
 from microgpt.engines import LADDER
 from microgpt.engines.common.hardware import is_compiled, watch_compiler
 from microgpt.errors import MachineError
+from microgpt.training.bench import lines_of_code
 
 
 def test_the_ladder_trains_the_same_model_on_every_engine(
@@ -47,7 +47,7 @@ def test_one_engine_ends_with_one_object(given_names: Path, capsys: pytest.Captu
 
 def test_lines_are_counted_without_comments_and_docstrings() -> None:
     assert lines_of_code("scalar") < len(
-        Path(f"{Path(__file__).parents[1]}/microgpt/engines/scalar.py").read_text().splitlines()
+        Path(f"{Path(__file__).parents[2]}/microgpt/engines/scalar.py").read_text().splitlines()
     )
 
 

@@ -11,12 +11,12 @@ from microgpt.config import Config
 from microgpt.data.datasets import cache_folder
 from microgpt.engines.common.hardware import verify_compiler, watch_compiler
 from microgpt.errors import DataError, UsageError
-from microgpt.job import Job, Report, prepare
-from microgpt.loop import Loop, Trained
-from microgpt.resume import other_run, read_newest
 from microgpt.runs import checkpoint
 from microgpt.runs.folder import RunFolder, new_folder
 from microgpt.signals import listen
+from microgpt.training.prepare import Job, Report, prepare
+from microgpt.training.resume import other_run, read_newest
+from microgpt.training.trainer import Loop, Trained
 
 
 def train(
