@@ -23,7 +23,7 @@ FLOORS = [
     {"engines", "tokenizers"},
     {"data", "runs", "inference"},
     {"training"},
-    {"doctor", "exports", "formats"},
+    {"doctor", "formats"},
     {"terminal", "commands"},
     {"cli"},
     {"__main__"},

@@ -57,7 +57,7 @@ def export(
     json
         Print the result as one JSON object.
     """
-    from microgpt.exports import export as write
+    from microgpt.formats import export as write
 
     chosen = [name for name, given in (("float16", half), ("bfloat16", bf16), ("int8", int8)) if given]
     if len(chosen) > 1:
@@ -85,14 +85,14 @@ def export(
 
 
 def _quality(run: Path, to: str, stored: str, data: Path | None) -> dict[str, Any]:
-    from microgpt.exports.quality import Rounding, table
+    from microgpt.formats.quality import Rounding, table
     from microgpt.runs import checkpoint, tensors
 
     rounded: Rounding = tensors.rounded
     if to == "gguf":
-        from microgpt.exports import gguf_file
+        from microgpt.formats import gguf
 
-        rounded = gguf_file.rounded
+        rounded = gguf.rounded
     try:
         rows, about = table(checkpoint.read(run), [stored], str(data) if data else None, rounded)
     except (MicrogptError, OSError) as error:

@@ -25,7 +25,7 @@ def import_(path: Path, *, out: Path, json: Annotated[bool, Parameter(negative="
     json
         Print the result as one JSON object.
     """
-    from microgpt.exports.imports import import_model
+    from microgpt.formats.imports import import_model
 
     done = import_model(path, out)
     if json:

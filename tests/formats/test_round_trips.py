@@ -11,13 +11,13 @@ import pytest
 
 from microgpt.config import Config, scenario
 from microgpt.errors import UsageError
-from microgpt.exports import FORMATS, export
-from microgpt.exports.imports import import_model
+from microgpt.formats import FORMATS, export
+from microgpt.formats.imports import import_model
 from microgpt.runs import checkpoint
 from microgpt.training.train import train
-from tests.exports.conftest import logits
-from tests.exports.test_gguf_file import compute, open_there
-from tests.exports.test_onnx_graph import run
+from tests.formats.conftest import logits
+from tests.formats.test_gguf import compute, open_there
+from tests.formats.test_onnx import run
 
 BOUND = 1e-5
 HOLDS = {
@@ -72,7 +72,7 @@ def test_logits_come_back(trained: Path, tmp_path: Path, to: str) -> None:
     elif to == "onnx":
         theirs = run(out, [ids[:3], ids[3:]])[0]
     else:
-        assert b"<script" in out.read_bytes()  # what it computes: test_html_page.py, in a browser
+        assert b"<script" in out.read_bytes()  # what it computes: test_html.py, in a browser
         return
     assert np.abs(ours).max() > 0.01
     assert np.abs(theirs - ours).max() < BOUND

@@ -9,10 +9,10 @@ from safetensors.numpy import load_file
 
 import gpt
 from microgpt.errors import UsageError
-from microgpt.exports import export
-from microgpt.exports.imports import import_model
+from microgpt.formats import export
+from microgpt.formats.imports import import_model
 from microgpt.tokenizers.char import Char
-from tests.exports.conftest import LETTERS, MODERN, Build, logits
+from tests.formats.conftest import LETTERS, MODERN, Build, logits
 
 GIST = {"n_layer": 1, "n_embd": 16, "n_head": 4, "block_size": 16}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from microgpt import files
-from microgpt.exports import Source
-from microgpt.exports.shapes import require, write_folder
+from microgpt.formats import Source
+from microgpt.formats.convert import require, write_folder
 from microgpt.runs import tensors
 
 ROLES = ["user", "assistant", "end_turn"]

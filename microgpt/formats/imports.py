@@ -16,10 +16,10 @@ import numpy as np
 from microgpt import files
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, UsageError
-from microgpt.exports.foreign_tokenizer import read_tokenizer
-from microgpt.exports.model_folder import described, sealed, trained
-from microgpt.exports.moonbase import ROLES
-from microgpt.exports.shapes import write_folder
+from microgpt.formats.convert import write_folder
+from microgpt.formats.foreign import read_tokenizer
+from microgpt.formats.moonbase import ROLES
+from microgpt.formats.safetensors import described, sealed, trained
 from microgpt.model import Tensors, n_params, table
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import Tokenizer
@@ -77,7 +77,7 @@ def import_model(path: Path, out: Path) -> Imported:
 
 def reader(path: Path) -> Callable[[Path], Foreign]:
     """Which program's model lies at `path`. Raises CheckpointError."""
-    from microgpt.exports.hf_import import read_hf
+    from microgpt.formats.hf_import import read_hf
 
     if path.is_file() and (path.suffix == ".json" or _begins_as_json(path)):
         return read_kgx

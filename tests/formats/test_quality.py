@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from microgpt.cli import main
-from microgpt.exports.quality import table
+from microgpt.formats.quality import table
 from microgpt.runs import checkpoint
-from tests.exports.conftest import Build, logits
+from tests.formats.conftest import Build, logits
 
 
 def test_loss_and_bits_are_what_they_are_defined_as(build: Build, tmp_path: Path) -> None:

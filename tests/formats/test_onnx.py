@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microgpt.exports import export
-from tests.exports.conftest import CLASSIC, MODERN, NANOCHAT, Build, logits
+from microgpt.formats import export
+from tests.formats.conftest import CLASSIC, MODERN, NANOCHAT, Build, logits
 
 ort = pytest.importorskip("onnxruntime")
 

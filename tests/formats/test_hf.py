@@ -16,11 +16,11 @@ from microgpt.cli import main
 from microgpt.data import chat_template
 from microgpt.data.conversations import Message
 from microgpt.errors import CheckpointError, UsageError
-from microgpt.exports import export
-from microgpt.exports.imports import import_model
+from microgpt.formats import export
+from microgpt.formats.imports import import_model
 from microgpt.inference.language_model import Writer
 from microgpt.tokenizers import train
-from tests.exports.conftest import CLASSIC, MODERN, NANOCHAT, Build, greedy, logits
+from tests.formats.conftest import CLASSIC, MODERN, NANOCHAT, Build, greedy, logits
 
 gguf = pytest.importorskip("gguf")
 torch = pytest.importorskip("torch")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from microgpt.errors import UsageError
-from microgpt.exports import export
-from microgpt.exports.imports import import_model
+from microgpt.formats import export
+from microgpt.formats.imports import import_model
 from microgpt.tokenizers.char import Char
-from tests.exports.conftest import CLASSIC, KGX, MODERN, Build, logits
+from tests.formats.conftest import CLASSIC, KGX, MODERN, Build, logits
 
 
 def read_and_compute(path: Path, text: str) -> list[list[float]]:

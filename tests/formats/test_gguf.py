@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from microgpt.errors import UsageError
-from microgpt.exports import export
-from microgpt.exports.gguf_file import rounded
-from microgpt.exports.quality import table
+from microgpt.formats import export
+from microgpt.formats.gguf import rounded
+from microgpt.formats.quality import table
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import train
-from tests.exports.conftest import CLASSIC, MODERN, Build, logits
+from tests.formats.conftest import CLASSIC, MODERN, Build, logits
 
 gguf = pytest.importorskip("gguf")
 

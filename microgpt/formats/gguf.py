@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from microgpt import files
-from microgpt.exports import Source
-from microgpt.exports.bytelevel import as_byte_level
-from microgpt.exports.model_folder import kept
-from microgpt.exports.shapes import EPS, normed, pair_rows, require
+from microgpt.formats import Source
+from microgpt.formats.byte_level import as_byte_level
+from microgpt.formats.convert import EPS, normed, pair_rows, require
+from microgpt.formats.safetensors import kept
 from microgpt.model import Tensors
 from microgpt.runs import tensors
 

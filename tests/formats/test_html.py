@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from microgpt.errors import UsageError
-from microgpt.exports import export
+from microgpt.formats import export
 from microgpt.tokenizers import KINDS, train
 from microgpt.tokenizers.char import Char
-from tests.exports.conftest import CLASSIC, MODERN, NANOCHAT, Build, greedy, logits
+from tests.formats.conftest import CLASSIC, MODERN, NANOCHAT, Build, greedy, logits
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(
@@ -213,8 +213,8 @@ CONTRAST = """() => {
 
 
 def test_a_name_cannot_become_markup(build: Build, tmp_path: Path, visit: Any) -> None:
-    from microgpt.exports import Source
-    from microgpt.exports.html_page import write as write_page
+    from microgpt.formats import Source
+    from microgpt.formats.html import write as write_page
     from microgpt.runs import checkpoint
 
     tokenizer = train("bpe-vidya", ["</script>"] * 9)
@@ -230,7 +230,7 @@ def test_a_name_cannot_become_markup(build: Build, tmp_path: Path, visit: Any) -
 
 
 def test_a_model_too_large_for_a_page_is_refused(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("microgpt.exports.html_page.MOST_PARAMETERS", 1000)
+    monkeypatch.setattr("microgpt.formats.html.MOST_PARAMETERS", 1000)
     with pytest.raises(UsageError, match=r"a page cannot hold this model: 7,392 parameters \(at most 1,000\)"):
         export(build(), "html", tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from microgpt import files
-from microgpt.exports import Source
-from microgpt.exports.shapes import require
+from microgpt.formats import Source
+from microgpt.formats.convert import require
 from microgpt.runs import tensors
 
 SIZES = ("n_embd", "n_head", "n_layer", "block_size", "vocab_size")

@@ -31,18 +31,18 @@ class Format(NamedTuple):
 FORMATS: dict[str, Format] = {
     "safetensors": Format(
         "our model folder without training state",
-        "model_folder",
+        "safetensors",
         "-model",
         ("as trained", "float16", "bfloat16", "int8"),
     ),
-    "json": Format("kgx's model.json: every number in words", "kgx_json", ".json", ("as trained",)),
+    "json": Format("kgx's model.json: every number in words", "kgx", ".json", ("as trained",)),
     "moonbase": Format("muchq's folder, for characters", "moonbase", "-moonbase", ("float32", "float16")),
     "hf": Format("transformers: Arcee or NanoChat", "hf", "-hf", ("float32", "float16", "bfloat16")),
     "gguf": Format(
-        "llama.cpp and what is built on it", "gguf_file", ".gguf", ("float32", "float16", "bfloat16", "int8"), ("gguf",)
+        "llama.cpp and what is built on it", "gguf", ".gguf", ("float32", "float16", "bfloat16", "int8"), ("gguf",)
     ),
-    "onnx": Format("ONNX Runtime, with a KV cache", "onnx_graph", ".onnx", ("float32",), ("onnx",)),
-    "html": Format("one page that runs the model in a browser", "html_page", ".html", ("float16", "int8")),
+    "onnx": Format("ONNX Runtime, with a KV cache", "onnx", ".onnx", ("float32",), ("onnx",)),
+    "html": Format("one page that runs the model in a browser", "html", ".html", ("float16", "int8")),
 }
 
 
@@ -116,7 +116,7 @@ def export(
     out = out or Path(saved.config.name + facts.suffix)
     if out.exists():
         raise UsageError(f"{out}: is there already; name another file or folder with --out", "E_EXISTS")
-    writer: Writer = importlib.import_module(f"microgpt.exports.{facts.module}")  # type: ignore[assignment]
+    writer: Writer = importlib.import_module(f"microgpt.formats.{facts.module}")  # type: ignore[assignment]
     measure(storage)
     with files.disk("be written", out):
         files.make_folders(out.absolute().parent)

@@ -15,8 +15,8 @@ import numpy as np
 
 from microgpt import files
 from microgpt.config import Model
-from microgpt.exports import Source
-from microgpt.exports.shapes import EPS
+from microgpt.formats import Source
+from microgpt.formats.convert import EPS
 from microgpt.model import Tensors
 from microgpt.runs import tensors
 

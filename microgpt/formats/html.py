@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from microgpt import files
-from microgpt.exports import Source
-from microgpt.exports.shapes import require
+from microgpt.formats import Source
+from microgpt.formats.convert import require
 from microgpt.model import Tensors, n_params
 from microgpt.runs import tensors
 from microgpt.tokenizers import Tokenizer
@@ -120,7 +120,7 @@ def portable(pattern: str) -> str:
 
 def template(name: str) -> str:
     """A template's text."""
-    return (resources.files("microgpt.exports") / "templates" / name).read_text(encoding="utf-8")
+    return (resources.files("microgpt.formats") / "templates" / name).read_text(encoding="utf-8")
 
 
 def digest(text: str) -> str:

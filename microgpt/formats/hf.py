@@ -15,9 +15,9 @@ import numpy as np
 
 from microgpt import files
 from microgpt.config import Model
-from microgpt.exports import Source
-from microgpt.exports.model_folder import described, kept, sealed
-from microgpt.exports.shapes import EPS, normed, pair_rows, require, write_folder
+from microgpt.formats import Source
+from microgpt.formats.convert import EPS, normed, pair_rows, require, write_folder
+from microgpt.formats.safetensors import described, kept, sealed
 from microgpt.model import Tensors
 from microgpt.runs import tensors
 from microgpt.tokenizers import BOS
@@ -40,7 +40,7 @@ def write(source: Source, out: Path) -> list[str]:
         classes = {"AutoConfig": "MicroGPTConfig", "AutoModelForCausalLM": "MicroGPTForCausalLM"}
         about["architectures"] = ["MicroGPTForCausalLM"]
         about["auto_map"] = {auto: f"{CODE.removesuffix('.py')}.{name}" for auto, name in classes.items()}
-        contents[CODE] = (resources.files("microgpt.exports") / "templates" / CODE).read_bytes()
+        contents[CODE] = (resources.files("microgpt.formats") / "templates" / CODE).read_bytes()
         weights = source.weights
         notes = ["it opens with trust_remote_code=True, which runs the folder's " + CODE]
     elif model.qk_norm:

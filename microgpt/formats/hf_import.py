@@ -13,9 +13,9 @@ import numpy as np
 from microgpt import files
 from microgpt.config import Config
 from microgpt.errors import CheckpointError
-from microgpt.exports.foreign_tokenizer import read_tokenizer
-from microgpt.exports.imports import Foreign, configure, file_size, in_order, read_safetensors, sizes
-from microgpt.exports.shapes import EPS
+from microgpt.formats.convert import EPS
+from microgpt.formats.foreign import read_tokenizer
+from microgpt.formats.imports import Foreign, configure, file_size, in_order, read_safetensors, sizes
 from microgpt.model import Tensors
 
 NAMES = {

@@ -9,8 +9,8 @@ from typing import Any
 from microgpt import files
 from microgpt.config import Config
 from microgpt.errors import CheckpointError
-from microgpt.exports import Source
-from microgpt.exports.shapes import write_folder
+from microgpt.formats import Source
+from microgpt.formats.convert import write_folder
 from microgpt.model import Tensors
 from microgpt.runs import checkpoint, tensors
 from microgpt.runs.checkpoint import FORMAT, MANIFEST, Checkpoint

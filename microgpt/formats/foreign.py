@@ -13,7 +13,7 @@ import numpy as np
 
 from microgpt import files
 from microgpt.errors import CheckpointError, DataError
-from microgpt.exports.bytelevel import alphabet, byte_level
+from microgpt.formats.byte_level import alphabet, byte_level
 from microgpt.tokenizers import MAX_BYTES, Tokenizer, read
 
 

@@ -14,10 +14,10 @@ from safetensors.numpy import load_file, save_file
 
 from microgpt.cli import main
 from microgpt.errors import CheckpointError, UsageError
-from microgpt.exports import export
-from microgpt.exports.imports import import_model
+from microgpt.formats import export
+from microgpt.formats.imports import import_model
 from microgpt.runs import checkpoint
-from tests.exports.conftest import KGX, MODERN, NANOCHAT, Build, greedy, logits
+from tests.formats.conftest import KGX, MODERN, NANOCHAT, Build, greedy, logits
 
 Change = Callable[[Path], None]
 

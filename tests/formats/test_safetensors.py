@@ -10,10 +10,10 @@ from safetensors.numpy import load_file, save_file
 from microgpt.cli import main
 from microgpt.engines import lora
 from microgpt.errors import CheckpointError, NumericError, UsageError
-from microgpt.exports import FORMATS, export
-from microgpt.exports.model_folder import sealed
+from microgpt.formats import FORMATS, export
+from microgpt.formats.safetensors import sealed
 from microgpt.runs import checkpoint
-from tests.exports.conftest import MODERN, Build, greedy, logits
+from tests.formats.conftest import MODERN, Build, greedy, logits
 
 
 def test_weights_and_description_alone_and_the_same_numbers(build: Build, tmp_path: Path) -> None:
