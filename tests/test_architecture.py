@@ -23,8 +23,8 @@ FLOORS = [
     {"engines", "tokenizers"},
     {"data", "runs", "inference"},
     {"training"},
-    {"doctor", "formats"},
-    {"terminal", "commands"},
+    {"formats"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]

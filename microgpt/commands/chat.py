@@ -14,11 +14,11 @@ from cyclopts import Parameter
 
 from microgpt import files
 from microgpt.commands.generate import check
+from microgpt.commands.terminal import compiling, for_stdout, say
 from microgpt.data.conversations import Message
 from microgpt.errors import DataError, MicrogptError, UsageError
 from microgpt.inference.chat import Reply, Talker
 from microgpt.inference.generate import Sampling
-from microgpt.terminal import compiling, for_stdout, say
 
 HELP = """\
 /help               this list

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from microgpt.commands.terminal import say
 from microgpt.data import datasets
 from microgpt.errors import MachineError, UsageError, install
-from microgpt.terminal import say
 
 app = App(name="data", help="List and fetch data sets, collect pages of the web.")
 
@@ -164,6 +164,6 @@ def crawler(
 
 
 def _printable(tell: Callable[[str], None]) -> Callable[[str], None]:
-    from microgpt.terminal import printable
+    from microgpt.commands.terminal import printable
 
     return lambda line: tell(printable(line))

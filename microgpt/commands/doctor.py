@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from microgpt.doctor import examine
+from microgpt.commands.machine import examine
 
 
 def doctor(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:

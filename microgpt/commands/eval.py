@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from microgpt.terminal import compiling, say
+from microgpt.commands.terminal import compiling, say
 
 
 def evaluate(

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from microgpt.commands.terminal import say
 from microgpt.errors import MicrogptError, UsageError
-from microgpt.terminal import say
 
 Switch = Parameter(negative="")
 

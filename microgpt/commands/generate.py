@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from microgpt.commands.terminal import compiling, for_stdout, say
 from microgpt.errors import DataError, UsageError
 from microgpt.inference.generate import Sampling
-from microgpt.terminal import compiling, for_stdout, say
 
 
 def generate(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from microgpt.terminal import say
+from microgpt.commands.terminal import say
 
 
 def import_(path: Path, *, out: Path, json: Annotated[bool, Parameter(negative="")] = False) -> None:

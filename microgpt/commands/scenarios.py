@@ -27,7 +27,7 @@ def scenarios(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from microgpt.terminal import duration
+    from microgpt.commands.terminal import duration
 
     drawn = Table(box=None, pad_edge=False, expand=True)
     for title in ("name", "parameters", "steps", "time here", "data"):

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, base, given, resolve, run_name
+from microgpt.commands.terminal import Terminal, for_stdout, say
 from microgpt.config import SCHEDULE, Config, scenarios
 from microgpt.errors import MicrogptError, NumericError, Stopped, UsageError
 from microgpt.runs.folder import RunFolder, last_folder, new_folder
-from microgpt.terminal import Terminal, for_stdout, say
 
 Flags = Parameter(name="*")
 

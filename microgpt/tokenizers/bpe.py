@@ -338,7 +338,7 @@ def _by_first(
     kind: str, pieces: Iterator[str], special: Sequence[str], vocab_size: int | None, merges: int | None
 ) -> Bpe:
     """Vidya's way and the way by words: `reference.learn` with ties to the first in the corpus."""
-    from microgpt.tokenizers.learn import BORDER, learn
+    from microgpt.tokenizers.bpe_train import BORDER, learn
 
     if kind == "bpe-words":
         counted = Counter(word + " " for piece in pieces for word in piece.split())

@@ -11,7 +11,7 @@ import regex
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from microgpt.tokenizers import reference, train
+from microgpt.tokenizers import bpe_reference, train
 from microgpt.tokenizers.bpe import GPT2, LETTERS, MAX_LENGTH, _crossed
 from tests.tokenizers.common import TEXTS, trained
 
@@ -24,14 +24,14 @@ def learn_bytes(texts: list[str], merges: int) -> list[tuple[int, int]]:
     seen = Counter(piece for text in texts for piece in regex.findall(ORIGINAL_GPT2, text))
     pieces = [[ids[byte] for byte in piece.encode()] for piece in seen]
     weights = list(seen.values())
-    return reference.learn(pieces, weights, [1] * 256, merges, minimum=2, ties="smallest", max_length=MAX_LENGTH)
+    return bpe_reference.learn(pieces, weights, [1] * 256, merges, minimum=2, ties="smallest", max_length=MAX_LENGTH)
 
 
 def learn_characters(texts: list[str], merges: int, minimum: int) -> tuple[list[str], list[tuple[int, int]]]:
     alphabet = sorted(set("".join(texts)))
     pieces = [[alphabet.index(char) for char in text] for text in texts]
     lengths = [1] * len(alphabet)
-    learnt = reference.learn(
+    learnt = bpe_reference.learn(
         pieces, [1] * len(pieces), lengths, merges, minimum=minimum, ties="first", max_length=MAX_LENGTH
     )
     return alphabet, learnt
@@ -40,13 +40,13 @@ def learn_characters(texts: list[str], merges: int, minimum: int) -> tuple[list[
 def test_the_definition_on_an_example_by_hand() -> None:
     # aaabdaaabac: aa (4 times), then of ab and (aa)a (both twice) the first, (aa)a.
     piece = [0, 0, 0, 1, 2, 0, 0, 0, 1, 0, 3]
-    assert reference.count([piece], [1]) == {
+    assert bpe_reference.count([piece], [1]) == {
         (0, 0): 4, (0, 1): 2, (1, 2): 1, (2, 0): 1, (1, 0): 1, (0, 3): 1,
     }  # fmt: skip
-    learnt = reference.learn([piece], [1], [1] * 4, 3, minimum=2, ties="first", max_length=9)
+    learnt = bpe_reference.learn([piece], [1], [1] * 4, 3, minimum=2, ties="first", max_length=9)
     assert learnt == [(0, 0), (4, 0), (5, 1)]
-    assert reference.encode(piece, learnt, 4) == [6, 2, 6, 0, 3]
-    assert reference.merge([0, 0, 0], (0, 0), 9) == [9, 0]
+    assert bpe_reference.encode(piece, learnt, 4) == [6, 2, 6, 0, 3]
+    assert bpe_reference.merge([0, 0, 0], (0, 0), 9) == [9, 0]
 
 
 def test_bytes_are_merged_as_the_definition_says() -> None:
@@ -68,7 +68,7 @@ def test_characters_are_merged_as_the_definition_says(texts: list[str]) -> None:
     tokenizer = train("bpe-vidya", texts, merges=12)
     assert tokenizer.merge_table() == learnt
     for text in texts:
-        expected = reference.encode([alphabet.index(char) for char in text], learnt, len(alphabet))
+        expected = bpe_reference.encode([alphabet.index(char) for char in text], learnt, len(alphabet))
         assert tokenizer.encode(text).tolist() == expected
 
 
@@ -80,7 +80,7 @@ def test_words_are_merged_as_tgifriday_does(texts: list[str]) -> None:
     seen = Counter(word for text in texts for word in text.split())
     alphabet = sorted({"</w>", *"".join(seen)})
     pieces = [[*(alphabet.index(char) for char in word), alphabet.index("</w>")] for word in seen]
-    learnt = reference.learn(
+    learnt = bpe_reference.learn(
         pieces, list(seen.values()), [1] * len(alphabet), 12, minimum=1, ties="first", max_length=MAX_LENGTH
     )
     tokenizer = train("bpe-words", texts, merges=12)
@@ -88,7 +88,7 @@ def test_words_are_merged_as_tgifriday_does(texts: list[str]) -> None:
     assert [tokenizer.token(i) for i in range(len(alphabet))] == alphabet
     for text in texts:
         words = [[*(alphabet.index(char) for char in word), alphabet.index("</w>")] for word in text.split()]
-        expected = [token for word in words for token in reference.encode(word, learnt, len(alphabet))]
+        expected = [token for word in words for token in bpe_reference.encode(word, learnt, len(alphabet))]
         assert tokenizer.encode(text).tolist() == expected
 
 
@@ -116,7 +116,7 @@ def test_merges_are_refused_exactly_if_a_token_does_not_encode_to_itself(
         spelled.append(text)
         parts = dict(enumerate(merges, n))
         order = {pair: token for token, pair in parts.items()}
-        itself = reference.encode(text, merges, n) == [len(spelled) - 1]
+        itself = bpe_reference.encode(text, merges, n) == [len(spelled) - 1]
         assert _crossed(*pair, parts, order) is not itself
         if not itself:
             return

@@ -94,8 +94,8 @@ def test_compiling_is_told_where_a_rung_is_compiled() -> None:
 def test_commands_that_open_a_run_tell_once_what_one_waits_for(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from microgpt.commands.terminal import COMPILING
     from microgpt.engines.fused.jit import cache
-    from microgpt.terminal import COMPILING
 
     text = tmp_path / "text.txt"
     text.write_text("".join(f"{word}\n" for word in ("emma", "olivia", "ava", "mia") * 9))

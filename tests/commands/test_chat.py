@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from microgpt.cli import main
-from microgpt.terminal import printable
+from microgpt.commands.terminal import printable
 
 pty, fcntl, termios = (pytest.importorskip(name) for name in ("pty", "fcntl", "termios"))  # not on Windows
 PATIENCE = 20.0  # seconds until something that should come is missed
