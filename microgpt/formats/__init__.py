@@ -47,7 +47,7 @@ FORMATS: dict[str, Format] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ExportJob:
     """What is exported: an opened model, its matrices, and how the numbers are wanted."""
 
     saved: Checkpoint
@@ -56,10 +56,10 @@ class Source:
     custom_code: bool = False
 
 
-class Writer(Protocol):
+class Exporter(Protocol):
     """What each file of this package offers."""
 
-    def write(self, source: Source, out: Path) -> list[str]:
+    def write(self, job: ExportJob, out: Path) -> list[str]:
         """Write the file or folder `out`, which is not there yet; returns what a user should be told.
 
         Raises UsageError with the option that the format cannot hold, and OSError.
@@ -116,11 +116,11 @@ def export(
     out = out or Path(saved.config.name + facts.suffix)
     if out.exists():
         raise UsageError(f"{out}: is there already; name another file or folder with --out", "E_EXISTS")
-    writer: Writer = importlib.import_module(f"microgpt.formats.{facts.module}")  # type: ignore[assignment]
+    exporter: Exporter = importlib.import_module(f"microgpt.formats.{facts.module}")  # type: ignore[assignment]
     measure(storage)
     with files.disk("be written", out):
         files.make_folders(out.absolute().parent)
-        notes = writer.write(Source(saved, weights, storage, custom_code), out)
+        notes = exporter.write(ExportJob(saved, weights, storage, custom_code), out)
     return Exported(out, to, storage, size(out), [*merged, *notes])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from microgpt import files
-from microgpt.formats import Source
+from microgpt.formats import ExportJob
 from microgpt.formats.byte_level import as_byte_level
 from microgpt.formats.convert import EPS, normed, pair_rows, require
 from microgpt.formats.safetensors import kept
@@ -23,9 +23,9 @@ from microgpt.runs import tensors
 Q8_BLOCK = 32  # numbers that share a scale
 
 
-def write(source: Source, out: Path) -> list[str]:
+def write(job: ExportJob, out: Path) -> list[str]:
     """Write the file `out`. Raises UsageError with what llama.cpp cannot hold."""
-    model, tokenizer = source.saved.config.model, source.saved.tokenizer
+    model, tokenizer = job.saved.config.model, job.saved.tokenizer
     vocabulary, problem = as_byte_level(files.parse_json(tokenizer.to_json(), "tokenizer.json"))
     require(
         "llama.cpp (architecture arcee)",
@@ -37,7 +37,7 @@ def write(source: Source, out: Path) -> list[str]:
             (not model.softcap, f"softcap = {model.softcap}"),
             (problem is None, f"its tokenizer: {problem}"),
             (
-                source.storage != "int8" or model.n_embd % Q8_BLOCK == 0,
+                job.storage != "int8" or model.n_embd % Q8_BLOCK == 0,
                 f"--int8 needs n_embd divisible by {Q8_BLOCK}, got {model.n_embd}",
             ),
         ),
@@ -45,7 +45,7 @@ def write(source: Source, out: Path) -> list[str]:
     assert vocabulary is not None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
-        _write(source, path, vocabulary, tokenizer.bos)
+        _write(job, path, vocabulary, tokenizer.bos)
         files.write_atomic(out, path.read_bytes())
     return []
 
@@ -61,9 +61,9 @@ def rounded(weights: Tensors, stored: str) -> Tensors:
     return {name: gguf.quants.dequantize(values, kind) for name, values in small.items()}
 
 
-def matrices(source: Source) -> Tensors:
+def matrices(job: ExportJob) -> Tensors:
     """The matrices by llama.cpp's names, float32 or float64."""
-    model, weights = source.saved.config.model, source.weights
+    model, weights = job.saved.config.model, job.weights
     one = np.ones(model.n_embd, np.float32)
     out = {"token_embd.weight": normed(weights["wte"]) if model.norm_embedding else weights["wte"]}
     for i in range(model.n_layer):
@@ -81,10 +81,10 @@ def matrices(source: Source) -> Tensors:
     return out
 
 
-def _write(source: Source, path: Path, vocabulary: tuple[list[str], list[str], list[str]], bos: int) -> None:
+def _write(job: ExportJob, path: Path, vocabulary: tuple[list[str], list[str], list[str]], bos: int) -> None:
     import gguf
 
-    config = source.saved.config
+    config = job.saved.config
     model = config.model
     writer = gguf.GGUFWriter(path, "arcee")
     writer.add_name(config.name)
@@ -99,7 +99,7 @@ def _write(source: Source, path: Path, vocabulary: tuple[list[str], list[str], l
     writer.add_rope_freq_base(model.rope_base)
     writer.add_vocab_size(model.vocab)
     kinds = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16", "int8": "MOSTLY_Q8_0"}
-    writer.add_file_type(gguf.LlamaFileType[kinds[source.storage]])
+    writer.add_file_type(gguf.LlamaFileType[kinds[job.storage]])
     tokens, merges, special = vocabulary
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -111,10 +111,10 @@ def _write(source: Source, path: Path, vocabulary: tuple[list[str], list[str], l
     writer.add_add_bos_token(True)
     if "<end_turn>" in special:
         writer.add_eot_token_id(tokens.index("<end_turn>"))
-    if template := kept(source.saved).get("chat_template.jinja"):
+    if template := kept(job.saved).get("chat_template.jinja"):
         writer.add_chat_template(template.decode())
-    for name, values in matrices(source).items():
-        data, kind = _stored(gguf, name, values, source.storage)
+    for name, values in matrices(job).items():
+        data, kind = _stored(gguf, name, values, job.storage)
         writer.add_tensor(name, data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

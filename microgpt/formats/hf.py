@@ -15,7 +15,7 @@ import numpy as np
 
 from microgpt import files
 from microgpt.config import Model
-from microgpt.formats import Source
+from microgpt.formats import ExportJob
 from microgpt.formats.convert import EPS, normed, pair_rows, require, write_folder
 from microgpt.formats.safetensors import described, kept, sealed
 from microgpt.model import Tensors
@@ -28,36 +28,36 @@ CODE = "modeling_microgpt.py"
 HINT = "; --custom-code writes a class of ours beside the weights"
 
 
-def write(source: Source, out: Path) -> list[str]:
+def write(job: ExportJob, out: Path) -> list[str]:
     """Write the folder `out`: configuration, weights, fast tokenizer, and the chat template if the model has one."""
-    saved = source.saved
+    saved = job.saved
     model, tokenizer = saved.config.model, saved.tokenizer
-    contents = described(saved.config, tokenizer, source.storage, saved.step, saved.state.get("loss"))
+    contents = described(saved.config, tokenizer, job.storage, saved.step, saved.state.get("loss"))
     contents |= kept(saved) | tokenizer_files(tokenizer.to_json(), model.block_size)
     notes = []
-    if source.custom_code:
+    if job.custom_code:
         about = files.parse_json(contents["config.json"], "config.json")
         classes = {"AutoConfig": "MicroGPTConfig", "AutoModelForCausalLM": "MicroGPTForCausalLM"}
         about["architectures"] = ["MicroGPTForCausalLM"]
         about["auto_map"] = {auto: f"{CODE.removesuffix('.py')}.{name}" for auto, name in classes.items()}
         contents[CODE] = (resources.files("microgpt.formats") / "templates" / CODE).read_bytes()
-        weights = source.weights
+        weights = job.weights
         notes = ["it opens with trust_remote_code=True, which runs the folder's " + CODE]
     elif model.qk_norm:
-        about, weights = nanochat(model, source.weights)
+        about, weights = nanochat(model, job.weights)
     else:
-        about, weights = arcee(model, source.weights)
-    if not source.custom_code:  # with it the folder is one of ours, too
+        about, weights = arcee(model, job.weights)
+    if not job.custom_code:  # with it the folder is one of ours, too
         contents["README.md"] = card(contents["README.md"].decode(), "chat_template.jinja" in contents).encode()
-    about |= {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.bos, "dtype": source.storage}
+    about |= {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.bos, "dtype": job.storage}
     contents["config.json"] = files.to_json(about)
     ends = [tokenizer.bos, *(i for name, i in tokenizer.special.items() if name == "end_turn")]
     contents["generation_config.json"] = files.to_json(
         files.parse_json(contents["generation_config.json"], "")
         | {"pad_token_id": tokenizer.bos, "eos_token_id": ends if len(ends) > 1 else tokenizer.bos}
     )
-    contents["model.safetensors"] = tensors.encode(weights, source.storage)
-    write_folder(out, sealed(contents, saved.step) if source.custom_code else contents)
+    contents["model.safetensors"] = tensors.encode(weights, job.storage)
+    write_folder(out, sealed(contents, saved.step) if job.custom_code else contents)
     return notes
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from microgpt import files
-from microgpt.formats import Source
+from microgpt.formats import ExportJob
 from microgpt.formats.convert import require
 from microgpt.model import Tensors, n_params
 from microgpt.runs import tensors
@@ -32,9 +32,9 @@ GPT2 = (  # its pieces, for JavaScript's engine
 )
 
 
-def write(source: Source, out: Path) -> list[str]:
+def write(job: ExportJob, out: Path) -> list[str]:
     """Write the file `out`. Raises UsageError for a model too large for a page."""
-    config, tokenizer = source.saved.config, source.saved.tokenizer
+    config, tokenizer = job.saved.config, job.saved.tokenizer
     count = n_params(config.model)
     require(
         "a page",
@@ -43,10 +43,10 @@ def write(source: Source, out: Path) -> list[str]:
             (tokenizer.kind in KINDS, f"a tokenizer of kind {tokenizer.kind}"),
         ),
     )
-    blob, entries = pack(source.weights, source.storage)
+    blob, entries = pack(job.weights, job.storage)
     about = {
         "model": config.model.model_dump(),
-        "storage": source.storage,
+        "storage": job.storage,
         "matrices": entries,
         "tokenizer": describe(tokenizer),
     }

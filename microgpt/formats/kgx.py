@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from microgpt import files
-from microgpt.formats import Source
+from microgpt.formats import ExportJob
 from microgpt.formats.convert import require
 from microgpt.runs import tensors
 
 SIZES = ("n_embd", "n_head", "n_layer", "block_size", "vocab_size")
 
 
-def write(source: Source, out: Path) -> list[str]:
+def write(job: ExportJob, out: Path) -> list[str]:
     """Write the file `out`. kgx computes one architecture; a model with another is refused."""
-    config, tokenizer = source.saved.config, source.saved.tokenizer
+    config, tokenizer = job.saved.config, job.saved.tokenizer
     model = config.model
     chars = getattr(tokenizer, "chars", None)
     require(
@@ -30,7 +30,7 @@ def write(source: Source, out: Path) -> list[str]:
             (not model.softcap, f"softcap = {model.softcap}"),
         ),
     )
-    weights = tensors.rounded(source.weights, source.storage)
+    weights = tensors.rounded(job.weights, job.storage)
     content = {
         "uchars": list(chars or ""),
         **{size: getattr(model, size) for size in SIZES},

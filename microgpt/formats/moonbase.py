@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from microgpt import files
-from microgpt.formats import Source
+from microgpt.formats import ExportJob
 from microgpt.formats.convert import require, write_folder
 from microgpt.runs import tensors
 
 ROLES = ["user", "assistant", "end_turn"]
 
 
-def write(source: Source, out: Path) -> list[str]:
+def write(job: ExportJob, out: Path) -> list[str]:
     """Write the folder `out`."""
-    tokenizer, model = source.saved.tokenizer, source.saved.config.model
+    tokenizer, model = job.saved.tokenizer, job.saved.config.model
     chars: str = getattr(tokenizer, "chars", "")
     special = tokenizer.special
     chat = all(role in special for role in ROLES)
@@ -44,7 +44,7 @@ def write(source: Source, out: Path) -> list[str]:
     }
     if chat:
         meta["special_tokens"] = ROLES
-    weights = source.weights | {name: source.weights[name][rows] for name in ("wte", "lm_head")}
-    stored = tensors.encode(weights, source.storage)
+    weights = job.weights | {name: job.weights[name][rows] for name in ("wte", "lm_head")}
+    stored = tensors.encode(weights, job.storage)
     write_folder(out, {"meta.json": files.to_json(meta), "weights.safetensors": stored})
     return [f"its token <{name}> stays behind: muchq's program knows none" for name in special if name not in kept]

@@ -15,7 +15,7 @@ import numpy as np
 
 from microgpt import files
 from microgpt.config import Model
-from microgpt.formats import Source
+from microgpt.formats import ExportJob
 from microgpt.formats.convert import EPS
 from microgpt.model import Tensors
 from microgpt.runs import tensors
@@ -24,10 +24,10 @@ OPSET = 18
 IR_VERSION = 9  # what ONNX Runtime has opened since 1.17
 
 
-def write(source: Source, out: Path) -> list[str]:
+def write(job: ExportJob, out: Path) -> list[str]:
     """Write the file `out`. Every option of the model has its nodes; none is refused."""
-    saved = source.saved
-    proto = Graph(saved.config.model, tensors.rounded(source.weights, "float32")).build()
+    saved = job.saved
+    proto = Graph(saved.config.model, tensors.rounded(job.weights, "float32")).build()
     for key, value in (
         ("microgpt", files.to_json(saved.config.to_dict(), indent=None).decode()),
         ("tokenizer.json", saved.tokenizer.to_json().decode()),

@@ -9,7 +9,7 @@ from typing import Any
 from microgpt import files
 from microgpt.config import Config
 from microgpt.errors import CheckpointError
-from microgpt.formats import Source
+from microgpt.formats import ExportJob
 from microgpt.formats.convert import write_folder
 from microgpt.model import Tensors
 from microgpt.runs import checkpoint, tensors
@@ -19,11 +19,11 @@ from microgpt.tokenizers import Tokenizer
 KEPT = ("chat_template.jinja", "tokenizer_config.json")  # files of the source folder that belong to the model
 
 
-def write(source: Source, out: Path) -> list[str]:
+def write(job: ExportJob, out: Path) -> list[str]:
     """Write the folder `out`; every command that takes a model opens it."""
-    saved = source.saved
-    contents = described(saved.config, saved.tokenizer, source.storage, saved.step, saved.state.get("loss"))
-    contents["model.safetensors"] = tensors.encode(source.weights, source.storage)
+    saved = job.saved
+    contents = described(saved.config, saved.tokenizer, job.storage, saved.step, saved.state.get("loss"))
+    contents["model.safetensors"] = tensors.encode(job.weights, job.storage)
     write_folder(out, sealed(contents | kept(saved), saved.step))
     return []
 

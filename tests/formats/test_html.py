@@ -213,7 +213,7 @@ CONTRAST = """() => {
 
 
 def test_a_name_cannot_become_markup(build: Build, tmp_path: Path, visit: Any) -> None:
-    from microgpt.formats import Source
+    from microgpt.formats import ExportJob
     from microgpt.formats.html import write as write_page
     from microgpt.runs import checkpoint
 
@@ -222,7 +222,7 @@ def test_a_name_cannot_become_markup(build: Build, tmp_path: Path, visit: Any) -
     hostile = "</title><script>document.title = 'owned'</script>{{weights}}"
     changed = saved.config.model_copy(update={"name": hostile})
     object.__setattr__(saved, "config", changed)
-    write_page(Source(saved, saved.weights(), "float16"), tmp_path / "page.html")
+    write_page(ExportJob(saved, saved.weights(), "float16"), tmp_path / "page.html")
     page = visit(tmp_path / "page.html")
     assert page.title() == f"{hostile} · microgpt"
     assert page.get_by_role("heading", level=1).text_content() == hostile
