@@ -17,18 +17,18 @@ import numpy as np
 from benchmarks.common import Options, Row, script
 from benchmarks.sampling import check, speeds
 from benchmarks.work import VIDYA, Drawing, Ours, Side, installed, ours, sized, synthetic
-from microgpt.inference.generate import Sampling, sequences, streams
+from microgpt.inference.generate import Sampling, generate_batch, generate_many
 
 FIRST, SAMPLING = 0, Sampling(temperature=1.0)
 TARGETS = (("float32", 1, 13_000.0), ("float32", 32, 60_000.0), ("bfloat16", 1, 20_000.0))  # tokens a second
 
 
 def ours_draws(side: Ours, n: int, count: int) -> int:
-    """n streams side by side, in whole sequences where the engine has that door; else a token a call."""
+    """n streams side by side, in whole sequences where the engine has that fast path; else a token a call."""
     if n == 1:
-        found = sequences(side.engine, side.state, [FIRST], 1, count, SAMPLING, Random(0), -1)
+        found = generate_many(side.engine, side.state, [FIRST], 1, count, SAMPLING, Random(0), -1)
         return sum(len(list(each)) for each in found)
-    return len(streams(side.engine, side.state, [FIRST], n, count, SAMPLING, 0, -1)[0])
+    return len(generate_batch(side.engine, side.state, [FIRST], n, count, SAMPLING, 0, -1)[0])
 
 
 def peers(side: Ours, streams: int, count: int) -> list[Side]:

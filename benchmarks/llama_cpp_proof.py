@@ -22,24 +22,25 @@ PROMPTS = ("", "m", "jo", "Maria said, ", "née\n", "née — “Zoë” 日本�
 def expect(run: str) -> None:
     """Print our tokens, logits and greedy text for each prompt as JSON."""
     from microgpt.errors import DataError
-    from microgpt.inference.generate import Sampling
-    from microgpt.inference.generate import tokens as drawn
-    from microgpt.inference.language_model import Writer
+    from microgpt.inference.generate import Sampling, generate_tokens
+    from microgpt.inference.language_model import LanguageModel
 
-    writer = Writer.open(run)
+    model = LanguageModel.open(run)
     rows = []
     for prompt in PROMPTS:
         try:
-            tokens, dropped = writer.encode(prompt)
+            tokens, dropped = model.encode(prompt)
         except DataError:
             continue  # this model does not know the characters
         if dropped:
             continue
-        logits, _ = writer.engine.logits(writer.state, np.array(tokens, np.int32), None)
-        room, bos = writer.config.model.block_size, writer.tokenizer.bos
-        greedy = list(drawn(writer.engine, writer.state, tokens, room - 1, Sampling(temperature=0), Random(0), bos))
+        logits, _ = model.engine.logits(model.state, np.array(tokens, np.int32), None)
+        room, bos = model.config.model.block_size, model.tokenizer.bos
+        greedy = list(
+            generate_tokens(model.engine, model.state, tokens, room - 1, Sampling(temperature=0), Random(0), bos)
+        )
         rows.append({"prompt": prompt, "tokens": tokens, "logits": logits.tolist(), "greedy": greedy})
-    print(json.dumps({"block_size": writer.config.model.block_size, "rows": rows}))
+    print(json.dumps({"block_size": model.config.model.block_size, "rows": rows}))
 
 
 def check(model: str, expected: str) -> None:

@@ -20,7 +20,7 @@ from benchmarks.peers import yardstick
 from benchmarks.work import Drawing, Ours, Side, Work, installed, names, race
 from microgpt import files
 from microgpt.engines import pack
-from microgpt.inference.generate import Sampling, sequences, streams
+from microgpt.inference.generate import Sampling, generate_batch, generate_many
 from microgpt.model import Tensors, table
 
 BOS, EMMA = 26, [26, 4, 12, 12, 0, 26]
@@ -37,16 +37,16 @@ def trained(options: Options) -> tuple[Work, Ours, Tensors]:
 
 
 def one_after_another(side: Ours, count: int) -> int:
-    """`count` names from one generator, whole names in one call where the engine has that door."""
+    """`count` names from one generator, whole names in one call where the engine has that fast path."""
     block = side.work.model.block_size
-    found = sequences(side.engine, side.state, [BOS], count, block, SAMPLING, Random(42), BOS)
+    found = generate_many(side.engine, side.state, [BOS], count, block, SAMPLING, Random(42), BOS)
     return sum(min(len(list(name)) + 1, block) for name in found)
 
 
 def side_by_side(side: Ours, count: int) -> int:
     """`count` names, a stream of numbers for each."""
     block = side.work.model.block_size
-    _, ends = streams(side.engine, side.state, [BOS], count, block, SAMPLING, 42, BOS)
+    _, ends = generate_batch(side.engine, side.state, [BOS], count, block, SAMPLING, 42, BOS)
     return int(np.minimum(np.diff(ends) + 1, block).sum())
 
 
@@ -92,8 +92,8 @@ def family(options: Options) -> list[Row]:
     work, side, weights = trained(options)
     want = side.engine.logits(side.state, np.array(EMMA[:-1], np.int32))[0].astype(np.float64)
     loss = float(side.engine.loss(side.state, pack([EMMA]))[0])
-    door = side.engine.write is not None
-    few, steps = (3, 20) if options.quick else (20_000 if door else 200, 2000)
+    fast_path = side.engine.generate is not None
+    few, steps = (3, 20) if options.quick else (20_000 if fast_path else 200, 2000)
     ours: list[Side] = [Drawing(side.name, lambda: one_after_another(side, few))]
     beside: list[Side] = [Drawing(side.name, lambda: side_by_side(side, few))]
     single = speeds(ours + (of_jax(work, weights, want, 1, steps) if options.peers else []), options)

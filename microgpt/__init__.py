@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from microgpt.config import Config
-    from microgpt.inference.language_model import Writer
+    from microgpt.inference.language_model import LanguageModel
     from microgpt.training.train import train
 
-    load = Writer.open
+    load = LanguageModel.open
 
 __version__ = "0.1.0"
 __all__ = ["Config", "load", "train"]
@@ -34,7 +34,7 @@ def __getattr__(name: str) -> Any:
 
         return train
     if name == "load":
-        from microgpt.inference.language_model import Writer
+        from microgpt.inference.language_model import LanguageModel
 
-        return Writer.open
+        return LanguageModel.open
     raise AttributeError(f"module 'microgpt' has no attribute {name!r}")

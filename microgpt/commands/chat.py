@@ -17,7 +17,7 @@ from microgpt.commands.generate import check
 from microgpt.commands.terminal import compiling, for_stdout, say
 from microgpt.data.conversations import Message
 from microgpt.errors import DataError, MicrogptError, UsageError
-from microgpt.inference.chat import Reply, Talker
+from microgpt.inference.chat import ChatModel, Reply
 from microgpt.inference.generate import Sampling
 
 HELP = """\
@@ -84,25 +84,25 @@ def chat(
         Print each answer as one JSON object.
     """
     sampling = check(temperature, top_k, top_p, min_p, repetition_penalty, 1, max_tokens, stop)
-    talker = Talker.open(run, engine=engine, dtype=dtype, device=device, told=compiling())
+    model = ChatModel.open(run, engine=engine, dtype=dtype, device=device, told=compiling())
     if temperature is None:
-        sampling = talker.writer.default_sampling(sampling)
-    talk = Talk(talker, sampling, talker.writer.rng(seed), system_prompt, max_tokens, stop or [], json)
+        sampling = model.model.default_sampling(sampling)
+    repl = Repl(model, sampling, model.model.rng(seed), system_prompt, max_tokens, stop or [], json)
     if prompt is not None:
         text = sys.stdin.read().strip() if prompt == "-" else prompt
         if not text.strip():
             raise UsageError("--prompt: is empty; say something")
-        talk.say(text)
+        repl.say(text)
         return
-    talk.loop()
+    repl.loop()
 
 
-class Talk:
+class Repl:
     """A conversation in the terminal: what was said, and how the next answer is chosen."""
 
     def __init__(
         self,
-        talker: Talker,
+        model: ChatModel,
         sampling: Sampling,
         rng: Random,
         system: str | None,
@@ -110,7 +110,7 @@ class Talk:
         stops: list[str],
         json: bool,
     ) -> None:
-        self.talker, self.sampling, self.rng = talker, sampling, rng
+        self.model, self.sampling, self.rng = model, sampling, rng
         self.max_tokens, self.stops, self.json = max_tokens, stops, json
         self.system = system
         self.messages: list[Message] = []
@@ -128,7 +128,7 @@ class Talk:
         asks = sys.stdin.isatty()
         if asks:
             line_editing()
-            say(f"talking with {self.talker.writer.path}; /help lists the commands, Ctrl-D leaves")
+            say(f"talking with {self.model.model.path}; /help lists the commands, Ctrl-D leaves")
         while True:
             try:
                 line = (input("> ") if asks else input()).strip()
@@ -164,7 +164,7 @@ class Talk:
         """Say something and print the answer while it comes; what was stopped half-way was said half-way."""
         system = [Message("system", self.system)] if self.system else []
         asked = [*self.messages, Message("user", text)]
-        reply = self.talker.reply(
+        reply = self.model.reply(
             [*system, *asked], self.sampling, self.rng, max_tokens=self.max_tokens, stops=self.stops
         )
         if reply.tokens_dropped and not self.json:
@@ -198,7 +198,7 @@ class Talk:
 
     def set_system(self, text: str) -> None:
         """Another system message, and a new conversation."""
-        if text and "system" not in self.talker.writer.tokenizer.special:
+        if text and "system" not in self.model.model.tokenizer.special:
             raise UsageError("/system: this model knows no system messages")
         self.system = text or None
         self.clear()

@@ -46,12 +46,12 @@ def evaluate(
     """
     from microgpt.errors import UsageError
     from microgpt.inference.evaluate import evaluate as measure
-    from microgpt.inference.language_model import Writer
+    from microgpt.inference.language_model import LanguageModel
 
     if samples < 0:
         raise UsageError(f"--samples: must be 0 (off) or more, got {samples}")
-    writer = Writer.open(run, engine=engine, dtype=dtype, device=device, told=compiling())
-    result = measure(writer.engine, writer.state, writer.config, writer.tokenizer, data, samples=samples, seed=seed)
+    model = LanguageModel.open(run, engine=engine, dtype=dtype, device=device, told=compiling())
+    result = measure(model.engine, model.state, model.config, model.tokenizer, data, samples=samples, seed=seed)
     if result.note:
         say(f"note    {result.note}")
     if json:

@@ -82,28 +82,28 @@ def generate(
     json
         Print one JSON object with all texts.
     """
-    from microgpt.inference.language_model import Writer
+    from microgpt.inference.language_model import LanguageModel
 
     sampling = check(temperature, top_k, top_p, min_p, repetition_penalty, num_samples, max_tokens, stop)
-    writer = Writer.open(run, engine=engine, dtype=dtype, device=device, told=compiling())
+    model = LanguageModel.open(run, engine=engine, dtype=dtype, device=device, told=compiling())
     if temperature is None:
-        sampling = writer.default_sampling(sampling)
-    rng = writer.rng(seed)
-    going_on = _going_on(chain, max_tokens, max_chars, chain_context, writer.config.model.block_size)
+        sampling = model.default_sampling(sampling)
+    rng = model.rng(seed)
+    going_on = _going_on(chain, max_tokens, max_chars, chain_context, model.config.model.block_size)
     results = []
     for text in _prompts(prompt, prompt_file):
-        tokens, dropped = writer.encode(text)
+        tokens, dropped = model.encode(text)
         if dropped:
             say(f"note    the prompt is longer than the context: its first {dropped} tokens are left out")
         at_once = num_samples > 1 and stop_at_bos and not (chain or stop or sys.stdout.isatty())
-        whole = writer.many(tokens, num_samples, sampling, rng, max_tokens=max_tokens) if at_once else None
+        whole = model.many(tokens, num_samples, sampling, rng, max_tokens=max_tokens) if at_once else None
         for _ in range(num_samples):
             if whole is not None:
                 pieces = iter([next(whole)])
             elif chain or not stop_at_bos:
-                pieces = writer.prose(tokens, sampling, rng, **going_on, stops=stop or [])
+                pieces = model.prose(tokens, sampling, rng, **going_on, stops=stop or [])
             else:
-                pieces = writer.stream(tokens, sampling, rng, max_tokens=max_tokens, stops=stop or [])
+                pieces = model.stream(tokens, sampling, rng, max_tokens=max_tokens, stops=stop or [])
             if json:
                 results.append({"prompt": text, "text": "".join(pieces), "tokens_dropped": dropped})
                 continue
@@ -112,7 +112,7 @@ def generate(
                 print(for_stdout(piece), end="", flush=sys.stdout.isatty())
             print()
     if json:
-        print(jsonlib.dumps({"model": str(writer.path), "samples": results}, ensure_ascii=False))
+        print(jsonlib.dumps({"model": str(model.path), "samples": results}, ensure_ascii=False))
 
 
 def check(
@@ -144,7 +144,7 @@ def check(
 def _going_on(
     chain: bool, max_tokens: int | None, max_chars: int | None, chain_context: int | None, block_size: int
 ) -> dict[str, Any]:
-    """How far prose goes, as `Writer.prose` takes it. Raises UsageError with the flag and its limits."""
+    """How far prose goes, as `LanguageModel.prose` takes it. Raises UsageError with the flag and its limits."""
     if not chain:
         for flag, value in (("--max-chars", max_chars), ("--chain-context", chain_context)):
             if value is not None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from microgpt.data.conversations import Conversation, Message, Role
 from microgpt.engines import Engine
 from microgpt.errors import DataError
-from microgpt.inference.generate import Sampling, tokens
+from microgpt.inference.generate import Sampling, generate_tokens
 from microgpt.tokenizers import BOS, Tokenizer
 
 END_TURN = "end_turn"
@@ -102,7 +102,7 @@ def answer(
     """The tokens of an answer, until the model ends its turn or `room` positions are used, prompt included."""
     end = end_turn(tokenizer)
     never = never_sampled(tokenizer)
-    return tokens(engine, state, prompt, room, sampling, rng, end, never=never, never_first=[end])
+    return generate_tokens(engine, state, prompt, room, sampling, rng, end, never=never, never_first=[end])
 
 
 def room(block_size: int) -> int:

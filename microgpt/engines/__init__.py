@@ -21,7 +21,7 @@ from microgpt.model import Tensors, flops_per_token
 __all__ = ["ALIASES", "LADDER", "Choice", "Engine", "Feed", "Pass", "Rung", "choose", "engine", "pack"]
 
 State = Any
-Write = Callable[..., tuple[np.ndarray, np.ndarray, int]]
+Generate = Callable[..., tuple[np.ndarray, np.ndarray, int]]
 Cache = Any
 
 
@@ -58,13 +58,13 @@ class Engine(Protocol):
         """
 
     @property
-    def write(self) -> Write | None:
-        """None, or a door to whole sequences in one call, the same that microgpt.inference.generate.tokens draws:
+    def generate(self) -> Generate | None:
+        """None, or the fast path: whole sequences in one call, the tokens of inference.generate.generate_tokens.
 
-        write(state, prompts, offsets, room, temperature, uniform, stop) -> (tokens, ends, used). Prompt i is
-        prompts[offsets[i]:offsets[i + 1]], each with a token at least; sequence i is tokens[ends[i]:ends[i + 1]], all
-        int. `uniform` float64 (n,) is drawn from by one sequence after another; where it might not suffice for one
-        more, the sequences end; `used` numbers were taken. Of (sequences, room) each sequence has a line of its own.
+        generate(state, prompts, offsets, max_length, temperature, uniform, stop) -> (tokens, ends, used). Prompt i is
+        prompts[offsets[i]:offsets[i + 1]], at least one token; sequence i is tokens[ends[i]:ends[i + 1]], all int.
+        `uniform` float64 (n,) is drawn from by one sequence after another; where it might not suffice for one more,
+        the sequences end; `used` numbers were taken. Of (sequences, max_length) each sequence has a row of its own.
         """
 
 

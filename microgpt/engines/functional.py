@@ -365,7 +365,7 @@ class Engine:
     device: str = "cpu"
     threads: int = 0
 
-    write = None
+    generate = None
 
     @staticmethod
     def refuses(model: Model, optim: Optim) -> str | None:

@@ -81,7 +81,7 @@ class Adapted:
         still = Optim(learning_rate=0, beta1=0, schedule="constant")
         self.inner = inside(model, still, dtype=dtype, device=device, threads=threads)
 
-    write = None
+    generate = None
 
     @staticmethod
     def refuses(model: Model, optim: Optim) -> str | None:

@@ -344,7 +344,7 @@ class Engine:
     ) -> None:
         self.model, self.optim, self.dtype, self.threads = model, optim, dtype, threads
 
-    write = None
+    generate = None
 
     @staticmethod
     def refuses(model: Model, optim: Optim) -> str | None:

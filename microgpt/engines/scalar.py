@@ -266,7 +266,7 @@ class Engine:
     ) -> None:
         self.model, self.optim = model, optim
 
-    write = None
+    generate = None
 
     @staticmethod
     def refuses(model: Model, optim: Optim) -> str | None:

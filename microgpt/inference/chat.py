@@ -9,8 +9,8 @@ from typing import Any
 from microgpt.data import chat_template
 from microgpt.data.conversations import Message, check_messages
 from microgpt.errors import UsageError
-from microgpt.inference.generate import Sampling, texts, until
-from microgpt.inference.language_model import Writer
+from microgpt.inference.generate import Sampling, decode_stream, stop_at
+from microgpt.inference.language_model import LanguageModel
 
 
 class Reply:
@@ -36,21 +36,21 @@ class Reply:
         return self.text
 
 
-class Talker:
+class ChatModel:
     """A chat model, ready to answer. Raises UsageError for a model that never saw a conversation."""
 
-    def __init__(self, writer: Writer) -> None:
-        if not chat_template.can_chat(writer.tokenizer):
+    def __init__(self, model: LanguageModel) -> None:
+        if not chat_template.can_chat(model.tokenizer):
             raise UsageError(
-                f"{writer.path}: not a chat model, its tokenizer has no turns; let it write with microgpt generate, "
+                f"{model.path}: not a chat model, its tokenizer has no turns; let it write with microgpt generate, "
                 f"or train one with microgpt train chat"
             )
-        self.writer = writer
+        self.model = model
 
     @classmethod
-    def open(cls, path: Any, **engine: Any) -> Talker:
+    def open(cls, path: Any, **engine: Any) -> ChatModel:
         """A model by its folder. Raises CheckpointError or UsageError."""
-        return cls(Writer.open(path, **engine))
+        return cls(LanguageModel.open(path, **engine))
 
     def reply(
         self,
@@ -65,22 +65,22 @@ class Talker:
 
         Raises DataError for a character that the model does not know, with the message's number.
         """
-        writer, tokenizer = self.writer, self.writer.tokenizer
-        block = writer.config.model.block_size
+        model, tokenizer = self.model, self.model.tokenizer
+        block = model.config.model.block_size
         prompt = chat_template.prompt(messages, tokenizer, block)
         length = len(prompt.tokens)
-        room = block if max_tokens is None else min(block, length + max_tokens - 1)
-        drawn = chat_template.answer(writer.engine, writer.state, tokenizer, prompt.tokens, room, sampling, rng)
+        max_length = block if max_tokens is None else min(block, length + max_tokens - 1)
+        drawn = chat_template.answer(model.engine, model.state, tokenizer, prompt.tokens, max_length, sampling, rng)
 
         def counted() -> Iterator[int]:
             for token in drawn:
                 reply.completion_tokens += 1
                 yield token
-            if length + reply.completion_tokens > room:
+            if length + reply.completion_tokens > max_length:
                 reply.finish_reason = "length"
 
         def watched() -> Iterator[str]:
-            yield from until(texts(tokenizer, counted()), stops)
+            yield from stop_at(decode_stream(tokenizer, counted()), stops)
             reply.finish_reason = reply.finish_reason or "stop"
 
         reply = Reply(prompt, watched())
@@ -101,6 +101,6 @@ class Talker:
         if isinstance(messages, str):
             messages = [Message("user", messages)]
         asked = [m._asdict() if isinstance(m, Message) else m for m in messages]
-        chosen = Sampling(**{"temperature": self.writer.config.run.temperature, **sampling})
+        chosen = Sampling(**{"temperature": self.model.config.run.temperature, **sampling})
         checked = check_messages(asked, "messages")
-        return self.reply(checked, chosen, self.writer.rng(seed), max_tokens=max_tokens)
+        return self.reply(checked, chosen, self.model.rng(seed), max_tokens=max_tokens)

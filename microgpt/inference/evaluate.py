@@ -17,7 +17,7 @@ from microgpt.data.documents import Documents
 from microgpt.data.load import Material, read
 from microgpt.engines import Engine, Feed
 from microgpt.errors import MicrogptError
-from microgpt.inference.generate import Sampling, sequences
+from microgpt.inference.generate import Sampling, generate_many
 from microgpt.tokenizers import Tokenizer
 
 BLOCK_SECONDS = 0.1  # the longest time between two pauses that is aimed at
@@ -131,7 +131,7 @@ def _format(data: Data, path: str) -> str:
 def draw(engine: Engine, state: Any, config: Config, tokenizer: Tokenizer, n: int, seed: int) -> list[str]:
     """Texts from the model as its configuration samples them."""
     rng, bos, sampling = Random(seed), tokenizer.bos, Sampling(config.run.temperature)
-    drawn = sequences(engine, state, [bos], n, config.model.block_size, sampling, rng, bos)
+    drawn = generate_many(engine, state, [bos], n, config.model.block_size, sampling, rng, bos)
     return [tokenizer.decode(list(each)) for each in drawn]
 
 

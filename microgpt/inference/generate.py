@@ -68,11 +68,11 @@ def draw(p: np.ndarray, rng: Random) -> int:
     return min(int(np.searchsorted(mass, rng.random() * mass[-1], side="right")), len(p) - 1)
 
 
-def tokens(
+def generate_tokens(
     engine: Engine,
     state: Any,
     prompt: Sequence[int],
-    room: int,
+    max_length: int,
     sampling: Sampling,
     rng: Random,
     stop: int,
@@ -80,13 +80,13 @@ def tokens(
     never: Sequence[int] = (),
     never_first: Sequence[int] = (),
 ) -> Iterator[int]:
-    """Tokens after the prompt until `stop` is drawn or `room` positions are used, prompt included.
+    """Tokens after the prompt until `stop` is drawn or `max_length` positions are used, prompt included.
 
     Those of `never` are never drawn, those of `never_first` not as the first.
     """
     seen, cache = list(prompt), None
     fresh = np.array(seen, dtype=np.int32)
-    while len(seen) <= room:
+    while len(seen) <= max_length:
         logits, cache = engine.logits(state, fresh, cache)
         last = logits[-1]
         if never or never_first:
@@ -100,31 +100,38 @@ def tokens(
         fresh = np.array([token], dtype=np.int32)
 
 
-EXTREME = 1e6  # temperatures beyond it, and below its inverse, are drawn token by token, where nothing overflows
+MAX_TEMPERATURE = 1e6  # above it, and below its inverse, tokens are drawn one by one, where nothing overflows
 
 
-def _door(engine: Engine, sampling: Sampling) -> Any:
+def _fast_path(engine: Engine, sampling: Sampling) -> Any:
     """The engine's way to write whole sequences, where it has one for this sampling."""
-    heat = sampling.temperature
-    usual = heat == 0 or 1 / EXTREME <= heat <= EXTREME
-    return engine.write if usual and sampling == Sampling(heat) else None
+    temperature = sampling.temperature
+    usual = temperature == 0 or 1 / MAX_TEMPERATURE <= temperature <= MAX_TEMPERATURE
+    return engine.generate if usual and sampling == Sampling(temperature) else None
 
 
-AHEAD = 1 << 16  # numbers that one call of an engine that writes whole sequences can take
-SHORT = 0.1  # seconds; calls that take less write four times as many sequences the next time
+DRAWS_PER_CALL = 1 << 16  # numbers that one call of an engine that writes whole sequences can take
+MIN_CALL_SECONDS = 0.1  # seconds; calls that take less write four times as many sequences the next time
 
 
-def sequences(
-    engine: Engine, state: Any, prompt: Sequence[int], n: int, room: int, sampling: Sampling, rng: Random, stop: int
+def generate_many(
+    engine: Engine,
+    state: Any,
+    prompt: Sequence[int],
+    n: int,
+    max_length: int,
+    sampling: Sampling,
+    rng: Random,
+    stop: int,
 ) -> Iterator[Iterable[int]]:
-    """What `tokens` gives n times in turn, many at once where the engine has a door for it.
+    """What `generate_tokens` gives n times in turn, many at once where the engine has a fast path for it.
 
     Take each whole before the next, and all of them: `rng` may be ahead of what was handed out.
     """
-    most = room + 1 - len(prompt)
-    write = _door(engine, sampling) if most > 0 else None
-    if write is None:
-        yield from (tokens(engine, state, prompt, room, sampling, rng, stop) for _ in range(n))
+    most = max_length + 1 - len(prompt)
+    generate = _fast_path(engine, sampling) if most > 0 else None
+    if generate is None:
+        yield from (generate_tokens(engine, state, prompt, max_length, sampling, rng, stop) for _ in range(n))
         return
     count, each = 1, float(most)  # sequences of a call, and the numbers that one takes
     while n > 0:
@@ -132,36 +139,36 @@ def sequences(
         twister, spare = twister_of(rng), rng.getstate()[2]
         here = twister.get_state()
         uniform = twister.random_sample(most + int(count * each))
-        found, ends, used = write(state, *_alike(prompt, count), room, sampling.temperature, uniform, stop)
+        found, ends, used = generate(state, *_alike(prompt, count), max_length, sampling.temperature, uniform, stop)
         twister.set_state(here)
         twister.random_sample(used)
         hand_back(rng, twister, spare)
         written, places = found.tolist(), ends.tolist()
         n, each = n - len(places) + 1, used / (len(places) - 1)
-        if time.perf_counter() - began < SHORT:
-            count = min(4 * count, max(1, AHEAD // most))
+        if time.perf_counter() - began < MIN_CALL_SECONDS:
+            count = min(4 * count, max(1, DRAWS_PER_CALL // most))
         yield from (written[a:b] for a, b in itertools.pairwise(places))
 
 
-def streams(
-    engine: Engine, state: Any, prompt: Sequence[int], n: int, room: int, sampling: Sampling, seed: int, stop: int
+def generate_batch(
+    engine: Engine, state: Any, prompt: Sequence[int], n: int, max_length: int, sampling: Sampling, seed: int, stop: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `tokens` gives n times, each with random numbers of its own, side by side where the engine can.
+    """What `generate_tokens` gives n times, each with random numbers of its own, side by side where the engine can.
 
     All their tokens, int, and where each sequence begins and the last ends (n + 1,). A sequence depends on the seed,
-    its number and the room alone, not on its neighbours.
+    its number and the max_length alone, not on its neighbours.
     """
-    uniform = np.random.Generator(np.random.Philox(key=seed)).random((n, room))
-    if n and (write := _door(engine, sampling)):
-        found, ends, _ = write(state, *_alike(prompt, n), room, sampling.temperature, uniform, stop)
+    uniform = np.random.Generator(np.random.Philox(key=seed)).random((n, max_length))
+    if n and (generate := _fast_path(engine, sampling)):
+        found, ends, _ = generate(state, *_alike(prompt, n), max_length, sampling.temperature, uniform, stop)
         return found, ends
-    each = [list(tokens(engine, state, prompt, room, sampling, _Given(row), stop)) for row in uniform]
+    each = [list(generate_tokens(engine, state, prompt, max_length, sampling, _Given(row), stop)) for row in uniform]
     flat = np.array([token for sequence in each for token in sequence], dtype=np.int32)
     return flat, np.cumsum([0, *map(len, each)])
 
 
 def _alike(prompt: Sequence[int], n: int) -> tuple[np.ndarray, np.ndarray]:
-    """n times the same prompt, as an engine's `write` takes them."""
+    """n times the same prompt, as an engine's `generate` takes them."""
     return np.tile(np.array(prompt, dtype=np.int32), n), np.arange(n + 1) * len(prompt)
 
 
@@ -177,7 +184,7 @@ class _Given(Random):
         return float(next(self.numbers))
 
 
-def onwards(
+def generate_endless(
     engine: Engine,
     state: Any,
     prompt: Sequence[int],
@@ -212,7 +219,7 @@ def onwards(
         fresh = [token]
 
 
-def texts(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
+def decode_stream(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
     """The text of tokens, piece by piece, never half a character."""
     stream = tokenizer.stream()
     for token in tokens:
@@ -222,7 +229,7 @@ def texts(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
         yield rest
 
 
-def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+def stop_at(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     """The text of `pieces` up to the first of `stops`; what may be the beginning of one is held back."""
     held = ""
     for piece in pieces:

@@ -13,7 +13,14 @@ from microgpt.config import Config
 from microgpt.engines import Engine, choose
 from microgpt.engines.common.hardware import Told, silent, watch_compiler
 from microgpt.errors import CheckpointError, DataError
-from microgpt.inference.generate import Sampling, onwards, sequences, texts, tokens, until
+from microgpt.inference.generate import (
+    Sampling,
+    decode_stream,
+    generate_endless,
+    generate_many,
+    generate_tokens,
+    stop_at,
+)
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import Tokenizer
 
@@ -21,7 +28,7 @@ DTYPES = {"F64": "float64", "F32": "float32"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Writer:
+class LanguageModel:
     """A model on an engine, with its tokenizer."""
 
     path: Path
@@ -34,7 +41,7 @@ class Writer:
     @classmethod
     def open(
         cls, path: Path | str, *, engine: str = "auto", dtype: str = "auto", device: str = "auto", told: Told = silent
-    ) -> Writer:
+    ) -> LanguageModel:
         """A model from a run, checkpoint or exported folder, in the numbers it was trained in unless asked.
 
         `told` hears what has to be compiled first, as in microgpt.engines.common.hardware.watch_compiler.
@@ -89,21 +96,21 @@ class Writer:
         stops: Sequence[str] = (),
     ) -> Iterator[str]:
         """The text after the prompt's tokens, piece by piece, until BOS, a stop, max_tokens or a full context."""
-        room = self.config.model.block_size
+        max_length = self.config.model.block_size
         if max_tokens is not None:
-            room = min(room, len(prompt) + max_tokens - 1)
-        drawn = tokens(self.engine, self.state, prompt, room, sampling, rng, self.tokenizer.bos)
-        return until(texts(self.tokenizer, drawn), stops)
+            max_length = min(max_length, len(prompt) + max_tokens - 1)
+        drawn = generate_tokens(self.engine, self.state, prompt, max_length, sampling, rng, self.tokenizer.bos)
+        return stop_at(decode_stream(self.tokenizer, drawn), stops)
 
     def many(
         self, prompt: Sequence[int], n: int, sampling: Sampling, rng: Random, *, max_tokens: int | None = None
     ) -> Iterator[str]:
-        """What `stream` gives n times in turn, each text whole; see `sequences`."""
-        room = self.config.model.block_size
+        """What `stream` gives n times in turn, each text whole; see `generate_many`."""
+        max_length = self.config.model.block_size
         if max_tokens is not None:
-            room = min(room, len(prompt) + max_tokens - 1)
-        drawn = sequences(self.engine, self.state, prompt, n, room, sampling, rng, self.tokenizer.bos)
-        return ("".join(texts(self.tokenizer, each)) for each in drawn)
+            max_length = min(max_length, len(prompt) + max_tokens - 1)
+        drawn = generate_many(self.engine, self.state, prompt, n, max_length, sampling, rng, self.tokenizer.bos)
+        return ("".join(decode_stream(self.tokenizer, each)) for each in drawn)
 
     def prose(
         self,
@@ -119,7 +126,7 @@ class Writer:
         """The text after the prompt's tokens past the end of documents, which are set apart as in the training text,
         until a stop, max_tokens, max_chars or, with keep 0, a full context; else each next one begins with the last
         `keep` tokens."""
-        drawn = onwards(
+        drawn = generate_endless(
             self.engine,
             self.state,
             prompt,
@@ -129,7 +136,7 @@ class Writer:
             self.tokenizer.bos,
             keep=keep,
         )
-        pieces = until(self._documents(itertools.islice(drawn, max_tokens)), stops)
+        pieces = stop_at(self._documents(itertools.islice(drawn, max_tokens)), stops)
         left = max_chars
         for piece in pieces:
             yield piece[:left]

@@ -24,7 +24,7 @@ from microgpt.data.conversations import Chats
 from microgpt.engines import lora
 from microgpt.errors import NumericError, Stopped
 from microgpt.inference.evaluate import held_out_loss
-from microgpt.inference.generate import Sampling, sequences
+from microgpt.inference.generate import Sampling, generate_many
 from microgpt.model import first_values, n_params
 from microgpt.optim import rate_of_run
 from microgpt.runs import checkpoint
@@ -258,7 +258,7 @@ class Loop:
         if isinstance(self.job.documents, Chats):
             return [self._reply(self.job.documents, sampling, rng) for _ in range(n)]
         texts = []
-        for drawn in sequences(self.engine, self.state, [tokenizer.bos], n, block, sampling, rng, tokenizer.bos):
+        for drawn in generate_many(self.engine, self.state, [tokenizer.bos], n, block, sampling, rng, tokenizer.bos):
             chosen = []
             for token in drawn:
                 self.pause()

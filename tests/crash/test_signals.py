@@ -17,7 +17,7 @@ import pytest
 from microgpt.cli import main
 from microgpt.engines import pack
 from microgpt.inference.evaluate import held_out_loss
-from microgpt.inference.language_model import Writer
+from microgpt.inference.language_model import LanguageModel
 from microgpt.signals import listen
 from microgpt.training import prepare, trainer
 from tests.crash.conftest import Reference
@@ -48,9 +48,9 @@ PHASES = {
     "later block": ("Loop.block", 4),
     "evaluation": ("held_out_loss", 2),
     "last evaluation": ("held_out_loss", 4),
-    "sample": ("sequences", 2),
+    "sample": ("generate_many", 2),
     "save": ("checkpoint.write", 2),
-    "last samples": ("sequences", 5),
+    "last samples": ("generate_many", 5),
 }
 
 
@@ -173,14 +173,14 @@ def test_outside_the_main_thread_signals_are_left_alone(reference: Reference, tm
 
 
 def test_an_evaluation_in_parts_is_the_same(halfway: Path) -> None:
-    writer = Writer.open(halfway)
-    bos = writer.tokenizer.bos
+    model = LanguageModel.open(halfway)
+    bos = model.tokenizer.bos
     feed = pack([[bos, *range(n % 7 + 1), bos] for n in range(50)], rows_a_step=8)
-    whole = writer.engine.loss(writer.state, feed)
-    parts = [writer.engine.loss(writer.state, feed.part(i, i + 2)) for i in range(0, feed.n_steps, 2)]
+    whole = model.engine.loss(model.state, feed)
+    parts = [model.engine.loss(model.state, feed.part(i, i + 2)) for i in range(0, feed.n_steps, 2)]
     assert np.concatenate(parts).tolist() == whole.tolist()
     pauses: list[int] = []
     counts = np.array([feed.targets(step) for step in range(feed.n_steps)])
-    mean = held_out_loss(writer.engine, writer.state, [feed], lambda: pauses.append(1))
+    mean = held_out_loss(model.engine, model.state, [feed], lambda: pauses.append(1))
     assert mean == np.dot(whole, counts) / counts.sum()
     assert len(pauses) > 1

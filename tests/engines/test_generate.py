@@ -1,4 +1,4 @@
-"""The doors to whole sequences: the same tokens as the plain way, one token a call of the same engine."""
+"""The fast path to whole sequences: the same tokens as the plain way, one token a call of the same engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from microgpt.config import Model, Optim
 from microgpt.engines import LADDER, engine
 from microgpt.errors import MachineError
-from microgpt.inference.generate import Sampling, sequences, streams, tokens
+from microgpt.inference.generate import Sampling, generate_batch, generate_many, generate_tokens
 from microgpt.model import first_values
 
 DTYPES = ["float32", "float64"]
@@ -42,17 +42,17 @@ CASES: dict[str, Mapping[str, Any]] = {
 
 
 def built(dtype: str, case: Mapping[str, Any]) -> tuple[Any, Any, Model]:
-    """The engine with a door, the state of a model with large first values, and the model."""
+    """The engine with a fast path, the state of a model with large first values, and the model."""
     model = Model(**{**SMALL, **case})
     for rung in LADDER:
         try:
             cls = engine(rung)
         except MachineError:
             continue
-        if cls.write is not None:
+        if cls.generate is not None:
             made = cls(model, Optim(), dtype=dtype)
             return made, made.load(first_values(model, Random(1))), model
-    pytest.skip("no engine with a door is installed")
+    pytest.skip("no engine with a fast path is installed")
 
 
 class Given(Random):
@@ -66,10 +66,10 @@ class Given(Random):
         return float(self.left.pop(0))
 
 
-def prompts_for(model: Model, room: int, n: int) -> list[list[int]]:
+def prompts_for(model: Model, max_length: int, n: int) -> list[list[int]]:
     """Prompts of every length from one token to more than there is room for."""
     rng = Random(3)
-    return [[rng.randrange(model.vocab) for _ in range(1 + i % (room + 1))] for i in range(n)]
+    return [[rng.randrange(model.vocab) for _ in range(1 + i % (max_length + 1))] for i in range(n)]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
@@ -78,21 +78,21 @@ def prompts_for(model: Model, room: int, n: int) -> list[list[int]]:
 def test_prompts_of_every_length_go_on_as_token_by_token(case: str, dtype: str, temperature: float) -> None:
     made, state, model = built(dtype, CASES[case])
     stop, sampling = model.vocab - 1, Sampling(temperature)
-    for room in {model.block_size, max(1, model.block_size // 2)}:
-        prompts = prompts_for(model, room, 45)
+    for max_length in {model.block_size, max(1, model.block_size // 2)}:
+        prompts = prompts_for(model, max_length, 45)
         flat, offsets = np.concatenate([np.array(p) for p in prompts]), np.cumsum([0, *map(len, prompts)])
-        line = np.random.default_rng(5).random(45 * room)
+        line = np.random.default_rng(5).random(45 * max_length)
         numbers = Given(line)
-        found, ends, used = made.write(state, flat, offsets, room, temperature, line, stop)
+        found, ends, used = made.generate(state, flat, offsets, max_length, temperature, line, stop)
         for i, prompt in enumerate(prompts):
-            want = list(tokens(made, state, prompt, room, sampling, numbers, stop))
+            want = list(generate_tokens(made, state, prompt, max_length, sampling, numbers, stop))
             assert found[ends[i] : ends[i + 1]].tolist() == want, i
         assert used == len(line) - len(numbers.left)
 
-        lines = np.random.default_rng(6).random((45, room))
-        found, ends, _ = made.write(state, flat, offsets, room, temperature, lines, stop)
+        lines = np.random.default_rng(6).random((45, max_length))
+        found, ends, _ = made.generate(state, flat, offsets, max_length, temperature, lines, stop)
         for i, prompt in enumerate(prompts):
-            want = list(tokens(made, state, prompt, room, sampling, Given(lines[i]), stop))
+            want = list(generate_tokens(made, state, prompt, max_length, sampling, Given(lines[i]), stop))
             assert found[ends[i] : ends[i + 1]].tolist() == want, i
 
 
@@ -101,9 +101,9 @@ def test_it_ends_where_the_numbers_might_not_suffice(dtype: str) -> None:
     made, state, model = built(dtype, {})
     flat, offsets, block = np.zeros(9, np.int32), np.arange(10), model.block_size
     line = np.random.default_rng(2).random(9 * block)
-    whole, ends, _ = made.write(state, flat, offsets, block, 1.0, line, -1)
+    whole, ends, _ = made.generate(state, flat, offsets, block, 1.0, line, -1)
     assert len(ends) == 10
-    part, ends, used = made.write(state, flat, offsets, block, 1.0, line[: 3 * block + 7], -1)
+    part, ends, used = made.generate(state, flat, offsets, block, 1.0, line[: 3 * block + 7], -1)
     assert (len(ends), used) == (4, 3 * block)
     assert part.tolist() == whole[: len(part)].tolist()
 
@@ -114,8 +114,8 @@ def test_a_thousand_names_and_the_generator_after_them(dtype: str) -> None:
     first, second = Random(42), Random(42)
     assert first.gauss(0, 1) == second.gauss(0, 1)  # one more value in hand
     sampling, bos = Sampling(0.5), model.vocab - 1
-    drawn = [list(each) for each in sequences(made, state, [bos], 1000, 16, sampling, first, bos)]
-    assert drawn == [list(tokens(made, state, [bos], 16, sampling, second, bos)) for _ in range(1000)]
+    drawn = [list(each) for each in generate_many(made, state, [bos], 1000, 16, sampling, first, bos)]
+    assert drawn == [list(generate_tokens(made, state, [bos], 16, sampling, second, bos)) for _ in range(1000)]
     assert first.getstate() == second.getstate()
 
 
@@ -123,8 +123,8 @@ def test_a_thousand_names_and_the_generator_after_them(dtype: str) -> None:
 def test_every_way_of_sampling_gives_the_plain_samples(sampling: Sampling) -> None:
     made, state, _ = built("float64", {})
     first, second = Random(7), Random(7)
-    drawn = [list(each) for each in sequences(made, state, [1, 2], 5, 12, sampling, first, 11)]
-    assert drawn == [list(tokens(made, state, [1, 2], 12, sampling, second, 11)) for _ in range(5)]
+    drawn = [list(each) for each in generate_many(made, state, [1, 2], 5, 12, sampling, first, 11)]
+    assert drawn == [list(generate_tokens(made, state, [1, 2], 12, sampling, second, 11)) for _ in range(5)]
     assert first.getstate() == second.getstate()
 
 
@@ -132,7 +132,7 @@ def test_a_stream_does_not_depend_on_its_neighbours(monkeypatch: pytest.MonkeyPa
     made, state, _ = built("float64", {"n_layer": 2})
 
     def drawn(n: int, seed: int, **filters: float) -> list[list[int]]:
-        found, ends = streams(made, state, [1, 2], n, 20, Sampling(1.0, **filters), seed, 11)  # type: ignore[arg-type]
+        found, ends = generate_batch(made, state, [1, 2], n, 20, Sampling(1.0, **filters), seed, 11)  # type: ignore[arg-type]
         return [found[a:b].tolist() for a, b in pairwise(ends)]
 
     many = drawn(60, 9)
@@ -152,8 +152,8 @@ def test_sequences_of_large_logits_are_those_of_the_plain_way() -> None:
     made = type(built("float32", {})[0])(model, Optim(), dtype="float32")
     state, sampling, first, second = made.load(given), Sampling(0.5), Random(345), Random(345)
     assert np.abs(made.logits(state, np.array([1, 2, 3]))[0]).max() > 10_000
-    drawn = [list(each) for each in sequences(made, state, [1], 400, 16, sampling, first, 0)]
-    assert drawn == [list(tokens(made, state, [1], 16, sampling, second, 0)) for _ in range(400)]
+    drawn = [list(each) for each in generate_many(made, state, [1], 400, 16, sampling, first, 0)]
+    assert drawn == [list(generate_tokens(made, state, [1], 16, sampling, second, 0)) for _ in range(400)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -163,17 +163,17 @@ def test_a_chance_of_nearly_one_takes_no_token_that_is_never_drawn(dtype: str) -
     given["lm_head"][:11] *= 3.0
     given["lm_head"][11] = 0.0  # the last token's logit is 0, far below the largest
     state, line = made.load(given), np.full((1, 20), 1 - 1e-9)
-    found, _, _ = made.write(state, np.array([1]), np.array([0, 1]), 2, 0.1, line, -1)
-    assert found.tolist() == list(tokens(made, state, [1], 2, Sampling(0.1), Given(line[0]), -1))
+    found, _, _ = made.generate(state, np.array([1]), np.array([0, 1]), 2, 0.1, line, -1)
+    assert found.tolist() == list(generate_tokens(made, state, [1], 2, Sampling(0.1), Given(line[0]), -1))
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e300])
 def test_temperatures_at_which_numbers_overflow_are_drawn_token_by_token(temperature: float) -> None:
     made, state, _ = built("float32", {})
     sampling, first, second = Sampling(temperature), Random(1), Random(1)
-    want = [list(tokens(made, state, [1], 8, sampling, second, 11)) for _ in range(3)]
-    assert [list(each) for each in sequences(made, state, [1], 3, 8, sampling, first, 11)] == want
-    found, ends = streams(made, state, [1], 3, 8, sampling, 1, 11)
+    want = [list(generate_tokens(made, state, [1], 8, sampling, second, 11)) for _ in range(3)]
+    assert [list(each) for each in generate_many(made, state, [1], 3, 8, sampling, first, 11)] == want
+    found, ends = generate_batch(made, state, [1], 3, 8, sampling, 1, 11)
     if temperature < 1:
         assert [found[a:b].tolist() for a, b in pairwise(ends)] == want
 
@@ -181,5 +181,5 @@ def test_temperatures_at_which_numbers_overflow_are_drawn_token_by_token(tempera
 def test_no_streams_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     made, state, _ = built("float64", {})
     monkeypatch.setattr(sys.modules[type(made).__module__], "MOST", 0)
-    found, ends = streams(made, state, [1, 2], 0, 20, Sampling(1.0), 9, 11)
+    found, ends = generate_batch(made, state, [1, 2], 0, 20, Sampling(1.0), 9, 11)
     assert (found.tolist(), ends.tolist()) == ([], [0])

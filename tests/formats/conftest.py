@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from microgpt.config import Config
-from microgpt.inference.generate import Sampling, tokens
-from microgpt.inference.language_model import Writer
+from microgpt.inference.generate import Sampling, generate_tokens
+from microgpt.inference.language_model import LanguageModel
 from microgpt.model import first_values
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import Tokenizer
@@ -44,16 +44,16 @@ def build(tmp_path: Path) -> Build:
 
 def logits(path: Path, ids: list[int]) -> np.ndarray:
     """Ours, in float64 from the weights as they are stored."""
-    writer = Writer.open(path, dtype="float64")
+    writer = LanguageModel.open(path, dtype="float64")
     return writer.engine.logits(writer.state, np.array(ids, np.int32), None)[0]
 
 
 def greedy(path: Path, prompt: str) -> str:
     """Our continuation of a prompt at temperature 0."""
-    writer = Writer.open(path, dtype="float64")
+    writer = LanguageModel.open(path, dtype="float64")
     ids, _ = writer.encode(prompt)
     room, bos = writer.config.model.block_size, writer.tokenizer.bos
-    drawn = tokens(writer.engine, writer.state, ids, room, Sampling(temperature=0), Random(0), bos)
+    drawn = generate_tokens(writer.engine, writer.state, ids, room, Sampling(temperature=0), Random(0), bos)
     return writer.tokenizer.decode(list(drawn))
 
 

@@ -18,7 +18,7 @@ from microgpt.data.conversations import Message
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.formats import export
 from microgpt.formats.imports import import_model
-from microgpt.inference.language_model import Writer
+from microgpt.inference.language_model import LanguageModel
 from microgpt.tokenizers import train
 from tests.formats.conftest import CLASSIC, MODERN, NANOCHAT, Build, greedy, logits
 
@@ -58,12 +58,12 @@ def open_there(folder: Path, **options: Any) -> tuple[Any, Any]:
 def check(source: Path, folder: Path, name: str, prompt: str = "ham", **options: Any) -> None:
     model, tokenizer = open_there(folder, **options)
     assert type(model).__name__ == name
-    ids, _ = Writer.open(source).encode(prompt)
+    ids, _ = LanguageModel.open(source).encode(prompt)
     assert tokenizer(prompt)["input_ids"] == ids
     with torch.no_grad():
         theirs = model(torch.tensor([ids])).logits[0].double().numpy()
     assert np.abs(theirs - logits(source, ids)).max() < 1e-5
-    room = Writer.open(source).config.model.block_size + 1
+    room = LanguageModel.open(source).config.model.block_size + 1
     out = model.generate(torch.tensor([ids]), do_sample=False, max_length=room)
     text = tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
     assert text == greedy(source, prompt)
@@ -191,7 +191,7 @@ def test_a_foreign_folder_with_gains_is_folded(tmp_path: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     done = import_model(folder, tmp_path / "ours")
-    writer = Writer.open(done.path, dtype="float64")
+    writer = LanguageModel.open(done.path, dtype="float64")
     text = "the cat sat, it's née"
     theirs = [0, *tokenizer.encode(text).ids]
     ours, _ = writer.encode(text)
@@ -202,7 +202,7 @@ def test_a_foreign_folder_with_gains_is_folded(tmp_path: Path) -> None:
     assert np.abs(logits(done.path, ours) - found[:, order]).max() < 1e-4
 
 
-def names(writer: Writer) -> list[str]:
+def names(writer: LanguageModel) -> list[str]:
     return writer.tokenizer.names  # type: ignore[attr-defined]
 
 

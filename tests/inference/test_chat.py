@@ -14,42 +14,42 @@ from microgpt.data import chat_template
 from microgpt.data.conversations import Message
 from microgpt.engines import LADDER, engine
 from microgpt.errors import DataError, MachineError, UsageError
-from microgpt.inference.chat import Talker
-from microgpt.inference.generate import Sampling, tokens
+from microgpt.inference.chat import ChatModel
+from microgpt.inference.generate import Sampling, generate_tokens
 from microgpt.runs import checkpoint
 
 QUESTIONS = ["hi", "how are you", "bye", "who are you"]
 
 
 @pytest.fixture(scope="module")
-def talker(chat_run: Path) -> Talker:
-    return Talker.open(chat_run)
+def model(chat_run: Path) -> ChatModel:
+    return ChatModel.open(chat_run)
 
 
-def test_it_learnt_to_answer(talker: Talker) -> None:
-    assert talker.answer("hi", temperature=0).read() == "hello there"
+def test_it_learnt_to_answer(model: ChatModel) -> None:
+    assert model.answer("hi", temperature=0).read() == "hello there"
 
 
 @pytest.mark.parametrize("name", LADDER)
 def test_the_same_answer_by_terminal_python_and_every_engine(
-    talker: Talker, chat_run: Path, name: str, capsys: pytest.CaptureFixture[str]
+    model: ChatModel, chat_run: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
         engine(name)
     except MachineError:
         pytest.skip(f"{name} is not installed")
-    other = Talker.open(chat_run, engine=name)
+    other = ChatModel.open(chat_run, engine=name)
     for question in QUESTIONS:
-        expected = talker.answer(question, temperature=0).read()
+        expected = model.answer(question, temperature=0).read()
         assert other.answer(question, temperature=0).read() == expected
     assert main(["chat", str(chat_run), "-p", "who are you", "--temperature", "0", "--engine", name]) == 0
     assert capsys.readouterr().out == expected + "\n"
 
 
-def test_json_and_what_was_counted(talker: Talker, chat_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_and_what_was_counted(model: ChatModel, chat_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", str(chat_run), "-p", "how are you", "--temperature", "0", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    reply = talker.answer([{"role": "user", "content": "how are you"}], temperature=0)
+    reply = model.answer([{"role": "user", "content": "how are you"}], temperature=0)
     assert answer == {
         "role": "assistant",
         "content": reply.read(),
@@ -62,24 +62,24 @@ def test_json_and_what_was_counted(talker: Talker, chat_run: Path, capsys: pytes
     assert reply.completion_tokens == len(reply.text)
 
 
-def test_why_it_ended(talker: Talker) -> None:
-    cut = talker.answer("hi", temperature=0, max_tokens=5)
+def test_why_it_ended(model: ChatModel) -> None:
+    cut = model.answer("hi", temperature=0, max_tokens=5)
     assert cut.read() == "hello"
     assert (cut.finish_reason, cut.completion_tokens) == ("length", 5)
-    stopped = talker.reply([Message("user", "hi")], Sampling(0), Random(1), stops=[" "])
+    stopped = model.reply([Message("user", "hi")], Sampling(0), Random(1), stops=[" "])
     assert (stopped.read(), stopped.finish_reason) == ("hello", "stop")
 
 
-def test_seeds_and_repetition(talker: Talker) -> None:
+def test_seeds_and_repetition(model: ChatModel) -> None:
     def texts(seed: int) -> list[str]:
-        return [talker.answer(q, temperature=3.0, seed=seed, max_tokens=20).read() for q in QUESTIONS]
+        return [model.answer(q, temperature=3.0, seed=seed, max_tokens=20).read() for q in QUESTIONS]
 
     assert texts(1) == texts(1)
     assert texts(1) != texts(2)
 
 
-def test_a_question_longer_than_the_context_keeps_its_end(talker: Talker) -> None:
-    reply = talker.answer("hi " * 50 + "how are you", temperature=0)
+def test_a_question_longer_than_the_context_keeps_its_end(model: ChatModel) -> None:
+    reply = model.answer("hi " * 50 + "how are you", temperature=0)
     assert reply.tokens_dropped == 161 + 4 - (64 - 16)
     assert reply.prompt_tokens == 64 - 16
     assert reply.read()
@@ -96,8 +96,8 @@ class Wants:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 5.0])
-def test_special_tokens_are_never_sampled_and_end_turn_not_first(talker: Talker, temperature: float) -> None:
-    tokenizer = talker.writer.tokenizer
+def test_special_tokens_are_never_sampled_and_end_turn_not_first(model: ChatModel, temperature: float) -> None:
+    tokenizer = model.model.tokenizer
     special = set(tokenizer.special.values())
     for id in special:
         wants = Wants(tokenizer.vocab_size, id)
@@ -111,20 +111,20 @@ def test_special_tokens_are_never_sampled_and_end_turn_not_first(talker: Talker,
 
 def test_without_bans_nothing_changes() -> None:
     wants = Wants(8, 5)
-    drawn = list(tokens(wants, None, [0], 3, Sampling(0), Random(1), 7))  # type: ignore[arg-type]
+    drawn = list(generate_tokens(wants, None, [0], 3, Sampling(0), Random(1), 7))  # type: ignore[arg-type]
     assert drawn == [5, 5, 5]
 
 
-def test_messages_are_checked(talker: Talker) -> None:
+def test_messages_are_checked(model: ChatModel) -> None:
     with pytest.raises(DataError, match="messages: message 1: role"):
-        talker.answer([{"role": "tool", "content": "x"}])
+        model.answer([{"role": "tool", "content": "x"}])
     with pytest.raises(DataError, match=r"message 1: character 'é'"):
-        talker.answer("é")
+        model.answer("é")
 
 
 def test_a_model_that_cannot_chat_is_refused(names_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match="not a chat model"):
-        Talker.open(names_run)
+        ChatModel.open(names_run)
     assert main(["chat", str(names_run)]) == 2
     error = capsys.readouterr().err
     assert "microgpt generate" in error

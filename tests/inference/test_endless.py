@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from microgpt.cli import main
-from microgpt.inference.generate import Sampling, onwards
+from microgpt.inference.generate import Sampling, generate_endless
 
 BOS = 4
 
@@ -35,7 +35,7 @@ class Counting:
 
 
 def drawn(engine: Counting, n: int, prompt: list[int], keep: int = 0) -> list[int]:
-    found = onwards(engine, None, prompt, engine.block_size, Sampling(0), Random(0), BOS, keep=keep)  # type: ignore[arg-type]
+    found = generate_endless(engine, None, prompt, engine.block_size, Sampling(0), Random(0), BOS, keep=keep)  # type: ignore[arg-type]
     return [token for token, _ in zip(found, range(n), strict=False)]
 
 

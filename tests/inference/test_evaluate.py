@@ -14,7 +14,7 @@ import pytest
 from microgpt.cli import main
 from microgpt.config import Config
 from microgpt.inference.evaluate import Evaluation, evaluate, verbatim
-from microgpt.inference.language_model import Writer
+from microgpt.inference.language_model import LanguageModel
 from microgpt.training.prepare import prepare
 from microgpt.training.train import train
 
@@ -34,19 +34,19 @@ def config(text: Path, data: dict[str, Any] | None = None, **run: Any) -> Config
 
 
 def measure(run: Path, path: Path | None = None, samples: int = 0) -> Evaluation:
-    writer = Writer.open(run)
-    return evaluate(writer.engine, writer.state, writer.config, writer.tokenizer, path and str(path), samples=samples)
+    model = LanguageModel.open(run)
+    return evaluate(model.engine, model.state, model.config, model.tokenizer, path and str(path), samples=samples)
 
 
 def brute_force(run: Path, texts: list[str]) -> tuple[float, int]:
     """Nats and targets of documents, a window of the context after the other, by logits."""
-    writer = Writer.open(run)
-    block, nats, n = writer.config.model.block_size, 0.0, 0
+    model = LanguageModel.open(run)
+    block, nats, n = model.config.model.block_size, 0.0, 0
     for text in texts:
-        tokens = np.array([writer.tokenizer.bos, *writer.tokenizer.encode(text), writer.tokenizer.bos], dtype=np.int32)
+        tokens = np.array([model.tokenizer.bos, *model.tokenizer.encode(text), model.tokenizer.bos], dtype=np.int32)
         for begin in range(0, len(tokens) - 1, block):
             window = tokens[begin : begin + block + 1]
-            logits = np.asarray(writer.engine.logits(writer.state, window[:-1])[0], dtype=np.float64)
+            logits = np.asarray(model.engine.logits(model.state, window[:-1])[0], dtype=np.float64)
             log_sum = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
             nats += float((log_sum - logits[np.arange(len(window) - 1), window[1:]]).sum())
             n += len(window) - 1

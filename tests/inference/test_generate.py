@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microgpt.inference.generate import Sampling, draw, probabilities, until
+from microgpt.inference.generate import Sampling, draw, probabilities, stop_at
 
 LOGITS = np.array([1.0, 3.0, 2.0, 0.0])
 
@@ -82,13 +82,13 @@ def test_draws_have_the_distribution() -> None:
         (["ab", "c"], ["bc", "abcd"], "a"),
     ],
 )
-def test_until_cuts_at_the_first_stop(pieces: list[str], stops: list[str], expected: str) -> None:
-    assert "".join(until(pieces, stops)) == expected
+def test_stop_at_cuts_at_the_first_stop(pieces: list[str], stops: list[str], expected: str) -> None:
+    assert "".join(stop_at(pieces, stops)) == expected
 
 
 @settings(max_examples=300)
 @given(st.lists(st.text("ab", max_size=3)), st.lists(st.text("ab", min_size=1, max_size=3), max_size=2))
-def test_until_agrees_with_a_search_of_the_whole(pieces: list[str], stops: list[str]) -> None:
+def test_stop_at_agrees_with_a_search_of_the_whole(pieces: list[str], stops: list[str]) -> None:
     # The whole text is searched after each piece, since a longer stop may begin earlier but end later.
     text = ""
     for piece in pieces:
@@ -97,4 +97,4 @@ def test_until_agrees_with_a_search_of_the_whole(pieces: list[str], stops: list[
         if ends:
             text = text[: min(ends)]
             break
-    assert "".join(until(pieces, stops)) == text
+    assert "".join(stop_at(pieces, stops)) == text

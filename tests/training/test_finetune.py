@@ -15,7 +15,7 @@ from microgpt.config import Model, Optim
 from microgpt.data.chat_corpus import Mix
 from microgpt.engines import LADDER, Feed, engine, lora, pack
 from microgpt.errors import MachineError, UsageError
-from microgpt.inference.chat import Talker
+from microgpt.inference.chat import ChatModel
 from microgpt.model import first_values
 from microgpt.runs import checkpoint
 from microgpt.training.resume import finetuned
@@ -42,7 +42,7 @@ def tune(base: Path, data: Path, out: Path, *, resume: bool = False, stop_at: in
 def test_it_learns_the_new_and_the_base_stays(chat_run: Path, news: Path, tmp_path: Path, rank: int) -> None:
     before = (checkpoint.find(chat_run) / "model.safetensors").read_bytes()
     out = tune(chat_run, news, tmp_path / "out", lora_rank=rank)
-    assert Talker.open(out).answer("hi", temperature=0).read() == "who are you"
+    assert ChatModel.open(out).answer("hi", temperature=0).read() == "who are you"
     assert (checkpoint.find(chat_run) / "model.safetensors").read_bytes() == before
     saved = checkpoint.read(out)
     assert saved.tokenizer.to_json() == checkpoint.read(chat_run).tokenizer.to_json()

@@ -258,14 +258,14 @@ class Engine:
         cache.length += T
         return cache.logits[:T].copy(), cache
 
-    def write(
+    def generate(
         self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
     ) -> tuple[Array, Array, int]:
         prompts, offsets = np.ascontiguousarray(prompts, np.int32), np.ascontiguousarray(offsets, np.int64)
-        write = self._write_streams if uniform.ndim == 2 else self._write_in_turn
-        return write(state, prompts, offsets, room, float(temperature), np.ascontiguousarray(uniform, float), stop)
+        generate = self._generate_batch if uniform.ndim == 2 else self._generate_in_turn
+        return generate(state, prompts, offsets, room, float(temperature), np.ascontiguousarray(uniform, float), stop)
 
-    def _write_in_turn(
+    def _generate_in_turn(
         self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
     ) -> tuple[Array, Array, int]:
         c, S, lengths = self.shape, self.block, np.diff(offsets)
@@ -288,7 +288,7 @@ class Engine:
         done, used = told.tolist()
         return out[: ends[done]], ends[: done + 1], used
 
-    def _write_streams(
+    def _generate_batch(
         self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
     ) -> tuple[Array, Array, int]:
         c, count, W = self.shape, len(offsets) - 1, self.lanes
@@ -297,7 +297,7 @@ class Engine:
         if side_size(c, n, slots, W) > MOST:
             pairs = zip(np.split(prompts, offsets[1:-1]), uniform, strict=True)
             parts = [
-                self._write_in_turn(state, prompt, np.array([0, len(prompt)]), room, temperature, line, stop)[0]
+                self._generate_in_turn(state, prompt, np.array([0, len(prompt)]), room, temperature, line, stop)[0]
                 for prompt, line in pairs
             ]
             ends = np.cumsum([0, *map(len, parts)])

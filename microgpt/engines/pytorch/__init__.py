@@ -209,7 +209,7 @@ class Engine:
         self.threads = threads or (torch.get_num_threads() if n_params(model) >= WORTH_THREADS else 1)
         self.stored = torch.float64 if dtype == "float64" else torch.float32
 
-    write = None
+    generate = None
 
     @staticmethod
     def refuses(model: Model, optim: Optim) -> str | None:

@@ -390,7 +390,7 @@ import numpy as np
 from random import Random
 from microgpt.config import Model, Optim
 from microgpt.engines import engine, pack
-from microgpt.inference.generate import Sampling, tokens
+from microgpt.inference.generate import Sampling, generate_tokens
 from microgpt.model import first_values
 
 SMALL = {"vocab_size": 11, "block_size": 9, "n_layer": 2, "init_std": 0.4}
@@ -419,17 +419,17 @@ for options in ({"n_head": 3, "n_embd": 18, **MODERN}, {"n_head": 4, "n_embd": 1
             return next(self.numbers)
 
     plain, state = engine("manual")(model, Optim(), dtype="float64"), e.load(tensors)
-    found, ends, _ = e.write(state, flat, offsets, 9, 0.7, uniform, 10)
-    turn, turn_ends, used = e.write(state, flat, offsets, 9, 0.7, uniform.ravel(), 10)
+    found, ends, _ = e.generate(state, flat, offsets, 9, 0.7, uniform, 10)
+    turn, turn_ends, used = e.generate(state, flat, offsets, 9, 0.7, uniform.ravel(), 10)
     in_turn = Given(0)
     in_turn.numbers = iter(uniform.ravel().tolist())
     for i, prompt in enumerate(prompts):
         given = Given(0)
         given.numbers = iter(uniform[i].tolist())
-        want = list(tokens(plain, plain.load(tensors), prompt, 9, Sampling(0.7), given, 10))
+        want = list(generate_tokens(plain, plain.load(tensors), prompt, 9, Sampling(0.7), given, 10))
         assert found[ends[i] : ends[i + 1]].tolist() == want, i
         if i + 1 < len(turn_ends):
-            want = list(tokens(plain, plain.load(tensors), prompt, 9, Sampling(0.7), in_turn, 10))
+            want = list(generate_tokens(plain, plain.load(tensors), prompt, 9, Sampling(0.7), in_turn, 10))
             assert turn[turn_ends[i] : turn_ends[i + 1]].tolist() == want, i
 """
 
