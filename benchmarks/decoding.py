@@ -17,7 +17,8 @@ import numpy as np
 from benchmarks.common import Options, Row, script
 from benchmarks.sampling import check, speeds
 from benchmarks.work import VIDYA, Drawing, Ours, Side, installed, ours, sized, synthetic
-from microgpt.inference.generate import Sampling, generate_batch, generate_many
+from microgpt.inference.generate import generate_batch, generate_many
+from microgpt.inference.sampling import Sampling
 
 FIRST, SAMPLING = 0, Sampling(temperature=1.0)
 TARGETS = (("float32", 1, 13_000.0), ("float32", 32, 60_000.0), ("bfloat16", 1, 20_000.0))  # tokens a second

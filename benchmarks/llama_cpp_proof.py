@@ -22,8 +22,9 @@ PROMPTS = ("", "m", "jo", "Maria said, ", "née\n", "née — “Zoë” 日本�
 def expect(run: str) -> None:
     """Print our tokens, logits and greedy text for each prompt as JSON."""
     from microgpt.errors import DataError
-    from microgpt.inference.generate import Sampling, generate_tokens
+    from microgpt.inference.generate import generate_tokens
     from microgpt.inference.language_model import LanguageModel
+    from microgpt.inference.sampling import Sampling
 
     model = LanguageModel.open(run)
     rows = []

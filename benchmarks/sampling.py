@@ -20,7 +20,8 @@ from benchmarks.peers import yardstick
 from benchmarks.work import Drawing, Ours, Side, Work, installed, names, race
 from microgpt import files
 from microgpt.engines import pack
-from microgpt.inference.generate import Sampling, generate_batch, generate_many
+from microgpt.inference.generate import generate_batch, generate_many
+from microgpt.inference.sampling import Sampling
 from microgpt.model import Tensors, table
 
 BOS, EMMA = 26, [26, 4, 12, 12, 0, 26]

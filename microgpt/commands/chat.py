@@ -18,7 +18,7 @@ from microgpt.commands.terminal import compiling, for_stdout, say
 from microgpt.data.conversations import Message
 from microgpt.errors import DataError, MicrogptError, UsageError
 from microgpt.inference.chat import ChatModel, Reply
-from microgpt.inference.generate import Sampling
+from microgpt.inference.sampling import Sampling
 
 HELP = """\
 /help               this list

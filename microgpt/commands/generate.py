@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from microgpt.commands.terminal import compiling, for_stdout, say
 from microgpt.errors import DataError, UsageError
-from microgpt.inference.generate import Sampling
+from microgpt.inference.sampling import Sampling
 
 
 def generate(

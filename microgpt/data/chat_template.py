@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from microgpt.data.conversations import Conversation, Message, Role
 from microgpt.engines import Engine
 from microgpt.errors import DataError
-from microgpt.inference.generate import Sampling, generate_tokens
+from microgpt.inference.generate import generate_tokens
+from microgpt.inference.sampling import Sampling
 from microgpt.tokenizers import BOS, Tokenizer
 
 END_TURN = "end_turn"

@@ -9,8 +9,9 @@ from typing import Any
 from microgpt.data import chat_template
 from microgpt.data.conversations import Message, check_messages
 from microgpt.errors import UsageError
-from microgpt.inference.generate import Sampling, decode_stream, stop_at
+from microgpt.inference.generate import decode_stream, stop_at
 from microgpt.inference.language_model import LanguageModel
+from microgpt.inference.sampling import Sampling
 
 
 class Reply:

@@ -17,7 +17,8 @@ from microgpt.data.documents import Documents
 from microgpt.data.load import Material, read
 from microgpt.engines import Engine, Feed
 from microgpt.errors import MicrogptError
-from microgpt.inference.generate import Sampling, generate_many
+from microgpt.inference.generate import generate_many
+from microgpt.inference.sampling import Sampling
 from microgpt.tokenizers import Tokenizer
 
 BLOCK_SECONDS = 0.1  # the longest time between two pauses that is aimed at

@@ -14,13 +14,13 @@ from microgpt.engines import Engine, choose
 from microgpt.engines.common.hardware import Told, silent, watch_compiler
 from microgpt.errors import CheckpointError, DataError
 from microgpt.inference.generate import (
-    Sampling,
     decode_stream,
     generate_endless,
     generate_many,
     generate_tokens,
     stop_at,
 )
+from microgpt.inference.sampling import Sampling
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import Tokenizer
 

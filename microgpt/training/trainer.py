@@ -24,7 +24,8 @@ from microgpt.data.conversations import Chats
 from microgpt.engines import lora
 from microgpt.errors import NumericError, Stopped
 from microgpt.inference.evaluate import held_out_loss
-from microgpt.inference.generate import Sampling, generate_many
+from microgpt.inference.generate import generate_many
+from microgpt.inference.sampling import Sampling
 from microgpt.model import first_values, n_params
 from microgpt.optim import rate_of_run
 from microgpt.runs import checkpoint

@@ -14,7 +14,8 @@ import pytest
 from microgpt.config import Model, Optim
 from microgpt.engines import LADDER, engine
 from microgpt.errors import MachineError
-from microgpt.inference.generate import Sampling, generate_batch, generate_many, generate_tokens
+from microgpt.inference.generate import generate_batch, generate_many, generate_tokens
+from microgpt.inference.sampling import Sampling
 from microgpt.model import first_values
 
 DTYPES = ["float32", "float64"]

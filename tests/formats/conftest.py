@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from microgpt.config import Config
-from microgpt.inference.generate import Sampling, generate_tokens
+from microgpt.inference.generate import generate_tokens
 from microgpt.inference.language_model import LanguageModel
+from microgpt.inference.sampling import Sampling
 from microgpt.model import first_values
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import Tokenizer

@@ -15,7 +15,8 @@ from microgpt.data.conversations import Message
 from microgpt.engines import LADDER, engine
 from microgpt.errors import DataError, MachineError, UsageError
 from microgpt.inference.chat import ChatModel
-from microgpt.inference.generate import Sampling, generate_tokens
+from microgpt.inference.generate import generate_tokens
+from microgpt.inference.sampling import Sampling
 from microgpt.runs import checkpoint
 
 QUESTIONS = ["hi", "how are you", "bye", "who are you"]

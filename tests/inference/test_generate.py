@@ -1,73 +1,115 @@
+"""Text up to a stop; text past the end of documents and of the context."""
+
 from __future__ import annotations
 
-import random
-from collections import Counter
+import itertools
+import json
+from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microgpt.inference.generate import Sampling, draw, probabilities, stop_at
+from microgpt.cli import main
+from microgpt.inference.generate import generate_endless, stop_at
+from microgpt.inference.sampling import Sampling
 
-LOGITS = np.array([1.0, 3.0, 2.0, 0.0])
-
-
-def kept(**options: float) -> list[int]:
-    return np.flatnonzero(probabilities(LOGITS, Sampling(**{"temperature": 1.0, **options}))).tolist()
+BOS = 4
 
 
-def test_temperature_zero_is_greedy_and_takes_the_first_of_equals() -> None:
-    assert probabilities(np.array([1.0, 5.0, 5.0]), Sampling(0.0)).tolist() == [0, 1, 0]
+class Counting:
+    """An engine whose next token is always the one after the last; it keeps what it was fed."""
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size, self.fed = block_size, list[list[int]]()
+
+    def logits(self, state: object, tokens: np.ndarray, cache: int | None = None) -> tuple[np.ndarray, int]:
+        used = (cache or 0) + len(tokens)
+        assert used <= self.block_size
+        if cache is None:
+            self.fed.append([])
+        self.fed[-1] += tokens.tolist()
+        out = np.full((len(tokens), BOS + 1), -1e9)
+        out[-1, (tokens[-1] + 1) % (BOS + 1)] = 0
+        out[-1, BOS - 1] += 1  # what is left where BOS may not come
+        return out, used
 
 
-def test_low_temperature_tends_to_greedy() -> None:
-    np.testing.assert_allclose(probabilities(LOGITS, Sampling(1e-3)), probabilities(LOGITS, Sampling(0.0)))
+def drawn(engine: Counting, n: int, prompt: list[int], keep: int = 0) -> list[int]:
+    found = generate_endless(engine, None, prompt, engine.block_size, Sampling(0), Random(0), BOS, keep=keep)  # type: ignore[arg-type]
+    return [token for token, _ in zip(found, range(n), strict=False)]
 
 
-def test_softmax_of_huge_logits_is_finite() -> None:
-    p = probabilities(np.array([1e3, -1e3, 999.0]), Sampling(1.0))
-    assert np.isfinite(p).all()
-    assert p.sum() == pytest.approx(1)
+def test_without_keeping_the_context_is_the_end() -> None:
+    engine = Counting(6)
+    assert drawn(engine, 99, [BOS, 0]) == [1, 2, 3, 4, 0]
+    assert engine.fed == [[BOS, 0, 1, 2, 3, 4]]
+
+
+def test_a_chain_goes_on_with_the_last_of_the_context() -> None:
+    engine = Counting(6)
+    assert drawn(engine, 50, [BOS, 0], keep=3) == [i % 5 for i in range(1, 51)]
+    assert engine.fed[0] == [BOS, 0, 1, 2, 3, 4]
+    assert engine.fed[1][:4] == [BOS, 3, 4, 0], "BOS, then the last three"
+    assert all(fed[0] == BOS for fed in engine.fed)
+    assert all(len(fed) <= 6 for fed in engine.fed)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, 4])
+def test_every_part_can_be_kept(keep: int) -> None:
+    engine = Counting(6)
+    tokens = drawn(engine, 40, [BOS], keep=keep)
+    assert len(tokens) == 40
+    assert not any(a == b == BOS for a, b in itertools.pairwise(tokens))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prose")
+    text = folder / "text.txt"
+    text.write_text("ab ba\n\nbab äb\n\n" * 20, encoding="utf-8")
+    words = ["train", str(text), "--format", "paragraphs", "--packing", "joined", "--tokenizer", "bpe"]
+    assert main([*words, "--bpe-merges", "3", "--steps", "30", "--out", str(folder / "run"), "--samples", "0"]) == 0
+    return folder / "run"
+
+
+def samples(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    assert main(["generate", *words, "--json", "--seed", "1"]) == 0
+    return [sample["text"] for sample in json.loads(capsys.readouterr().out)["samples"]]
+
+
+@pytest.mark.parametrize("n", [1, 17, 500])
+def test_a_chain_reaches_its_characters(model: Path, capsys: pytest.CaptureFixture[str], n: int) -> None:
+    found = samples(capsys, str(model), "-n", "3", "--chain", "--max-chars", str(n), "--temperature", "1")
+    assert [len(text) for text in found] == [n] * 3
+    assert n < 500 or all("\n\n" in text for text in found), "documents are set apart as in the text"
+    assert samples(capsys, str(model), "-n", "3", "--chain", "--max-chars", str(n), "--temperature", "1") == found
+
+
+def test_past_the_end_of_a_document(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = samples(capsys, str(model), "-n", "5")
+    assert not any("\n\n" in text for text in plain)
+    past = samples(capsys, str(model), "-n", "5", "--no-stop-at-bos")
+    assert any("\n\n" in text for text in past)
+    short = samples(capsys, str(model), "-n", "5", "--no-stop-at-bos", "--max-tokens", "2")
+    assert all(len(text) < len(other) for text, other in zip(short, past, strict=True))
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("words", "sentence"),
     [
-        ({"top_k": 0}, [0, 1, 2, 3]),
-        ({"top_k": 1}, [1]),
-        ({"top_k": 2}, [1, 2]),
-        ({"top_k": 99}, [0, 1, 2, 3]),
-        ({"top_p": 1.0}, [0, 1, 2, 3]),
-        ({"top_p": 0.01}, [1]),
-        ({"top_p": 0.7}, [1, 2]),
-        ({"min_p": 0.0}, [0, 1, 2, 3]),
-        ({"min_p": 0.3}, [1, 2]),
-        ({"min_p": 1.0}, [1]),
-        ({"top_k": 3, "top_p": 0.95}, [0, 1, 2]),
+        (["--chain", "--max-chars", "0"], "--max-chars: must be 1 or more, got 0"),
+        (["--max-chars", "9"], "--max-chars: belongs to --chain"),
+        (["--chain-context", "9"], "--chain-context: belongs to --chain"),
+        (["--chain", "--chain-context", "15"], "--chain-context: must be 1 to 14"),
+        (["--chain", "--chain-context", "0"], "--chain-context: must be 1 to 14"),
     ],
 )
-def test_filters(options: dict[str, float], expected: list[int]) -> None:
-    assert kept(**options) == expected
-
-
-def test_repetition_penalty_lowers_seen_tokens_of_either_sign() -> None:
-    p = probabilities(np.array([2.0, -2.0, 0.5]), Sampling(1.0, repetition_penalty=2.0), seen=[0, 1, 0])
-    np.testing.assert_allclose(np.log(p) - np.log(p[2]), [0.5, -4.5, 0.0])
-
-
-@given(st.integers(0, 2**32), st.lists(st.floats(-5, 5), min_size=2, max_size=30))
-def test_draw_is_what_the_standard_library_would_choose(seed: int, logits: list[float]) -> None:
-    p = probabilities(np.array(logits), Sampling(1.0))
-    ours, theirs = random.Random(seed), random.Random(seed)
-    assert [draw(p, ours) for _ in range(5)] == theirs.choices(range(len(p)), weights=p.tolist(), k=5)
-
-
-def test_draws_have_the_distribution() -> None:
-    p, rng, n = probabilities(LOGITS, Sampling(1.0)), random.Random(5), 40_000
-    counts = Counter(draw(p, rng) for _ in range(n))
-    chi_square = sum((counts[i] - n * p[i]) ** 2 / (n * p[i]) for i in range(len(p)))
-    assert chi_square < 30.7  # 3 degrees of freedom: p > 1e-6
+def test_flags_that_cannot_be(model: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str) -> None:
+    assert main(["generate", str(model), *words]) == 2
+    assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

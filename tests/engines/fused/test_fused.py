@@ -390,7 +390,8 @@ import numpy as np
 from random import Random
 from microgpt.config import Model, Optim
 from microgpt.engines import engine, pack
-from microgpt.inference.generate import Sampling, generate_tokens
+from microgpt.inference.generate import generate_tokens
+from microgpt.inference.sampling import Sampling
 from microgpt.model import first_values
 
 SMALL = {"vocab_size": 11, "block_size": 9, "n_layer": 2, "init_std": 0.4}

@@ -1,0 +1,61 @@
+"""Logits → distribution → token: temperature, top-k, top-p, min-p and repetition penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is chosen. Temperature 0 is greedy; the filters are off by default."""
+
+    temperature: float = 0.5
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int] = ()) -> np.ndarray:
+    """The distribution (V,) that a token is drawn from, float64; greedy puts all on the first largest.
+
+    Repetition penalty (Keskar et al. 2019, arXiv:1909.05858), temperature, then top-k, top-p (Holtzman et al.
+    2020, arXiv:1904.09751) and min-p (Nguyen et al. 2024, arXiv:2407.01082), each on what the one before left.
+    """
+    z = logits.astype(np.float64)
+    if sampling.repetition_penalty != 1 and len(seen):
+        at = np.unique(np.asarray(seen))
+        z[at] = np.where(z[at] > 0, z[at] / sampling.repetition_penalty, z[at] * sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        p = np.zeros(len(z))
+        p[z.argmax()] = 1.0
+        return p
+    z /= sampling.temperature
+    p = np.exp(z - z.max())
+    p /= p.sum()
+    if 0 < sampling.top_k < len(p) or sampling.top_p < 1:
+        order = np.argsort(-p, kind="stable")
+        kept = order[: sampling.top_k or None]
+        if sampling.top_p < 1:
+            mass = np.cumsum(p[kept] / p[kept].sum())
+            kept = kept[: int(np.searchsorted(mass, sampling.top_p)) + 1]
+        p = _only(p, kept)
+    if sampling.min_p > 0:
+        p = _only(p, np.flatnonzero(p >= sampling.min_p * p.max()))
+    return p
+
+
+def _only(p: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    out = np.zeros(len(p))
+    out[kept] = p[kept]
+    return out / out.sum()
+
+
+def draw(p: np.ndarray, rng: Random) -> int:
+    """A token from a distribution, the one that `rng.choices` would draw."""
+    mass = np.cumsum(p)
+    return min(int(np.searchsorted(mass, rng.random() * mass[-1], side="right")), len(p) - 1)

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microgpt.inference.sampling import Sampling, draw, probabilities
+
+LOGITS = np.array([1.0, 3.0, 2.0, 0.0])
+
+
+def kept(**options: float) -> list[int]:
+    return np.flatnonzero(probabilities(LOGITS, Sampling(**{"temperature": 1.0, **options}))).tolist()
+
+
+def test_temperature_zero_is_greedy_and_takes_the_first_of_equals() -> None:
+    assert probabilities(np.array([1.0, 5.0, 5.0]), Sampling(0.0)).tolist() == [0, 1, 0]
+
+
+def test_low_temperature_tends_to_greedy() -> None:
+    np.testing.assert_allclose(probabilities(LOGITS, Sampling(1e-3)), probabilities(LOGITS, Sampling(0.0)))
+
+
+def test_softmax_of_huge_logits_is_finite() -> None:
+    p = probabilities(np.array([1e3, -1e3, 999.0]), Sampling(1.0))
+    assert np.isfinite(p).all()
+    assert p.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"top_k": 0}, [0, 1, 2, 3]),
+        ({"top_k": 1}, [1]),
+        ({"top_k": 2}, [1, 2]),
+        ({"top_k": 99}, [0, 1, 2, 3]),
+        ({"top_p": 1.0}, [0, 1, 2, 3]),
+        ({"top_p": 0.01}, [1]),
+        ({"top_p": 0.7}, [1, 2]),
+        ({"min_p": 0.0}, [0, 1, 2, 3]),
+        ({"min_p": 0.3}, [1, 2]),
+        ({"min_p": 1.0}, [1]),
+        ({"top_k": 3, "top_p": 0.95}, [0, 1, 2]),
+    ],
+)
+def test_filters(options: dict[str, float], expected: list[int]) -> None:
+    assert kept(**options) == expected
+
+
+def test_repetition_penalty_lowers_seen_tokens_of_either_sign() -> None:
+    p = probabilities(np.array([2.0, -2.0, 0.5]), Sampling(1.0, repetition_penalty=2.0), seen=[0, 1, 0])
+    np.testing.assert_allclose(np.log(p) - np.log(p[2]), [0.5, -4.5, 0.0])
+
+
+@given(st.integers(0, 2**32), st.lists(st.floats(-5, 5), min_size=2, max_size=30))
+def test_draw_is_what_the_standard_library_would_choose(seed: int, logits: list[float]) -> None:
+    p = probabilities(np.array(logits), Sampling(1.0))
+    ours, theirs = random.Random(seed), random.Random(seed)
+    assert [draw(p, ours) for _ in range(5)] == theirs.choices(range(len(p)), weights=p.tolist(), k=5)
+
+
+def test_draws_have_the_distribution() -> None:
+    p, rng, n = probabilities(LOGITS, Sampling(1.0)), random.Random(5), 40_000
+    counts = Counter(draw(p, rng) for _ in range(n))
+    chi_square = sum((counts[i] - n * p[i]) ** 2 / (n * p[i]) for i in range(len(p)))
+    assert chi_square < 30.7  # 3 degrees of freedom: p > 1e-6
