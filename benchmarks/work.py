@@ -21,7 +21,7 @@ from microgpt.engines import Choice, Feed, choose, pack
 from microgpt.errors import MachineError, UsageError, install
 from microgpt.model import Tensors, first_values, table
 from microgpt.optim import learning_rates
-from microgpt.training.prepare import Job, prepare
+from microgpt.training.prepare import RunSetup, prepare
 
 # Models that people train on a laptop. Their first values are large (standard deviation 0.08), because a race compares
 # losses: with small ones attention is nearly even, and a peer could compute it wrongly unseen.
@@ -69,7 +69,7 @@ class Work:
         return inputs, targets, weights
 
 
-def names_job(options: Options) -> Job:
+def names_setup(options: Options) -> RunSetup:
     """The names run, ready; the quick form takes the package's own list, which needs no network."""
     layer = {"path": str(Path(datasets.__file__).with_name("given_names.txt"))} if options.quick else {}
     return prepare(Config.of("names", data=layer, run={"threads": 1}))
@@ -77,16 +77,16 @@ def names_job(options: Options) -> Job:
 
 def names_file(options: Options) -> Path:
     """The file of names."""
-    return Path(names_job(options).documents.source) if options.quick else datasets.find("names").path
+    return Path(names_setup(options).documents.source) if options.quick else datasets.find("names").path
 
 
 def names(rows: int, steps: int, options: Options) -> Work:
     """The names run from its first step: the first values, documents and rates of gpt.py."""
-    job = names_job(options)
+    setup = names_setup(options)
     rng = Random()
-    rng.setstate(job.rng.getstate())
-    model, optim = job.config.model, job.config.optim
-    feed = job.corpus.feed(0, steps, rows, model.block_size)
+    rng.setstate(setup.rng.getstate())
+    model, optim = setup.config.model, setup.config.optim
+    feed = setup.corpus.feed(0, steps, rows, model.block_size)
     return Work(model, optim, first_values(model, rng), feed, learning_rates(optim, 0, steps, steps))
 
 

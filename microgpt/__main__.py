@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from microgpt.signals import Terminated, raised
+from microgpt.signals import Terminated, raise_on_signal
 
 
 def script() -> None:
     """The entry point of the installed command; a signal is answered in one line while it still imports, too."""
     try:
-        with raised():
+        with raise_on_signal():
             from microgpt.cli import main
 
             status = main()

@@ -11,7 +11,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, MissingArgumentErro
 
 from microgpt import __version__
 from microgpt.errors import MicrogptError, UsageError
-from microgpt.signals import Terminated, raised
+from microgpt.signals import Terminated, raise_on_signal
 
 
 def _whole(app: App, words: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        with raised():
+        with raise_on_signal():
             app(words, exit_on_error=False, print_error=False, result_action="return_none")
             sys.stdout.flush()  # here a pipe that nobody reads is an error to answer, at the process's end no more
     except MicrogptError as error:

@@ -78,6 +78,13 @@ def _family(given: Mapping[str, Any]) -> dict[str, Any]:
     return FAMILIES.get(str(given.get("family", "")), {})
 
 
+def _renamed(given: Any, old: str, new: str) -> Any:
+    """The mapping with a key of files that an older version wrote under its present name."""
+    if not isinstance(given, Mapping) or old not in given or new in given:
+        return given
+    return {new if key == old else key: value for key, value in given.items()}
+
+
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values do not change."""
 
@@ -247,13 +254,18 @@ class Finetune(Section):
         return self.lora_alpha or 2.0 * self.lora_rank
 
 
-class Part(Section):
-    """The first steps of a run that went on to another total: the schedule that they had."""
+class Phase(Section):
+    """The learning-rate schedule of the steps before a run was extended to another total."""
 
-    until: Positive  # the step that the next part begins at
-    steps: Positive  # the total then
+    end_step: Positive  # the step that the next phase begins at
+    steps: Positive  # the total of the run then
     schedule_from: Count
     optim: Optim
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_key(cls, given: Any) -> Any:
+        return _renamed(given, "until", "end_step")
 
 
 class Config(Section):
@@ -268,7 +280,12 @@ class Config(Section):
     finetune: Finetune = Finetune()
     replay_data: Data | None = None  # what the base was trained on, where some of it is replayed
     schedule_from: Count = 0  # the step that the learning rate's schedule begins at; --extend sets it
-    earlier: tuple[Part, ...] = ()  # a run that went on to another total: the schedules of the steps before
+    phases: tuple[Phase, ...] = ()  # schedules of the steps before the run was extended to another total
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_key(cls, given: Any) -> Any:
+        return _renamed(given, "earlier", "phases")
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], where: str = "configuration") -> Config:

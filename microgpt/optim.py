@@ -53,9 +53,9 @@ def learning_rates(optim: Optim, first: int, count: int, steps: int) -> np.ndarr
 
 
 def rate_of_run(config: Config, step: int) -> float:
-    """The rate of a run's step `step` (from 0), by the schedule of the part of the run that it lies in."""
+    """The rate of a run's step `step` (from 0), by the schedule of the phase that it lies in."""
     optim, begun, steps = config.optim, config.schedule_from, config.run.steps
-    for part in reversed(config.earlier):
-        if step < part.until:
-            optim, begun, steps = part.optim, part.schedule_from, part.steps
+    for phase in reversed(config.phases):
+        if step < phase.end_step:
+            optim, begun, steps = phase.optim, phase.schedule_from, phase.steps
     return learning_rate(optim, max(0, step - begun), steps - begun)  # 0: a run.toml that does not say what was before

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: while a run goes on a wish to stop soon, the second one to stop now; else an exception."""
+"""Ctrl-C and SIGTERM: during a run the first one asks it to stop and the second one kills; elsewhere they raise."""
 
 from __future__ import annotations
 
@@ -15,51 +15,51 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, raised like Ctrl-C where nothing needs to be saved."""
 
 
-def handle(hear: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Let `hear` answer both signals, unless they are ignored (as a shell does for its background jobs).
+def set_handlers(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Handle both signals with `handler`, except those that are ignored (as a shell does for its background jobs).
 
-    Returns the handlers before. Outside the main thread nothing changes.
+    Returns the previous handlers. Does nothing outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
-    return {number: signal.signal(number, hear) for number in numbers}
+    return {number: signal.signal(number, handler) for number in numbers}
 
 
-def restore(handlers: dict[int, Any]) -> None:
-    """Undo `handle`."""
+def restore_handlers(handlers: dict[int, Any]) -> None:
+    """Undo `set_handlers`."""
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
 @contextmanager
-def raised() -> Iterator[None]:
-    """Within the block SIGINT raises KeyboardInterrupt and SIGTERM Terminated."""
-    heard: list[KeyboardInterrupt] = []
+def raise_on_signal() -> Iterator[None]:
+    """Within the block SIGINT raises KeyboardInterrupt and SIGTERM raises Terminated."""
+    received: list[KeyboardInterrupt] = []
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
-        raise heard[-1]
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+        raise received[-1]
 
-    before = handle(hear)
+    before = set_handlers(handle)
     try:
         yield
     except Exception:
-        if heard:  # a library took the signal for an error of its own
-            raise heard[-1] from None
+        if received:  # a library turned the signal into an error of its own
+            raise received[-1] from None
         raise
     finally:
-        restore(before)
+        restore_handlers(before)
 
 
-class Wish:
-    """`number` is the signal that asked to stop, or None."""
+class StopRequest:
+    """`number` is the signal that asked the run to stop, or None."""
 
     def __init__(self) -> None:
         self.number: int | None = None
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
-        """Note the first signal; let the second one kill."""
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Record the first signal; let the second one kill the process."""
         if self.number is not None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -67,11 +67,11 @@ class Wish:
 
 
 @contextmanager
-def listen() -> Iterator[Wish]:
-    """Within the block, signals are noted instead of raised."""
-    wish = Wish()
-    before = handle(wish.hear)
+def listen() -> Iterator[StopRequest]:
+    """Within the block, signals are recorded instead of raised."""
+    stop = StopRequest()
+    before = set_handlers(stop.handle)
     try:
-        yield wish
+        yield stop
     finally:
-        restore(before)
+        restore_handlers(before)

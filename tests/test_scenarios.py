@@ -60,9 +60,9 @@ def test_every_scenario_prepares(name: str, real_data: Callable[[str], Path]) ->
             prepare(config)
         return
     real_data(config.data.dataset)
-    job = prepare(config)
-    assert job.config.model.vocab_size == expected(name)["vocab_size"]
-    per_step = job.rows * job.corpus.mean_row(job.config.model.block_size)
+    setup = prepare(config)
+    assert setup.config.model.vocab_size == expected(name)["vocab_size"]
+    per_step = setup.rows_per_step * setup.corpus.mean_row(setup.config.model.block_size)
     assert per_step == pytest.approx(expected(name)["tokens_per_step"], rel=0.02)
 
 

@@ -55,9 +55,10 @@ def bench(
     if plot:
         raise UsageError("--plot: draws the ladder alone; leave it out, or run microgpt bench ladder --plot FILE")
     config = resolve(source, None, flags)
-    job = prepare(config)
-    say(f"measuring {job.choice.name} in {job.choice.dtype}, {config.run.steps:,} steps, best of {measuring.REPEATS}")
-    found = asdict(measuring.measure(job, measuring.feed_of(job, config.run.steps, full_context)))
+    setup = prepare(config)
+    choice, steps = setup.choice, config.run.steps
+    say(f"measuring {choice.name} in {choice.dtype}, {steps:,} steps, best of {measuring.REPEATS}")
+    found = asdict(measuring.measure(setup, measuring.feed_of(setup, steps, full_context)))
     del found["losses"]
     print(jsonlib.dumps(found) if json else "\n".join(f"{key:14} {_number(value)}" for key, value in found.items()))
 

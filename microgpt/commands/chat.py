@@ -84,7 +84,7 @@ def chat(
         Print each answer as one JSON object.
     """
     sampling = check(temperature, top_k, top_p, min_p, repetition_penalty, 1, max_tokens, stop)
-    model = ChatModel.open(run, engine=engine, dtype=dtype, device=device, told=compiling())
+    model = ChatModel.open(run, engine=engine, dtype=dtype, device=device, progress=compiling())
     if temperature is None:
         sampling = model.model.default_sampling(sampling)
     repl = Repl(model, sampling, model.model.rng(seed), system_prompt, max_tokens, stop or [], json)

@@ -85,7 +85,7 @@ def generate(
     from microgpt.inference.language_model import LanguageModel
 
     sampling = check(temperature, top_k, top_p, min_p, repetition_penalty, num_samples, max_tokens, stop)
-    model = LanguageModel.open(run, engine=engine, dtype=dtype, device=device, told=compiling())
+    model = LanguageModel.open(run, engine=engine, dtype=dtype, device=device, progress=compiling())
     if temperature is None:
         sampling = model.default_sampling(sampling)
     rng = model.rng(seed)

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from microgpt.engines.common.hardware import Told
 from microgpt.model import n_params
-from microgpt.training.prepare import Job, Report
+from microgpt.progress import ProgressCallback
+from microgpt.training.prepare import RunSetup
+from microgpt.training.report import Callbacks
 
 COMPILING = "compile the kernels for this CPU, once: about ten seconds"
 
@@ -23,17 +24,17 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def compiling() -> Told:
+def compiling() -> ProgressCallback:
     """A listener for the compiler that says once on stderr what one waits for."""
     said = False
 
-    def told(what: str, seconds: float | None) -> None:
+    def report(name: str, seconds: float | None) -> None:
         nonlocal said
         if not said:
             say(COMPILING)
         said = True
 
-    return told
+    return report
 
 
 CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -65,22 +66,22 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def describe_plan(job: Job) -> list[str]:
+def describe_plan(setup: RunSetup) -> list[str]:
     """The plan of a run, a line a subject."""
-    config, model, run = job.config, job.config.model, job.config.run
-    corpus = job.corpus
-    held = len(job.validation.order) - job.validation.n_train
+    config, model, run = setup.config, setup.config.model, setup.config.run
+    corpus = setup.corpus
+    held = len(setup.validation.order) - setup.validation.n_train
     row = "context" if corpus.joined else "document"
-    steps = f"{run.steps:,} steps of {count(job.rows, row)}"
-    expected = job.choice.seconds_per_step * run.steps
-    lines = [f"note    {note}" for note in job.documents.notes]
+    steps = f"{run.steps:,} steps of {count(setup.rows_per_step, row)}"
+    expected = setup.choice.seconds_per_step * run.steps
+    lines = [f"note    {note}" for note in setup.documents.notes]
     lines += [
-        f"data    {job.documents.source}: {count(corpus.n_documents, 'document')}, {len(corpus.tokens):,} tokens"
+        f"data    {setup.documents.source}: {count(corpus.n_documents, 'document')}, {len(corpus.tokens):,} tokens"
         + (f", {held:,} held out" if held else "")
-        + f"; {job.tokenizer.kind} tokenizer, vocabulary {model.vocab}",
+        + f"; {setup.tokenizer.kind} tokenizer, vocabulary {model.vocab}",
         f"model   {model.family}: {n_params(model):,} parameters ({count(model.n_layer, 'layer')}, "
         f"{model.n_embd} wide, {count(model.n_head, 'head')}, context {model.block_size})",
-        f"engine  {job.choice.name} in {job.choice.dtype}: {job.choice.why}",
+        f"engine  {setup.choice.name} in {setup.choice.dtype}: {setup.choice.why}",
         f"run     {steps}, {'about ' if expected >= 1 else ''}{duration(expected)}",
     ]
     for section in ("model", "optim", "data", "run"):
@@ -92,28 +93,28 @@ def describe_plan(job: Job) -> list[str]:
     return lines
 
 
-class Terminal(Report):
+class Terminal(Callbacks):
     """The report of a run on stderr: a live bar on a terminal, a line every few seconds elsewhere."""
 
     def __init__(self) -> None:
         self.bar: Any = None
-        self.began = self.told = time.monotonic()
+        self.began = self.reported = time.monotonic()
         self.at_start = 0
         self.tokens = 0
         self.steps = 0
         self.compiled = False
 
-    def reading(self, what: str, done: int, total: int) -> None:
+    def reading(self, message: str, seconds: float | None) -> None:
         now = time.monotonic()
-        if now - self.told > 2:
-            self._line(f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
-            self.told = now
+        if now - self.reported > 2:
+            self._line(message)
+            self.reported = now
 
-    def plan(self, job: Job) -> None:
-        for line in describe_plan(job):
+    def plan(self, setup: RunSetup) -> None:
+        for line in describe_plan(setup):
             say(line)
-        self.steps = job.config.run.steps
-        self.began = self.told = time.monotonic()
+        self.steps = setup.config.run.steps
+        self.began = self.reported = time.monotonic()
         if sys.stderr.isatty():
             self.bar = self._bar()
 
@@ -133,13 +134,13 @@ class Terminal(Report):
         bar.start()
         return bar
 
-    def compiling(self, what: str, seconds: float | None) -> None:
+    def compiling(self, name: str, seconds: float | None) -> None:
         if seconds is not None:
-            self._line(f"compiled {what} in {seconds:.1f} s")
+            self._line(f"compiled {name} in {seconds:.1f} s")
         elif not self.compiled:
             self._line(COMPILING)
             self.compiled = True
-        self.began = self.told = time.monotonic()  # it is no part of the rate
+        self.began = self.reported = time.monotonic()  # it is no part of the rate
 
     def resumed(self, path: Path, step: int) -> None:
         say(f"resumed {path} at step {step:,}")
@@ -152,13 +153,13 @@ class Terminal(Report):
         rate = f"{(step - self.at_start) / seconds:,.0f} steps/s  {self.tokens / seconds:,.0f} tokens/s"
         if self.bar:
             self.bar.update(self.bar.task_ids[0], completed=step, loss=f"{loss:.4f}", rate=rate)
-        elif now - self.told > 5 or step == self.steps:
+        elif now - self.reported > 5 or step == self.steps:
             left = duration((self.steps - step) * seconds / max(1, step - self.at_start))
             say(
                 f"step {step:,} / {self.steps:,}  loss {loss:.4f}  {rate}"
                 + (f"  {left} left" if step < self.steps else "")
             )
-            self.told = now
+            self.reported = now
 
     def evaluated(self, step: int, loss: float) -> None:
         self._line(f"step {step:,}  held-out loss {loss:.4f}")

@@ -93,7 +93,7 @@ def train(
     else:
         resolved = resolve(source or "names", config, flags, size)
         if any(key in SCHEDULE for key in flags["optim"]):  # another schedule is one of the whole run
-            resolved = resolved.model_copy(update={"schedule_from": 0, "earlier": ()})
+            resolved = resolved.model_copy(update={"schedule_from": 0, "phases": ()})
         out = out or new_folder(resolved.name)
     result = run_and_tell(resolved, out, resume=resume, stop_at=stop_at, max_time=max_time, as_json=json)
     if json:
@@ -160,10 +160,10 @@ def run_and_tell(
     limit = None if max_time is None else seconds(max_time)
     again = shlex.join(["microgpt", "train", "--resume", "--out", str(out)])
     try:
-        with Terminal() as report:
-            result = train_run(config, out, resume=resume, stop_at=stop_at, max_time=limit, report=report)
+        with Terminal() as callbacks:
+            result = train_run(config, out, resume=resume, stop_at=stop_at, max_time=limit, callbacks=callbacks)
     except MicrogptError as error:
-        begun = isinstance(error, Stopped) or report.tokens
+        begun = isinstance(error, Stopped) or callbacks.tokens
         if begun and not isinstance(error, NumericError):  # what is no number would be none again
             say(f"go on   {again}")
         raise

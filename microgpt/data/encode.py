@@ -10,7 +10,7 @@ import hashlib
 import json
 import mmap
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,12 @@ from microgpt.data.datasets import cache_folder
 from microgpt.data.documents import Documents, Reject, read_documents
 from microgpt.data.sources import sha256
 from microgpt.errors import DataError
+from microgpt.progress import ProgressCallback, no_progress
 from microgpt.tokenizers import KINDS, Tokenizer
 from microgpt.tokenizers import read as read_tokenizer
 from microgpt.tokenizers import train as train_tokenizer
 
 FORMAT = 1  # of the cache
-
-Tell = Callable[[str, int, int], None]  # what is done, bytes of it so far, and in all
-
-
-def quiet(what: str, done: int, total: int) -> None:
-    """Tell nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +49,16 @@ class Encoded:
             self.pages.madvise(mmap.MADV_DONTNEED)
 
 
-def load(data: Data, tokenizer: Tokenizer | None = None, tell: Tell = quiet) -> tuple[Documents, Tokenizer, Encoded]:
+def load(
+    data: Data, tokenizer: Tokenizer | None = None, progress: ProgressCallback = no_progress
+) -> tuple[Documents, Tokenizer, Encoded]:
     """Read a data section's text, learn or read its tokenizer (unless one is given), encode everything.
 
     Raises UsageError, DataError, MachineError, OSError.
     """
     documents = read_documents(data)
     if documents.held is None:
-        return (documents, *_mapped(documents, tokenizer, tell))
+        return (documents, *_mapped(documents, tokenizer, progress))
     tokenizer = tokenizer or learn(data, documents.texts)
     return documents, tokenizer, encode(documents, tokenizer)
 
@@ -124,17 +121,17 @@ def _digest(parts: Iterable[np.ndarray], offsets: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _mapped(documents: Documents, tokenizer: Tokenizer | None, tell: Tell) -> tuple[Tokenizer, Encoded]:
+def _mapped(documents: Documents, tokenizer: Tokenizer | None, progress: ProgressCallback) -> tuple[Tokenizer, Encoded]:
     """The tokens of a long text from the cache; put there first if they are not. Raises OSError."""
     folder = cache_folder() / "tokens" / _key(documents, tokenizer)
     if not (folder / "meta.json").is_file():
         total = sum(source.size for source in documents.sources)
-        tokenizer = tokenizer or learn(documents.data, _told(documents, "learning the tokenizer", total, tell))
+        tokenizer = tokenizer or learn(documents.data, _reported(documents, "learning the tokenizer", total, progress))
         files.make_folders(folder.parent)
         if folder.exists():
             files.remove_folder(folder)
         with files.new_folder(folder) as temporary:
-            _fill(temporary, documents, tokenizer, total, tell)
+            _fill(temporary, documents, tokenizer, total, progress)
     return _open(folder, documents)
 
 
@@ -147,15 +144,19 @@ def _key(documents: Documents, tokenizer: Tokenizer | None) -> str:
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _told(documents: Documents, what: str, total: int, tell: Tell) -> Iterable[str]:
+def _reported(documents: Documents, what: str, total: int, progress: ProgressCallback) -> Iterable[str]:
     done = 0
     for batch in documents.batches():
         yield from batch
         done += sum(map(len, batch))
-        tell(what, min(done, total), total)
+        progress(_amount(what, done, total), None)
 
 
-def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, tell: Tell) -> None:
+def _amount(what: str, done: int, total: int) -> str:
+    return f"{what}: {min(done, total) / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+
+
+def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, progress: ProgressCallback) -> None:
     """Write tokens, lengths and sizes batch by batch, so that memory holds one batch. Raises OSError, DataError."""
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<i4")
     digest, n, done = hashlib.sha256(), 0, 0
@@ -174,7 +175,7 @@ def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, 
         if documents.data.drop_duplicates:
             copies.append(np.frombuffer(b"".join(map(_short_hash, batch)), dtype="<u8"))
         n, done = int(ends[-1]), done + int(sizes.sum())
-        tell("encoding", min(done, total), total)
+        progress(_amount("encoding", done, total), None)
     if not n:
         raise documents.nothing()
     with open(parts[1], "rb") as written:

@@ -11,8 +11,9 @@ from microgpt.data.chat_corpus import Dialogues, Mix, build_dialogues
 from microgpt.data.conversations import Chats, is_chat, read_chats
 from microgpt.data.corpus import Corpus, all_held_out, build
 from microgpt.data.documents import Documents, shared
-from microgpt.data.encode import Encoded, Tell, learn, load, quiet
+from microgpt.data.encode import Encoded, learn, load
 from microgpt.errors import DataError, UsageError
+from microgpt.progress import ProgressCallback, no_progress
 from microgpt.tokenizers import Tokenizer
 
 Rows = Corpus | Dialogues | Mix
@@ -45,20 +46,24 @@ class Material:
         return len(self.tokenizer.decode(tokens).encode())
 
 
-def read(data: Data, block_size: int, tokenizer: Tokenizer | None = None, tell: Tell = quiet) -> Material:
+def read(
+    data: Data, block_size: int, tokenizer: Tokenizer | None = None, progress: ProgressCallback = no_progress
+) -> Material:
     """Read a data section, learn its tokenizer unless one is given, and encode everything.
 
     Raises UsageError, DataError, MachineError, OSError.
     """
     if not is_chat(data):
-        return Material(*_documents(data, tokenizer, tell))
+        return Material(*_documents(data, tokenizer, progress))
     chats = read_chats(data)
     tokenizer = tokenizer or learn(data, chats.texts, roles=True)
     return Material(chats, tokenizer, data, rows_of_chats(chats, tokenizer, block_size, data.score))
 
 
-def _documents(data: Data, tokenizer: Tokenizer | None, tell: Tell) -> tuple[Documents, Tokenizer, Data, Encoded]:
-    documents, tokenizer, encoded = load(data, tokenizer, tell)
+def _documents(
+    data: Data, tokenizer: Tokenizer | None, progress: ProgressCallback
+) -> tuple[Documents, Tokenizer, Data, Encoded]:
+    documents, tokenizer, encoded = load(data, tokenizer, progress)
     return documents, tokenizer, data, encoded
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from microgpt.config import Config
 from microgpt.engines import Engine, choose
-from microgpt.engines.common.hardware import Told, silent, watch_compiler
+from microgpt.engines.common.hardware import watch_compiler
 from microgpt.errors import CheckpointError, DataError
 from microgpt.inference.generate import (
     decode_stream,
@@ -21,6 +21,7 @@ from microgpt.inference.generate import (
     stop_at,
 )
 from microgpt.inference.sampling import Sampling
+from microgpt.progress import ProgressCallback, no_progress
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import Tokenizer
 
@@ -40,11 +41,17 @@ class LanguageModel:
 
     @classmethod
     def open(
-        cls, path: Path | str, *, engine: str = "auto", dtype: str = "auto", device: str = "auto", told: Told = silent
+        cls,
+        path: Path | str,
+        *,
+        engine: str = "auto",
+        dtype: str = "auto",
+        device: str = "auto",
+        progress: ProgressCallback = no_progress,
     ) -> LanguageModel:
         """A model from a run, checkpoint or exported folder, in the numbers it was trained in unless asked.
 
-        `told` hears what has to be compiled first, as in microgpt.engines.common.hardware.watch_compiler.
+        `progress` reports the kernels that are compiled first, as in microgpt.engines.common.hardware.watch_compiler.
         Raises CheckpointError if the folder is damaged, UsageError if the engine cannot do what is asked.
         """
         saved = checkpoint.read(Path(path))
@@ -53,7 +60,7 @@ class LanguageModel:
             dtype = str(weights["wte"].dtype)
         model, optim = saved.config.model, saved.config.optim
         choice = choose(model, optim, name=engine, dtype=dtype, device=device)
-        with watch_compiler(choice.name, told):
+        with watch_compiler(choice.name, progress):
             built = choice.cls(model, optim, dtype=choice.dtype, device=choice.device, threads=saved.config.run.threads)
         return cls(saved.path, saved.config, saved.tokenizer, built, built.load(weights), saved.state.get("generator"))
 

@@ -21,7 +21,7 @@ from microgpt.engines import LADDER, Feed, pack
 from microgpt.errors import MachineError, UsageError
 from microgpt.model import first_values, flops_per_token, n_params
 from microgpt.optim import learning_rates
-from microgpt.training.prepare import Job, prepare
+from microgpt.training.prepare import RunSetup, prepare
 
 REPEATS = 3  # whole runs of which the fastest counts: these machines are noisy
 
@@ -44,11 +44,11 @@ class Measured:
     losses: list[float]
 
 
-def measure(job: Job, feed: Feed, repeats: int = REPEATS) -> Measured:
+def measure(setup: RunSetup, feed: Feed, repeats: int = REPEATS) -> Measured:
     """Train the feed's steps from the first values, `repeats` times after a call that compiles."""
-    config, choice = job.config, job.choice
+    config, choice = setup.config, setup.choice
     rng = Random()
-    rng.setstate(job.rng.getstate())
+    rng.setstate(setup.rng.getstate())
     tensors = first_values(config.model, rng)
     lrs = learning_rates(config.optim, 0, feed.n_steps, max(config.run.steps, feed.n_steps))
 
@@ -89,7 +89,7 @@ def measure(job: Job, feed: Feed, repeats: int = REPEATS) -> Measured:
 def peak_rss_mb() -> float:
     """The most memory that this process has held, in MB of 2**20 bytes.
 
-    Linux keeps ru_maxrss over fork and exec, so a child would report its parent's; VmHWM is the process's own.
+    Linux keeps ru_maxrss over fork and exec, so a child would callbacks its parent's; VmHWM is the process's own.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -113,14 +113,14 @@ def _first(feed: Feed, steps: int) -> Feed:
     )
 
 
-def feed_of(job: Job, steps: int, full_context: bool) -> Feed:
+def feed_of(setup: RunSetup, steps: int, full_context: bool) -> Feed:
     """The first steps of a run: its documents in order, or rows filled to the block from the text as it comes."""
-    block, run = job.config.model.block_size, job.config.run
+    block, run = setup.config.model.block_size, setup.config.run
     if not full_context:
-        return job.corpus.feed(0, steps, job.rows, block, rows_a_pass=run.batch_size, seed=run.seed)
-    at = np.arange(steps * job.rows)[:, None] * block + np.arange(block + 1)
-    rows = job.corpus.tokens[at % len(job.corpus.tokens)]
-    return pack(rows.tolist(), rows_a_step=job.rows, rows_a_pass=run.batch_size, seed=run.seed)
+        return setup.corpus.feed(0, steps, setup.rows_per_step, block, rows_a_pass=run.batch_size, seed=run.seed)
+    at = np.arange(steps * setup.rows_per_step)[:, None] * block + np.arange(block + 1)
+    rows = setup.corpus.tokens[at % len(setup.corpus.tokens)]
+    return pack(rows.tolist(), rows_a_step=setup.rows_per_step, rows_a_pass=run.batch_size, seed=run.seed)
 
 
 def ladder(config: Config, budget: float = 4.0) -> list[Measured]:
@@ -132,11 +132,11 @@ def ladder(config: Config, budget: float = 4.0) -> list[Measured]:
     for name, rung in LADDER.items():
         for dtype in sorted({"float64", "float32"} & set(rung.dtypes), reverse=True):
             try:
-                job = prepare(config.replace(run={"engine": name, "dtype": dtype, "device": "cpu"}))
+                setup = prepare(config.replace(run={"engine": name, "dtype": dtype, "device": "cpu"}))
             except (MachineError, UsageError):
                 continue
-            steps = min(config.run.steps, max(10, int(budget / REPEATS / max(job.choice.seconds_per_step, 1e-6))))
-            found.append(measure(job, feed_of(job, steps, False)))
+            steps = min(config.run.steps, max(10, int(budget / REPEATS / max(setup.choice.seconds_per_step, 1e-6))))
+            found.append(measure(setup, feed_of(setup, steps, False)))
     return found
 
 

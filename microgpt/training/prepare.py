@@ -19,43 +19,13 @@ from microgpt.data.load import Rows, read
 from microgpt.data.sources import keep_stdin
 from microgpt.engines import Choice, Engine, choose, lora
 from microgpt.errors import UsageError
+from microgpt.progress import ProgressCallback, no_progress
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import KINDS, Tokenizer
 
 
-class Report:
-    """What a run tells on its way; this one keeps quiet."""
-
-    def reading(self, what: str, done: int, total: int) -> None:
-        """On the way through a long text: what is done, bytes of it so far and in all."""
-
-    def plan(self, job: Job) -> None:
-        """Before anything starts."""
-
-    def compiling(self, what: str, seconds: float | None) -> None:
-        """The engine compiles what is not on disk yet: a part of it is begun (None) or was done in that time."""
-
-    def resumed(self, path: Path, step: int) -> None:
-        """A checkpoint was taken up."""
-
-    def progress(self, step: int, loss: float, tokens: int) -> None:
-        """A block is done: steps so far, the mean loss of the last fifty, the tokens of the block."""
-
-    def evaluated(self, step: int, loss: float) -> None:
-        """A held-out loss was computed."""
-
-    def sample(self, step: int, text: str) -> None:
-        """A sample on the way."""
-
-    def saved(self, path: Path) -> None:
-        """A checkpoint was written."""
-
-    def stopped_early(self, step: int, best: dict[str, Any]) -> None:
-        """The held-out loss has not fallen for long enough; `best` has the step and val_loss of the best one."""
-
-
 @dataclass(frozen=True)
-class Job:
+class RunSetup:
     """Everything that a run needs, ready and checked."""
 
     config: Config  # resolved: with the vocabulary, the engine and its dtype
@@ -68,18 +38,19 @@ class Job:
     source: checkpoint.Checkpoint | None  # what is gone on from: the run's own checkpoint, or a fine-tuned base
 
     @property
-    def rows(self) -> int:
-        """Rows an optimizer step."""
+    def rows_per_step(self) -> int:
+        """Rows per optimizer step."""
         return self.config.run.batch_size * self.config.run.grad_accum
 
 
-def prepare(config: Config, report: Report | None = None, source: checkpoint.Checkpoint | None = None) -> Job:
+def prepare(
+    config: Config, progress: ProgressCallback = no_progress, source: checkpoint.Checkpoint | None = None
+) -> RunSetup:
     """Read the data, learn the tokenizer, choose the engine. Writes nothing but the cache of long texts.
 
     What goes on from a checkpoint (`source`, or the base of a fine-tuning) has its tokenizer from there.
     Raises UsageError, DataError, CheckpointError or MachineError.
     """
-    tell = (report or Report()).reading
     run, data = config.run, config.data
     if data.path == "-":
         data = data.model_copy(update={"path": str(keep_stdin())})
@@ -96,15 +67,15 @@ def prepare(config: Config, report: Report | None = None, source: checkpoint.Che
         _refuse_idle(config)
         source = checkpoint.read(Path(config.finetune.base)) if config.finetune.base else None
     rng, block = Random(run.seed), config.model.block_size
-    text = read(data, block, source.tokenizer if source else None, tell)
+    text = read(data, block, source.tokenizer if source else None, progress)
     tokenizer = text.tokenizer
     corpus: Rows = text.rows(rng, fraction)
     validation = corpus
     if data.val_path:
         held_out = data.model_copy(update={"path": data.val_path, "drop_duplicates": False})
-        validation = read(held_out, block, tokenizer, tell).held_out()
+        validation = read(held_out, block, tokenizer, progress).held_out()
     if config.finetune.replay and config.replay_data:
-        old = read(config.replay_data, block, tokenizer, tell).rows(rng, 0.0)
+        old = read(config.replay_data, block, tokenizer, progress).rows(rng, 0.0)
         corpus = Mix(corpus, old, config.finetune.replay)
     config = config.with_vocab(tokenizer.vocab_size)
     per_step = run.batch_size * run.grad_accum * corpus.mean_row(config.model.block_size)
@@ -115,7 +86,7 @@ def prepare(config: Config, report: Report | None = None, source: checkpoint.Che
         data={**data.model_dump(exclude_none=True), "val_fraction": fraction},
         run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device},
     )
-    return Job(config, text.documents, tokenizer, corpus, validation, choice, rng, source)
+    return RunSetup(config, text.documents, tokenizer, corpus, validation, choice, rng, source)
 
 
 def _refuse_idle(config: Config) -> None:
@@ -132,9 +103,9 @@ def _refuse_idle(config: Config) -> None:
         )
 
 
-def build_engine(job: Job) -> Engine:
+def build_engine(setup: RunSetup) -> Engine:
     """The engine of a run, within the one that trains adapters where the run has them."""
-    config, choice, tuned = job.config, job.choice, job.config.finetune
+    config, choice, tuned = setup.config, setup.choice, setup.config.finetune
     options: dict[str, Any] = {"dtype": choice.dtype, "device": choice.device, "threads": config.run.threads}
     if tuned.lora_rank:
         options |= {"inside": choice.cls, "rank": tuned.lora_rank, "alpha": tuned.alpha}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from microgpt.config import SCHEDULE, Config, Part, merge
+from microgpt.config import SCHEDULE, Config, Phase, merge
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.optim import rate_of_run
 from microgpt.runs import checkpoint
@@ -58,10 +58,10 @@ def resumed(out: Path, flags: Flags, extend: int | None = None) -> Config:
 
 def _with_past(config: Config, saved: Config, step: int) -> Config:
     """The same, with the schedule that the steps before `step` had, so that run.toml still tells the whole run."""
-    if step <= (saved.earlier[-1].until if saved.earlier else 0):
+    if step <= (saved.phases[-1].end_step if saved.phases else 0):
         return config  # no step yet with the schedule that is now replaced
-    part = Part(until=step, steps=saved.run.steps, schedule_from=saved.schedule_from, optim=saved.optim)
-    return config.model_copy(update={"earlier": (*saved.earlier, part)})
+    phase = Phase(end_step=step, steps=saved.run.steps, schedule_from=saved.schedule_from, optim=saved.optim)
+    return config.model_copy(update={"phases": (*saved.phases, phase)})
 
 
 def other_run(path: Path, what: str, change: str = "") -> CheckpointError:
@@ -112,7 +112,7 @@ def finetuned(base: Path, data: str, flags: Flags) -> Config:
     schedule = {"learning_rate": old.optim.learning_rate * factor, "schedule": "linear", "warmup_steps": 0}
     fresh = {"tokenizer": old.data.tokenizer, "trailing_bos": old.data.trailing_bos, "score": old.data.score}
     run = {"steps": 300, "checkpoint_every": 0, "eval_every": 0, "sample_every": 0}
-    whole = {**old.to_dict(), "data": {}, "finetune": {}, "schedule_from": 0, "earlier": ()}
+    whole = {**old.to_dict(), "data": {}, "finetune": {}, "schedule_from": 0, "phases": ()}
     whole.pop("replay_data", None)
     layers: list[Mapping[str, Any]] = [
         whole,

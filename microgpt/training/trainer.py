@@ -30,8 +30,9 @@ from microgpt.model import first_values, n_params
 from microgpt.optim import rate_of_run
 from microgpt.runs import checkpoint
 from microgpt.runs.folder import RunFolder
-from microgpt.signals import Wish
-from microgpt.training.prepare import Job, Report, build_engine
+from microgpt.signals import StopRequest
+from microgpt.training.prepare import RunSetup, build_engine
+from microgpt.training.report import Callbacks
 from microgpt.training.resume import identity, other_run, read_newest
 
 RECENT = 50  # steps whose mean loss is told; a block's length would depend on the clock
@@ -53,13 +54,15 @@ class Trained:
     verb: str = "generate"  # the command that uses the model
 
 
-class Loop:
+class Trainer:
     """A run in motion: the engine's state, the step it has reached, and what is due when."""
 
-    def __init__(self, job: Job, folder: RunFolder, report: Report, wish: Wish, deadline: float | None = None) -> None:
-        self.job, self.folder, self.report, self.wish, self.deadline = job, folder, report, wish, deadline
-        config = job.config
-        self.engine = build_engine(job)
+    def __init__(
+        self, setup: RunSetup, folder: RunFolder, callbacks: Callbacks, stop: StopRequest, deadline: float | None = None
+    ) -> None:
+        self.setup, self.folder, self.callbacks, self.stop, self.deadline = setup, folder, callbacks, stop, deadline
+        config = setup.config
+        self.engine = build_engine(setup)
         self.seconds_to_save = 0.5 + 24 * n_params(config.model) / 1e8  # until it is measured
         self.state: Any = None
         self.step = self.target = 0
@@ -71,22 +74,22 @@ class Loop:
         self.val_loss: float | None = None
         self.best: dict[str, Any] | None = None
         self.evaluated = 0  # the step of the last evaluation
-        self.seconds_per_step = max(job.choice.seconds_per_step, BLOCK_SECONDS / 16)  # until it is measured
+        self.seconds_per_step = max(setup.choice.seconds_per_step, BLOCK_SECONDS / 16)  # until it is measured
 
     def begin(self) -> None:
         """Step 0: draw the first values, or take those of the base."""
-        job, model = self.job, self.job.config.model
-        tensors = job.source.weights() if job.source else first_values(model, job.rng)
-        if job.config.finetune.lora_rank:
-            tensors = tensors | lora.first_adapters(model, job.config.finetune.lora_rank, job.rng)
+        setup, model = self.setup, self.setup.config.model
+        tensors = setup.source.weights() if setup.source else first_values(model, setup.rng)
+        if setup.config.finetune.lora_rank:
+            tensors = tensors | lora.first_adapters(model, setup.config.finetune.lora_rank, setup.rng)
         self.state = self.engine.load(tensors)
-        self.generator = self.job.rng.getstate()
-        self.folder.begin(self.job.config)
-        if rejects := self.job.documents.rejects:
+        self.generator = self.setup.rng.getstate()
+        self.folder.begin(self.setup.config)
+        if rejects := self.setup.documents.rejects:
             lines = (json.dumps(reject._asdict(), ensure_ascii=False) for reject in rejects)
             files.write_atomic(self.folder.rejects_file, "".join(f"{line}\n" for line in lines).encode())
 
-    def take_up(self) -> None:
+    def restore(self) -> None:
         """Restore the newest checkpoint; begin anew if none was written yet.
 
         Raises CheckpointError if it is damaged or belongs to another run.
@@ -103,17 +106,17 @@ class Loop:
         self.val_loss, self.evaluated = state.val_loss, state.evaluated
         self.best = state.best.model_dump() if state.best else None
         self.generator = state.rng().getstate()
-        self.folder.go_on(self.job.config, self.step, self.evaluated)
-        self.report.resumed(newest.path, self.step)
+        self.folder.go_on(self.setup.config, self.step, self.evaluated)
+        self.callbacks.resumed(newest.path, self.step)
 
     def _same_run(self, saved: checkpoint.Checkpoint) -> None:
         """Refuse, by the name of what differs, to go on as another run."""
-        source, job = saved.state["data"], self.job
-        anew = job.config.schedule_from != saved.config.schedule_from
-        ours, theirs = identity(job.config, anew), identity(saved.config, anew)
-        ours |= {"data": job.corpus.fingerprint, "held-out data": job.validation.fingerprint}
+        source, setup = saved.state["data"], self.setup
+        anew = setup.config.schedule_from != saved.config.schedule_from
+        ours, theirs = identity(setup.config, anew), identity(saved.config, anew)
+        ours |= {"data": setup.corpus.fingerprint, "held-out data": setup.validation.fingerprint}
         theirs |= {"data": source.get("sha256"), "held-out data": source.get("held_out_sha256")}
-        ours["tokenizer"], theirs["tokenizer"] = job.tokenizer.to_json(), saved.tokenizer.to_json()
+        ours["tokenizer"], theirs["tokenizer"] = setup.tokenizer.to_json(), saved.tokenizer.to_json()
         for what in sorted(ours.keys() | theirs.keys(), key=lambda name: ("." in name, name)):  # data first
             then, now = theirs.get(what), ours.get(what)
             if then != now:
@@ -121,15 +124,15 @@ class Loop:
 
     def run(self, target: int) -> Trained:
         """Step until `target`, doing what is due on the way; save and sample at the end."""
-        run = self.job.config.run
+        run = self.setup.config.run
         self.target = target
         self.evaluate_if_due()  # what a signal cut short
         while self.step < target and not self.is_stale():
-            self.block(target)
+            self.train_block(target)
             self.evaluate_if_due()
             if self._is_due(run.sample_every):
                 rng = Random(f"{run.seed} sample {self.step}")
-                self.report.sample(self.step, self.sample(rng))
+                self.callbacks.sample(self.step, self.sample(rng))
             if self._is_due(run.checkpoint_every):
                 self.save()
             self.pause()
@@ -140,16 +143,16 @@ class Loop:
         rng.setstate(self.generator)
         stale = self.is_stale() and self.step < target
         if stale:
-            self.report.stopped_early(self.step, self.best or {})
+            self.callbacks.stopped_early(self.step, self.best or {})
         samples = self.samples(rng, run.samples) if stale or self.step == run.steps else []
         best = self.best["step"] if self.best else None
-        verb = "chat" if chat_template.can_chat(self.job.tokenizer) else "generate"
+        verb = "chat" if chat_template.can_chat(self.setup.tokenizer) else "generate"
         path, seconds = self.folder.path, self.seconds
         return Trained(path, self.step, self.loss, self.val_loss, seconds, stale, best, samples, verb)
 
     def is_stale(self) -> bool:
         """Whether the last `patience` held-out losses brought no new best."""
-        run = self.job.config.run
+        run = self.setup.config.run
         return bool(run.patience and self.best and self.step - self.best["step"] >= run.patience * run.eval_every)
 
     def _out_of_time(self) -> bool:
@@ -159,23 +162,23 @@ class Loop:
 
     def pause(self) -> None:
         """If a signal came, save and raise Stopped. Called often enough to answer within a quarter of a second."""
-        if self.wish.number is not None:
+        if self.stop.number is not None:
             self.save()
-            steps = self.job.config.run.steps
-            raise Stopped(f"stopped at step {self.step} of {steps}; everything is saved", self.wish.number)
+            steps = self.setup.config.run.steps
+            raise Stopped(f"stopped at step {self.step} of {steps}; everything is saved", self.stop.number)
 
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.step % every == 0
 
-    def block(self, target: int) -> None:
+    def train_block(self, target: int) -> None:
         """Train until something is due, or for about BLOCK_SECONDS. Raises NumericError."""
-        config = self.job.config
+        config = self.setup.config
         due = [target, *(self._next(every) for every in self._intervals() if every)]
         count = max(1, min(min(due) - self.step, int(BLOCK_SECONDS / self.seconds_per_step)))
-        feed = self.job.corpus.feed(
+        feed = self.setup.corpus.feed(
             self.step,
             count,
-            self.job.rows,
+            self.setup.rows_per_step,
             config.model.block_size,
             rows_a_pass=config.run.batch_size,
             seed=config.run.seed,
@@ -191,7 +194,7 @@ class Loop:
             self._diverged(float(losses[-1]))
 
     def _intervals(self) -> Sequence[int]:
-        run = self.job.config.run
+        run = self.setup.config.run
         return (run.checkpoint_every, run.eval_every, run.sample_every)
 
     def _next(self, every: int) -> int:
@@ -213,15 +216,15 @@ class Loop:
         if len(losses):
             self.loss = float(losses[-1])
             self.recent.extend(losses.tolist())
-            self.report.progress(self.step, fmean(self.recent), self.tokens - before)
+            self.callbacks.progress(self.step, fmean(self.recent), self.tokens - before)
 
     def _diverged(self, loss: float) -> None:
         """Keep the last healthy state, and say where it went wrong."""
         self.save()
         weights = {name: a for name, a in self.engine.dump(self.state).items() if not name.startswith(("m.", "v."))}
         largest = max(weights, key=lambda name: float(np.nan_to_num(np.abs(weights[name]).max(), nan=np.inf)))
-        corpus, rows = self.job.corpus, self.job.rows
-        block = self.job.config.model.block_size
+        corpus, rows = self.setup.corpus, self.setup.rows_per_step
+        block = self.setup.config.model.block_size
         places = [corpus.place(self.step * rows + i, block) + 1 for i in range(min(rows, 8))]
         what = "gradient" if np.isnan(loss) else "loss"
         raise NumericError(
@@ -232,20 +235,20 @@ class Loop:
 
     def evaluate_if_due(self) -> None:
         """Evaluate, unless this step was; a signal may cut it short, then it is due again after --resume."""
-        if self._is_due(self.job.config.run.eval_every) and self.evaluated != self.step:
+        if self._is_due(self.setup.config.run.eval_every) and self.evaluated != self.step:
             self.evaluate()
 
     def evaluate(self) -> None:
         """The held-out loss, into the metrics; remember the best step."""
-        feeds = self.job.validation.held_out(self.job.config.model.block_size)
+        feeds = self.setup.validation.held_out(self.setup.config.model.block_size)
         at_the_end = self.step == self.target  # nothing would repeat an evaluation that a signal cut short
         self.val_loss = held_out_loss(self.engine, self.state, feeds, (lambda: None) if at_the_end else self.pause)
         self.evaluated = self.step
         files.append(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
-        self.report.evaluated(self.step, self.val_loss)
+        self.callbacks.evaluated(self.step, self.val_loss)
         if self.best is None or self.val_loss < self.best["val_loss"]:
             self.best = {"step": self.step, "val_loss": self.val_loss}
-            if self.job.config.run.checkpoint_every or self.job.config.run.patience:
+            if self.setup.config.run.checkpoint_every or self.setup.config.run.patience:
                 self.save()
 
     def sample(self, rng: Random) -> str:
@@ -254,10 +257,10 @@ class Loop:
 
     def samples(self, rng: Random, n: int) -> list[str]:
         """Documents from the model as it is."""
-        tokenizer, block = self.job.tokenizer, self.job.config.model.block_size
-        sampling = Sampling(self.job.config.run.temperature)
-        if isinstance(self.job.documents, Chats):
-            return [self._reply(self.job.documents, sampling, rng) for _ in range(n)]
+        tokenizer, block = self.setup.tokenizer, self.setup.config.model.block_size
+        sampling = Sampling(self.setup.config.run.temperature)
+        if isinstance(self.setup.documents, Chats):
+            return [self._reply(self.setup.documents, sampling, rng) for _ in range(n)]
         texts = []
         for drawn in generate_many(self.engine, self.state, [tokenizer.bos], n, block, sampling, rng, tokenizer.bos):
             chosen = []
@@ -269,7 +272,7 @@ class Loop:
 
     def _reply(self, chats: Chats, sampling: Sampling, rng: Random) -> str:
         """A question of the data and what the model answers."""
-        tokenizer, block = self.job.tokenizer, self.job.config.model.block_size
+        tokenizer, block = self.setup.tokenizer, self.setup.config.model.block_size
         conversation = rng.choice(chats.conversations)
         question = conversation[: next(i for i, said in enumerate(conversation) if said.role == "assistant")]
         prompt = chat_template.prompt(question, tokenizer, block)
@@ -281,22 +284,22 @@ class Loop:
         """Write this step's checkpoint, unless it is there, then drop the oldest ones. Raises MachineError."""
         if self.saved == self.step:
             return
-        job, began = self.job, time.monotonic()
+        setup, began = self.setup, time.monotonic()
         version, keys, spare = self.generator
         state = {
             "step": self.step,
-            "seed": job.config.run.seed,
+            "seed": setup.config.run.seed,
             "generator": [version, list(keys), spare],
             "data": {
-                "sha256": job.corpus.fingerprint,
-                "held_out_sha256": job.validation.fingerprint,
-                "source": job.documents.source,
-                "documents": job.corpus.n_documents,
-                "next": self.step * job.rows % job.corpus.n_rows(job.config.model.block_size),
+                "sha256": setup.corpus.fingerprint,
+                "held_out_sha256": setup.validation.fingerprint,
+                "source": setup.documents.source,
+                "documents": setup.corpus.n_documents,
+                "next": self.step * setup.rows_per_step % setup.corpus.n_rows(setup.config.model.block_size),
             },
-            "engine": job.choice.name,
-            "dtype": job.choice.dtype,
-            "threads": job.config.run.threads,
+            "engine": setup.choice.name,
+            "dtype": setup.choice.dtype,
+            "threads": setup.config.run.threads,
             "tokens": self.tokens,
             "seconds": self.seconds,
             "loss": self.loss,
@@ -309,7 +312,7 @@ class Loop:
             if not np.isfinite(value).all():
                 raise NumericError(f"step {self.step}: {name} is not finite; not saved, older checkpoints stay")
         files.flush(self.folder.metrics_file)
-        path = checkpoint.write(self.folder.checkpoints, job.config, job.tokenizer, tensors, state)
+        path = checkpoint.write(self.folder.checkpoints, setup.config, setup.tokenizer, tensors, state)
         self.saved, self.seconds_to_save = self.step, time.monotonic() - began
-        checkpoint.rotate(self.folder.checkpoints, job.config.run.keep, self.best["step"] if self.best else None)
-        self.report.saved(path)
+        checkpoint.rotate(self.folder.checkpoints, setup.config.run.keep, self.best["step"] if self.best else None)
+        self.callbacks.saved(path)

@@ -14,7 +14,7 @@ from typing import Any
 
 from microgpt.cli import main
 from microgpt.runs import checkpoint
-from microgpt.signals import Terminated, raised
+from microgpt.signals import Terminated, raise_on_signal
 
 STEPS = 40
 NAMES = "ada ben cleo dora emil finn gina hugo ines jan kira lena mara nils olga pia rosa sven tina ulla".split()
@@ -82,7 +82,7 @@ def spawn(words: list[str], log: Path, before: Callable[[], None] = lambda: None
         sys.stdout = sys.stderr = open(descriptor, "w", buffering=1)  # noqa: SIM115
         signal.signal(signal.SIGINT, signal.default_int_handler)
         before()
-        with raised():
+        with raise_on_signal():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
             os.write(told, b".")
             status = main(words)

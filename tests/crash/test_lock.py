@@ -23,7 +23,7 @@ Copy = Callable[[], Path]
 
 def linger() -> None:
     """Hold the lock for long: a trainer in its first block."""
-    trainer.Loop.block = lambda self, target: time.sleep(60)  # type: ignore[method-assign]
+    trainer.Trainer.train_block = lambda self, target: time.sleep(60)  # type: ignore[method-assign]
 
 
 def test_a_second_trainer_is_refused(
@@ -63,7 +63,7 @@ def test_a_run_that_came_and_went_while_the_data_was_read(
 ) -> None:
     out, real = tmp_path / "run", train.prepare
 
-    def slow(*given: Any) -> prepare.Job:
+    def slow(*given: Any) -> prepare.RunSetup:
         monkeypatch.setattr(train, "prepare", real)
         assert main(new(reference.data, out)) == 0
         return real(*given)

@@ -80,9 +80,9 @@ class Recorded:
 @pytest.fixture
 def recorded(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     before, out, recorder = copy(), copy(), Recorder()
-    save, write = trainer.Loop.save, checkpoint.write
+    save, write = trainer.Trainer.save, checkpoint.write
 
-    def marked_save(self: trainer.Loop) -> None:
+    def marked_save(self: trainer.Trainer) -> None:
         recorder.mark("begin")
         save(self)
 
@@ -92,7 +92,7 @@ def recorded(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Recorded:
         return path
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Loop, "save", marked_save)
+        patch.setattr(trainer.Trainer, "save", marked_save)
         patch.setattr(checkpoint, "write", marked_write)
         patch.setattr(files, "os", recorder)
         patch.setattr(shutil, "os", recorder)

@@ -156,9 +156,9 @@ def test_a_tensor_that_is_no_number_stops_before_it_spreads(
     tensor: str,
     step: int,
 ) -> None:
-    out, block = tmp_path / "run", trainer.Loop.block
+    out, block = tmp_path / "run", trainer.Trainer.train_block
 
-    def poisoned(self: trainer.Loop, target: int) -> None:
+    def poisoned(self: trainer.Trainer, target: int) -> None:
         block(self, step if self.step < step else target)
         if self.step == step:
             tensors: dict[str, Any] = {name: np.array(value) for name, value in self.engine.dump(self.state).items()}
@@ -166,7 +166,7 @@ def test_a_tensor_that_is_no_number_stops_before_it_spreads(
             self.state = self.engine.load(tensors)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Loop, "block", poisoned)
+        patch.setattr(trainer.Trainer, "train_block", poisoned)
         assert main(new(reference.data, out)) == 6
     said = capsys.readouterr().err.splitlines()[-1]
     assert "not finite" in said

@@ -44,8 +44,8 @@ def test_at_random_instants(reference: Reference, tmp_path: Path, n: int) -> Non
 
 
 PHASES = {
-    "first block": ("Loop.block", 1),
-    "later block": ("Loop.block", 4),
+    "first block": ("Trainer.train_block", 1),
+    "later block": ("Trainer.train_block", 4),
     "evaluation": ("held_out_loss", 2),
     "last evaluation": ("held_out_loss", 4),
     "sample": ("generate_many", 2),
@@ -86,14 +86,14 @@ def test_in_every_phase(
 
 def slow_down() -> None:
     """Let every block take half a second."""
-    block = trainer.Loop.block
+    block = trainer.Trainer.train_block
 
-    def slow(self: trainer.Loop, target: int) -> None:
+    def slow(self: trainer.Trainer, target: int) -> None:
         for _ in range(25):
             time.sleep(0.02)
         block(self, target)
 
-    trainer.Loop.block = slow  # type: ignore[method-assign]
+    trainer.Trainer.train_block = slow  # type: ignore[method-assign]
 
 
 def test_a_second_signal_ends_at_once(reference: Reference, tmp_path: Path) -> None:

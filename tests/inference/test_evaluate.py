@@ -57,9 +57,9 @@ def brute_force(run: Path, texts: list[str]) -> tuple[float, int]:
 def test_figures_are_those_of_the_definition(text: Path, tmp_path: Path, tokenizer: str) -> None:
     data = {"tokenizer": tokenizer, "val_fraction": 0.25}
     trained = train(config(text, data, eval_every=4, dtype="float64", engine="auto"), tmp_path / "run")
-    job = prepare(Config.from_toml(tmp_path / "run" / "run.toml"))
-    texts = list(job.documents.texts)
-    held = [texts[i] for i in job.corpus.order[job.corpus.n_train :]]
+    setup = prepare(Config.from_toml(tmp_path / "run" / "run.toml"))
+    texts = list(setup.documents.texts)
+    held = [texts[i] for i in setup.corpus.order[setup.corpus.n_train :]]
     nats, n = brute_force(tmp_path / "run", held)
     found = measure(tmp_path / "run")
     size = sum(len(text.encode()) for text in held)
@@ -90,14 +90,14 @@ def test_another_file_can_be_measured(text: Path, tmp_path: Path, capsys: pytest
 
 
 def test_verbatim_counts_training_documents_alone(text: Path) -> None:
-    job = prepare(config(text, {"val_fraction": 0.25, "drop_duplicates": True}))
-    texts, order, n = list(job.documents.texts), job.corpus.order, job.corpus.n_train
+    setup = prepare(config(text, {"val_fraction": 0.25, "drop_duplicates": True}))
+    texts, order, n = list(setup.documents.texts), setup.corpus.order, setup.corpus.n_train
     samples = [texts[order[0]], texts[order[0]], texts[order[n]], "no such line"]
-    assert verbatim(samples, job.documents, job.corpus) == 0.5
+    assert verbatim(samples, setup.documents, setup.corpus) == 0.5
     joined = prepare(config(text, {"packing": "joined"}))
     part = texts[0][1:-1]
     assert verbatim([part], joined.documents, joined.corpus) == 1.0
-    assert verbatim([part], *(lambda job: (job.documents, job.corpus))(prepare(config(text)))) == 0.0
+    assert verbatim([part], *(lambda setup: (setup.documents, setup.corpus))(prepare(config(text)))) == 0.0
 
 
 def test_patience_stops_early(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

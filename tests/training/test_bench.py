@@ -74,19 +74,19 @@ def test_a_compiler_that_does_not_compile_is_refused_when_asked(
     assert main([*words, "manual", "--out", str(tmp_path / "b")]) == 0
 
 
-def test_compiling_is_told_where_a_rung_is_compiled() -> None:
+def test_compiling_is_reported_where_an_engine_is_compiled() -> None:
     from microgpt.engines.fused.jit import cache
 
-    heard: list[tuple[str, float | None]] = []
+    reported: list[tuple[str, float | None]] = []
 
-    def told(what: str, seconds: float | None) -> None:
-        heard.append((what, seconds))
+    def report(what: str, seconds: float | None) -> None:
+        reported.append((what, seconds))
 
     for rung in LADDER:
-        with watch_compiler(rung, told):
+        with watch_compiler(rung, report):
             for listener in cache.listeners:
                 listener(rung, 0.5)
-    assert heard == [(name, 0.5) for name in LADDER if is_compiled(name)]
+    assert reported == [(name, 0.5) for name in LADDER if is_compiled(name)]
     assert not cache.listeners
 
 

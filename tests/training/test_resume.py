@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -17,7 +18,7 @@ from microgpt.errors import CheckpointError, MachineError, UsageError
 from microgpt.runs import checkpoint
 from microgpt.training.resume import resumed, seconds
 from microgpt.training.train import train
-from microgpt.training.trainer import Loop
+from microgpt.training.trainer import Trainer
 
 
 def small(folder: Path, **run: Any) -> Config:
@@ -94,6 +95,41 @@ def test_run_toml_trains_the_whole_run_anew(tmp_path: Path, way: str, stop: int)
     shutil.rmtree(out / "checkpoints")
     go_on(out)
     assert rates(out) == rates(anew), "without a checkpoint a run begins anew"
+
+
+def test_the_old_keys_of_phases_are_read(tmp_path: Path) -> None:
+    """run.toml and config.json called phases `earlier`, and `end_step` `until`."""
+    runs = {}
+    for name in ("old", "new"):
+        out = tmp_path / name
+        train(small(tmp_path), out)
+        go_on(out, extend=10, stop_at=25)
+        if name == "old":
+            rename(out / "run.toml", ("[[phases]]", "[[earlier]]"), ("[phases.optim]", "[earlier.optim]"))
+            rename(out / "run.toml", ("end_step = ", "until = "))
+            newest = checkpoint.list_steps(out / "checkpoints")[-1]
+            rename(newest / "config.json", ('"phases":', '"earlier":'), ('"end_step":', '"until":'))
+            manifest = json.loads((newest / checkpoint.MANIFEST).read_text())
+            data = (newest / "config.json").read_bytes()
+            manifest["files"]["config.json"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            (newest / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+            assert [phase.end_step for phase in checkpoint.read(newest).config.phases] == [20]
+        go_on(out)
+        runs[name] = checkpoint.read(out)
+    assert runs["old"].step == 30
+    assert runs["old"].config == runs["new"].config
+    assert rates(tmp_path / "old") == rates(tmp_path / "new")
+    new = runs["new"].tensors()
+    assert all(np.array_equal(value, new[name]) for name, value in runs["old"].tensors().items())
+
+
+def rename(path: Path, *keys: tuple[str, str]) -> None:
+    """Replace texts of a file, each of which must be there."""
+    text = path.read_text(encoding="utf-8")
+    for key, old in keys:
+        assert key in text
+        text = text.replace(key, old)
+    path.write_text(text, encoding="utf-8")
 
 
 def test_an_extended_run_without_its_past_begins_at_its_rate(tmp_path: Path) -> None:
@@ -226,23 +262,21 @@ def test_what_can_go_on_says_how(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: int | None
 ) -> None:
     """A disk that fails on the way can be mended; one that fails first is not helped by the same command."""
-    out, save = tmp_path / "run", Loop.save
+    out, save = tmp_path / "run", Trainer.save
 
-    def full(self: Loop) -> None:
+    def full(self: Trainer) -> None:
         if step is None or self.step > step:
             raise MachineError("full")
         save(self)
 
     train(small(tmp_path, checkpoint_every=5), out, stop_at=5)
-    monkeypatch.setattr(Loop, "save" if step else "take_up", full)
+    monkeypatch.setattr(Trainer, "save" if step else "restore", full)
     assert main(["train", "--resume", "--out", str(out)]) == 5
     said = capsys.readouterr().err
     assert (f"go on   microgpt train --resume --out {out}" in said) == (step is not None)
 
 
-def test_the_loss_that_is_told_is_the_mean_of_the_last_fifty(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_reported_loss_is_the_mean_of_the_last_fifty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Not of the steps since the last line, which the clock decides."""
     text, run = tmp_path / "a.txt", tmp_path / "run"
     text.write_text("anna\nbob\ncarl\n", encoding="utf-8")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from microgpt.engines import LADDER
 from microgpt.errors import MachineError
+from microgpt.progress import ProgressCallback
 
 # Widest first: a feature of the CPU, as LLVM names it, and the bits of its vectors.
 VECTORS = (("avx512f", 512), ("avx2", 256), ("sve", 128), ("neon", 128), ("sse2", 128))
@@ -55,29 +56,22 @@ def verify_compiler(rung: str) -> None:
         )
 
 
-Told = Callable[[str, float | None], None]
-
-
-def silent(what: str, seconds: float | None) -> None:
-    """Hears and says nothing."""
-
-
 @contextmanager
-def watch_compiler(rung: str, told: Told) -> Iterator[None]:
-    """Within the block, `told` hears what is compiled of a rung: its name and None, when it is done its seconds.
+def watch_compiler(rung: str, progress: ProgressCallback) -> Iterator[None]:
+    """Within the block, `progress` is called for each kernel when its compilation begins and when it is done.
 
-    What comes from the cache on disk is not compiled, so nothing is heard of it.
+    Kernels that come from the cache on disk are not compiled, so they are not reported.
     """
     if not is_compiled(rung):
         yield
         return
     from microgpt.engines.fused.jit.cache import listeners
 
-    listeners.append(told)
+    listeners.append(progress)
     try:
         yield
     finally:
-        listeners.remove(told)
+        listeners.remove(progress)
 
 
 def pytorch() -> dict[str, Any] | None:

@@ -59,7 +59,7 @@ def compilations(cached: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The float types compiled from now on; what it gives is the code that is there."""
     code, done = cache.read(cached, cache._key("float32")), []
 
-    def compiled(dtype: str, told: cache.Told) -> Any:
+    def compiled(dtype: str, told: cache.ProgressCallback) -> Any:
         done.append(dtype)
         return code
 

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from microgpt import files
-from microgpt.engines.common.hardware import Told
 from microgpt.engines.fused.jit.elf import Image, place
 from microgpt.errors import MachineError
+from microgpt.progress import ProgressCallback
 
 UNUSED = 30 * 24 * 3600  # seconds after which a file that nobody took is swept
 
-listeners: list[Told] = []  # each hears of a kernel as it is begun, with None, and in how many seconds it was done
+listeners: list[ProgressCallback] = []  # called for each kernel that is compiled
 
 
 class Kernel:

@@ -22,12 +22,12 @@ from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
-from microgpt.engines.common.hardware import Told
 from microgpt.engines.fused.jit import elf
 from microgpt.engines.fused.jit.cache import Code, Kernels
 from microgpt.engines.fused.layout import Shape
 from microgpt.engines.fused.simd.intrinsics import BYTES, has_bfloat16, machine, translated
 from microgpt.errors import MachineError
+from microgpt.progress import ProgressCallback
 
 INT, DOUBLE = ir.IntType(64), ir.DoubleType()
 KINDS = {"int": types.int64, "bool": types.boolean, "float": types.float64}
@@ -115,7 +115,7 @@ def _translating() -> Iterator[Translator]:
                 gc.enable()
 
 
-def compiled(dtype: str, told: Told) -> Code:
+def compiled(dtype: str, told: ProgressCallback) -> Code:
     """The kernels of a float type. Raises MachineError where Numba is told not to compile."""
     if config.DISABLE_JIT:
         raise MachineError(

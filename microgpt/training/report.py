@@ -1,0 +1,39 @@
+"""The callbacks of a training run; a subclass shows or records its progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from microgpt.training.prepare import RunSetup
+
+
+class Callbacks:
+    """Called by a run as it proceeds. These do nothing."""
+
+    def reading(self, message: str, seconds: float | None) -> None:
+        """A long text is being read: a ProgressCallback."""
+
+    def plan(self, setup: RunSetup) -> None:
+        """The run is prepared and about to start."""
+
+    def compiling(self, name: str, seconds: float | None) -> None:
+        """The engine compiles a kernel that is not cached on disk: a ProgressCallback."""
+
+    def resumed(self, path: Path, step: int) -> None:
+        """The run continues from a checkpoint."""
+
+    def progress(self, step: int, loss: float, tokens: int) -> None:
+        """A block of steps is done: steps so far, mean loss of the last 50 steps, tokens of the block."""
+
+    def evaluated(self, step: int, loss: float) -> None:
+        """A held-out loss was computed."""
+
+    def sample(self, step: int, text: str) -> None:
+        """A sample was drawn during the run."""
+
+    def saved(self, path: Path) -> None:
+        """A checkpoint was written."""
+
+    def stopped_early(self, step: int, best: dict[str, Any]) -> None:
+        """The held-out loss has not improved for `patience` evaluations; `best` has step and val_loss of the best."""
