@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from microgpt.commands.terminal import say
 from microgpt.errors import MicrogptError, UsageError
 
 Switch = Parameter(negative="")
@@ -29,34 +28,35 @@ def export(
     quality: bool = True,
     json: Annotated[bool, Switch] = False,
 ) -> None:
-    """Write a model so that other programs open it.
+    """Export a model for other programs.
 
     Parameters
     ----------
     run
         A run, checkpoint or exported folder.
     to
-        safetensors (our folder without training state), json (kgx), moonbase (muchq), hf (transformers),
-        gguf (llama.cpp), onnx (ONNX Runtime) or html (one page that runs the model).
+        safetensors (a model folder of microgpt without training state), kgx (its model.json), moonbase (muchq),
+        hf (transformers), gguf (llama.cpp), onnx (ONNX Runtime) or html (one page that runs the model).
     out
-        The file or folder to write (default: the model's name, here).
+        The file or folder to write (default: named after the model, in the current folder).
     half
-        Numbers of 16 bits (float16).
+        Store numbers in 16 bits (float16).
     bf16
-        Numbers of 16 bits with float32's range (bfloat16).
+        Store numbers in 16 bits with float32's range (bfloat16).
     int8
-        Numbers of 8 bits with a scale a row.
+        Store numbers in 8 bits, with a scale per row.
     custom_code
-        With --to hf: write a class of ours beside the weights, for a model that transformers has no class for.
+        With --to hf: write the model's class beside the weights, for a model that transformers has no class for.
     merge
-        Insist on adapters (finetune --lora-rank), which are merged into the matrices: no format keeps them apart.
+        Require adapters (finetune --lora-rank). They are merged into the matrices: no format keeps them apart.
     data
-        A text to measure the quality on (default: what the run held out, else its training text).
+        A text to measure the quality on (default: the held-out text of the run, else its training text).
     quality
-        With fewer bits: measure what they cost in loss and bits per byte.
+        With fewer bits: measure their cost in loss and bits per byte.
     json
         Print the result as one JSON object.
     """
+    from microgpt.commands.terminal import say
     from microgpt.formats import export as write
 
     chosen = [name for name, given in (("float16", half), ("bfloat16", bf16), ("int8", int8)) if given]
@@ -85,18 +85,13 @@ def export(
 
 
 def _quality(run: Path, to: str, stored: str, data: Path | None) -> dict[str, Any]:
-    from microgpt.formats.quality import Rounding, table
-    from microgpt.runs import checkpoint, tensors
+    from microgpt.formats.quality import table
+    from microgpt.runs import checkpoint
 
-    rounded: Rounding = tensors.rounded
-    if to == "gguf":
-        from microgpt.formats import gguf
-
-        rounded = gguf.rounded
     try:
-        rows, about = table(checkpoint.read(run), [stored], str(data) if data else None, rounded)
+        rows, about = table(checkpoint.read(run), [stored], str(data) if data else None, to)
     except (MicrogptError, OSError) as error:
         if data is not None:
             raise
-        return {"quality": [], "quality_on": f"nothing, since the text is not at hand; name one with --data ({error})"}
+        return {"quality": [], "quality_on": f"nothing: the text was not found; name one with --data ({error})"}
     return {"quality": rows, "quality_on": about}

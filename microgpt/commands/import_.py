@@ -9,22 +9,21 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from microgpt.commands.terminal import say
-
 
 def import_(path: Path, *, out: Path, json: Annotated[bool, Parameter(negative="")] = False) -> None:
-    """Make a model folder of ours from another program's model.
+    """Import a model of another program.
 
     Parameters
     ----------
     path
         muchq's folder (weights.safetensors and meta.json), kgx's model.json, or a Hugging Face folder of the
-        architectures Arcee or NanoChat.
+        architecture Arcee or NanoChat.
     out
-        The folder to write.
+        The model folder to write.
     json
         Print the result as one JSON object.
     """
+    from microgpt.commands.terminal import say
     from microgpt.formats.imports import import_model
 
     done = import_model(path, out)

@@ -1,4 +1,7 @@
-"""Models that open elsewhere: one file a format, found by its name in this table."""
+"""Models for other programs and from other programs: one file per format, found by its name.
+
+Every file that FORMATS names has `write` (see Exporter); those that imports.READERS names also have `read`.
+"""
 
 from __future__ import annotations
 
@@ -8,47 +11,44 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from microgpt import files
 from microgpt.config import nearest
 from microgpt.errors import MachineError, UsageError, install
-from microgpt.model import Tensors
+from microgpt.model import Tensors, table
 from microgpt.runs import checkpoint
 from microgpt.runs.checkpoint import Checkpoint
 
 
 class Format(NamedTuple):
-    """What is known of a format before its file is imported."""
+    """The facts of a format that are known before its file is imported."""
 
     about: str
-    module: str
     suffix: str  # of the one file; a folder where it begins with "-"
-    storages: tuple[str, ...]  # how it can hold numbers, the default first
-    requires: tuple[str, ...] = ()
+    storages: tuple[str, ...]  # how it can store numbers, the default first
+    requires: str | None = None  # the module that must be installed
 
 
+# The file name is the registry: the format X is written by microgpt/formats/X.py, imported when it is used.
 FORMATS: dict[str, Format] = {
     "safetensors": Format(
-        "our model folder without training state",
-        "safetensors",
-        "-model",
-        ("as trained", "float16", "bfloat16", "int8"),
+        "a model folder of microgpt without training state", "-model", ("as trained", "float16", "bfloat16", "int8")
     ),
-    "json": Format("kgx's model.json: every number in words", "kgx", ".json", ("as trained",)),
-    "moonbase": Format("muchq's folder, for characters", "moonbase", "-moonbase", ("float32", "float16")),
-    "hf": Format("transformers: Arcee or NanoChat", "hf", "-hf", ("float32", "float16", "bfloat16")),
-    "gguf": Format(
-        "llama.cpp and what is built on it", "gguf", ".gguf", ("float32", "float16", "bfloat16", "int8"), ("gguf",)
-    ),
-    "onnx": Format("ONNX Runtime, with a KV cache", "onnx", ".onnx", ("float32",), ("onnx",)),
-    "html": Format("one page that runs the model in a browser", "html", ".html", ("float16", "int8")),
+    "kgx": Format("kgx's model.json, every number as text", ".json", ("as trained",)),
+    "moonbase": Format("muchq's folder, for characters", "-moonbase", ("float32", "float16")),
+    "hf": Format("transformers: Arcee or NanoChat", "-hf", ("float32", "float16", "bfloat16")),
+    "gguf": Format("llama.cpp and its relatives", ".gguf", ("float32", "float16", "bfloat16", "int8"), "gguf"),
+    "onnx": Format("ONNX Runtime, with a KV cache", ".onnx", ("float32",), "onnx"),
+    "html": Format("one page that runs the model in a browser", ".html", ("float16", "int8")),
 }
+
+ALIASES = {"json": "kgx"}  # earlier names
 
 
 @dataclass(frozen=True, slots=True)
 class ExportJob:
-    """What is exported: an opened model, its matrices, and how the numbers are wanted."""
+    """An opened model, its matrices with the adapters merged, and how the numbers are to be stored."""
 
     saved: Checkpoint
     weights: Tensors
@@ -57,24 +57,35 @@ class ExportJob:
 
 
 class Exporter(Protocol):
-    """What each file of this package offers."""
+    """The module of a format."""
 
     def write(self, job: ExportJob, out: Path) -> list[str]:
-        """Write the file or folder `out`, which is not there yet; returns what a user should be told.
+        """Write the file or folder `out`, which does not exist yet; returns notes for the user.
 
-        Raises UsageError with the option that the format cannot hold, and OSError.
+        Raises UsageError with the options that the format cannot hold, and OSError.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written."""
+    """The file or folder that was written."""
 
     path: Path
     to: str
     storage: str
     bytes: int
     notes: list[str]
+
+
+def exporter(to: str) -> Exporter:
+    """The module of a format. Raises UsageError for an unknown name, MachineError where its library is missing."""
+    name = ALIASES.get(to, to)
+    if name not in FORMATS:
+        raise UsageError(f"--to: there is no format {to!r}; {nearest(to, {**FORMATS, **ALIASES})}")
+    needed = FORMATS[name].requires
+    if needed and not importlib.util.find_spec(needed):
+        raise MachineError(f"--to {to}: {needed} is not installed; {install('export')}")
+    return cast(Exporter, importlib.import_module(f"microgpt.formats.{name}"))
 
 
 def export(
@@ -87,24 +98,21 @@ def export(
     merge: bool = False,
     measure: Callable[[str], None] = lambda storage: None,
 ) -> Exported:
-    """Write the model of `run` as `to`, its adapters merged; `merge` insists on there being some.
+    """Write the model of `run` in the format `to`, its adapters merged; with `merge` there must be some.
 
     `measure` is called with the storage before anything is written, and may refuse by raising.
 
     Raises UsageError, CheckpointError, NumericError or MachineError.
     """
-    if to not in FORMATS:
-        raise UsageError(f"--to: there is no format {to!r}; {nearest(to, FORMATS)}")
-    facts = FORMATS[to]
+    module = exporter(to)
+    facts = FORMATS[ALIASES.get(to, to)]
     if storage is not None and storage not in facts.storages:
         raise UsageError(f"--to {to}: cannot hold {storage}, only {', '.join(facts.storages)}")
     if custom_code and to != "hf":
         raise UsageError(f"--custom-code: only with --to hf, got --to {to}")
-    for needed in facts.requires:
-        if not importlib.util.find_spec(needed):
-            raise MachineError(f"--to {to}: {needed} is not installed; {install('export')}")
     saved = checkpoint.read(run)
-    weights = saved.weights()
+    loaded = saved.weights()
+    weights = {w.name: loaded[w.name] for w in table(saved.config.model)}  # the same file from the same model
     if storage is None:
         storage = str(weights["wte"].dtype) if facts.storages[0] == "as trained" else facts.storages[0]
     merged = []
@@ -115,12 +123,11 @@ def export(
         raise UsageError(f"--merge: {run} has no adapters (finetune --lora-rank makes them); leave it out")
     out = out or Path(saved.config.name + facts.suffix)
     if out.exists():
-        raise UsageError(f"{out}: is there already; name another file or folder with --out", "E_EXISTS")
-    exporter: Exporter = importlib.import_module(f"microgpt.formats.{facts.module}")  # type: ignore[assignment]
+        raise UsageError(f"{out}: exists already; name another file or folder with --out", "E_EXISTS")
     measure(storage)
     with files.disk("be written", out):
         files.make_folders(out.absolute().parent)
-        notes = exporter.write(ExportJob(saved, weights, storage, custom_code), out)
+        notes = module.write(ExportJob(saved, weights, storage, custom_code), out)
     return Exported(out, to, storage, size(out), [*merged, *notes])
 
 

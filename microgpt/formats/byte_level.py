@@ -6,23 +6,16 @@ tokenizer is such a one too: letters of one byte are tokens, longer ones grow ou
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
+
+from microgpt.tokenizers.bpe import LETTERS
 
 Vocabulary = tuple[list[str], list[str], list[str]]  # tokens by id, merges, and which tokens are special
 
 
-@lru_cache
-def alphabet() -> dict[int, str]:
-    """The printable character of each byte, as in GPT-2: visible Latin-1 stands for itself, the rest from U+0100."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
-
-
 def spelled(text: str) -> str:
     """A text's bytes in the alphabet."""
-    return "".join(alphabet()[byte] for byte in text.encode())
+    return "".join(LETTERS[byte] for byte in text.encode())
 
 
 def as_byte_level(content: dict[str, Any]) -> tuple[Vocabulary | None, str | None]:
@@ -34,7 +27,7 @@ def as_byte_level(content: dict[str, Any]) -> tuple[Vocabulary | None, str | Non
     if [vocab[token] for token in tokens] != list(range(len(tokens))):
         return None, "its ids have holes"
     if model["type"] == "BPE":
-        if not byte_level(content):
+        if not is_byte_level(content):
             return None, "its BPE does not work on bytes, or cuts text otherwise than GPT-2 did"
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
         return (tokens, merges, list(special.values())), None
@@ -50,7 +43,7 @@ def as_byte_level(content: dict[str, Any]) -> tuple[Vocabulary | None, str | Non
     return (spellings, list(dict.fromkeys(merges)), list(special.values())), None
 
 
-def byte_level(content: dict[str, Any]) -> bool:
+def is_byte_level(content: dict[str, Any]) -> bool:
     """Whether a BPE works on bytes after GPT-2's cut into words (`ByteLevel` with its regex)."""
     pre = content.get("pre_tokenizer") or {}
     steps = pre.get("pretokenizers", [pre])

@@ -1,8 +1,8 @@
-"""What fewer bits cost: loss and bits per byte of a model as it is, and as it is after it was stored smaller."""
+"""The cost of fewer bits: loss and bits per byte of a model as it is, and after it was stored smaller."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from microgpt.engines import choose
@@ -11,16 +11,14 @@ from microgpt.model import Tensors
 from microgpt.runs import tensors
 from microgpt.runs.checkpoint import Checkpoint
 
-Rounding = Callable[[Tensors, str], Tensors]  # what is left of tensors after they were stored so
-
 
 def table(
-    saved: Checkpoint, storages: Sequence[str], path: str | None = None, rounded: Rounding = tensors.rounded
+    saved: Checkpoint, storages: Sequence[str], path: str | None = None, to: str = "safetensors"
 ) -> tuple[list[dict[str, Any]], str]:
-    """A row a storage, the model as it is first, and the text it was measured on.
+    """A row per storage, the model as it is first, and the text it was measured on.
 
-    That is the file `path`, else what the run held out, else its training text. A row has storage, loss (nats a
-    token) and bits_per_byte. Raises DataError, UsageError or OSError where the text is not to be had.
+    That is the file `path`, else the text that the run held out, else its training text. A row has storage, loss
+    (nats per token) and bits_per_byte. Raises DataError, UsageError or OSError where the text cannot be read.
     """
     config, weights = saved.config, saved.weights()
     choice = choose(config.model, config.optim, dtype=str(weights["wte"].dtype))
@@ -28,8 +26,17 @@ def table(
     rows = []
     about = ""
     for stored in (str(weights["wte"].dtype), *storages):
-        state = engine.load(rounded(weights, stored))
+        state = engine.load(rounded(weights, stored, to))
         found = evaluate(engine, state, config, saved.tokenizer, path, samples=0)
         rows.append({"storage": stored, "loss": found.loss, "bits_per_byte": found.bits_per_byte})
         about = f"{found.documents} documents of {found.data}"
     return rows, about
+
+
+def rounded(weights: Tensors, storage: str, to: str) -> Tensors:
+    """What is left of the weights after the format `to` stored them as `storage`."""
+    if to == "gguf":  # its int8 has a scale per 32 numbers, not per row
+        from microgpt.formats import gguf
+
+        return gguf.rounded(weights, storage)
+    return tensors.rounded(weights, storage)

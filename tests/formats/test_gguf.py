@@ -8,7 +8,6 @@ import pytest
 
 from microgpt.errors import UsageError
 from microgpt.formats import export
-from microgpt.formats.gguf import rounded
 from microgpt.formats.quality import table
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import train
@@ -149,7 +148,7 @@ def test_the_quality_table_knows_its_blocks(build: Build, tmp_path: Path) -> Non
     text = tmp_path / "text.txt"
     text.write_text("abc\ndef\n")
     ours, _ = table(saved, ["int8"], str(text))
-    theirs, about = table(saved, ["int8"], str(text), rounded)
+    theirs, about = table(saved, ["int8"], str(text), "gguf")
     assert ours[0] == theirs[0]
     assert ours[1]["loss"] != theirs[1]["loss"]
     assert about == f"2 documents of {text}"

@@ -119,7 +119,7 @@ def test_moonbase(build: Build, tmp_path: Path, change: Change, message: str) ->
 )
 def test_kgx(build: Build, tmp_path: Path, change: Change, message: str) -> None:
     (tmp_path / "theirs").mkdir()
-    export(build(**KGX), "json", tmp_path / "theirs" / "model.json")
+    export(build(**KGX), "kgx", tmp_path / "theirs" / "model.json")
     refused(tmp_path / "theirs", change, message, tmp_path)
 
 
@@ -135,7 +135,7 @@ def test_kgx(build: Build, tmp_path: Path, change: Change, message: str) -> None
 )
 def test_kgx_matrices(build: Build, tmp_path: Path, value: Any, message: str) -> None:
     (tmp_path / "theirs").mkdir()
-    path = export(build(**KGX), "json", tmp_path / "theirs" / "model.json").path
+    path = export(build(**KGX), "kgx", tmp_path / "theirs" / "model.json").path
     content = json.loads(path.read_text())
     content["state_dict"]["wte"][3] = value
     refused(path.parent, text("model.json", json.dumps(content)), f"wte: .*{message}", tmp_path)
@@ -143,7 +143,7 @@ def test_kgx_matrices(build: Build, tmp_path: Path, value: Any, message: str) ->
 
 def test_kgx_infinity(build: Build, tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
-    path = export(build(**KGX), "json", tmp_path / "theirs" / "model.json").path
+    path = export(build(**KGX), "kgx", tmp_path / "theirs" / "model.json").path
     content = json.loads(path.read_text())
     content["state_dict"]["wte"][3][0] = 12345678
     text("model.json", json.dumps(content).replace("12345678", "1e400"))(path.parent)
@@ -157,9 +157,9 @@ M = "model.safetensors"
     ("change", "message"),
     [
         (edit("config.json", model_type="llama"), "model_type 'llama'; this version imports arcee and nanochat"),
-        (edit("config.json", model_type="microgpt"), "a model of ours already"),
+        (edit("config.json", model_type="microgpt"), "a model of microgpt already"),
         (edit("config.json", hidden_act="silu"), "hidden_act 'silu'"),
-        (edit("config.json", num_key_value_heads=1), "num_key_value_heads is 1; a model of ours has 2"),
+        (edit("config.json", num_key_value_heads=1), "num_key_value_heads is 1; a model of microgpt has 2"),
         (edit("config.json", intermediate_size=100), "intermediate_size is 100"),
         (edit("config.json", rms_norm_eps=1e-6), "rms_norm_eps is 1e-06"),
         (edit("config.json", attention_bias=True), "attention_bias is True"),
@@ -188,7 +188,7 @@ def test_without_a_model(build: Build, tmp_path: Path, capsys: pytest.CaptureFix
         import_model(tmp_path / "nothing", tmp_path / "ours")
     with pytest.raises(CheckpointError, match="not a model that this version imports"):
         import_model(tmp_path, tmp_path / "ours")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         import_model(tmp_path, tmp_path)
     assert main(["import", str(tmp_path / "nothing"), "--out", str(tmp_path / "ours")]) == 4
     assert capsys.readouterr().err.count("\n") == 1
@@ -204,7 +204,7 @@ def test_the_training_state_of_muchq_comes_along(build: Build, tmp_path: Path) -
     done = import_model(folder, tmp_path / "ours")
     saved = checkpoint.read(done.path)
     assert (done.step, saved.step) == (41, 41)
-    assert done.notes == ["Adam's moments after 41 steps came along"]
+    assert done.notes == ["Adam's moments after 41 steps are included"]
     tensors = saved.tensors()
     assert (tensors["m.wte"] == 0.25).all()
     assert (tensors["v.layer1.mlp_fc2"] == 0.125).all()

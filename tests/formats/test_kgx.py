@@ -53,7 +53,7 @@ def read_and_compute(path: Path, text: str) -> list[list[float]]:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_its_description_computes_our_logits(build: Build, tmp_path: Path, dtype: str) -> None:
     source = build(**KGX, dtype=dtype, n_head=4)
-    done = export(source, "json", tmp_path / "model.json")
+    done = export(source, "kgx", tmp_path / "model.json")
     assert done.notes == []
     np.testing.assert_allclose(read_and_compute(done.path, "hello"), logits(source, [26, 7, 4, 11, 11, 14]), atol=1e-9)
 
@@ -61,14 +61,14 @@ def test_its_description_computes_our_logits(build: Build, tmp_path: Path, dtype
 @pytest.mark.parametrize("name", ["model.json", "names-json"])
 def test_there_and_back(build: Build, tmp_path: Path, name: str) -> None:
     source = build(**KGX, tokenizer=Char(' "\\abé日🙂'))
-    export(source, "json", tmp_path / name)
+    export(source, "kgx", tmp_path / name)
     done = import_model(tmp_path / name, tmp_path / "back")
     np.testing.assert_array_equal(logits(done.path, [8, 6, 7]), logits(source, [8, 6, 7]))
 
 
 def test_another_activation_is_told_and_comes_back(build: Build, tmp_path: Path) -> None:
     source = build(**CLASSIC)
-    done = export(source, "json", tmp_path / "model.json")
+    done = export(source, "kgx", tmp_path / "model.json")
     assert "activation is relu" in done.notes[0]
     back = import_model(done.path, tmp_path / "back")
     np.testing.assert_array_equal(logits(back.path, [26, 1]), logits(source, [26, 1]))
@@ -76,7 +76,7 @@ def test_another_activation_is_told_and_comes_back(build: Build, tmp_path: Path)
 
 def test_another_architecture_is_refused_by_name(build: Build, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"position = rope .*, final_norm = true, softcap = 3\.0"):
-        export(build(**MODERN, softcap=3.0), "json", tmp_path / "model.json")
+        export(build(**MODERN, softcap=3.0), "kgx", tmp_path / "model.json")
     with pytest.raises(UsageError, match="special tokens beside BOS"):
-        export(build("chat", tokenizer=Char("ab", ("user", "bos"))), "json", tmp_path / "model.json")
+        export(build("chat", tokenizer=Char("ab", ("user", "bos"))), "kgx", tmp_path / "model.json")
     assert not (tmp_path / "model.json").exists()

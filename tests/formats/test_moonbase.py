@@ -42,7 +42,7 @@ def test_there_and_back(build: Build, tmp_path: Path, stored: str, bound: float)
 def test_a_chat_model_keeps_the_roles_that_muchq_knows(build: Build, tmp_path: Path) -> None:
     source = build(tokenizer=Char("abc", ("user", "assistant", "system", "end_turn", "bos")))
     done = export(source, "moonbase", tmp_path / "out")
-    assert done.notes == ["its token <system> stays behind: muchq's program knows none"]
+    assert done.notes == ["its token <system> is left out: muchq's program has none"]
     meta = json.loads((done.path / "meta.json").read_text())
     assert (meta["vocab_size"], meta["special_tokens"]) == (7, ["user", "assistant", "end_turn"])
     back = import_model(done.path, tmp_path / "back").path

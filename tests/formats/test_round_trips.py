@@ -21,8 +21,8 @@ from tests.formats.test_onnx import run
 
 BOUND = 1e-5
 HOLDS = {
-    "names": {"safetensors", "json", "moonbase", "onnx", "html"},
-    "names_kgx": {"safetensors", "json", "onnx", "html"},
+    "names": {"safetensors", "kgx", "moonbase", "onnx", "html"},
+    "names_kgx": {"safetensors", "kgx", "onnx", "html"},
     "chat": {"safetensors", "hf", "gguf", "onnx", "html"},
 }
 
@@ -61,11 +61,11 @@ def test_logits_come_back(trained: Path, tmp_path: Path, to: str) -> None:
     bos = checkpoint.read(trained).tokenizer.bos
     ids = [bos, *range(3, 10)]
     ours = logits(trained, ids)
-    out = tmp_path / ("out.json" if to == "json" else "out")
+    out = tmp_path / ("out.json" if to == "kgx" else "out")
     export(trained, to, out)
     if to == "safetensors":
         theirs = logits(out, ids)
-    elif to in ("moonbase", "json", "hf"):
+    elif to in ("moonbase", "kgx", "hf"):
         theirs = logits(import_model(out, tmp_path / "back").path, ids)
     elif to == "gguf":
         theirs = compute(*open_there(out), ids)

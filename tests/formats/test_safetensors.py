@@ -82,7 +82,7 @@ def test_damaged_int8_is_refused_by_name(build: Build, tmp_path: Path, change: o
     ("arguments", "message"),
     [
         ({"to": "pickle"}, "there is no format 'pickle'"),
-        ({"to": "json", "storage": "int8"}, "--to json: cannot hold int8"),
+        ({"to": "kgx", "storage": "int8"}, "--to kgx: cannot hold int8"),
         ({"to": "onnx", "custom_code": True}, "only with --to hf"),
     ],
 )
@@ -94,7 +94,7 @@ def test_what_cannot_be_is_refused(build: Build, tmp_path: Path, arguments: dict
 @pytest.mark.parametrize("to", FORMATS)
 def test_nothing_is_overwritten(build: Build, tmp_path: Path, to: str) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         export(build(), to, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
 
