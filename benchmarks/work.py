@@ -19,7 +19,7 @@ from microgpt.config import Config, Model, Optim
 from microgpt.data import datasets
 from microgpt.engines import Choice, Feed, choose, pack
 from microgpt.errors import MachineError, UsageError, install
-from microgpt.model import Tensors, first_values, table
+from microgpt.model import Tensors, init_weights, table
 from microgpt.optim import learning_rates
 from microgpt.training.prepare import RunSetup, prepare
 
@@ -87,7 +87,7 @@ def names(rows: int, steps: int, options: Options) -> Work:
     rng.setstate(setup.rng.getstate())
     model, optim = setup.config.model, setup.config.optim
     feed = setup.corpus.feed(0, steps, rows, model.block_size)
-    return Work(model, optim, first_values(model, rng), feed, learning_rates(optim, 0, steps, steps))
+    return Work(model, optim, init_weights(model, rng), feed, learning_rates(optim, 0, steps, steps))
 
 
 def text(vocab: int, rows: int, length: int, seed: int) -> np.ndarray:
@@ -118,7 +118,7 @@ def sized(model: Model, options: Options) -> Model:
 def synthetic(model: Model, rows: int, steps: int, optim: Optim = ADAM, seed: int = 1) -> Work:
     """Full rows of synthetic text."""
     tokens = text(model.vocab, rows * steps, model.block_size + 1, seed)
-    feed = pack(tokens.tolist(), rows_a_step=rows)
+    feed = pack(tokens.tolist(), rows_per_step=rows)
     return Work(model, optim, values(model), feed, np.full(steps, optim.learning_rate))
 
 

@@ -6,16 +6,15 @@ checked: defaults < scenario file < --config file < flags.
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from microgpt.errors import UsageError
+from microgpt import scenarios
+from microgpt.errors import UsageError, nearest
+from microgpt.files import read_toml
 
 Positive = Annotated[int, Field(gt=0, strict=True)]
 Count = Annotated[int, Field(ge=0, strict=True)]
@@ -301,7 +300,7 @@ class Config(Section):
 
         Raises UsageError.
         """
-        return cls.from_dict(merge(scenario(name), sections), name)
+        return cls.from_dict(merge(scenarios.scenario(name), sections), name)
 
     @classmethod
     def from_toml(cls, path: Path) -> Config:
@@ -335,13 +334,6 @@ class Config(Section):
 SECTIONS: dict[str, type[Section]] = {"model": Model, "optim": Optim, "data": Data, "run": Run}
 
 
-def keys() -> Iterator[tuple[str, str, Any]]:
-    """Every configuration key as (section, key, pydantic field), in the order of the file."""
-    for section, cls in SECTIONS.items():
-        for key, field in cls.model_fields.items():
-            yield section, key, field
-
-
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dicts, later layers over earlier ones; a family given later also resets what it sets, and a key of
     RESETS what it takes back."""
@@ -369,44 +361,6 @@ def size(name: str) -> dict[str, Any]:
     if name not in SIZES:
         raise UsageError(f"--size: no size is called {name!r}; {nearest(name, SIZES)}")
     return SIZES[name]
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict. Raises UsageError with the line of a mistake."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); name a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not TOML: {error}") from None
-
-
-def scenarios() -> dict[str, Path]:
-    """The scenario files that ship with the package, by name."""
-    folder = resources.files("microgpt") / "scenarios"
-    return {Path(str(f)).stem: Path(str(f)) for f in sorted(folder.iterdir(), key=str) if f.name.endswith(".toml")}
-
-
-def scenario(name: str) -> dict[str, Any]:
-    """A scenario's layer by its name. Raises UsageError with the nearest names."""
-    known = scenarios()
-    if name not in known:
-        raise UsageError(f"no scenario is called {name!r}; {nearest(name, known)}")
-    layer = read_toml(known[name])
-    layer.pop("expected", None)
-    return {"name": name, **layer}
-
-
-def expected(name: str) -> dict[str, Any]:
-    """What a scenario's file states of its run, measured: vocab_size, tokens_per_step, losses."""
-    stated: dict[str, Any] = read_toml(scenarios()[name]).get("expected", {})
-    return stated
-
-
-def nearest(name: str, known: Mapping[str, Any]) -> str:
-    """'did you mean …?' for a mistyped name."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(known)}"
 
 
 def _one_line(error: ValidationError) -> str:

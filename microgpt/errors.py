@@ -6,6 +6,9 @@ stable code, so that a program can tell them apart without reading the sentence.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class MicrogptError(Exception):
     """Something a user can mend. `str(error)` is the one line to show."""
@@ -67,3 +70,11 @@ class Stopped(MicrogptError):
 def install(extra: str) -> str:
     """What to do where an optional part is missing. From a checkout: PyPI's `microgpt` is another project."""
     return f"run pip install -e '.[{extra}]' in the microgpt folder"
+
+
+def nearest(name: str, known: Mapping[str, Any]) -> str:
+    """The hint for a mistyped name: 'did you mean …?', or all names if none is close."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(known)}"

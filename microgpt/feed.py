@@ -1,4 +1,4 @@
-"""What an engine is fed: rows of tokens for a whole block of optimizer steps, packed into flat arrays."""
+"""The input of an engine: rows of tokens for a block of optimizer steps, packed into flat arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Feed:
     """Rows of tokens, the steps they belong to, and which of them are scored as targets.
 
     A row of n tokens trains n - 1 positions: token t predicts token t + 1. The loss of a step is the mean over
-    the scored targets of all its rows, so passes of a few rows each add up to the same step.
+    the scored targets of all its rows, so micro-batches of a few rows each add up to the same step.
     """
 
     tokens: np.ndarray  # int32 (N,), the rows one after another
@@ -21,7 +21,7 @@ class Feed:
     steps: np.ndarray  # int64 (S + 1,), the first row of each step
     scored: np.ndarray  # bool (N,), whether a token counts as a target; a row's first never does
     first_step: int = 0  # optimizer steps taken before this feed
-    rows_a_pass: int = 0  # rows computed at once (gradient accumulation); 0: all of a step
+    micro_batch_size: int = 0  # rows computed at once (gradient accumulation); 0: all of a step
     seed: int = 0  # of the dropout masks
 
     @property
@@ -50,7 +50,7 @@ class Feed:
             steps - steps[0],
             self.scored[where],
             self.first_step + first,
-            self.rows_a_pass,
+            self.micro_batch_size,
             self.seed,
         )
 
@@ -60,26 +60,26 @@ class Feed:
             where = slice(self.offsets[row], self.offsets[row + 1])
             yield self.tokens[where].tolist(), self.scored[where].tolist()
 
-    def passes(self, step: int) -> Iterator[Pass]:
-        """The rows of a step in passes, padded into rectangles."""
+    def micro_batches(self, step: int) -> Iterator[MicroBatch]:
+        """The rows of a step in micro-batches, padded into rectangles."""
         first, last = int(self.steps[step]), int(self.steps[step + 1])
-        size = self.rows_a_pass or last - first
+        size = self.micro_batch_size or last - first
         weight = 1.0 / max(1, self.targets(step))
         for low in range(first, last, size):
             yield self._pad(low, min(low + size, last), low - first, weight)
 
-    def _pad(self, low: int, high: int, first_row: int, weight: float) -> Pass:
+    def _pad(self, low: int, high: int, first_row: int, weight: float) -> MicroBatch:
         begins, ends = self.offsets[low:high], self.offsets[low + 1 : high + 1]
         T = int((ends - begins).max()) - 1
         at = begins[:, None] + np.arange(T)
         inside = at < ends[:, None] - 1
         at = np.where(inside, at, 0)
         scored = self.scored[at + 1] & inside
-        return Pass(self.tokens[at], self.tokens[at + 1], scored * weight, first_row)
+        return MicroBatch(self.tokens[at], self.tokens[at + 1], scored * weight, first_row)
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class MicroBatch:
     """A rectangle of rows: padding has weight 0 and lies after every real position, so that no gradient and,
     by causality, no activation of a real position depends on it."""
 
@@ -93,9 +93,9 @@ def pack(
     rows: Sequence[Sequence[int]],
     scored: Sequence[Sequence[bool]] | None = None,
     *,
-    rows_a_step: int = 1,
+    rows_per_step: int = 1,
     first_step: int = 0,
-    rows_a_pass: int = 0,
+    micro_batch_size: int = 0,
     seed: int = 0,
 ) -> Feed:
     """A feed of rows in order; every token but a row's first is scored unless `scored` says otherwise.
@@ -112,5 +112,5 @@ def pack(
     else:
         mask = np.fromiter((flag for row in scored for flag in row), dtype=bool, count=len(tokens))
     mask[offsets[:-1]] = False
-    steps = np.append(np.arange(0, len(rows), rows_a_step), len(rows)).astype(np.int64)
-    return Feed(tokens, offsets, steps, mask, first_step, rows_a_pass, seed)
+    steps = np.append(np.arange(0, len(rows), rows_per_step), len(rows)).astype(np.int64)
+    return Feed(tokens, offsets, steps, mask, first_step, micro_batch_size, seed)

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from microgpt.errors import CheckpointError, MachineError
+from microgpt.errors import CheckpointError, MachineError, UsageError
 
 TEMPORARY = ".microgpt-tmp-"  # a name that nobody else gives to what they would miss
 
@@ -206,6 +206,18 @@ def parse_json(data: bytes, where: str) -> Any:
         raise CheckpointError(f"{where}: damaged JSON (nested too deeply)", "E_JSON") from None
     except ValueError as error:
         raise CheckpointError(f"{where}: damaged JSON ({error})", "E_JSON") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict. Raises UsageError with the line of a mistake."""
+    import tomllib
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); name a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not TOML: {error}") from None
 
 
 def to_json(value: Any, indent: int | None = 2) -> bytes:

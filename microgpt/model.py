@@ -1,4 +1,4 @@
-"""The table of weights: which matrices a model has, how large they are and how they start.
+"""The table of weights: the matrices of a model, their shapes and their initial values.
 
 Shapes are (out, in), so that y = W x; D n_embd, V vocab_size, B block_size.
 """
@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from microgpt.config import Model
+from microgpt.rng import gauss
 
 Tensors = dict[str, np.ndarray]
 
 
 class Weight(NamedTuple):
-    """One matrix of the model before it has numbers."""
+    """One matrix of the model: its name, shape and initial standard deviation."""
 
     name: str
     shape: tuple[int, int]
@@ -26,7 +27,7 @@ class Weight(NamedTuple):
 
 
 def table(model: Model) -> list[Weight]:
-    """Every matrix in the order in which first values are drawn (DESIGN: wte, wpe, lm_head, then by layer)."""
+    """Every matrix in the order in which initial weights are drawn: wte, wpe, lm_head, then by layer."""
     return list(_rows(model))
 
 
@@ -47,52 +48,16 @@ def _rows(model: Model) -> Iterator[Weight]:
         yield Weight(f"layer{i}.mlp_fc2", (D, 4 * D), out_std)
 
 
-def first_values(model: Model, rng: Random) -> Tensors:
-    """Draw every matrix, row by row, from `rng`, exactly as `rng.gauss(0, std)` would, as float64."""
+def init_weights(model: Model, rng: Random) -> Tensors:
+    """Draw every matrix, row by row, from `rng`, exactly as `rng.gauss(0, std)` would; float64."""
     return {w.name: gauss(rng, w.shape[0] * w.shape[1], w.std).reshape(w.shape) for w in table(model)}
 
 
-def gauss(rng: Random, n: int, std: float) -> np.ndarray:
-    """The next `n` values of `rng.gauss(0, std)`, the same doubles, about ten times faster.
-
-    NumPy's legacy generator is the same Mersenne Twister and makes the same uniform doubles, so the twister's
-    state moves there and back; logarithm and cosine stay with `math`, since NumPy's may differ in the last bit.
-    """
-    spare, twister = rng.getstate()[2], twister_of(rng)
-    drawn = [] if spare is None or n == 0 else [spare]
-    pairs = (n - len(drawn) + 1) // 2
-    uniform = twister.random_sample(2 * pairs)
-    angle = (uniform[0::2] * (2 * math.pi)).tolist()
-    radius = np.sqrt(-2.0 * np.array([math.log(1.0 - u) for u in uniform[1::2].tolist()]))
-    z = np.empty(len(drawn) + 2 * pairs)
-    z[: len(drawn)] = drawn
-    z[len(drawn) :: 2] = np.array([math.cos(a) for a in angle]) * radius
-    z[len(drawn) + 1 :: 2] = np.array([math.sin(a) for a in angle]) * radius
-    if n:
-        spare = float(z[n]) if len(z) > n else None
-    hand_back(rng, twister, spare)
-    return 0.0 + z[:n] * std
-
-
-def twister_of(rng: Random) -> np.random.RandomState:
-    """NumPy's generator at the place where `rng` stands: its `random_sample` gives what `rng.random` would."""
-    _, state, _ = rng.getstate()
-    twister = np.random.RandomState()
-    twister.set_state(("MT19937", np.array(state[:-1], dtype=np.uint32), state[-1], 0, 0.0))
-    return twister
-
-
-def hand_back(rng: Random, twister: np.random.RandomState, spare: float | None) -> None:
-    """Put `rng` where the twister stands; `spare` is the value that its next `gauss` has in hand."""
-    after: dict[str, Any] = twister.get_state(legacy=False)["state"]
-    rng.setstate((rng.getstate()[0], (*after["key"].tolist(), int(after["pos"])), spare))
-
-
 def n_params(model: Model) -> int:
-    """Numbers to learn."""
+    """The number of parameters."""
     return sum(rows * columns for _, (rows, columns), _ in table(model))
 
 
 def flops_per_token(model: Model) -> int:
-    """Floating-point operations to train on one token: 6 a weight (Kaplan et al. 2020, arXiv:2001.08361)."""
+    """Floating-point operations to train on one token: 6 per weight (Kaplan et al. 2020, arXiv:2001.08361)."""
     return 6 * n_params(model)

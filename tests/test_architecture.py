@@ -17,10 +17,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom up: a module may import from its own floor's package and from lower floors.
 FLOORS = [
-    {"errors", "progress"},
-    {"config", "files"},
-    {"feed", "model", "optim", "signals"},
-    {"engines", "tokenizers"},
+    {"errors", "progress", "rng", "signals"},
+    {"files"},
+    {"scenarios"},
+    {"tokenizers"},
+    {"config", "feed", "model", "optim"},
+    {"engines"},
     {"data", "runs", "inference"},
     {"training"},
     {"formats"},

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from microgpt.config import Config, keys, merge, scenario, scenarios
+from microgpt.config import SECTIONS, Config, merge
 from microgpt.errors import UsageError
+from microgpt.scenarios import scenario, scenarios
 
 
 def test_toml_round_trip(tmp_path: Path) -> None:
@@ -70,6 +71,7 @@ def test_unknown_scenario_names_the_nearest() -> None:
 
 
 def test_every_key_has_a_description_and_one_section() -> None:
-    names = [key for _, key, _ in keys()]
+    fields = [item for section in SECTIONS.values() for item in section.model_fields.items()]
+    names = [key for key, _ in fields]
     assert len(names) == len(set(names)), "a key in two sections could not be a flag"
-    assert all(field.description for _, _, field in keys())
+    assert all(field.description for _, field in fields)

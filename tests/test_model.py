@@ -3,24 +3,14 @@ from __future__ import annotations
 import random
 
 import numpy as np
-import pytest
 
 from microgpt.config import Model
-from microgpt.model import first_values, gauss, n_params, table
+from microgpt.model import init_weights, n_params, table
 
 
-@pytest.mark.parametrize("counts", [(1,), (2,), (3, 0, 4), (1, 1, 1), (700, 1, 1300)])
-def test_gauss_draws_the_same_doubles_as_the_standard_library(counts: tuple[int, ...]) -> None:
-    ours, theirs = random.Random(7), random.Random(7)
-    for n in counts:
-        assert gauss(ours, n, 0.08).tolist() == [theirs.gauss(0, 0.08) for _ in range(n)]
-    assert ours.getstate() == theirs.getstate()
-    assert ours.random() == theirs.random()
-
-
-def test_first_values_are_drawn_matrix_by_matrix_row_by_row() -> None:
+def test_weights_are_drawn_matrix_by_matrix_row_by_row() -> None:
     model, rng = Model(vocab_size=5, n_embd=4, n_head=2, n_layer=2, block_size=3), random.Random(3)
-    values = first_values(model, random.Random(3))
+    values = init_weights(model, random.Random(3))
     order = ["wte", "wpe", "lm_head"]
     for i in range(2):
         order += [f"layer{i}.{name}" for name in ["attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2"]]
@@ -32,7 +22,7 @@ def test_first_values_are_drawn_matrix_by_matrix_row_by_row() -> None:
 
 def test_residual_init_changes_only_the_output_matrices() -> None:
     draw = {
-        kind: first_values(Model(vocab_size=5, n_layer=2, residual_init=kind), random.Random(1))
+        kind: init_weights(Model(vocab_size=5, n_layer=2, residual_init=kind), random.Random(1))
         for kind in ("same", "zero", "scaled")
     }
     for name, same in draw["same"].items():

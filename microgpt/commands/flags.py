@@ -11,8 +11,10 @@ from typing import Annotated, Any, get_args
 
 from cyclopts import Group, Parameter
 
-from microgpt.config import SECTIONS, Config, merge, nearest, read_toml, scenario, scenarios, size
-from microgpt.errors import UsageError
+from microgpt.config import SECTIONS, Config, merge, size
+from microgpt.errors import UsageError, nearest
+from microgpt.files import read_toml
+from microgpt.scenarios import scenario, scenarios
 
 # Flags that have another name than their key, or a second one.
 NAMES = {

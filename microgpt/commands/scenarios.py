@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from microgpt.config import Config, expected
-from microgpt.config import scenarios as known
+from microgpt.config import Config
+from microgpt.scenarios import expected
+from microgpt.scenarios import scenarios as known
 
 
 def scenarios(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:

@@ -13,9 +13,10 @@ from cyclopts import Parameter
 
 from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, base, given, resolve, run_name
 from microgpt.commands.terminal import Terminal, for_stdout, say
-from microgpt.config import SCHEDULE, Config, scenarios
+from microgpt.config import SCHEDULE, Config
 from microgpt.errors import MicrogptError, NumericError, Stopped, UsageError
 from microgpt.runs.folder import RunFolder, last_folder, new_folder
+from microgpt.scenarios import scenarios
 
 Flags = Parameter(name="*")
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from microgpt.engines import Feed
 from microgpt.errors import DataError
+from microgpt.feed import Feed
 
 EVAL_ROWS = 64  # rows of a step without update
 
@@ -68,11 +68,11 @@ class Dialogues:
         return int(self.order[row % self.n_train])
 
     def feed(
-        self, first_step: int, n_steps: int, rows: int, block_size: int, *, rows_a_pass: int = 0, seed: int = 0
+        self, first_step: int, n_steps: int, rows: int, block_size: int, *, micro_batch_size: int = 0, seed: int = 0
     ) -> Feed:
         """Steps first_step .. first_step + n_steps of `rows` rows each, in order, over and over."""
         at = np.arange(first_step * rows, (first_step + n_steps) * rows) % self.n_train
-        return self._rows(at, np.arange(0, n_steps * rows + 1, rows), first_step, rows_a_pass, seed)
+        return self._rows(at, np.arange(0, n_steps * rows + 1, rows), first_step, micro_batch_size, seed)
 
     def held_out(self, block_size: int) -> Iterator[Feed]:
         """The held-out rows."""
@@ -80,12 +80,14 @@ class Dialogues:
         if len(at):
             yield self._rows(at, np.append(np.arange(0, len(at), EVAL_ROWS), len(at)), 0, 0, 0)
 
-    def _rows(self, rows: np.ndarray, steps: np.ndarray, first_step: int, rows_a_pass: int, seed: int) -> Feed:
+    def _rows(self, rows: np.ndarray, steps: np.ndarray, first_step: int, micro_batch_size: int, seed: int) -> Feed:
         begins = self.offsets[rows]
         lengths = self.offsets[rows + 1] - begins
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         at = np.arange(offsets[-1]) + np.repeat(begins - offsets[:-1], lengths)
-        return Feed(self.tokens[at], offsets, steps.astype(np.int64), self.scored[at], first_step, rows_a_pass, seed)
+        return Feed(
+            self.tokens[at], offsets, steps.astype(np.int64), self.scored[at], first_step, micro_batch_size, seed
+        )
 
 
 def build_dialogues(
@@ -143,7 +145,7 @@ class Mix:
         return int(self.old.place(olds, block_size) if is_old else self.new.place(row - olds, block_size))
 
     def feed(
-        self, first_step: int, n_steps: int, rows: int, block_size: int, *, rows_a_pass: int = 0, seed: int = 0
+        self, first_step: int, n_steps: int, rows: int, block_size: int, *, micro_batch_size: int = 0, seed: int = 0
     ) -> Feed:
         """Steps of `rows` rows each, new and old in fixed turns."""
         first, last = first_step * rows, (first_step + n_steps) * rows
@@ -160,7 +162,7 @@ class Mix:
             np.arange(0, n_steps * rows + 1, rows, dtype=np.int64),
             np.concatenate([scored for _, scored in drawn]),
             first_step,
-            rows_a_pass,
+            micro_batch_size,
             seed,
         )
 

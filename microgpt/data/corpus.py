@@ -16,8 +16,8 @@ from random import Random
 import numpy as np
 
 from microgpt.data.encode import Encoded
-from microgpt.engines import Feed
 from microgpt.errors import DataError
+from microgpt.feed import Feed
 
 EVAL_ROWS = 64  # rows of a step without update
 EVAL_STEPS = 64  # steps handed over at once
@@ -75,7 +75,7 @@ class Corpus:
         return int(self.order[np.searchsorted(self._ends, begin, side="right")])
 
     def feed(
-        self, first_step: int, n_steps: int, rows: int, block_size: int, *, rows_a_pass: int = 0, seed: int = 0
+        self, first_step: int, n_steps: int, rows: int, block_size: int, *, micro_batch_size: int = 0, seed: int = 0
     ) -> Feed:
         """Steps first_step .. first_step + n_steps of `rows` rows each, in order, over and over."""
         at = np.arange(first_step * rows, (first_step + n_steps) * rows)
@@ -87,7 +87,9 @@ class Corpus:
             stream, documents = None, self.order[at % self.n_train]
             begins = self.offsets[documents]
             lengths = np.minimum(self.offsets[documents + 1] - begins, block_size + 1)
-        return self._feed(begins, lengths, steps, stream, first_step=first_step, rows_a_pass=rows_a_pass, seed=seed)
+        return self._feed(
+            begins, lengths, steps, stream, first_step=first_step, micro_batch_size=micro_batch_size, seed=seed
+        )
 
     def held_out(self, block_size: int) -> Iterator[Feed]:
         """Every token of the held-out documents once as a target, a document in as many rows as it needs."""
@@ -137,7 +139,7 @@ class Corpus:
         stream: np.ndarray | None = None,
         *,
         first_step: int = 0,
-        rows_a_pass: int = 0,
+        micro_batch_size: int = 0,
         seed: int = 0,
     ) -> Feed:
         """Rows that begin at places of the tokens, or of the stream of some documents joined, end to beginning."""
@@ -152,7 +154,7 @@ class Corpus:
         self.encoded.release()
         scored = np.ones(len(tokens), dtype=bool)
         scored[offsets[:-1]] = False
-        return Feed(tokens, offsets, steps.astype(np.int64), scored, first_step, rows_a_pass, seed)
+        return Feed(tokens, offsets, steps.astype(np.int64), scored, first_step, micro_batch_size, seed)
 
 
 def build(

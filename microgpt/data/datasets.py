@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from microgpt import files
-from microgpt.config import nearest
-from microgpt.errors import DataError, MachineError, UsageError
+from microgpt.errors import DataError, MachineError, UsageError, nearest
 from microgpt.files import sha256
 
 TRIES = 3  # of each mirror

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from microgpt.config import Data, nearest
+from microgpt.config import Data
 from microgpt.data.datasets import find, pydocs
 from microgpt.data.sources import BAD, Source, find_sources, pieces, text_source
-from microgpt.errors import DataError, UsageError
+from microgpt.errors import DataError, UsageError, nearest
 
 IN_MEMORY = 64 << 20  # characters that are held at once; longer text is read from disk at each pass
 MAX_LINE = 1 << 24  # characters of a line

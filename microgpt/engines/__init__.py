@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from microgpt.config import Model, Optim, nearest
-from microgpt.errors import MachineError, UsageError, install
-from microgpt.feed import Feed, Pass, pack
+from microgpt.config import Model, Optim
+from microgpt.errors import MachineError, UsageError, install, nearest
+from microgpt.feed import Feed, MicroBatch, pack
 from microgpt.model import Tensors, flops_per_token
 
-__all__ = ["ALIASES", "LADDER", "Choice", "Engine", "Feed", "Pass", "Rung", "choose", "engine", "pack"]
+__all__ = ["ALIASES", "LADDER", "Choice", "Engine", "Feed", "MicroBatch", "Rung", "choose", "engine", "pack"]
 
 State = Any
 Generate = Callable[..., tuple[np.ndarray, np.ndarray, int]]

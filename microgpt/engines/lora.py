@@ -19,8 +19,9 @@ import numpy as np
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
 from microgpt.engines import Engine, Feed
-from microgpt.model import Tensors, Weight, gauss
+from microgpt.model import Tensors, Weight
 from microgpt.model import table as model_table
+from microgpt.rng import gauss
 
 A, B = ".lora_a", ".lora_b"
 
@@ -34,7 +35,7 @@ def table(model: Model, rank: int) -> list[Weight]:
     return out
 
 
-def first_adapters(model: Model, rank: int, rng: Random) -> Tensors:
+def init_adapters(model: Model, rank: int, rng: Random) -> Tensors:
     """Draw every A; every B is 0, so that the adapted model begins as the one it adapts. float64."""
     return {
         w.name: gauss(rng, w.shape[0] * w.shape[1], w.std).reshape(w.shape) if w.std else np.zeros(w.shape)

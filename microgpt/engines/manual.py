@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
 from microgpt.engines.common.dropout import scales
-from microgpt.feed import Feed, Pass
+from microgpt.feed import Feed, MicroBatch
 from microgpt.model import Tensors, table
 
 Array = np.ndarray
@@ -369,7 +369,7 @@ class Engine:
             for i, lr in enumerate(lrs.tolist()):
                 step = feed.first_step + i
                 flat["dw"][:] = 0
-                losses.append(sum(self._pass(state, part, feed, step) for part in feed.passes(i)))
+                losses.append(sum(self._pass(state, part, feed, step) for part in feed.micro_batches(i)))
                 norm = math.sqrt(np.dot(flat["dw"], flat["dw"]))
                 if not math.isfinite(losses[-1] + norm):
                     losses[-1] = math.nan if math.isfinite(losses[-1]) else losses[-1]
@@ -380,7 +380,7 @@ class Engine:
                 flat["w"][:], flat["m"], flat["v"] = w, m, v
         return state, np.array(losses)
 
-    def _pass(self, state: State, rows: Pass, feed: Feed, step: int) -> float:
+    def _pass(self, state: State, rows: MicroBatch, feed: Feed, step: int) -> float:
         """Forward and backward of some rows of a step: adds to the gradients, returns its part of the loss."""
         targets, weights = rows.targets.ravel(), rows.weights.ravel()
         drops = masks(self.model, feed, rows, step, self.dtype) if self.model.dropout else None
@@ -391,12 +391,12 @@ class Engine:
         return loss
 
     def loss(self, state: State, feed: Feed) -> Array:
-        def one(rows: Pass) -> float:
+        def one(rows: MicroBatch) -> float:
             logits = forward(self.model, state.w, rows.inputs).logits
             return cross_entropy(logits, rows.targets.ravel(), rows.weights.ravel())[0]
 
         with threadpool_limits(self.threads or None), np.errstate(all="ignore"):
-            return np.array([sum(one(rows) for rows in feed.passes(i)) for i in range(feed.n_steps)])
+            return np.array([sum(one(rows) for rows in feed.micro_batches(i)) for i in range(feed.n_steps)])
 
     def logits(self, state: State, tokens: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
         cache = cache or Cache(self.model, self.dtype)
@@ -404,7 +404,7 @@ class Engine:
             return forward(self.model, state.w, np.asarray(tokens)[None], cache).logits, cache
 
 
-def masks(model: Model, feed: Feed, rows: Pass, step: int, dtype: str) -> list[Array]:
+def masks(model: Model, feed: Feed, rows: MicroBatch, step: int, dtype: str) -> list[Array]:
     """Dropout for a pass: for each place (N, D) factors."""
     B, T = rows.inputs.shape
     return [

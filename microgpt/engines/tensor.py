@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
 from microgpt.engines.common.dropout import scales
-from microgpt.feed import Feed, Pass
+from microgpt.feed import Feed, MicroBatch
 from microgpt.model import Tensors, table
 
 Array = np.ndarray
@@ -286,13 +286,13 @@ def cross_entropy(logits: Tensor, targets: Array, weights: Array) -> Tensor:
     return (losses * weights.astype(x.data.dtype)).sum()
 
 
-def pass_loss(model: Model, w: Weights, rows: Pass, drops: list[Array] | None = None) -> Tensor:
+def pass_loss(model: Model, w: Weights, rows: MicroBatch, drops: list[Array] | None = None) -> Tensor:
     """Some rows' part of the loss of their step."""
     logits = forward(model, w, rows.inputs, drops=drops)
     return cross_entropy(logits, rows.targets.ravel(), rows.weights.ravel())
 
 
-def masks(model: Model, feed: Feed, rows: Pass, step: int, dtype: str) -> list[Array]:
+def masks(model: Model, feed: Feed, rows: MicroBatch, step: int, dtype: str) -> list[Array]:
     """Dropout for a pass (Srivastava et al. 2014): for each place (N, D) factors."""
     B, T = rows.inputs.shape
     return [
@@ -340,7 +340,7 @@ class Engine:
         with threadpool_limits(self.threads or None), np.errstate(all="ignore"):
             for i, lr in enumerate(lrs.tolist()):
                 step = feed.first_step + i
-                losses.append(sum(self._pass(state, rows, feed, step) for rows in feed.passes(i)))
+                losses.append(sum(self._pass(state, rows, feed, step) for rows in feed.micro_batches(i)))
                 grads = {name: p.grad for name, p in state.w.items()}
                 norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
                 for p in state.w.values():
@@ -351,7 +351,7 @@ class Engine:
                 self._update(state, grads, step, lr, rules.clip_scale(norm, self.optim.clip_norm))
         return state, np.array(losses)
 
-    def _pass(self, state: State, rows: Pass, feed: Feed, step: int) -> float:
+    def _pass(self, state: State, rows: MicroBatch, feed: Feed, step: int) -> float:
         """Forward and backward of some rows of a step: adds to the gradients, returns its part of the loss."""
         drops = masks(self.model, feed, rows, step, self.dtype) if self.model.dropout else None
         loss = pass_loss(self.model, state.w, rows, drops)
@@ -364,11 +364,11 @@ class Engine:
             p.data, state.m[name], state.v[name] = rules.adam(p.data, g, m, v, self.optim, step, lr)
 
     def loss(self, state: State, feed: Feed) -> Array:
-        def one(rows: Pass) -> float:
+        def one(rows: MicroBatch) -> float:
             return pass_loss(self.model, state.w, rows).data.item()
 
         with threadpool_limits(self.threads or None), np.errstate(all="ignore"):
-            return np.array([sum(one(rows) for rows in feed.passes(i)) for i in range(feed.n_steps)])
+            return np.array([sum(one(rows) for rows in feed.micro_batches(i)) for i in range(feed.n_steps)])
 
     def logits(self, state: State, tokens: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
         cache = cache or Cache(self.model, self.dtype)

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
 from microgpt import files
-from microgpt.config import nearest
-from microgpt.errors import MachineError, UsageError, install
+from microgpt.errors import MachineError, UsageError, install, nearest
 from microgpt.model import Tensors, table
 from microgpt.runs import checkpoint
 from microgpt.runs.checkpoint import Checkpoint

@@ -12,7 +12,7 @@ import numpy as np
 
 from microgpt.engines import Engine
 from microgpt.inference.sampling import Sampling, draw, probabilities
-from microgpt.model import hand_back, twister_of
+from microgpt.rng import from_numpy, to_numpy
 from microgpt.tokenizers import Tokenizer
 
 
@@ -84,13 +84,13 @@ def generate_many(
     count, each = 1, float(most)  # sequences of a call, and the numbers that one takes
     while n > 0:
         began, count = time.perf_counter(), min(n, count)
-        twister, spare = twister_of(rng), rng.getstate()[2]
-        here = twister.get_state()
-        uniform = twister.random_sample(most + int(count * each))
+        generator, spare = to_numpy(rng), rng.getstate()[2]
+        here = generator.get_state()
+        uniform = generator.random_sample(most + int(count * each))
         found, ends, used = generate(state, *_alike(prompt, count), max_length, sampling.temperature, uniform, stop)
-        twister.set_state(here)
-        twister.random_sample(used)
-        hand_back(rng, twister, spare)
+        generator.set_state(here)
+        generator.random_sample(used)
+        from_numpy(rng, generator, spare)
         written, places = found.tolist(), ends.tolist()
         n, each = n - len(places) + 1, used / (len(places) - 1)
         if time.perf_counter() - began < MIN_CALL_SECONDS:

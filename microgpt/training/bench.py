@@ -19,7 +19,7 @@ import numpy as np
 from microgpt.config import Config
 from microgpt.engines import LADDER, Feed, pack
 from microgpt.errors import MachineError, UsageError
-from microgpt.model import first_values, flops_per_token, n_params
+from microgpt.model import flops_per_token, init_weights, n_params
 from microgpt.optim import learning_rates
 from microgpt.training.prepare import RunSetup, prepare
 
@@ -49,7 +49,7 @@ def measure(setup: RunSetup, feed: Feed, repeats: int = REPEATS) -> Measured:
     config, choice = setup.config, setup.choice
     rng = Random()
     rng.setstate(setup.rng.getstate())
-    tensors = first_values(config.model, rng)
+    tensors = init_weights(config.model, rng)
     lrs = learning_rates(config.optim, 0, feed.n_steps, max(config.run.steps, feed.n_steps))
 
     start = time.perf_counter()
@@ -108,7 +108,7 @@ def _first(feed: Feed, steps: int) -> Feed:
         feed.steps[: steps + 1],
         feed.scored[:end],
         feed.first_step,
-        feed.rows_a_pass,
+        feed.micro_batch_size,
         feed.seed,
     )
 
@@ -117,10 +117,10 @@ def feed_of(setup: RunSetup, steps: int, full_context: bool) -> Feed:
     """The first steps of a run: its documents in order, or rows filled to the block from the text as it comes."""
     block, run = setup.config.model.block_size, setup.config.run
     if not full_context:
-        return setup.corpus.feed(0, steps, setup.rows_per_step, block, rows_a_pass=run.batch_size, seed=run.seed)
+        return setup.corpus.feed(0, steps, setup.rows_per_step, block, micro_batch_size=run.batch_size, seed=run.seed)
     at = np.arange(steps * setup.rows_per_step)[:, None] * block + np.arange(block + 1)
     rows = setup.corpus.tokens[at % len(setup.corpus.tokens)]
-    return pack(rows.tolist(), rows_a_step=setup.rows_per_step, rows_a_pass=run.batch_size, seed=run.seed)
+    return pack(rows.tolist(), rows_per_step=setup.rows_per_step, micro_batch_size=run.batch_size, seed=run.seed)
 
 
 def ladder(config: Config, budget: float = 4.0) -> list[Measured]:

@@ -26,7 +26,7 @@ from microgpt.errors import NumericError, Stopped
 from microgpt.inference.evaluate import held_out_loss
 from microgpt.inference.generate import generate_many
 from microgpt.inference.sampling import Sampling
-from microgpt.model import first_values, n_params
+from microgpt.model import init_weights, n_params
 from microgpt.optim import rate_of_run
 from microgpt.runs import checkpoint
 from microgpt.runs.folder import RunFolder
@@ -79,9 +79,9 @@ class Trainer:
     def begin(self) -> None:
         """Step 0: draw the first values, or take those of the base."""
         setup, model = self.setup, self.setup.config.model
-        tensors = setup.source.weights() if setup.source else first_values(model, setup.rng)
+        tensors = setup.source.weights() if setup.source else init_weights(model, setup.rng)
         if setup.config.finetune.lora_rank:
-            tensors = tensors | lora.first_adapters(model, setup.config.finetune.lora_rank, setup.rng)
+            tensors = tensors | lora.init_adapters(model, setup.config.finetune.lora_rank, setup.rng)
         self.state = self.engine.load(tensors)
         self.generator = self.setup.rng.getstate()
         self.folder.begin(self.setup.config)
@@ -180,7 +180,7 @@ class Trainer:
             count,
             self.setup.rows_per_step,
             config.model.block_size,
-            rows_a_pass=config.run.batch_size,
+            micro_batch_size=config.run.batch_size,
             seed=config.run.seed,
         )
         lrs = np.array([rate_of_run(config, step) for step in range(self.step, self.step + count)])

@@ -86,7 +86,7 @@ def test_rectangles_are_the_feed_padded() -> None:
     same = work.names(5, 3, QUICK)
     inputs, targets, weights = same.rectangles()
     for step in range(3):
-        (whole,) = same.feed.passes(step)
+        (whole,) = same.feed.micro_batches(step)
         T = whole.inputs.shape[1]
         np.testing.assert_array_equal(weights[step, :, :T], whole.weights)
         assert not weights[step, :, T:].any()

@@ -175,7 +175,7 @@ def test_outside_the_main_thread_signals_are_left_alone(reference: Reference, tm
 def test_an_evaluation_in_parts_is_the_same(halfway: Path) -> None:
     model = LanguageModel.open(halfway)
     bos = model.tokenizer.bos
-    feed = pack([[bos, *range(n % 7 + 1), bos] for n in range(50)], rows_a_step=8)
+    feed = pack([[bos, *range(n % 7 + 1), bos] for n in range(50)], rows_per_step=8)
     whole = model.engine.loss(model.state, feed)
     parts = [model.engine.loss(model.state, feed.part(i, i + 2)) for i in range(0, feed.n_steps, 2)]
     assert np.concatenate(parts).tolist() == whole.tolist()

@@ -12,8 +12,8 @@ import pytest
 from microgpt.config import Data
 from microgpt.data.corpus import Corpus, all_held_out, build
 from microgpt.data.encode import load
-from microgpt.engines import Feed
 from microgpt.errors import DataError
+from microgpt.feed import Feed
 
 TEXTS = ["a", "bcd", "efghijk", "l", "mnopqrstuv", "wx", "yz", "ab"]
 

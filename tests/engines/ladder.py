@@ -15,7 +15,7 @@ import pytest
 from microgpt.config import Model, Optim
 from microgpt.engines import LADDER, Engine, Feed, engine, pack
 from microgpt.errors import MachineError
-from microgpt.model import Tensors, first_values, table
+from microgpt.model import Tensors, init_weights, table
 from microgpt.optim import learning_rates
 
 DEFINITION = next(iter(LADDER))
@@ -63,7 +63,7 @@ EVERYTHING = Case(
         "min_learning_rate": 0.002,
         "clip_norm": 0.5,
     },
-    {"rows_a_step": 2, "rows_a_pass": 1},
+    {"rows_per_step": 2, "micro_batch_size": 1},
     masked=True,
 )
 CASES = {
@@ -82,16 +82,16 @@ CASES = {
     "residual zero": Case({"residual_init": "zero"}),
     "residual scaled": Case({"residual_init": "scaled"}),
     "dropout": Case({"dropout": 0.3}),
-    "dropout in a batch": Case({"dropout": 0.3}, {}, {"rows_a_step": 2}),
+    "dropout in a batch": Case({"dropout": 0.3}, {}, {"rows_per_step": 2}),
     "betas and eps": Case({}, {"beta1": 0.9, "beta2": 0.95, "eps": 1e-4}),
     "weight decay": Case({}, {"weight_decay": 0.1}),
     "constant": Case({}, {"schedule": "constant"}),
     "linear with floor": Case({}, {"min_learning_rate": 0.005}),
     "cosine with warmup": Case({}, {"schedule": "cosine", "warmup_steps": 5, "min_learning_rate": 0.001}),
     "clip": Case({}, {"clip_norm": 0.5}),
-    "batch": Case({}, {}, {"rows_a_step": 2}),
-    "accumulation": Case({}, {}, {"rows_a_step": 3, "rows_a_pass": 2}),
-    "masked": Case({}, {}, {"rows_a_step": 2}, masked=True),
+    "batch": Case({}, {}, {"rows_per_step": 2}),
+    "accumulation": Case({}, {}, {"rows_per_step": 3, "micro_batch_size": 2}),
+    "masked": Case({}, {}, {"rows_per_step": 2}, masked=True),
     "everything": EVERYTHING,
 }
 
@@ -115,7 +115,7 @@ def build(rung: str, model: Model, optim: Optim | None = None, dtype: str = "flo
 
 
 def weights(model: Model, seed: int = 1) -> Tensors:
-    return first_values(model, Random(seed))
+    return init_weights(model, Random(seed))
 
 
 def moments(model: Model, seed: int = 2) -> Tensors:
@@ -139,7 +139,7 @@ def documents(model: Model, count: int, seed: int = 3) -> list[list[int]]:
 
 
 def batches(model: Model, case: Case, steps: int = STEPS, seed: int = 3) -> Feed:
-    rows = documents(model, steps * case.feed.get("rows_a_step", 1), seed)
+    rows = documents(model, steps * case.feed.get("rows_per_step", 1), seed)
     rng = Random(seed)
     scored = [[rng.random() < 0.6 for _ in row] for row in rows] if case.masked else None
     return pack(rows, scored, seed=11, **case.feed)

@@ -12,7 +12,7 @@ import pytest
 from microgpt.config import Model, Optim
 from microgpt.engines import functional, pack
 from microgpt.engines.common import tuples
-from microgpt.model import first_values
+from microgpt.model import init_weights
 
 STATEMENTS = (ast.AugAssign, ast.Delete, ast.For, ast.While, ast.With, ast.Global, ast.Nonlocal, ast.NamedExpr)
 MUTATORS = {"__setattr__", "__delattr__"}.union(
@@ -120,7 +120,7 @@ def test_only_the_standard_library(module: ModuleType) -> None:
 def test_what_was_handed_in_stays() -> None:
     model, optim = Model(vocab_size=5, block_size=4, n_embd=4, n_head=2), Optim()
     engine = functional.Engine(model, optim)
-    before = engine.load(first_values(model, random.Random(1)))
+    before = engine.load(init_weights(model, random.Random(1)))
     weights = engine.dump(before)
     after, _ = engine.train(before, pack([[4, 0, 1, 4], [4, 2, 4]]), np.full(2, 0.01))
     assert all(np.array_equal(weights[name], a) for name, a in engine.dump(before).items())
@@ -136,7 +136,7 @@ def test_what_was_handed_in_stays() -> None:
 def test_nothing_can_be_changed() -> None:
     model, optim = Model(vocab_size=5, block_size=4, n_embd=4, n_head=2), Optim()
     engine = functional.Engine(model, optim)
-    state = engine.load(first_values(model, random.Random(1)))
+    state = engine.load(init_weights(model, random.Random(1)))
     with pytest.raises(AttributeError):
         engine.model = model
     with pytest.raises(AttributeError):

@@ -16,7 +16,7 @@ from microgpt.engines import LADDER, engine
 from microgpt.errors import MachineError
 from microgpt.inference.generate import generate_batch, generate_many, generate_tokens
 from microgpt.inference.sampling import Sampling
-from microgpt.model import first_values
+from microgpt.model import init_weights
 
 DTYPES = ["float32", "float64"]
 SMALL = {"vocab_size": 12, "block_size": 20, "n_layer": 1, "n_head": 4, "n_embd": 16, "init_std": 0.4}
@@ -52,7 +52,7 @@ def built(dtype: str, case: Mapping[str, Any]) -> tuple[Any, Any, Model]:
             continue
         if cls.generate is not None:
             made = cls(model, Optim(), dtype=dtype)
-            return made, made.load(first_values(model, Random(1))), model
+            return made, made.load(init_weights(model, Random(1))), model
     pytest.skip("no engine with a fast path is installed")
 
 
@@ -149,7 +149,7 @@ def test_a_stream_does_not_depend_on_its_neighbours(monkeypatch: pytest.MonkeyPa
 def test_sequences_of_large_logits_are_those_of_the_plain_way() -> None:
     """What the short way may be off by grows with them; the seeds are some with which a draw lay that near an edge."""
     model = Model(vocab_size=60, block_size=16, n_layer=3, n_head=4, n_embd=32, activation="relu2", init_std=0.3)
-    given = {name: w / 0.3 for name, w in first_values(model, Random(0.4296015755763132)).items()}
+    given = {name: w / 0.3 for name, w in init_weights(model, Random(0.4296015755763132)).items()}
     made = type(built("float32", {})[0])(model, Optim(), dtype="float32")
     state, sampling, first, second = made.load(given), Sampling(0.5), Random(345), Random(345)
     assert np.abs(made.logits(state, np.array([1, 2, 3]))[0]).max() > 10_000
@@ -160,7 +160,7 @@ def test_sequences_of_large_logits_are_those_of_the_plain_way() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_chance_of_nearly_one_takes_no_token_that_is_never_drawn(dtype: str) -> None:
     made, _, model = built(dtype, {})
-    given = first_values(model, Random(1))
+    given = init_weights(model, Random(1))
     given["lm_head"][:11] *= 3.0
     given["lm_head"][11] = 0.0  # the last token's logit is 0, far below the largest
     state, line = made.load(given), np.full((1, 20), 1 - 1e-9)

@@ -13,7 +13,7 @@ import pytest
 
 from microgpt.config import Model, Optim
 from microgpt.engines import Feed, pack
-from microgpt.model import Tensors, first_values
+from microgpt.model import Tensors, init_weights
 from microgpt.optim import learning_rates
 from microgpt.tokenizers.char import Char
 from tests.engines import reference
@@ -80,7 +80,9 @@ def random_options(combination: int) -> tuple[Model, Tensors, Feed]:
     )
     rows = documents(model, rng.choice([1, 2, 3]), seed=combination)
     scored = [[True, True, *(rng.random() < 0.7 for _ in row[2:])] for row in rows]
-    feed = pack(rows, scored, rows_a_step=len(rows), rows_a_pass=rng.choice([0, 1]), seed=combination, first_step=5)
+    feed = pack(
+        rows, scored, rows_per_step=len(rows), micro_batch_size=rng.choice([0, 1]), seed=combination, first_step=5
+    )
     return model, weights(model, seed=combination), feed
 
 
@@ -149,7 +151,7 @@ def cut(feed: Feed, first: int, steps: int) -> Feed:
         rows - rows[0],
         feed.scored[low:high],
         feed.first_step + first,
-        feed.rows_a_pass,
+        feed.micro_batch_size,
         feed.seed,
     )
 
@@ -294,8 +296,8 @@ def test_loss_is_what_the_logits_say(rung: str, case: str) -> None:
 def test_order_of_rows_does_not_matter(rung: str) -> None:
     model = small()
     rows = documents(model, 4)
-    loss, one = gradient(rung, model, weights(model), pack(rows, rows_a_step=4))
-    back, other = gradient(rung, model, weights(model), pack(rows[::-1], rows_a_step=4))
+    loss, one = gradient(rung, model, weights(model), pack(rows, rows_per_step=4))
+    back, other = gradient(rung, model, weights(model), pack(rows[::-1], rows_per_step=4))
     assert back == pytest.approx(loss, rel=1e-12)
     assert apart(other, one) < 1e-12
 
@@ -305,7 +307,7 @@ def test_padding_does_not_matter(rung: str) -> None:
     """A short row beside a long one counts as it does alone: the batch is the mean over its targets."""
     model = small(family="modern")
     rows = [[1, 2], [3, 1, 4, 1, 5, 2, 6], [6, 5, 4]]
-    loss, together = gradient(rung, model, weights(model), pack(rows, rows_a_step=3))
+    loss, together = gradient(rung, model, weights(model), pack(rows, rows_per_step=3))
     alone = [gradient(rung, model, weights(model), pack([row])) for row in rows]
     shares = [(len(row) - 1) / 9 for row in rows]
     assert loss == pytest.approx(sum(s * a for s, (a, _) in zip(shares, alone, strict=True)), rel=1e-12)
@@ -315,15 +317,17 @@ def test_padding_does_not_matter(rung: str) -> None:
 
 @every_rung
 @plain_and_everything
-@pytest.mark.parametrize("rows_a_pass", [1, 2, 3])
-def test_passes_add_up_to_one_batch(rung: str, case: str, rows_a_pass: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 3])
+def test_passes_add_up_to_one_batch(rung: str, case: str, micro_batch_size: int) -> None:
     """Three steps of four rows each: also the schedule and the bias corrections count steps, not passes."""
     model, optim = small(**CASES[case].model), Optim(**CASES[case].optim)
     rows, lrs = documents(model, 12), learning_rates(optim, 0, 3, 3)
     it = build(rung, model, optim)
-    whole, losses = it.train(it.load(weights(model)), pack(rows, rows_a_step=4), lrs)
+    whole, losses = it.train(it.load(weights(model)), pack(rows, rows_per_step=4), lrs)
     expected = it.dump(whole)
-    split, parts = it.train(it.load(weights(model)), pack(rows, rows_a_step=4, rows_a_pass=rows_a_pass), lrs)
+    split, parts = it.train(
+        it.load(weights(model)), pack(rows, rows_per_step=4, micro_batch_size=micro_batch_size), lrs
+    )
     np.testing.assert_allclose(parts, losses, rtol=1e-12)
     assert apart(it.dump(split), expected) < 1e-9
 
@@ -342,7 +346,7 @@ def test_step_without_targets_costs_nothing(rung: str) -> None:
 @every_rung
 def test_dropout_is_for_training_alone(rung: str) -> None:
     plain, dropping = small(), small(dropout=0.4)
-    feed = pack(documents(plain, 3), rows_a_step=3, seed=7)
+    feed = pack(documents(plain, 3), rows_per_step=3, seed=7)
     it = build(rung, dropping)
     state = it.load(weights(plain))
     expected = build(rung, plain)
@@ -356,7 +360,7 @@ def test_dropout_depends_on_seed_step_and_row(rung: str) -> None:
     model, row = small(dropout=0.4), [3, 1, 4, 1, 5]
 
     def loss(rows: list[list[int]], **where: int) -> float:
-        return gradient(rung, model, weights(model), pack(rows, rows_a_step=len(rows), **where))[0]
+        return gradient(rung, model, weights(model), pack(rows, rows_per_step=len(rows), **where))[0]
 
     assert loss([row], seed=1) == loss([row], seed=1)
     found = {loss([row], seed=1), loss([row], seed=2), loss([row], seed=1, first_step=1), loss([row, row], seed=1)}
@@ -381,7 +385,7 @@ def test_one_batch_can_be_learnt_by_heart(rung: str, dtype: str) -> None:
     model, optim = small(n_layer=1, family="modern"), Optim(learning_rate=0.03)
     rows = [[0, 1, 2, 3], [0, 4, 5, 1]] * 60
     it = build(rung, model, optim, dtype)
-    _, losses = it.train(it.load(weights(model)), pack(rows, rows_a_step=2), learning_rates(optim, 0, 60, 60))
+    _, losses = it.train(it.load(weights(model)), pack(rows, rows_per_step=2), learning_rates(optim, 0, 60, 60))
     # 0 is followed by 1 and by 4: of six targets, two can only be guessed at even odds.
     assert losses[-1] < math.log(2) / 3 + 0.05
 
@@ -510,7 +514,7 @@ def names(path: Path) -> tuple[Model, Tensors, list[list[int]]]:
     tokenizer = Char.train(docs)
     model = Model(vocab_size=tokenizer.vocab_size)
     rows = [[tokenizer.bos, *tokenizer.encode(doc).tolist(), tokenizer.bos] for doc in docs[:1000]]
-    return model, first_values(model, rng), [row[: model.block_size + 1] for row in rows]
+    return model, init_weights(model, rng), [row[: model.block_size + 1] for row in rows]
 
 
 def names_losses(path: Path, rung: str, steps: int, dtype: str = "float64") -> np.ndarray:

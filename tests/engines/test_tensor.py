@@ -10,7 +10,7 @@ import pytest
 from microgpt.config import Model, Optim
 from microgpt.engines import pack
 from microgpt.engines.tensor import Engine, Tensor
-from microgpt.model import first_values
+from microgpt.model import init_weights
 
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "add": lambda a, b: a + b,
@@ -71,7 +71,7 @@ def test_a_graph_of_any_depth() -> None:
 def test_reference_counts_free_the_graph() -> None:
     model = Model(vocab_size=5, block_size=4, n_embd=4, n_head=2, activation="gelu", softcap=5.0, qk_norm=True)
     engine = Engine(model, Optim())
-    state = engine.load(first_values(model, random.Random(1)))
+    state = engine.load(init_weights(model, random.Random(1)))
     feed = pack([[4, 0, 1, 4], [4, 2, 4]])
     gc.collect()
     gc.disable()
@@ -87,7 +87,7 @@ def test_reference_counts_free_the_graph() -> None:
 def test_a_step_that_ends_badly_leaves_no_gradient() -> None:
     model = Model(vocab_size=5, block_size=4, n_embd=4, n_head=2)
     engine = Engine(model, Optim(), dtype="float64")
-    tensors = first_values(model, random.Random(1))
+    tensors = init_weights(model, random.Random(1))
     tensors["wte"][2] = np.nan
     good, bad = pack([[4, 0, 1, 4]]), pack([[4, 2, 4]])
     state, losses = engine.train(engine.load(tensors), bad, np.full(1, 0.01))

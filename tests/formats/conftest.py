@@ -12,7 +12,7 @@ from microgpt.config import Config
 from microgpt.inference.generate import generate_tokens
 from microgpt.inference.language_model import LanguageModel
 from microgpt.inference.sampling import Sampling
-from microgpt.model import first_values
+from microgpt.model import init_weights
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import Tokenizer
 from microgpt.tokenizers.char import Char
@@ -35,7 +35,7 @@ def build(tmp_path: Path) -> Build:
         tokenizer = tokenizer or Char(LETTERS)
         model = {"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 24, "init_std": 0.4, **options}
         config = Config.from_dict({"name": name, "model": {**model, "vocab_size": tokenizer.vocab_size}})
-        weights = {k: v.astype(dtype) for k, v in first_values(config.model, Random(seed)).items()}
+        weights = {k: v.astype(dtype) for k, v in init_weights(config.model, Random(seed)).items()}
         moments = {f"{part}.{k}": np.full_like(v, 0.5) for part in ("m", "v") for k, v in weights.items()}
         (tmp_path / name).mkdir()
         return checkpoint.write(tmp_path / name, config, tokenizer, weights | moments, {"step": 7})

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microgpt.config import Config, scenario
+from microgpt.config import Config
 from microgpt.errors import UsageError
 from microgpt.formats import FORMATS, export
 from microgpt.formats.imports import import_model
 from microgpt.runs import checkpoint
+from microgpt.scenarios import scenario
 from microgpt.training.train import train
 from tests.formats.conftest import logits
 from tests.formats.test_gguf import compute, open_there

@@ -16,7 +16,7 @@ from microgpt.data.chat_corpus import Mix
 from microgpt.engines import LADDER, Feed, engine, lora, pack
 from microgpt.errors import MachineError, UsageError
 from microgpt.inference.chat import ChatModel
-from microgpt.model import first_values
+from microgpt.model import init_weights
 from microgpt.runs import checkpoint
 from microgpt.training.resume import finetuned
 from microgpt.training.train import train
@@ -66,7 +66,7 @@ def test_resumed_it_ends_in_the_same_bits(chat_run: Path, news: Path, tmp_path: 
 
 def feed(steps: int) -> Feed:
     rng = Random(1)
-    return pack([[rng.randrange(9) for _ in range(7)] for _ in range(2 * steps)], rows_a_step=2)
+    return pack([[rng.randrange(9) for _ in range(7)] for _ in range(2 * steps)], rows_per_step=2)
 
 
 def adapted(name: str) -> lora.Adapted:
@@ -76,7 +76,7 @@ def adapted(name: str) -> lora.Adapted:
 
 def start() -> dict[str, np.ndarray]:
     rng = Random(3)
-    values = {**first_values(MODEL, rng), **lora.first_adapters(MODEL, 2, rng)}
+    values = {**init_weights(MODEL, rng), **lora.init_adapters(MODEL, 2, rng)}
     return {n: v + (0.02 if n.endswith(lora.B) else 0.0) for n, v in values.items()}
 
 

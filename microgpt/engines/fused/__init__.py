@@ -217,13 +217,13 @@ class Engine:
         trace, operands = self._trace(columns, columns), self._operands(columns)
         dw, room, train = self.room(crew * self.shape.n, "dw"), self.room(crew * trace), self.kernels.train
         places = self.operands(crew * operands)
-        several = longest > columns or feed.rows_a_pass > 0  # passes a step; else wt is not touched
+        several = longest > columns or feed.micro_batch_size > 0  # passes a step; else wt is not touched
         wt = self.room(crew * self.shape.n, "wt") if several else dw
 
         def work(me: int) -> int:
             return train(
                 *self.shape, at(tokens), at(offsets), at(steps), len(steps) - 1, at(scored), feed.first_step,
-                feed.rows_a_pass, columns, seed, state.w, at(wt), at(dw), state.m, state.v, at(room), trace,
+                feed.micro_batch_size, columns, seed, state.w, at(wt), at(dw), state.m, state.v, at(room), trace,
                 at(places), operands, self.block, self.cos, self.sin, self.width, optim.beta1, optim.beta2, optim.eps,
                 optim.clip_norm, at(rates), at(losses), learning, me, crew, at(meeting), at(sums),
             )  # fmt: skip

@@ -62,7 +62,7 @@ def stand_alone(c: Shape, offsets: P, begin: int, end: int) -> bool:
 @entry
 def train(
     c: Shape, tokens: Tokens, offsets: Ints, steps: Ints, count_steps: int, scored: Bytes, first_step: int,
-    rows_a_pass: int, columns: int, seed: int, w: P, wts: P, dws: P, m: P, v: P, room: P, room_size: int,
+    micro_batch_size: int, columns: int, seed: int, w: P, wts: P, dws: P, m: P, v: P, room: P, room_size: int,
     operands: Operands, operands_size: int, S: int, cos: P, sin: P, ldr: int, b1: float, b2: float, eps: float,
     clip: float, rates: Doubles, losses: Doubles, learning: bool, me: int, crew: int, together: Ints, sums: Doubles,
 ) -> int:  # fmt: skip
@@ -97,7 +97,7 @@ def train(
             adam(u, w, dws, m, v, c.layer if due else c.n)  # what is not a layer's is read at once
         while low < stop:
             high, N, NT = low, 0, 0
-            while high < stop and (rows_a_pass == 0 or high - low < rows_a_pass):
+            while high < stop and (micro_batch_size == 0 or high - low < micro_batch_size):
                 T = offsets[high + 1] - offsets[high] - 1
                 ld = (T + W - 1) // W * W
                 if high > low and NT + ld > columns:

@@ -24,7 +24,7 @@ from microgpt import optim as rules
 from microgpt.config import Model, Optim
 from microgpt.engines.common.dropout import scales
 from microgpt.errors import MachineError, UsageError
-from microgpt.feed import Feed, Pass
+from microgpt.feed import Feed, MicroBatch
 from microgpt.model import Tensors, n_params, table
 
 Weights = dict[str, Tensor]
@@ -250,14 +250,14 @@ class Engine:
         """The loss of step i of the feed and its gradient, flat, summed over the step's passes."""
         loss, g = 0.0, torch.zeros_like(state.w)
         flat = state.w.detach().requires_grad_()
-        for rows in feed.passes(i):
+        for rows in feed.micro_batches(i):
             drops = masks(self.model, feed, rows, step, flat) if self.model.dropout else None
             part = self._loss(state.views(flat), rows, drops)
             g += torch.autograd.grad(part, flat)[0]
             loss += part.item()
         return loss, g
 
-    def _loss(self, w: Weights, rows: Pass, drops: list[Tensor] | None = None) -> Tensor:
+    def _loss(self, w: Weights, rows: MicroBatch, drops: list[Tensor] | None = None) -> Tensor:
         inputs, targets = (torch.tensor(a, dtype=torch.int64, device=self.device) for a in (rows.inputs, rows.targets))
         weights = torch.tensor(rows.weights, dtype=self.stored, device=self.device)
         with self._precision():
@@ -267,7 +267,8 @@ class Engine:
     def loss(self, state: State, feed: Feed) -> np.ndarray:
         w = state.views(state.w)
         with self._threads(), torch.no_grad():
-            return np.array([sum(self._loss(w, rows).item() for rows in feed.passes(i)) for i in range(feed.n_steps)])
+            steps = range(feed.n_steps)
+            return np.array([sum(self._loss(w, rows).item() for rows in feed.micro_batches(i)) for i in steps])
 
     def logits(self, state: State, tokens: np.ndarray, cache: Cache | None = None) -> tuple[np.ndarray, Cache]:
         cache = cache or Cache(self.model)
@@ -290,7 +291,7 @@ class Engine:
             torch.set_num_threads(before)
 
 
-def masks(model: Model, feed: Feed, rows: Pass, step: int, like: Tensor) -> list[Tensor]:
+def masks(model: Model, feed: Feed, rows: MicroBatch, step: int, like: Tensor) -> list[Tensor]:
     """Dropout for a pass: for each place (B, T, D) factors."""
     B, T = rows.inputs.shape
     return [

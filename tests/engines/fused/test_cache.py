@@ -154,11 +154,11 @@ from pathlib import Path
 from random import Random
 from microgpt.config import Model, Optim
 from microgpt.engines import engine, pack
-from microgpt.model import first_values
+from microgpt.model import init_weights
 {before}
 model = Model(vocab_size=11, n_embd=24, n_head=3)
 e = engine("fused")(model, Optim(), dtype="float32")
-state, losses = e.train(e.load(first_values(model, Random(0))), pack([[1, 2, 3, 4, 5]] * 4), np.full(4, 0.01))
+state, losses = e.train(e.load(init_weights(model, Random(0))), pack([[1, 2, 3, 4, 5]] * 4), np.full(4, 0.01))
 print(losses.tolist(), [name for name in ("numba", "llvmlite", "scipy") if name in sys.modules])
 """
 TOGETHER = """

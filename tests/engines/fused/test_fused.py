@@ -22,7 +22,7 @@ from microgpt.engines.fused.layout import PAIR  # noqa: E402
 from microgpt.engines.fused.simd import bfloat16, exp, intrinsics, matmul  # noqa: E402
 from microgpt.engines.fused.simd import vectors as v  # noqa: E402
 from microgpt.engines.fused.simd.tiles import ROWS, WIDE  # noqa: E402
-from microgpt.model import first_values  # noqa: E402
+from microgpt.model import init_weights  # noqa: E402
 from microgpt.runs import tensors  # noqa: E402
 
 DTYPES = ["float32", "float64"]
@@ -184,9 +184,9 @@ def test_bfloat16_trains_as_float32_within_its_rounding() -> None:
     for n_embd, position, least, block in given:
         options = {"vocab_size": 45, "block_size": block, "n_layer": 2, "n_head": 4, "n_embd": n_embd}
         model = Model(**options, position=position, activation="gelu", tie_embeddings=position == "rope")
-        rng, tensors = Random(3), first_values(model, Random(1))
+        rng, tensors = Random(3), init_weights(model, Random(1))
         feed = pack(
-            [[rng.randrange(45) for _ in range(rng.randrange(least, block) + 1)] for _ in range(12)], rows_a_step=4
+            [[rng.randrange(45) for _ in range(rng.randrange(least, block) + 1)] for _ in range(12)], rows_per_step=4
         )
         found = {}
         for dtype in ("float32", "bfloat16"):
@@ -392,16 +392,16 @@ from microgpt.config import Model, Optim
 from microgpt.engines import engine, pack
 from microgpt.inference.generate import generate_tokens
 from microgpt.inference.sampling import Sampling
-from microgpt.model import first_values
+from microgpt.model import init_weights
 
 SMALL = {"vocab_size": 11, "block_size": 9, "n_layer": 2, "init_std": 0.4}
 MODERN = {"position": "rope", "activation": "gelu", "tie_embeddings": True, "qk_norm": True, "final_norm": True}
-feed = pack([[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [10, 3], [4, 4, 4]] * 2, rows_a_step=3)
+feed = pack([[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [10, 3], [4, 4, 4]] * 2, rows_per_step=3)
 prompts, uniform = [[1], [2, 3], [4, 5, 6]] * 9, np.random.default_rng(0).random((27, 9))
 flat, offsets = np.concatenate(prompts), np.cumsum([0, *map(len, prompts)])
 for options in ({"n_head": 3, "n_embd": 18, **MODERN}, {"n_head": 4, "n_embd": 16}):
     model = Model(**SMALL, **options)
-    tensors = first_values(model, Random(0))
+    tensors = init_weights(model, Random(0))
     results = []
     for name in ("manual", "fused"):
         e = engine(name)(model, Optim(), dtype="float64")
@@ -453,10 +453,10 @@ def test_one_row_or_many_in_a_pass_are_bitwise_the_same_rows() -> None:
     """Rows never see each other: a row's logits do not depend on what is computed beside it."""
     model = Model(vocab_size=13, block_size=20, n_layer=2, n_head=2, n_embd=12)
     e = engine("fused")(model, Optim(), dtype="float32")
-    state = e.load(first_values(model, Random(1)))
+    state = e.load(init_weights(model, Random(1)))
     rows = [[Random(i).randrange(13) for _ in range(n)] for i, n in enumerate((3, 21, 2, 17, 18))]
     alone = e.loss(state, pack(rows))
-    together = e.loss(state, pack(rows, rows_a_step=5))
+    together = e.loss(state, pack(rows, rows_per_step=5))
     targets = np.array([len(row) - 1 for row in rows])
     assert together[0] == pytest.approx((alone * targets).sum() / targets.sum(), rel=1e-6)
     assert pytest.approx(math.sqrt(2 / math.pi)) == activations.GELU
@@ -468,10 +468,10 @@ def test_several_passes_use_the_weights_that_the_first_one_turned(dtype: str, th
     model = Model(vocab_size=13, block_size=20, n_layer=1, n_head=2, n_embd=96, position="rope")
     rows = [[Random(i).randrange(13) for _ in range(n)] for i, n in enumerate((3, 21, 2, 17, 18))]
     rates, found = np.full(3, 0.01), []
-    for rows_a_pass in (0, 1, 2):
+    for micro_batch_size in (0, 1, 2):
         e = engine("fused")(model, Optim(), dtype=dtype, threads=threads)
-        feed = pack(rows * 3, rows_a_step=5, rows_a_pass=rows_a_pass)
-        found.append(e.train(e.load(first_values(model, Random(1))), feed, rates)[1])
+        feed = pack(rows * 3, rows_per_step=5, micro_batch_size=micro_batch_size)
+        found.append(e.train(e.load(init_weights(model, Random(1))), feed, rates)[1])
     for losses in found[1:]:
         np.testing.assert_allclose(losses, found[0], rtol=1e-9 if dtype == "float64" else 2e-4)
 
@@ -487,10 +487,12 @@ def test_an_update_that_waits_is_the_update(dtype: str, tied: bool) -> None:
     e = engine("fused")(model, optim, dtype=dtype, threads=1)
     assert adam.FEW <= e.shape.n < adam.MANY
     feed = pack([[Random(i).randrange(50) for _ in range(n)] for i, n in enumerate((21, 41, 2, 17, 33, 5, 40, 8))])
-    for rows_a_pass in (0, 1):
-        feed = replace(feed, steps=np.array([0, 2, 4, 4, 6, 8]), rows_a_pass=rows_a_pass)  # one step has no rows
-        together, losses = e.train(e.load(first_values(model, Random(1))), feed, np.full(5, 0.01))
-        alone, found = e.load(first_values(model, Random(1))), []
+    for micro_batch_size in (0, 1):
+        feed = replace(
+            feed, steps=np.array([0, 2, 4, 4, 6, 8]), micro_batch_size=micro_batch_size
+        )  # one step has no rows
+        together, losses = e.train(e.load(init_weights(model, Random(1))), feed, np.full(5, 0.01))
+        alone, found = e.load(init_weights(model, Random(1))), []
         for i in range(5):
             alone, loss = e.train(alone, feed.part(i, i + 1), np.full(1, 0.01))
             found.extend(loss)
@@ -501,10 +503,10 @@ def test_an_update_that_waits_is_the_update(dtype: str, tied: bool) -> None:
 
 def test_a_last_pass_without_positions_takes_nothing_from_the_norm() -> None:
     e = engine("fused")(LARGE, Optim(clip_norm=0.01, eps=0.01), dtype="float64", threads=1)
-    row, alone = [3, 1, 4, 1, 5], replace(pack([[3, 1, 4, 1, 5]]), rows_a_pass=1)
+    row, alone = [3, 1, 4, 1, 5], replace(pack([[3, 1, 4, 1, 5]]), micro_batch_size=1)
     beside = replace(alone, tokens=np.array([*row, 9]), offsets=np.array([0, 5, 6]), steps=np.array([0, 2]))
     beside = replace(beside, scored=np.append(alone.scored, False))
-    found = [e.dump(e.train(e.load(first_values(LARGE, Random(1))), feed, np.ones(1))[0]) for feed in (alone, beside)]
+    found = [e.dump(e.train(e.load(init_weights(LARGE, Random(1))), feed, np.ones(1))[0]) for feed in (alone, beside)]
     assert np.sqrt(sum(np.square(m).sum() for name, m in found[0].items() if name.startswith("m."))) <= 0.01
     for name, want in found[0].items():
         np.testing.assert_allclose(found[1][name], want, rtol=1e-9, atol=1e-15)
@@ -514,10 +516,10 @@ def test_a_step_that_is_not_finite_leaves_the_one_before_it_whole() -> None:
     e = engine("fused")(LARGE, Optim(), threads=1)
     feed = pack([[Random(i).randrange(50) for _ in range(20)] for i in range(4)])
     rates = np.array([0.01, 0.01, 1e38, 0.01])  # the third step's update makes the fourth one's loss no number
-    broken, losses = e.train(e.load(first_values(LARGE, Random(1))), feed, rates)
+    broken, losses = e.train(e.load(init_weights(LARGE, Random(1))), feed, rates)
     assert len(losses) == 4
     assert not np.isfinite(losses[3])
-    whole, _ = e.train(e.load(first_values(LARGE, Random(1))), feed.part(0, 3), rates[:3])
+    whole, _ = e.train(e.load(init_weights(LARGE, Random(1))), feed.part(0, 3), rates[:3])
     for name, want in e.dump(whole).items():
         np.testing.assert_array_equal(e.dump(broken)[name], want)
 
@@ -525,11 +527,11 @@ def test_a_step_that_is_not_finite_leaves_the_one_before_it_whole() -> None:
 def trains_as_the_manual_pass(model: Model, lengths: tuple[int, ...], dtype: str) -> None:
     """Two rows a step of so many tokens each, the last alone if they are odd; the gradient clipped by its norm."""
     rng = Random(0)
-    feed = pack([[rng.randrange(model.vocab) for _ in range(n)] for n in lengths], rows_a_step=2)
+    feed = pack([[rng.randrange(model.vocab) for _ in range(n)] for n in lengths], rows_per_step=2)
     trained = []
     for name in ("fused", "manual"):
         e = engine(name)(model, Optim(clip_norm=0.1), dtype=dtype, threads=1)
-        state, losses = e.train(e.load(first_values(model, Random(1))), feed, np.full(feed.n_steps, 0.001))
+        state, losses = e.train(e.load(init_weights(model, Random(1))), feed, np.full(feed.n_steps, 0.001))
         trained.append((losses, e.dump(state)))
     rtol = 1e-9 if dtype == "float64" else 1e-4
     np.testing.assert_allclose(trained[0][0], trained[1][0], rtol=rtol)
@@ -562,11 +564,11 @@ def test_long_rows_train_as_the_manual_pass(dtype: str) -> None:
 def test_threads_agree_with_one_and_with_themselves(threads: int) -> None:
     model, optim = Model(vocab_size=27, n_embd=32, n_layer=2), Optim(clip_norm=0.5, weight_decay=0.1)
     rng = Random(1)
-    feed = pack([[rng.randrange(27) for _ in range(rng.randrange(2, 18))] for _ in range(35)], rows_a_step=7)
+    feed = pack([[rng.randrange(27) for _ in range(rng.randrange(2, 18))] for _ in range(35)], rows_per_step=7)
 
     def trained(threads: int) -> tuple[Any, ...]:
         e = engine("fused")(model, optim, dtype="float64", threads=threads)
-        state, losses = e.train(e.load(first_values(model, Random(0))), feed, np.full(5, 0.01))
+        state, losses = e.train(e.load(init_weights(model, Random(0))), feed, np.full(5, 0.01))
         return losses, *e.dump(state).values()
 
     for one, ours, again in zip(trained(1), trained(threads), trained(threads), strict=True):
@@ -578,10 +580,10 @@ def test_threads_agree_with_one_and_with_themselves(threads: int) -> None:
 @pytest.mark.parametrize("position", ["rope", "learned"])
 def test_attention_of_huge_scores_is_that_of_the_largest(position: str, dtype: str) -> None:
     model = Model(vocab_size=7, block_size=40, n_layer=1, n_head=2, n_embd=8, init_std=0.3, position=position)
-    given = first_values(model, Random(1))
+    given = init_weights(model, Random(1))
     given["layer0.attn_wq"] *= 1e11
     given["layer0.attn_wk"] *= 1e11
-    feed = pack([[Random(i).randrange(7) for i in range(n)] for n in (7, 41)], rows_a_step=2)
+    feed = pack([[Random(i).randrange(7) for i in range(n)] for n in (7, 41)], rows_per_step=2)
     losses = []
     for name in ("fused", "manual"):
         e = engine(name)(model, Optim(), dtype=dtype)
@@ -593,7 +595,7 @@ def test_attention_of_huge_scores_is_that_of_the_largest(position: str, dtype: s
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_cap_keeps_the_digits_of_logits_far_below_it(dtype: str, cap: float) -> None:
     model = Model(vocab_size=20, block_size=16, n_layer=1, n_head=2, n_embd=8, init_std=0.5, softcap=cap)
-    given, text = first_values(model, Random(1)), np.arange(16, dtype=np.int32)
+    given, text = init_weights(model, Random(1)), np.arange(16, dtype=np.int32)
     found, want = (
         e.logits(e.load(given), text)[0] for e in (engine(n)(model, Optim(), dtype=dtype) for n in ("fused", "manual"))
     )
@@ -607,5 +609,5 @@ def test_a_seed_of_any_size_makes_the_masks_of_the_other_rungs() -> None:
         losses = []
         for name in ("fused", "manual"):
             e = engine(name)(model, Optim(), dtype="float64")
-            losses.append(e.train(e.load(first_values(model, Random(1))), feed, np.zeros(1))[1])
+            losses.append(e.train(e.load(init_weights(model, Random(1))), feed, np.zeros(1))[1])
         np.testing.assert_allclose(*losses, rtol=1e-12)
