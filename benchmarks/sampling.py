@@ -19,7 +19,7 @@ from benchmarks.common import Options, Row, say, script
 from benchmarks.peers import yardstick
 from benchmarks.work import Drawing, Ours, Side, Work, installed, names, race
 from microgpt import files
-from microgpt.engines import pack
+from microgpt.feed import pack
 from microgpt.inference.generate import generate_batch, generate_many
 from microgpt.inference.sampling import Sampling
 from microgpt.model import Tensors, table

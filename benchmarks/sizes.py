@@ -18,7 +18,7 @@ from benchmarks import peak
 from benchmarks.common import Options, Row, arguments, chosen, describe, machine, number, pin, say
 from benchmarks.work import Ours, synthetic
 from microgpt.config import Model
-from microgpt.engines import LADDER
+from microgpt.engines.ladder import LADDER
 from microgpt.errors import MachineError, UsageError
 from microgpt.model import n_params
 

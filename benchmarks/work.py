@@ -17,8 +17,9 @@ import numpy as np
 from benchmarks.common import Options, say
 from microgpt.config import Config, Model, Optim
 from microgpt.data import datasets
-from microgpt.engines import Choice, Feed, choose, pack
+from microgpt.engines.ladder import Choice, choose
 from microgpt.errors import MachineError, UsageError, install
+from microgpt.feed import Feed, pack
 from microgpt.model import Tensors, init_weights, table
 from microgpt.optim import learning_rates
 from microgpt.training.prepare import RunSetup, prepare
@@ -156,7 +157,7 @@ class Ours:
     def __init__(self, work: Work, engine: str = "auto", dtype: str = "float32", threads: int = 1) -> None:
         self.work, self.choice = work, chosen(work.model, work.optim, engine, dtype, work.feed.n_targets / work.steps)
         self.name = f"{self.choice.name} {self.choice.dtype}" + (f", {threads} threads" if threads > 1 else "")
-        self.engine = self.choice.cls(work.model, work.optim, dtype=dtype, device="cpu", threads=threads)
+        self.engine = self.choice.build(work.model, work.optim, threads=threads)
 
     def reset(self) -> None:
         self.state = self.engine.load(self.work.tensors)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from microgpt.engines import LADDER
+from microgpt.engines.ladder import LADDER
 
 ROOT = Path(__file__).parents[1]
 

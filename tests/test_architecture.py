@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import microgpt
-from microgpt.engines import ALIASES, LADDER
+from microgpt.engines.ladder import ALIASES, LADDER
 
 PACKAGE = Path(microgpt.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from microgpt.cli import main
-from microgpt.engines import LADDER
+from microgpt.engines.ladder import LADDER
 from microgpt.errors import install
 from microgpt.training.bench import lines_of_code
 

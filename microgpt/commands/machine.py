@@ -10,8 +10,8 @@ from typing import Any
 
 from microgpt.config import Model, Optim
 from microgpt.data import datasets
-from microgpt.engines import LADDER, choose
 from microgpt.engines.common.hardware import compiler, cpu, pytorch
+from microgpt.engines.ladder import LADDER, choose
 from microgpt.errors import MicrogptError
 
 

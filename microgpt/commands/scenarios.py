@@ -49,7 +49,7 @@ def _natural(name: str) -> list[str]:
 
 def facts(name: str) -> dict[str, Any]:
     """What is known of a scenario before it runs."""
-    from microgpt.engines import choose
+    from microgpt.engines.ladder import choose
     from microgpt.model import n_params
 
     config, stated = Config.of(name), expected(name)

@@ -18,7 +18,8 @@ import numpy as np
 
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
-from microgpt.engines import Engine, Feed
+from microgpt.engines import Engine
+from microgpt.feed import Feed
 from microgpt.model import Tensors, Weight
 from microgpt.model import table as model_table
 from microgpt.rng import gauss
@@ -85,8 +86,8 @@ class Adapted:
     generate = None
 
     @staticmethod
-    def refuses(model: Model, optim: Optim) -> str | None:
-        """Nothing: what the engine inside refuses was told when it was chosen."""
+    def remark(model: Model, dtype: str) -> str | None:
+        """None: that of the engine inside was given when it was chosen."""
         return None
 
     def load(self, tensors: Tensors) -> State:

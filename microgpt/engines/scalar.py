@@ -269,7 +269,7 @@ class Engine:
     generate = None
 
     @staticmethod
-    def refuses(model: Model, optim: Optim) -> str | None:
+    def remark(model: Model, dtype: str) -> str | None:
         return None
 
     def load(self, tensors: Tensors) -> State:

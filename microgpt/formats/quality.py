@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from microgpt.engines import choose
+from microgpt.engines.ladder import choose
 from microgpt.inference.evaluate import evaluate
 from microgpt.model import Tensors
 from microgpt.runs import tensors
@@ -22,7 +22,7 @@ def table(
     """
     config, weights = saved.config, saved.weights()
     choice = choose(config.model, config.optim, dtype=str(weights["wte"].dtype))
-    engine = choice.cls(config.model, config.optim, dtype=choice.dtype, device=choice.device)
+    engine = choice.build(config.model, config.optim)
     rows = []
     about = ""
     for stored in (str(weights["wte"].dtype), *storages):

@@ -15,8 +15,9 @@ from microgpt.config import Config, Data
 from microgpt.data.corpus import Corpus
 from microgpt.data.documents import Documents
 from microgpt.data.load import Material, read
-from microgpt.engines import Engine, Feed
+from microgpt.engines import Engine
 from microgpt.errors import MicrogptError
+from microgpt.feed import Feed
 from microgpt.inference.generate import generate_many
 from microgpt.inference.sampling import Sampling
 from microgpt.tokenizers import Tokenizer

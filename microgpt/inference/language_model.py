@@ -10,8 +10,9 @@ from random import Random
 from typing import Any
 
 from microgpt.config import Config
-from microgpt.engines import Engine, choose
+from microgpt.engines import Engine
 from microgpt.engines.common.hardware import watch_compiler
+from microgpt.engines.ladder import choose
 from microgpt.errors import CheckpointError, DataError
 from microgpt.inference.generate import (
     decode_stream,
@@ -61,7 +62,7 @@ class LanguageModel:
         model, optim = saved.config.model, saved.config.optim
         choice = choose(model, optim, name=engine, dtype=dtype, device=device)
         with watch_compiler(choice.name, progress):
-            built = choice.cls(model, optim, dtype=choice.dtype, device=choice.device, threads=saved.config.run.threads)
+            built = choice.build(model, optim, threads=saved.config.run.threads)
         return cls(saved.path, saved.config, saved.tokenizer, built, built.load(weights), saved.state.get("generator"))
 
     def rng(self, seed: int | None = None) -> Random:

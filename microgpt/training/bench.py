@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from microgpt.config import Config
-from microgpt.engines import LADDER, Feed, pack
+from microgpt.engines.ladder import LADDER
 from microgpt.errors import MachineError, UsageError
+from microgpt.feed import Feed, pack
 from microgpt.model import flops_per_token, init_weights, n_params
 from microgpt.optim import learning_rates
 from microgpt.training.prepare import RunSetup, prepare
@@ -53,9 +54,7 @@ def measure(setup: RunSetup, feed: Feed, repeats: int = REPEATS) -> Measured:
     lrs = learning_rates(config.optim, 0, feed.n_steps, max(config.run.steps, feed.n_steps))
 
     start = time.perf_counter()
-    engine = choice.cls(
-        config.model, config.optim, dtype=choice.dtype, device=choice.device, threads=config.run.threads
-    )
+    engine = choice.build(config.model, config.optim, threads=config.run.threads)
     one = _first(feed, 1)
     engine.train(engine.load(tensors), one, lrs[:1])
     cold = time.perf_counter() - start

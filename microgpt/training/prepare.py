@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from microgpt.config import Config, Model
 from microgpt.data.chat_corpus import Mix
@@ -17,7 +16,7 @@ from microgpt.data.conversations import Chats
 from microgpt.data.documents import Documents
 from microgpt.data.load import Rows, read
 from microgpt.data.sources import keep_stdin
-from microgpt.engines import Choice, Engine, choose, lora
+from microgpt.engines.ladder import Choice, choose
 from microgpt.errors import UsageError
 from microgpt.progress import ProgressCallback, no_progress
 from microgpt.runs import checkpoint
@@ -101,13 +100,3 @@ def _refuse_idle(config: Config) -> None:
         raise UsageError(
             f"{flag}: the vocabulary of --tokenizer {data.tokenizer} is in that file; leave one of them out"
         )
-
-
-def build_engine(setup: RunSetup) -> Engine:
-    """The engine of a run, within the one that trains adapters where the run has them."""
-    config, choice, tuned = setup.config, setup.choice, setup.config.finetune
-    options: dict[str, Any] = {"dtype": choice.dtype, "device": choice.device, "threads": config.run.threads}
-    if tuned.lora_rank:
-        options |= {"inside": choice.cls, "rank": tuned.lora_rank, "alpha": tuned.alpha}
-        return lora.Adapted(config.model, config.optim, **options)
-    return choice.cls(config.model, config.optim, **options)

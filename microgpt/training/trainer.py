@@ -31,7 +31,7 @@ from microgpt.optim import rate_of_run
 from microgpt.runs import checkpoint
 from microgpt.runs.folder import RunFolder
 from microgpt.signals import StopRequest
-from microgpt.training.prepare import RunSetup, build_engine
+from microgpt.training.prepare import RunSetup
 from microgpt.training.report import Callbacks
 from microgpt.training.resume import identity, other_run, read_newest
 
@@ -62,7 +62,13 @@ class Trainer:
     ) -> None:
         self.setup, self.folder, self.callbacks, self.stop, self.deadline = setup, folder, callbacks, stop, deadline
         config = setup.config
-        self.engine = build_engine(setup)
+        self.engine = setup.choice.build(
+            config.model,
+            config.optim,
+            threads=config.run.threads,
+            lora_rank=config.finetune.lora_rank,
+            lora_alpha=config.finetune.alpha,
+        )
         self.seconds_to_save = 0.5 + 24 * n_params(config.model) / 1e8  # until it is measured
         self.state: Any = None
         self.step = self.target = 0

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from microgpt.cli import main
-from microgpt.engines import pack
+from microgpt.feed import pack
 from microgpt.inference.evaluate import held_out_loss
 from microgpt.inference.language_model import LanguageModel
 from microgpt.signals import listen

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from microgpt.config import Model
-from microgpt.engines import Feed
 from microgpt.engines.common.dropout import scales
+from microgpt.feed import Feed
 from microgpt.model import Tensors, table
 
 Array = np.ndarray

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from microgpt.config import Model, Optim
-from microgpt.engines import functional, pack
+from microgpt.engines import functional
 from microgpt.engines.common import tuples
+from microgpt.feed import pack
 from microgpt.model import init_weights
 
 STATEMENTS = (ast.AugAssign, ast.Delete, ast.For, ast.While, ast.With, ast.Global, ast.Nonlocal, ast.NamedExpr)

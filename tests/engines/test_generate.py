@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from microgpt.config import Model, Optim
-from microgpt.engines import LADDER, engine
+from microgpt.engines.ladder import LADDER, engine
 from microgpt.errors import MachineError
 from microgpt.inference.generate import generate_batch, generate_many, generate_tokens
 from microgpt.inference.sampling import Sampling

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from microgpt.config import Model, Optim
-from microgpt.engines import Feed, pack
+from microgpt.feed import Feed, pack
 from microgpt.model import Tensors, init_weights
 from microgpt.optim import learning_rates
 from microgpt.tokenizers.char import Char

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from microgpt.config import Optim
-from microgpt.engines import choose, engine, pack
+from microgpt.engines.ladder import choose, engine
 from microgpt.errors import MachineError, UsageError
+from microgpt.feed import pack
 from tests.engines.ladder import small, weights
 
 torch = pytest.importorskip("torch")
@@ -74,5 +75,5 @@ def test_training_works_after_the_loss_was_evaluated() -> None:
 
 
 def test_other_rungs_do_not_import_torch() -> None:
-    code = "import sys; from microgpt.engines import engine; engine('manual'); sys.exit('torch' in sys.modules)"
+    code = "import sys; from microgpt.engines.ladder import engine; engine('manual'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from microgpt.config import Model, Optim
-from microgpt.engines import pack
 from microgpt.engines.tensor import Engine, Tensor
+from microgpt.feed import pack
 from microgpt.model import init_weights
 
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -12,7 +12,7 @@ import pytest
 from microgpt.cli import main
 from microgpt.data import chat_template
 from microgpt.data.conversations import Message
-from microgpt.engines import LADDER, engine
+from microgpt.engines.ladder import LADDER, engine
 from microgpt.errors import DataError, MachineError, UsageError
 from microgpt.inference.chat import ChatModel
 from microgpt.inference.generate import generate_tokens

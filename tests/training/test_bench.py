@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from microgpt.cli import main
-from microgpt.engines import LADDER
 from microgpt.engines.common.hardware import is_compiled, watch_compiler
+from microgpt.engines.ladder import LADDER
 from microgpt.errors import MachineError
 from microgpt.training.bench import lines_of_code
 

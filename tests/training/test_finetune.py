@@ -13,8 +13,10 @@ import pytest
 from microgpt.cli import main
 from microgpt.config import Model, Optim
 from microgpt.data.chat_corpus import Mix
-from microgpt.engines import LADDER, Feed, engine, lora, pack
+from microgpt.engines import lora
+from microgpt.engines.ladder import LADDER, engine
 from microgpt.errors import MachineError, UsageError
+from microgpt.feed import Feed, pack
 from microgpt.inference.chat import ChatModel
 from microgpt.model import init_weights
 from microgpt.runs import checkpoint

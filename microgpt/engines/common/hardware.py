@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from microgpt.engines import LADDER
+from microgpt.engines.ladder import LADDER
 from microgpt.errors import MachineError
 from microgpt.progress import ProgressCallback
 

@@ -168,10 +168,6 @@ class Engine:
             return f"its products stay float32: in bfloat16 they take an n_embd that is a multiple of {HALVES}"
         return None if cpu()["bfloat16"] else "its products stay float32: this CPU has no instructions for bfloat16"
 
-    @staticmethod
-    def refuses(model: Model, optim: Optim) -> str | None:
-        return None
-
     def load(self, tensors: Tensors) -> State:
         state = State(self.shape.n, self.where, self.dtype)
         for part, prefix in PARTS:

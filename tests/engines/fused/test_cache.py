@@ -153,7 +153,8 @@ import numpy as np
 from pathlib import Path
 from random import Random
 from microgpt.config import Model, Optim
-from microgpt.engines import engine, pack
+from microgpt.engines.ladder import engine
+from microgpt.feed import pack
 from microgpt.model import init_weights
 {before}
 model = Model(vocab_size=11, n_embd=24, n_head=3)

@@ -16,12 +16,13 @@ import pytest
 numba = pytest.importorskip("numba")
 
 from microgpt.config import Model, Optim  # noqa: E402
-from microgpt.engines import engine, pack  # noqa: E402
 from microgpt.engines.fused import activations, adam, attention  # noqa: E402
 from microgpt.engines.fused.layout import PAIR  # noqa: E402
 from microgpt.engines.fused.simd import bfloat16, exp, intrinsics, matmul  # noqa: E402
 from microgpt.engines.fused.simd import vectors as v  # noqa: E402
 from microgpt.engines.fused.simd.tiles import ROWS, WIDE  # noqa: E402
+from microgpt.engines.ladder import engine  # noqa: E402
+from microgpt.feed import pack  # noqa: E402
 from microgpt.model import init_weights  # noqa: E402
 from microgpt.runs import tensors  # noqa: E402
 
@@ -389,7 +390,8 @@ import sys
 import numpy as np
 from random import Random
 from microgpt.config import Model, Optim
-from microgpt.engines import engine, pack
+from microgpt.engines.ladder import engine
+from microgpt.feed import pack
 from microgpt.inference.generate import generate_tokens
 from microgpt.inference.sampling import Sampling
 from microgpt.model import init_weights
