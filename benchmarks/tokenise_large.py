@@ -19,26 +19,25 @@ from random import Random
 CHILD = """
 import sys, time
 from random import Random
-from microgpt.bench import peak_rss_mb
 from microgpt.config import Data
-from microgpt.data.corpus import build
-from microgpt.data.encode import load
+from microgpt.data.load import load
+from microgpt.training.bench import peak_rss_mb
 path, tokenizer, format = sys.argv[1:]
 data = Data(path=path, tokenizer=tokenizer, format=format)
 start = time.perf_counter()
 spent = {}
-def tell(what, done, total):
-    spent[what] = time.perf_counter() - start
-_, learnt, encoded = load(data, tell=tell)
+def progress(message, seconds):
+    spent[message.partition(":")[0]] = time.perf_counter() - start
+text = load(data, 128, progress=progress)
 loaded = time.perf_counter() - start
-corpus = build(encoded, learnt.bos, Random(42), val_fraction=0.01)
+corpus = text.split(Random(42), val_fraction=0.01)
 for step in range(1000):
     corpus.feed(step, 1, 8, 128)
 whole = time.perf_counter() - start
 peak = peak_rss_mb()
 parts = ", ".join(f"{what} until {seconds:.1f}" for what, seconds in spent.items())
 print(f"{loaded:.1f} s to load ({parts}), {whole:.1f} s with order and 1000 steps, "
-      f"{len(encoded.tokens):,} tokens, {corpus.n_documents:,} documents, peak", round(peak))
+      f"{len(corpus.tokens):,} tokens, {corpus.n_documents:,} documents, peak", round(peak))
 """
 
 

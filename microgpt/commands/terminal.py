@@ -70,8 +70,8 @@ def describe_plan(setup: RunSetup) -> list[str]:
     """The plan of a run, a line a subject."""
     config, model, run = setup.config, setup.config.model, setup.config.run
     corpus = setup.corpus
-    held = len(setup.validation.order) - setup.validation.n_train
-    row = "context" if corpus.joined else "document"
+    held = setup.validation.n_held_out
+    row = "context" if config.data.packing == "joined" else "document"
     steps = f"{run.steps:,} steps of {count(setup.rows_per_step, row)}"
     expected = setup.choice.seconds_per_step * run.steps
     lines = [f"note    {note}" for note in setup.documents.notes]

@@ -1,38 +1,30 @@
-"""Rows with a mask of what is scored, and the mixing of old rows into new ones."""
+"""Conversations as rows of tokens with a mask of the scored ones, and the order in which they are trained on."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from typing import Any, Protocol
 
 import numpy as np
 
-from microgpt.errors import DataError
+from microgpt.data import chat_template
+from microgpt.data.chat_template import Row
+from microgpt.data.conversations import Chats, Conversation
+from microgpt.errors import DataError, UsageError
 from microgpt.feed import Feed
+from microgpt.tokenizers import Tokenizer
 
 EVAL_ROWS = 64  # rows of a step without update
 
 
-class Scored(Protocol):
-    """A row of tokens and which of them count in the loss."""
-
-    @property
-    def tokens(self) -> list[int]:
-        """Tokens, BOS first."""
-
-    @property
-    def scored(self) -> list[bool]:
-        """A flag a token."""
-
-
 @dataclass(frozen=True)
-class Dialogues:
+class ChatCorpus:
     """All rows of all conversations, in the order of training: rows of the same conversation one after another."""
 
+    chats: Chats
     tokens: np.ndarray  # int32 (N,)
     offsets: np.ndarray  # int64 (rows + 1,)
     scored: np.ndarray  # bool (N,)
@@ -40,12 +32,15 @@ class Dialogues:
     n_train: int  # rows trained on, the first ones; the rest is held out
     held_out_bytes: int  # of the scored text of the held-out rows, in UTF-8
 
-    joined = False  # a row is never made of several conversations
-
     @property
     def n_documents(self) -> int:
         """Rows in all."""
         return len(self.order)
+
+    @property
+    def n_held_out(self) -> int:
+        """Rows that are held out."""
+        return len(self.order) - self.n_train
 
     @cached_property
     def fingerprint(self) -> str:
@@ -56,11 +51,11 @@ class Dialogues:
         return digest.hexdigest()
 
     def mean_row(self, block_size: int) -> float:
-        """Positions a row trains, on average."""
+        """Positions trained per row, on average."""
         return float(np.minimum(np.diff(self.offsets) - 1, block_size).mean())
 
     def n_rows(self, block_size: int) -> int:
-        """Rows that are trained on before they come again."""
+        """Rows that are trained on before the first one comes again."""
         return self.n_train
 
     def place(self, row: int, block_size: int) -> int:
@@ -80,6 +75,22 @@ class Dialogues:
         if len(at):
             yield self._rows(at, np.append(np.arange(0, len(at), EVAL_ROWS), len(at)), 0, 0, 0)
 
+    def example_prompt(self, rng: Random) -> Conversation:
+        """A conversation of the text up to its first answer."""
+        conversation = rng.choice(self.chats.conversations)
+        return conversation[: next(i for i, message in enumerate(conversation) if message.role == "assistant")]
+
+    def contains(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text is an answer in a conversation that is trained on."""
+        trained = {int(place) for place in self.order[: self.n_train]}
+        answers = {
+            message.content.strip()
+            for place in trained
+            for message in self.chats.conversations[place]
+            if message.role == "assistant"
+        }
+        return [text.strip() in answers for text in texts]
+
     def _rows(self, rows: np.ndarray, steps: np.ndarray, first_step: int, micro_batch_size: int, seed: int) -> Feed:
         begins = self.offsets[rows]
         lengths = self.offsets[rows + 1] - begins
@@ -90,89 +101,64 @@ class Dialogues:
         )
 
 
-def build_dialogues(
-    conversations: Sequence[Sequence[Scored]],
-    rng: Random | None,
-    n_bytes: Callable[[list[int]], int],
-    *,
-    val_fraction: float,
-) -> Dialogues:
-    """Shuffle conversations with `rng` and hold out the last of them, with all their rows (without `rng`: all).
+def tokenize_chats(chats: Chats, tokenizer: Tokenizer, block_size: int, score: str) -> list[list[Row]]:
+    """The rows of each conversation. Raises UsageError for a model that cannot chat, DataError with file and line."""
+    if not chat_template.can_chat(tokenizer):
+        raise UsageError(f"{chats.source}: conversations need a tokenizer with roles, and this model's has none")
+    if block_size < chat_template.SMALLEST_BLOCK:
+        raise UsageError(
+            f"--block-size: conversations need at least {chat_template.SMALLEST_BLOCK} tokens of context, "
+            f"got {block_size}"
+        )
+    groups = []
+    for place, conversation in zip(chats.places, chats.conversations, strict=True):
+        try:
+            groups.append(list(chat_template.rows(conversation, tokenizer, block_size, score=score)))
+        except DataError as error:
+            raise DataError(f"{place}: {error}", error.code) from None
+    longer = sum(len(group) > 1 for group in groups)
+    full = sum(len(row.tokens) > block_size for group in groups for row in group)
+    if longer:
+        chats.notes.append(f"{chats.source}: {longer:,} conversations are longer than the context: several rows each")
+    if full:
+        chats.notes.append(f"{chats.source}: {full:,} rows end with the context, before their answer does")
+    return groups
 
-    `n_bytes` measures the text of scored tokens. Raises DataError if too few are left to train on.
+
+def build(
+    chats: Chats, groups: Sequence[Sequence[Row]], tokenizer: Tokenizer, rng: Random, *, val_fraction: float = 0.0
+) -> ChatCorpus:
+    """Shuffle conversations with `rng` and hold out the last of them, with all their rows.
+
+    `groups` holds the rows of each conversation. Raises DataError if too few are left to train on.
     """
-    order = list(range(len(conversations)))
+    order = list(range(len(groups)))
     n_held = round(len(order) * val_fraction)
-    if rng:
-        rng.shuffle(order)
-    if rng and (n_held == len(order) or (val_fraction and not n_held)):
+    rng.shuffle(order)
+    if n_held == len(order) or (val_fraction and not n_held):
         raise DataError(
             f"{len(order)} conversations are too few to hold out {val_fraction:.0%} of them; set --val-fraction 0"
         )
-    placed = [(place, row) for place in order for row in conversations[place]]
-    n_train = sum(len(conversations[place]) for place in order[: len(order) - n_held])
-    held = [[t for t, s in zip(row.tokens, row.scored, strict=True) if s] for _, row in placed[n_train:]]
-    return Dialogues(
+    return _in_order(chats, groups, tokenizer, order, len(order) - n_held)
+
+
+def all_held_out(chats: Chats, groups: Sequence[Sequence[Row]], tokenizer: Tokenizer) -> ChatCorpus:
+    """A corpus to measure on: every conversation is held out, in the text's order."""
+    return _in_order(chats, groups, tokenizer, list(range(len(groups))), 0)
+
+
+def _in_order(
+    chats: Chats, groups: Sequence[Sequence[Row]], tokenizer: Tokenizer, order: list[int], n_train: int
+) -> ChatCorpus:
+    placed = [(place, row) for place in order for row in groups[place]]
+    n_rows = sum(len(groups[place]) for place in order[:n_train])
+    scored = [[t for t, s in zip(row.tokens, row.scored, strict=True) if s] for _, row in placed[n_rows:]]
+    return ChatCorpus(
+        chats,
         np.array([token for _, row in placed for token in row.tokens], dtype=np.int32),
         np.cumsum([0, *(len(row.tokens) for _, row in placed)], dtype=np.int64),
         np.array([flag for _, row in placed for flag in row.scored], dtype=bool),
         np.array([place for place, _ in placed], dtype=np.int64),
-        n_train,
-        sum(map(n_bytes, held)),
+        n_rows,
+        sum(len(tokenizer.decode(tokens).encode()) for tokens in scored),
     )
-
-
-@dataclass(frozen=True)
-class Mix:
-    """New rows with a share of old ones strewn in; which row a step sees still depends on the step alone."""
-
-    new: Any  # a corpus
-    old: Any
-    share: float  # of the rows that are old ones
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.new, name)  # what is held out, and what is told, is the new data's
-
-    @property
-    def fingerprint(self) -> str:
-        """Of both and of the share."""
-        return hashlib.sha256(f"{self.new.fingerprint} {self.old.fingerprint} {self.share}".encode()).hexdigest()
-
-    def place(self, row: int, block_size: int) -> int:
-        """The document of a row of training, in the text that it comes from."""
-        olds = int(self._olds(np.array([row]))[0])
-        is_old = int(self._olds(np.array([row + 1]))[0]) > olds
-        return int(self.old.place(olds, block_size) if is_old else self.new.place(row - olds, block_size))
-
-    def feed(
-        self, first_step: int, n_steps: int, rows: int, block_size: int, *, micro_batch_size: int = 0, seed: int = 0
-    ) -> Feed:
-        """Steps of `rows` rows each, new and old in fixed turns."""
-        first, last = first_step * rows, (first_step + n_steps) * rows
-        olds = self._olds(np.arange(first, last + 1))
-        is_old = np.diff(olds).astype(bool)
-        old = list(_single_rows(self.old, int(olds[0]), int(olds[-1]), block_size))
-        new = list(_single_rows(self.new, first - int(olds[0]), last - int(olds[-1]), block_size))
-        old.reverse()
-        new.reverse()
-        drawn = [old.pop() if flag else new.pop() for flag in is_old.tolist()]
-        return Feed(
-            np.concatenate([tokens for tokens, _ in drawn]),
-            np.cumsum([0, *(len(tokens) for tokens, _ in drawn)], dtype=np.int64),
-            np.arange(0, n_steps * rows + 1, rows, dtype=np.int64),
-            np.concatenate([scored for _, scored in drawn]),
-            first_step,
-            micro_batch_size,
-            seed,
-        )
-
-    def _olds(self, rows: np.ndarray) -> np.ndarray:
-        """How many of the rows before each one are old ones."""
-        return np.floor(rows * self.share).astype(np.int64)
-
-
-def _single_rows(corpus: Any, first: int, last: int, block_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    if last > first:
-        feed = corpus.feed(first, last - first, 1, block_size)
-        for begin, end in zip(feed.offsets[:-1].tolist(), feed.offsets[1:].tolist(), strict=True):
-            yield feed.tokens[begin:end], feed.scored[begin:end]

@@ -1,4 +1,4 @@
-"""Documents as tokens, and the rows that each optimizer step trains on.
+"""The rows that each optimizer step trains on, and the text that is held out: what every corpus can do, and documents.
 
 Which row a step sees is a function of the seed and the step alone, so that resuming needs no history.
 """
@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
+from typing import Protocol
 
 import numpy as np
 
+from microgpt.data.conversations import Conversation
+from microgpt.data.documents import Documents, shared
 from microgpt.data.encode import Encoded
 from microgpt.errors import DataError
 from microgpt.feed import Feed
@@ -23,19 +26,71 @@ EVAL_ROWS = 64  # rows of a step without update
 EVAL_STEPS = 64  # steps handed over at once
 
 
+class Corpus(Protocol):
+    """Rows of tokens to train on, and rows that are held out, of documents, of conversations or of a mix of texts."""
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """All tokens, of an integer type (N,)."""
+
+    @property
+    def n_documents(self) -> int:
+        """Documents, or rows of conversations, in all."""
+
+    @property
+    def n_held_out(self) -> int:
+        """Documents, or rows of conversations, that are held out."""
+
+    @property
+    def held_out_bytes(self) -> int:
+        """Bytes of the held-out text in UTF-8."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that decides which tokens a step sees."""
+
+    def mean_row(self, block_size: int) -> float:
+        """Positions trained per row, on average."""
+
+    def n_rows(self, block_size: int) -> int:
+        """Rows that are trained on before the first one comes again."""
+
+    def place(self, row: int, block_size: int) -> int:
+        """The document or conversation, counted from 0 in the text, in which a row of training begins."""
+
+    def feed(
+        self, first_step: int, n_steps: int, rows: int, block_size: int, *, micro_batch_size: int = 0, seed: int = 0
+    ) -> Feed:
+        """Steps first_step .. first_step + n_steps of `rows` rows each, in order, over and over."""
+
+    def held_out(self, block_size: int) -> Iterator[Feed]:
+        """Every scored token of the held-out text once as a target."""
+
+    def example_prompt(self, rng: Random) -> Conversation:
+        """Messages for a sample to answer, drawn with `rng`; none where a sample is a document of its own."""
+
+    def contains(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each of the texts is among those trained on. Reads the text again. Raises DataError, OSError."""
+
+
 @dataclass(frozen=True)
-class Corpus:
+class DocumentCorpus:
     """All documents as one array of tokens, BOS included, and the order in which they are trained on.
 
-    A row is a document, cut to the context, or with `joined` one context out of all documents in their order,
-    each closed by the next one's BOS.
+    A row is a document, cut to the context, or with packing "joined" one context out of all documents in their
+    order, each closed by the next one's BOS.
     """
 
+    documents: Documents
     encoded: Encoded
     order: np.ndarray  # int64 (documents,), shuffled
     n_train: int  # documents trained on: the first of the order; the rest is held out
     bos: int
-    joined: bool = False
+
+    @property
+    def joined(self) -> bool:
+        """Whether rows are cut out of all documents joined to one stream."""
+        return self.documents.data.packing == "joined"
 
     @property
     def tokens(self) -> np.ndarray:
@@ -52,6 +107,11 @@ class Corpus:
         """Documents in all."""
         return len(self.offsets) - 1
 
+    @property
+    def n_held_out(self) -> int:
+        """Documents that are held out."""
+        return len(self.order) - self.n_train
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the tokens, of where documents begin, and of how they are put in rows."""
@@ -60,11 +120,11 @@ class Corpus:
         return digest.hexdigest()
 
     def mean_row(self, block_size: int) -> float:
-        """Positions a row trains, on average."""
+        """Positions trained per row, on average."""
         return float(block_size if self.joined else np.minimum(np.diff(self.offsets) - 1, block_size).mean())
 
     def n_rows(self, block_size: int) -> int:
-        """Rows that are trained on before they come again."""
+        """Rows that are trained on before the first one comes again."""
         return max(1, int(self._ends[-1]) // block_size) if self.joined else self.n_train
 
     def place(self, row: int, block_size: int) -> int:
@@ -115,6 +175,26 @@ class Corpus:
         """Bytes of the held-out documents in UTF-8."""
         return int(self.encoded.sizes[self.order[self.n_train :]].sum())
 
+    def example_prompt(self, rng: Random) -> Conversation:
+        """No messages: a sample is a document of its own."""
+        return []
+
+    def contains(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text is a document trained on, or part of one where documents are longer than a row."""
+        trained = np.zeros(self.n_documents, dtype=bool)
+        trained[self._training] = True
+        part = self.joined or self.documents.data.format == "chunks"
+        wanted = {stripped for text in texts if (stripped := text.strip())}
+        found: set[str] = set()
+        for document, is_trained in zip(self.documents.texts, trained.tolist(), strict=True):
+            if not is_trained:
+                continue
+            if part:
+                found |= {text for text in wanted - found if text in document}
+            elif document in wanted:
+                found.add(document)
+        return [text.strip() in found for text in texts]
+
     @cached_property
     def _training(self) -> np.ndarray:
         return self.order[: self.n_train]
@@ -158,19 +238,19 @@ class Corpus:
 
 
 def build(
-    encoded: Encoded, bos: int, rng: Random, *, val_fraction: float = 0.0, joined: bool = False, shared: int = 0
-) -> Corpus:
+    documents: Documents, encoded: Encoded, bos: int, rng: Random, *, val_fraction: float = 0.0
+) -> DocumentCorpus:
     """Shuffle the documents' order with `rng` and hold out the last of it. Raises DataError if too few are left.
 
-    Where each document shares text with `shared` neighbours on either side (chunks that overlap), the text's end
-    is held out instead, and the documents between are left out, so that nothing held out is trained on.
+    Where documents share text with their neighbours (chunks that overlap), the text's end is held out instead, and
+    the documents between are left out, so that nothing held out is trained on.
     """
     order = array("q", encoded.kept if encoded.kept is not None else range(len(encoded.offsets) - 1))
-    n_held = round(len(order) * val_fraction)
+    n_held, neighbours = round(len(order) * val_fraction), shared(documents.data)
     apart = array("q")
-    if shared and n_held:
+    if neighbours and n_held:
         apart = order[len(order) - n_held :]
-        del order[max(0, len(order) - n_held - shared) :]
+        del order[max(0, len(order) - n_held - neighbours) :]
     rng.shuffle(order)
     n_train = len(order) if apart else len(order) - n_held
     if n_train < 1 or (val_fraction and not n_held):
@@ -178,10 +258,10 @@ def build(
             f"{len(order) + len(apart)} documents are too few to hold out {val_fraction:.0%} of them; set "
             f"--val-fraction 0, or name a held-out file with --val-data"
         )
-    return Corpus(encoded, np.frombuffer(order + apart if apart else order, dtype=np.int64), n_train, bos, joined)
+    whole = np.frombuffer(order + apart if apart else order, dtype=np.int64)
+    return DocumentCorpus(documents, encoded, whole, n_train, bos)
 
 
-def all_held_out(encoded: Encoded, bos: int, *, joined: bool = False) -> Corpus:
+def all_held_out(documents: Documents, encoded: Encoded, bos: int) -> DocumentCorpus:
     """A corpus to measure on: every document is held out, in the text's order."""
-    n = len(encoded.offsets) - 1
-    return Corpus(encoded, np.arange(n, dtype=np.int64), 0, bos, joined)
+    return DocumentCorpus(documents, encoded, np.arange(len(encoded.offsets) - 1, dtype=np.int64), 0, bos)

@@ -19,9 +19,8 @@ import numpy as np
 
 from microgpt import files
 from microgpt.config import Data
-from microgpt.data import documents as reading
 from microgpt.data.datasets import cache_folder
-from microgpt.data.documents import Documents, Reject, read_documents
+from microgpt.data.documents import COPIES, Documents, Reject
 from microgpt.data.sources import sha256
 from microgpt.errors import DataError
 from microgpt.progress import ProgressCallback, no_progress
@@ -49,18 +48,17 @@ class Encoded:
             self.pages.madvise(mmap.MADV_DONTNEED)
 
 
-def load(
-    data: Data, tokenizer: Tokenizer | None = None, progress: ProgressCallback = no_progress
-) -> tuple[Documents, Tokenizer, Encoded]:
-    """Read a data section's text, learn or read its tokenizer (unless one is given), encode everything.
+def encode(
+    documents: Documents, tokenizer: Tokenizer | None = None, progress: ProgressCallback = no_progress
+) -> tuple[Tokenizer, Encoded]:
+    """Learn or read the documents' tokenizer (unless one is given) and encode all of them.
 
-    Raises UsageError, DataError, MachineError, OSError.
+    Raises UsageError, DataError with the document of an unknown character, MachineError, OSError.
     """
-    documents = read_documents(data)
     if documents.held is None:
-        return (documents, *_mapped(documents, tokenizer, progress))
-    tokenizer = tokenizer or learn(data, documents.texts)
-    return documents, tokenizer, encode(documents, tokenizer)
+        return _mapped(documents, tokenizer, progress)
+    tokenizer = tokenizer or learn(documents.data, documents.texts)
+    return tokenizer, _in_memory(documents, tokenizer)
 
 
 def learn(data: Data, texts: Iterable[str], *, roles: bool = False) -> Tokenizer:
@@ -78,8 +76,7 @@ def learn(data: Data, texts: Iterable[str], *, roles: bool = False) -> Tokenizer
     return train_tokenizer(data.tokenizer, texts, vocab_size=size, merges=merges, roles=roles, unk=data.unk)
 
 
-def encode(documents: Documents, tokenizer: Tokenizer) -> Encoded:
-    """All documents in memory. Raises DataError with the document of an unknown character."""
+def _in_memory(documents: Documents, tokenizer: Tokenizer) -> Encoded:
     parts = [(*_frame(documents, tokenizer, batch), _sizes(batch)) for batch in documents.batches()]
     tokens, lengths, sizes = (np.concatenate(column) for column in zip(*parts, strict=True))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -183,7 +180,7 @@ def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, 
             digest.update(data)
     if copies:
         _, first = np.unique(np.concatenate(copies), return_index=True)
-        documents.tally[reading.COPIES[True]] += sum(map(len, copies)) - len(first)
+        documents.tally[COPIES[True]] += sum(map(len, copies)) - len(first)
         files.write_new(folder / "kept.bin", np.sort(first).astype("<i8").tobytes())
     for file in parts:
         files.flush(file)

@@ -13,8 +13,7 @@ import numpy as np
 
 from microgpt.config import Config, Data
 from microgpt.data.corpus import Corpus
-from microgpt.data.documents import Documents
-from microgpt.data.load import Material, read
+from microgpt.data.load import load
 from microgpt.engines import Engine
 from microgpt.errors import MicrogptError
 from microgpt.feed import Feed
@@ -85,11 +84,11 @@ def evaluate(
     """
     data = config.data
     block = config.model.block_size
-    training: Material | None = None
+    trained_on: Corpus | None = None
     note = None
     try:
-        training = read(data, block, tokenizer)
-        trained_on = training.rows(Random(config.run.seed), data.val_fraction or 0.0)
+        training = load(data, block, tokenizer)
+        trained_on = training.split(Random(config.run.seed), data.val_fraction or 0.0)
     except MicrogptError as error:
         if path is None and not data.val_path:
             raise
@@ -97,19 +96,20 @@ def evaluate(
     other = path or data.val_path
     if other:
         measured = data.model_copy(update={"path": other, "format": _format(data, other), "drop_duplicates": False})
-        which, corpus = other, read(measured, block, tokenizer).held_out()
+        which, corpus = other, load(measured, block, tokenizer).held_out()
     else:
-        assert training
+        assert trained_on
         which = f"{training.documents.source}, {'held out' if data.val_fraction else 'the training text itself'}"
         corpus = trained_on if data.val_fraction else training.held_out()
     loss, targets = _total(engine, state, corpus.held_out(block))
     size = corpus.held_out_bytes
     share = None
-    if training and isinstance(training.documents, Documents) and isinstance(trained_on, Corpus) and samples:
-        share = verbatim(draw(engine, state, config, tokenizer, samples, seed), training.documents, trained_on)
+    if samples and trained_on and not trained_on.example_prompt(Random(seed)):
+        found = trained_on.contains(draw(engine, state, config, tokenizer, samples, seed))
+        share = sum(found) / samples
     return Evaluation(
         data=which,
-        documents=len(corpus.order) - corpus.n_train,
+        documents=corpus.n_held_out,
         bytes=size,
         tokens=targets,
         loss=loss,
@@ -135,20 +135,3 @@ def draw(engine: Engine, state: Any, config: Config, tokenizer: Tokenizer, n: in
     rng, bos, sampling = Random(seed), tokenizer.bos, Sampling(config.run.temperature)
     drawn = generate_many(engine, state, [bos], n, config.model.block_size, sampling, rng, bos)
     return [tokenizer.decode(list(each)) for each in drawn]
-
-
-def verbatim(samples: list[str], documents: Documents, corpus: Corpus) -> float:
-    """The share of samples that are a training document, or part of one where documents are longer than a row."""
-    trained = np.zeros(corpus.n_documents, dtype=bool)
-    trained[corpus.order[: corpus.n_train]] = True
-    part = corpus.joined or documents.data.format == "chunks"
-    wanted = {sample for sample in (text.strip() for text in samples) if sample}
-    found: set[str] = set()
-    for text, is_trained in zip(documents.texts, trained.tolist(), strict=True):
-        if not is_trained:
-            continue
-        if part:
-            found |= {sample for sample in wanted - found if sample in text}
-        elif text in wanted:
-            found.add(text)
-    return sum(text.strip() in found for text in samples) / len(samples)

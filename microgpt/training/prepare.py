@@ -11,10 +11,11 @@ from pathlib import Path
 from random import Random
 
 from microgpt.config import Config, Model
-from microgpt.data.chat_corpus import Mix
 from microgpt.data.conversations import Chats
+from microgpt.data.corpus import Corpus
 from microgpt.data.documents import Documents
-from microgpt.data.load import Rows, read
+from microgpt.data.load import load
+from microgpt.data.mix import Mix
 from microgpt.data.sources import keep_stdin
 from microgpt.engines.ladder import Choice, choose
 from microgpt.errors import UsageError
@@ -30,8 +31,8 @@ class RunSetup:
     config: Config  # resolved: with the vocabulary, the engine and its dtype
     documents: Documents | Chats
     tokenizer: Tokenizer
-    corpus: Rows
-    validation: Rows  # its held-out documents are measured; the corpus, or a text of its own
+    corpus: Corpus
+    validation: Corpus  # its held-out documents are measured; the corpus, or a text of its own
     choice: Choice
     rng: Random  # after the shuffle
     source: checkpoint.Checkpoint | None  # what is gone on from: the run's own checkpoint, or a fine-tuned base
@@ -66,15 +67,15 @@ def prepare(
         _refuse_idle(config)
         source = checkpoint.read(Path(config.finetune.base)) if config.finetune.base else None
     rng, block = Random(run.seed), config.model.block_size
-    text = read(data, block, source.tokenizer if source else None, progress)
+    text = load(data, block, source.tokenizer if source else None, progress)
     tokenizer = text.tokenizer
-    corpus: Rows = text.rows(rng, fraction)
+    corpus = text.split(rng, fraction)
     validation = corpus
     if data.val_path:
         held_out = data.model_copy(update={"path": data.val_path, "drop_duplicates": False})
-        validation = read(held_out, block, tokenizer, progress).held_out()
+        validation = load(held_out, block, tokenizer, progress).held_out()
     if config.finetune.replay and config.replay_data:
-        old = read(config.replay_data, block, tokenizer, progress).rows(rng, 0.0)
+        old = load(config.replay_data, block, tokenizer, progress).split(rng, 0.0)
         corpus = Mix(corpus, old, config.finetune.replay)
     config = config.with_vocab(tokenizer.vocab_size)
     per_step = run.batch_size * run.grad_accum * corpus.mean_row(config.model.block_size)

@@ -20,7 +20,7 @@ import numpy as np
 
 from microgpt import files
 from microgpt.data import chat_template
-from microgpt.data.conversations import Chats
+from microgpt.data.conversations import Conversation
 from microgpt.engines import lora
 from microgpt.errors import NumericError, Stopped
 from microgpt.inference.evaluate import held_out_loss
@@ -265,9 +265,11 @@ class Trainer:
         """Documents from the model as it is."""
         tokenizer, block = self.setup.tokenizer, self.setup.config.model.block_size
         sampling = Sampling(self.setup.config.run.temperature)
-        if isinstance(self.setup.documents, Chats):
-            return [self._reply(self.setup.documents, sampling, rng) for _ in range(n)]
-        texts = []
+        texts: list[str] = []
+        while len(texts) < n and (prompt := self.setup.corpus.example_prompt(rng)):
+            texts.append(self._reply(prompt, sampling, rng))
+        if texts:
+            return texts
         for drawn in generate_many(self.engine, self.state, [tokenizer.bos], n, block, sampling, rng, tokenizer.bos):
             chosen = []
             for token in drawn:
@@ -276,11 +278,9 @@ class Trainer:
             texts.append(tokenizer.decode(chosen))
         return texts
 
-    def _reply(self, chats: Chats, sampling: Sampling, rng: Random) -> str:
-        """A question of the data and what the model answers."""
+    def _reply(self, question: Conversation, sampling: Sampling, rng: Random) -> str:
+        """A question of the data and the model's answer."""
         tokenizer, block = self.setup.tokenizer, self.setup.config.model.block_size
-        conversation = rng.choice(chats.conversations)
-        question = conversation[: next(i for i, said in enumerate(conversation) if said.role == "assistant")]
         prompt = chat_template.prompt(question, tokenizer, block)
         drawn = chat_template.answer(self.engine, self.state, tokenizer, prompt.tokens, block, sampling, rng)
         asked = "\n".join(message.content for message in question)

@@ -10,28 +10,29 @@ import numpy as np
 import pytest
 
 from microgpt.config import Data
-from microgpt.data.corpus import Corpus, all_held_out, build
-from microgpt.data.encode import load
+from microgpt.data.corpus import DocumentCorpus, all_held_out, build
+from microgpt.data.documents import read_documents
+from microgpt.data.encode import encode
 from microgpt.errors import DataError
 from microgpt.feed import Feed
 
 TEXTS = ["a", "bcd", "efghijk", "l", "mnopqrstuv", "wx", "yz", "ab"]
 
 
-def corpus(tmp_path: Path, *, val_fraction: float = 0.0, seed: int = 1, **options: object) -> Corpus:
+def corpus(tmp_path: Path, *, val_fraction: float = 0.0, seed: int = 1, **options: object) -> DocumentCorpus:
     path = tmp_path / "text.txt"
     path.write_text("\n".join(TEXTS), encoding="utf-8")
     data = Data.model_validate({"path": str(path), **options})
-    _, tokenizer, encoded = load(data)
-    joined = data.packing == "joined"
-    return build(encoded, tokenizer.bos, Random(seed), val_fraction=val_fraction, joined=joined)
+    documents = read_documents(data)
+    tokenizer, encoded = encode(documents)
+    return build(documents, encoded, tokenizer.bos, Random(seed), val_fraction=val_fraction)
 
 
 def rows(feed: Feed) -> list[list[int]]:
     return [feed.tokens[a:b].tolist() for a, b in itertools.pairwise(feed.offsets.tolist())]
 
 
-def written(corpus: Corpus, text: str, *, trailing: bool = True) -> list[int]:
+def written(corpus: DocumentCorpus, text: str, *, trailing: bool = True) -> list[int]:
     chars = sorted(set("".join(TEXTS)))
     return [corpus.bos, *(chars.index(char) for char in text), *([corpus.bos] if trailing else [])]
 
@@ -102,14 +103,13 @@ def test_nothing_held_out_is_trained_on(tmp_path: Path) -> None:
 
 
 def test_overlapping_chunks_hold_out_the_end_of_the_text(tmp_path: Path) -> None:
-    from microgpt.data.documents import shared
-
     path = tmp_path / "text.txt"
     path.write_text("".join(chr(0x100 + i) for i in range(500)), encoding="utf-8")
     for overlap in (0, 3, 5, 8, 9):
         data = Data(path=str(path), format="chunks", chunk_size=10, chunk_overlap=overlap)
-        documents, tokenizer, encoded = load(data)
-        found = build(encoded, tokenizer.bos, Random(1), val_fraction=0.2, shared=shared(data))
+        documents = read_documents(data)
+        tokenizer, encoded = encode(documents)
+        found = build(documents, encoded, tokenizer.bos, Random(1), val_fraction=0.2)
         texts = list(documents.texts)
         trained = {char for i in found.order[: found.n_train] for char in texts[i]}
         held = {char for i in found.order[found.n_train :] for char in texts[i]}
@@ -132,6 +132,7 @@ def test_fingerprints_tell_texts_orders_splits_and_packings_apart(tmp_path: Path
 
 
 def test_all_held_out_keeps_the_order_of_the_text(tmp_path: Path) -> None:
-    whole = all_held_out(corpus(tmp_path).encoded, 26)
+    given = corpus(tmp_path)
+    whole = all_held_out(given.documents, given.encoded, 26)
     (feed,) = whole.held_out(100)
     assert np.array_equal(feed.tokens, whole.tokens)

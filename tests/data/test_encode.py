@@ -12,10 +12,20 @@ import numpy as np
 import pytest
 
 from microgpt.config import Data
-from microgpt.data import documents, encode, sources
+from microgpt.data import documents, sources
 from microgpt.data.corpus import build
-from microgpt.data.encode import load
+from microgpt.data.documents import Documents, read_documents
+from microgpt.data.encode import Encoded, encode
 from microgpt.errors import CheckpointError, DataError
+from microgpt.progress import ProgressCallback, no_progress
+from microgpt.tokenizers import Tokenizer
+
+
+def load(
+    data: Data, tokenizer: Tokenizer | None = None, progress: ProgressCallback = no_progress
+) -> tuple[Documents, Tokenizer, Encoded]:
+    found = read_documents(data)
+    return found, *encode(found, tokenizer, progress)
 
 
 @pytest.fixture
@@ -59,13 +69,13 @@ def test_mapped_tokens_are_those_in_memory(
     assert large.pages is not None
     assert again.to_json() == tokenizer.to_json()
 
-    def rows(encoded: encode.Encoded) -> list[bytes]:
+    def rows(encoded: Encoded) -> list[bytes]:
         kept = range(len(encoded.sizes)) if encoded.kept is None else encoded.kept
         cut = [encoded.tokens[encoded.offsets[i] : encoded.offsets[i + 1]].astype(int).tobytes() for i in kept]
         return [row + str(encoded.sizes[i]).encode() for row, i in zip(cut, kept, strict=True)]
 
     assert rows(large) == rows(small)
-    one, two = (build(each, tokenizer.bos, Random(3), val_fraction=0.2) for each in (small, large))
+    one, two = (build(found, each, tokenizer.bos, Random(3), val_fraction=0.2) for each in (small, large))
     assert one.n_train == two.n_train
     for ours, theirs in zip(one.held_out(8), two.held_out(8), strict=True):
         assert np.array_equal(ours.tokens, theirs.tokens)
@@ -80,21 +90,21 @@ def test_the_cache_is_found_again_and_never_for_another_text(
     monkeypatch.setattr(documents, "IN_MEMORY", 10)
     told: list[str] = []
 
-    def tell(what: str, done: int, total: int) -> None:
-        assert 0 < done <= total
-        told.append(what)
+    def tell(message: str, seconds: float | None) -> None:
+        assert seconds is None
+        told.append(message)
 
-    load(Data(path=str(text)), tell=tell)
-    assert set(told) == {"learning the tokenizer", "encoding"}
+    load(Data(path=str(text)), progress=tell)
+    assert {message.partition(":")[0] for message in told} == {"learning the tokenizer", "encoding"}
     told.clear()
-    load(Data(path=str(text)), tell=tell)
+    load(Data(path=str(text)), progress=tell)
     assert not told
     assert len(list(cache.iterdir())) == 1
-    load(Data(path=str(text), trailing_bos=False), tell=tell)
+    load(Data(path=str(text), trailing_bos=False), progress=tell)
     assert len(list(cache.iterdir())) == 2
     content = text.read_text(encoding="utf-8")
     text.write_text(content[:-1] + "!", encoding="utf-8")  # far from the beginning, of the same length
-    load(Data(path=str(text)), tell=tell)
+    load(Data(path=str(text)), progress=tell)
     assert len(list(cache.iterdir())) == 3
 
 
@@ -110,12 +120,12 @@ def test_a_cut_cache_is_refused(cache: Path, text: Path, monkeypatch: pytest.Mon
 def test_a_crash_while_encoding_leaves_no_cache(cache: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "IN_MEMORY", 10)
 
-    def dies(what: str, done: int, total: int) -> None:
-        if what == "encoding":
+    def dies(message: str, seconds: float | None) -> None:
+        if message.startswith("encoding"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load(Data(path=str(text)), tell=dies)
+        load(Data(path=str(text)), progress=dies)
     assert list(cache.iterdir()) == []
 
 
@@ -156,17 +166,17 @@ def test_a_tokenizer_file(text: Path, tmp_path: Path) -> None:
 
 MEASURE = """
 import sys
-from microgpt.bench import peak_rss_mb
 from microgpt.config import Data
 from microgpt.data import documents, sources
-from microgpt.data.encode import load
+from microgpt.data.load import load
+from microgpt.training.bench import peak_rss_mb
 
 path, small, mapped = sys.argv[1:]
-load(Data(path=small))
+load(Data(path=small), 16)
 if mapped == "yes":
     documents.IN_MEMORY, sources.PIECE = 1 << 18, 1 << 18
 before = peak_rss_mb()
-load(Data(path=path))
+load(Data(path=path), 16)
 print(int((peak_rss_mb() - before) * 2**20))
 """
 

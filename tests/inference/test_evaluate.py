@@ -13,7 +13,7 @@ import pytest
 
 from microgpt.cli import main
 from microgpt.config import Config
-from microgpt.inference.evaluate import Evaluation, evaluate, verbatim
+from microgpt.inference.evaluate import Evaluation, evaluate
 from microgpt.inference.language_model import LanguageModel
 from microgpt.training.prepare import prepare
 from microgpt.training.train import train
@@ -93,11 +93,10 @@ def test_verbatim_counts_training_documents_alone(text: Path) -> None:
     setup = prepare(config(text, {"val_fraction": 0.25, "drop_duplicates": True}))
     texts, order, n = list(setup.documents.texts), setup.corpus.order, setup.corpus.n_train
     samples = [texts[order[0]], texts[order[0]], texts[order[n]], "no such line"]
-    assert verbatim(samples, setup.documents, setup.corpus) == 0.5
-    joined = prepare(config(text, {"packing": "joined"}))
+    assert setup.corpus.contains(samples) == [True, True, False, False]
     part = texts[0][1:-1]
-    assert verbatim([part], joined.documents, joined.corpus) == 1.0
-    assert verbatim([part], *(lambda setup: (setup.documents, setup.corpus))(prepare(config(text)))) == 0.0
+    assert prepare(config(text, {"packing": "joined"})).corpus.contains([part]) == [True]
+    assert prepare(config(text)).corpus.contains([part]) == [False]
 
 
 def test_patience_stops_early(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from microgpt.cli import main
 from microgpt.config import Model, Optim
-from microgpt.data.chat_corpus import Mix
+from microgpt.data.mix import Mix
 from microgpt.engines import lora
 from microgpt.engines.ladder import LADDER, engine
 from microgpt.errors import MachineError, UsageError

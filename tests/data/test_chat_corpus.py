@@ -1,0 +1,61 @@
+"""Rows of conversations: what a sample answers, what counts as trained on, what is held out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from microgpt.config import Data
+from microgpt.data.chat_corpus import ChatCorpus
+from microgpt.data.load import load
+from microgpt.data.mix import Mix
+from microgpt.errors import DataError
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> ChatCorpus:
+    """Eight conversations, two of which are held out."""
+    path = tmp_path / "chats.jsonl"
+    lines = [
+        [
+            {"role": "user", "content": f"how much is {n}?"},
+            {"role": "assistant", "content": f"it is {n}"},
+            {"role": "user", "content": "and then?"},
+            {"role": "assistant", "content": f"then {n + 1}"},
+        ]
+        for n in range(8)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    found = load(Data(path=str(path), format="chat"), 128).split(Random(1), 0.25)
+    assert isinstance(found, ChatCorpus)
+    return found
+
+
+def test_a_sample_answers_a_conversation_up_to_its_first_answer(corpus: ChatCorpus) -> None:
+    prompts = [corpus.example_prompt(Random(seed)) for seed in range(20)]
+    assert all([message.role for message in prompt] == ["user"] for prompt in prompts)
+    assert len({prompt[0].content for prompt in prompts}) > 3
+
+
+def test_answers_of_training_alone_are_contained(corpus: ChatCorpus) -> None:
+    trained, held = (set(corpus.order[part].tolist()) for part in (slice(0, 6), slice(6, None)))
+    assert corpus.n_held_out == len(held) == 2
+    assert corpus.contains([f" it is {n}\n" for n in range(8)]) == [n in trained for n in range(8)]
+    assert corpus.contains(["how much is 3?", "no such answer", ""]) == [False, False, False]
+
+
+def test_a_mix_measures_and_samples_the_new_text(corpus: ChatCorpus) -> None:
+    old = load(Data(path=corpus.chats.source, format="chat", score="all"), 128).split(Random(2), 0.0)
+    mix = Mix(corpus, old, 0.5)
+    assert (mix.n_documents, mix.n_held_out, mix.held_out_bytes) == (8, 2, corpus.held_out_bytes)
+    assert mix.example_prompt(Random(3)) == corpus.example_prompt(Random(3))
+    assert mix.contains(["it is 1"]) == corpus.contains(["it is 1"])
+    assert len({mix.fingerprint, corpus.fingerprint, old.fingerprint}) == 3
+
+
+def test_too_few_conversations_to_hold_some_out(corpus: ChatCorpus) -> None:
+    with pytest.raises(DataError, match="8 conversations are too few to hold out 1%"):
+        load(Data(path=corpus.chats.source, format="chat"), 128).split(Random(1), 0.01)
