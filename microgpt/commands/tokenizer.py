@@ -6,7 +6,7 @@ import json as jsonlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
@@ -19,16 +19,15 @@ from microgpt.errors import CheckpointError, DataError, UsageError
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import Tokenizer
 
-app = App(name="tokenizer", help="Train, use and look at tokenizers.")
+app = App(name="tokenizer", help="Train, use and show tokenizers.")
 
-Kind = Literal["char", "word", "word-lossy", "bpe", "bpe-vidya", "bpe-words"]
 Flag = Parameter(negative="")
 
 
 @app.command
 def train(
     *texts: Path,
-    kind: Kind = "bpe",
+    kind: str = "bpe",
     vocab_size: int | None = None,
     merges: int | None = None,
     roles: Annotated[bool, Flag] = False,
@@ -41,27 +40,27 @@ def train(
     Parameters
     ----------
     texts
-        UTF-8 text, a document a line.
+        UTF-8 text, one document per line.
     kind
         char, word (lossless; word-lossy drops spaces), bpe (bytes; bpe-vidya: characters of whole lines;
         bpe-words: characters of words).
     vocab_size
-        Tokens in all, special ones included (word, bpe).
+        Number of tokens, special ones included (word, bpe).
     merges
-        Merges of a bpe, instead of --vocab-size.
+        Number of merges (bpe), instead of --vocab-size.
     roles
         Add the special tokens of chats.
     unk
         Add a token for characters or words that the vocabulary lacks.
     whole
-        A document is a whole file, line ends included.
+        Take each file as one document, line ends included.
     out
-        Where to write the tokenizer.json.
+        The tokenizer.json to write.
     """
     if not texts:
         raise UsageError("no text; name at least one file to learn from")
     if out.exists():
-        raise UsageError(f"{out}: is there already; name another file with --out", "E_EXISTS")
+        raise UsageError(f"{out}: exists already; name another file with --out", "E_EXISTS")
     trained = tokenizers.train(
         kind, _documents(texts, whole), vocab_size=vocab_size, merges=merges, roles=roles, unk=unk
     )
@@ -82,7 +81,7 @@ def _documents(texts: tuple[Path, ...], whole: bool) -> Iterator[str]:
             if "empty documents" not in note:  # they teach nothing
                 print(f"note: {note}", file=sys.stderr)
     if not found:
-        raise DataError(f"{', '.join(map(str, texts))}: no text in it; expected a document a line")
+        raise DataError(f"{', '.join(map(str, texts))}: no text in it; expected one document per line")
 
 
 @app.command

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from microgpt.tokenizers.bpe import LETTERS
+from microgpt.tokenizers.byte_letters import LETTERS
 
 Vocabulary = tuple[list[str], list[str], list[str]]  # tokens by id, merges, and which tokens are special
 

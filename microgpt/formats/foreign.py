@@ -18,6 +18,7 @@ from microgpt.formats.byte_level import is_byte_level
 from microgpt.model import Tensors
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import MAX_BYTES, Tokenizer, read
+from microgpt.tokenizers.byte_letters import LETTERS
 
 LONGEST = 2**20  # tokens of context; a cache is made for all of them
 
@@ -127,7 +128,7 @@ def read_tokenizer(path: Path, vocab: int, bos: Any = None) -> tuple[Tokenizer, 
 
 def _byte_level_bpe(content: dict[str, Any], bos: Any) -> tuple[Tokenizer, np.ndarray]:
     """A BPE over bytes whose special tokens lie elsewhere. Raises one of the errors above with the reason."""
-    from microgpt.tokenizers.bpe import LETTERS, Bpe
+    from microgpt.tokenizers.bpe import Bpe
 
     if content["model"]["type"] != "BPE" or not is_byte_level(content):
         raise ValueError("no BPE over bytes after GPT-2's pattern")

@@ -1,26 +1,33 @@
-"""Text to tokens and back: one interface, one file format (tokenizer.json of the `tokenizers` library).
-
-char · one token a character            bpe       · merges of bytes within GPT-2's pieces, the default BPE
-word · words, punctuation, spaces       bpe-vidya · merges of characters over raw lines, spaces included
-word-lossy · without the spaces         bpe-words · merges of characters within words, an end mark on each
-"""
+"""Text to tokens and back: one interface, one file format (tokenizer.json of the `tokenizers` library)."""
 
 from __future__ import annotations
 
-import hashlib
+import importlib
 import json
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from microgpt.errors import CheckpointError, DataError, UsageError
 from microgpt.files import parse_json
 
+if TYPE_CHECKING:
+    from microgpt.tokenizers.base import Base
+
 BOS = "<bos>"
 UNK = "<unk>"
 ROLES = ("user", "assistant", "system", "end_turn")
-KINDS = ("char", "word", "word-lossy", "bpe", "bpe-vidya", "bpe-words")
+
+# The file name is the registry: a kind X or X-Y is the class of microgpt/tokenizers/X.py, imported when it is used.
+KINDS = {
+    "char": "one token per character",
+    "word": "one token per word, punctuation mark and space",
+    "word-lossy": "the same without the spaces",
+    "bpe": "merges of bytes within GPT-2's pieces",
+    "bpe-vidya": "merges of characters within whole documents, spaces included",
+    "bpe-words": "merges of characters within words, an end mark on each",
+}
 
 MAX_BYTES = 2**26  # of a tokenizer.json
 MAX_TOKENS = 2**20  # of a vocabulary
@@ -97,24 +104,21 @@ def train(
     """
     if kind not in KINDS:
         raise UsageError(f"tokenizer: no kind {kind!r}; expected one of {', '.join(KINDS)}")
+    cls = _class(kind)
+    for option, value in (("vocab_size", vocab_size), ("merges", merges)):
+        if value is not None and option not in cls.takes:
+            raise UsageError(f"{option}: not for a {kind} tokenizer; leave it out or choose bpe")
     if vocab_size is not None and merges is not None:
-        raise UsageError("vocab_size and merges both say how far BPE goes; give one of them")
-    if merges is not None and not kind.startswith("bpe"):
-        raise UsageError(f"merges: a {kind} tokenizer has none; leave it out or choose bpe")
+        raise UsageError("vocab_size and merges both set the size of a BPE; give one of them")
     special = (*(["unk"] if unk else []), *(ROLES if roles else ()), "bos")
-    if kind == "char":
-        if vocab_size is not None:
-            raise UsageError("vocab_size: a char tokenizer has the characters of its text; leave it out or choose bpe")
-        from microgpt.tokenizers.char import Char
+    return cls.train(kind, texts, special, vocab_size=vocab_size, merges=merges)
 
-        return Char.train(texts, special)
-    if kind.startswith("word"):
-        from microgpt.tokenizers.word import Word
 
-        return Word.train(texts, special, vocab_size=vocab_size, lossy=kind == "word-lossy")
-    from microgpt.tokenizers.bpe import Bpe
-
-    return Bpe.train(kind, texts, special, vocab_size=vocab_size, merges=merges)
+def _class(kind: str) -> type[Base]:
+    """The class of a kind: that of char, word or bpe in the file of its name."""
+    family = kind.partition("-")[0]
+    found: type[Base] = getattr(importlib.import_module(f"microgpt.tokenizers.{family}"), family.capitalize())
+    return found
 
 
 def read(data: bytes, where: str) -> Tokenizer:
@@ -146,18 +150,10 @@ def read(data: bytes, where: str) -> Tokenizer:
 
 
 def _of(content: dict[str, Any]) -> Tokenizer:
-    model = content["model"]["type"]
-    if model == "WordLevel":
-        from microgpt.tokenizers.char import Char
-        from microgpt.tokenizers.word import Word
-
-        pattern = content["pre_tokenizer"]["pattern"]["Regex"]
-        return Char.from_dict(content) if pattern == Char.PATTERN else Word.from_dict(content)
-    if model == "BPE":
-        from microgpt.tokenizers.bpe import Bpe
-
-        return Bpe.from_dict(content)
-    raise ValueError(f"a model of type {model!r}")
+    for family in dict.fromkeys(kind.partition("-")[0] for kind in KINDS):
+        if (cls := _class(family)).reads(content):
+            return cls.from_dict(content)
+    raise ValueError(f"a model of type {content['model']['type']!r}")
 
 
 def _difference(ours: Any, theirs: Any, at: str = "") -> str:
@@ -165,9 +161,3 @@ def _difference(ours: Any, theirs: Any, at: str = "") -> str:
     if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
         return next((found for key in ours if (found := _difference(ours[key], theirs[key], f"{at}.{key}"))), "")
     return "" if ours == theirs else at.lstrip(".")[:80] or "the file"
-
-
-def fingerprint(tokenizer: Tokenizer) -> str:
-    """SHA-256 of what a tokenizer does: two with the same one encode every text to the same ids."""
-    canonical = json.dumps(json.loads(tokenizer.to_json()), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,11 +1,11 @@
-"""What all tokenizers share: special tokens after the vocabulary, decoding, and the shell of tokenizer.json."""
+"""The base of all tokenizers: special tokens after the vocabulary, decoding, and the frame of tokenizer.json."""
 
 from __future__ import annotations
 
 import codecs
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -57,7 +57,36 @@ class Base:
     """A tokenizer of `pieces` (the bytes of each vocabulary token) and special tokens after them, BOS last."""
 
     kind: str
+    takes: tuple[str, ...] = ()
+    """The options of `train` that say how many tokens to learn: vocab_size, merges."""
     glue: Glue | None = None
+
+    @classmethod
+    def train(
+        cls,
+        kind: str,
+        texts: Iterable[str],
+        special: Sequence[str] = ("bos",),
+        *,
+        vocab_size: int | None = None,
+        merges: int | None = None,
+    ) -> Self:
+        """A tokenizer of this kind learnt from documents. Raises DataError, UsageError."""
+        raise NotImplementedError
+
+    @staticmethod
+    def reads(file: dict[str, Any]) -> bool:
+        """Whether a tokenizer.json is one of this class. Raises KeyError, TypeError or ValueError."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dict(cls, file: dict[str, Any]) -> Self:
+        """Read back a file that `to_json` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+        raise NotImplementedError
+
+    def to_json(self) -> bytes:
+        """The tokenizer.json that `read` and the `tokenizers` library open."""
+        raise NotImplementedError
 
     def __init__(self, pieces: Iterable[bytes], special: Sequence[str]) -> None:
         if special[-1] != "bos" or len(set(special)) != len(special):

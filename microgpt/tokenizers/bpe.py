@@ -12,66 +12,36 @@ checks and training entails.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from microgpt.errors import DataError, UsageError
-from microgpt.tokenizers import UNK
+from microgpt.tokenizers import UNK, bpe_train
 from microgpt.tokenizers.base import UNKNOWN, Base, halved, replace, split, split_vocab
+from microgpt.tokenizers.bpe_train import END_MARK, MAX_LENGTH, Pair
+from microgpt.tokenizers.byte_letters import BYTES, LETTERS
 from microgpt.tokenizers.word import SPACES, charset, portable
 
 if TYPE_CHECKING:
     import tiktoken
 
-Pair = tuple[int, int]
-
-MAX_LENGTH = 128  # of a token, in characters or bytes: no merge makes a longer one
-MAX_MERGES = 16_000  # where all pairs are counted in one table
 NEVER = 2**62  # a rank after all others
 
 # GPT-2's pieces, written so that no run of letters or spaces is tried twice.
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 SPACE = f"[{charset(SPACES)}]+"
 WORDS = r"[^ ]+ "
-END_MARK = "</w>"  # as it is shown and sorted
 
-# For learning, runs that would make one huge piece are cut; so is the text of a special token, that no merge makes it.
-CUTS = re.compile(r"(\S{1024}|\s{1024})|(?<=<)(?=(?:bos|unk|user|assistant|system|end_turn)>)")
-
-
-class Way(NamedTuple):
-    """One of the three: its pattern for tiktoken, its rule of learning, and how many merges unless told."""
-
-    pattern: str
-    minimum: int
-    merges: int
-
-
-WAYS = {
-    "bpe": Way(GPT2, 2, 4096 - 257),
-    "bpe-vidya": Way(r"(?s:.)++", 2, 500),
-    "bpe-words": Way(r"[^ ]++ ", 1, 1000),
-}
-
-
-def byte_letters() -> dict[int, str]:
-    """GPT-2's printable letter for each byte, in the order of its ids: what prints as itself, then the rest."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-
-
-LETTERS = byte_letters()
-BYTES = {letter: byte for byte, letter in LETTERS.items()}
+PATTERNS = {"bpe": GPT2, "bpe-vidya": r"(?s:.)++", "bpe-words": r"[^ ]++ "}  # the pieces, for tiktoken
 
 
 class Bpe(Base):
-    """A BPE tokenizer: the alphabet's tokens, one token a merge, then the special ones."""
+    """A BPE tokenizer: the alphabet's tokens, one token per merge, then the special ones."""
+
+    takes = ("vocab_size", "merges")
 
     def __init__(
         self, kind: str, alphabet: Sequence[str], merges: Sequence[Pair], special: Sequence[str] = ("bos",)
@@ -106,13 +76,9 @@ class Bpe(Base):
         *,
         vocab_size: int | None = None,
         merges: int | None = None,
-    ) -> Bpe:
+    ) -> Self:
         """Merges learnt from documents; fewer than asked for if no pair is left. Raises DataError, UsageError."""
-        pieces = (piece for text in texts for piece in CUTS.split(text) if piece)
-        if kind == "bpe":
-            alphabet = list(LETTERS.values())
-            return cls(kind, alphabet, _by_library(pieces, _wanted(kind, 256, special, vocab_size, merges)), special)
-        return _by_first(kind, pieces, special, vocab_size, merges)
+        return cls(kind, *bpe_train.train(kind, texts, len(special), vocab_size=vocab_size, merges=merges), special)
 
     @cached_property
     def _encoder(self) -> tuple[tiktoken.Encoding, np.ndarray]:
@@ -135,8 +101,8 @@ class Bpe(Base):
                 ranks[piece] = len(ranks)
             ids = np.full(len(ranks), UNKNOWN, np.int32)
             ids[[ranks[piece] for piece in spelled]] = np.arange(self.n_vocab)
-        way = WAYS[self.kind]
-        return tiktoken.Encoding(self.kind, pat_str=way.pattern, mergeable_ranks=ranks, special_tokens={}), ids
+        pattern = PATTERNS[self.kind]
+        return tiktoken.Encoding(self.kind, pat_str=pattern, mergeable_ranks=ranks, special_tokens={}), ids
 
     @cached_property
     def _library(self) -> Any:
@@ -213,7 +179,6 @@ class Bpe(Base):
         return f"{self.n_alphabet} characters: {shown if len(shown) <= 40 else shown[:37] + '…'!r}"
 
     def to_json(self) -> bytes:
-        """The tokenizer.json that `read` and the `tokenizers` library open."""
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
         fuse = {"type": "Fuse"}
         normalizer: dict[str, Any] | None = None
@@ -246,9 +211,12 @@ class Bpe(Base):
             },
         )
 
+    @staticmethod
+    def reads(file: dict[str, Any]) -> bool:
+        return file["model"]["type"] == "BPE"
+
     @classmethod
-    def from_dict(cls, file: dict[str, Any]) -> Bpe:
-        """Read back what `to_json` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+    def from_dict(cls, file: dict[str, Any]) -> Self:
         names, special = split_vocab(file)
         if len(max(names, key=len)) > MAX_LENGTH:
             raise ValueError(f"a token of more than {MAX_LENGTH} characters")
@@ -294,73 +262,3 @@ def _spine(token: int, side: int, parts: dict[int, Pair]) -> list[int]:
     while spine[-1] in parts:
         spine.append(parts[spine[-1]][side])
     return spine
-
-
-def _wanted(kind: str, n_alphabet: int, special: Sequence[str], vocab_size: int | None, merges: int | None) -> int:
-    """How many merges to learn."""
-    if vocab_size is not None:
-        merges = vocab_size - n_alphabet - len(special)
-        if merges < 0:
-            least = n_alphabet + len(special)
-            raise UsageError(f"vocab_size: {vocab_size} has no room for the alphabet; expected at least {least}")
-    wanted = WAYS[kind].merges if merges is None else merges
-    if wanted < 0:
-        raise UsageError(f"merges: {wanted} is negative; expected 0 or more")
-    if kind != "bpe" and wanted > MAX_MERGES:
-        raise UsageError(f"merges: {wanted:,} are too many for {kind}; expected at most {MAX_MERGES:,}, or choose bpe")
-    return wanted
-
-
-def _by_library(pieces: Iterator[str], merges: int) -> list[Pair]:
-    """GPT-2's way, learnt by the `tokenizers` library: `reference.learn` with ties to the smallest pair."""
-    import json
-
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    library = Tokenizer(models.BPE())
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=256 + merges,
-        min_frequency=WAYS["bpe"].minimum,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        max_token_length=MAX_LENGTH,
-        show_progress=False,
-    )
-    try:
-        library.train_from_iterator(pieces, trainer)
-    except UnicodeEncodeError as error:
-        raise DataError(f"text with half a character (a lone surrogate): {error.reason}; leave it out") from None
-    model = json.loads(library.to_str())["model"]
-    return [(model["vocab"][left], model["vocab"][right]) for left, right in model["merges"]]
-
-
-def _by_first(
-    kind: str, pieces: Iterator[str], special: Sequence[str], vocab_size: int | None, merges: int | None
-) -> Bpe:
-    """Vidya's way and the way by words: `reference.learn` with ties to the first in the corpus."""
-    from microgpt.tokenizers.bpe_train import BORDER, learn
-
-    if kind == "bpe-words":
-        counted = Counter(word + " " for piece in pieces for word in piece.split())
-        corpus, occurs = list(counted), list(counted.values())
-    else:
-        corpus = list(pieces)
-        occurs = [1] * len(corpus)
-    if not corpus:
-        raise DataError("no text to learn a vocabulary from; expected at least one character")
-    try:
-        # A border is written as U+FFFFFFFF, which no text has.
-        points = np.frombuffer(b"\xff\xff\xff\xff".join(text.encode("utf-32-le") for text in corpus), np.uint32)
-    except UnicodeEncodeError as error:
-        raise DataError(f"text with half a character (a lone surrogate): {error.reason}; leave it out") from None
-    characters = {chr(point) for point in np.unique(points).tolist() if point < 2**32 - 1}
-    alphabet = sorted(characters, key=lambda char: END_MARK if kind == "bpe-words" and char == " " else char)
-    n = len(alphabet)
-    wanted = _wanted(kind, n, special, vocab_size, merges)
-    by_point = np.argsort([ord(char) for char in alphabet])
-    known = np.sort([ord(char) for char in alphabet]).astype(np.uint32)
-    tokens = np.append(by_point, BORDER)[np.searchsorted(known, points)].astype(np.int32)
-    sizes = np.fromiter(map(len, corpus), np.int64) + 1  # the border after a piece goes with it
-    weights = np.repeat(np.array(occurs, np.int64), sizes)[:-1]
-    lengths = np.ones(n + wanted, np.int32)
-    return Bpe(kind, alphabet, learn(tokens, weights, lengths, n, WAYS[kind].minimum, MAX_LENGTH).tolist(), special)

@@ -1,9 +1,9 @@
-"""One token a character: the sorted characters of the training text, then the special tokens."""
+"""One token per character: the sorted characters of the training text, then the special tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -29,7 +29,15 @@ class Char(Base):
         self._ids[points] = np.arange(len(chars))
 
     @classmethod
-    def train(cls, texts: Iterable[str], special: Sequence[str] = ("bos",)) -> Char:
+    def train(
+        cls,
+        kind: str,
+        texts: Iterable[str],
+        special: Sequence[str] = ("bos",),
+        *,
+        vocab_size: int | None = None,
+        merges: int | None = None,
+    ) -> Self:
         """The characters that occur, in the order of their code points. Raises DataError if there are none."""
         seen: set[str] = set()
         for text in texts:
@@ -63,7 +71,6 @@ class Char(Base):
         return f"{len(self.chars)} characters: {shown!r}"
 
     def to_json(self) -> bytes:
-        """The tokenizer.json that `read` and the `tokenizers` library open."""
         return self.document(
             self.chars,
             pre_tokenizer=split(self.PATTERN),
@@ -71,9 +78,12 @@ class Char(Base):
             model={"type": "WordLevel", "vocab": {}, "unk_token": UNK},
         )
 
+    @staticmethod
+    def reads(file: dict[str, Any]) -> bool:
+        return file["model"]["type"] == "WordLevel" and file["pre_tokenizer"]["pattern"]["Regex"] == Char.PATTERN
+
     @classmethod
-    def from_dict(cls, file: dict[str, Any]) -> Char:
-        """Read back what `to_json` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+    def from_dict(cls, file: dict[str, Any]) -> Self:
         chars, special = split_vocab(file)
         if any(len(char) != 1 for char in chars):
             raise ValueError("tokens longer than a character")

@@ -1,4 +1,4 @@
-"""Words, punctuation marks and spaces, a token each; or, as the lossy form, words and punctuation marks alone.
+"""One token per word, punctuation mark and space; in the lossy form, words and punctuation marks alone.
 
 A mark or a space is a token of its own; what lies between is a word. Both classes are listed by code point, so
 that every regex engine, whatever its edition of Unicode, splits alike.
@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -89,6 +89,8 @@ NO_SPACE_AFTER = frozenset("('\"[{")
 class Word(Base):
     """A word tokenizer; ids are places in `words`, BOS is the last."""
 
+    takes = ("vocab_size",)
+
     def __init__(self, words: Sequence[str], special: Sequence[str] = ("bos",), *, lossy: bool = False) -> None:
         if not words or len(set(words)) != len(words):
             raise ValueError("words must be there once each")
@@ -107,16 +109,18 @@ class Word(Base):
     @classmethod
     def train(
         cls,
+        kind: str,
         texts: Iterable[str],
         special: Sequence[str] = ("bos",),
         *,
         vocab_size: int | None = None,
-        lossy: bool = False,
-    ) -> Word:
+        merges: int | None = None,
+    ) -> Self:
         """The words that occur, sorted; the most frequent ones and <unk> if vocab_size has no room for all.
 
         Of equally frequent words those that come first in the text stay. Raises DataError, UsageError.
         """
+        lossy = kind == "word-lossy"
         find = re.compile(LOSSY if lossy else LOSSLESS)
         seen: Counter[str] = Counter()
         for text in texts:
@@ -156,7 +160,6 @@ class Word(Base):
         return f"{len(self.words):,} words"
 
     def to_json(self) -> bytes:
-        """The tokenizer.json that `read` and the `tokenizers` library open."""
         decoder: dict[str, Any] = {"type": "Fuse"}
         if self.lossy:
             spaced = {"type": "WordPiece", "prefix": "##", "cleanup": False}
@@ -170,9 +173,12 @@ class Word(Base):
             model={"type": "WordLevel", "vocab": {}, "unk_token": UNK},
         )
 
+    @staticmethod
+    def reads(file: dict[str, Any]) -> bool:
+        return file["model"]["type"] == "WordLevel"
+
     @classmethod
-    def from_dict(cls, file: dict[str, Any]) -> Word:
-        """Read back what `to_json` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+    def from_dict(cls, file: dict[str, Any]) -> Self:
         words, special = split_vocab(file)
         lossy = bool(file["pre_tokenizer"]["invert"])
         find = re.compile(LOSSY if lossy else LOSSLESS)

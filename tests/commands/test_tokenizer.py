@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,7 +77,7 @@ def test_there_is_nothing_to_learn_from_blanks(kind: str, whole: list[str], run:
 def test_nothing_is_overwritten(run: Run, text: Path, tmp_path: Path) -> None:
     status, _, err = run("train", text, "--out", text)
     assert status == 2
-    assert f"{text}: is there already; name another file with --out" in err
+    assert f"{text}: exists already; name another file with --out" in err
     assert "fox" in text.read_text()
 
 
@@ -139,3 +140,14 @@ def test_advice_names_the_command_that_has_the_flag(bad: bytes, run: Run, tmp_pa
     status, _, said = run("train", tmp_path / "bad.txt", "--out", tmp_path / "tokenizer.json")
     assert (status, said.count("\n")) == (3, 1)
     assert "--skip-bad of microgpt train" in said
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_help_names_every_kind(kind: str, run: Run) -> None:
+    assert re.search(rf"[ (]{kind}\b", run("train", "--help")[1])
+
+
+def test_an_unknown_kind_is_refused_with_those_there_are(run: Run, text: Path, tmp_path: Path) -> None:
+    status, _, err = run("train", text, "--kind", "chars", "--out", tmp_path / "tokenizer.json")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "no kind 'chars'; expected one of char, word," in err

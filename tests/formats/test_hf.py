@@ -207,6 +207,6 @@ def names(writer: LanguageModel) -> list[str]:
 
 
 def bytes_of(tokenizer: Any, token: int) -> str:
-    from microgpt.tokenizers.bpe import BYTES
+    from microgpt.tokenizers.byte_letters import BYTES
 
     return bytes(BYTES[letter] for letter in tokenizer.id_to_token(token)).decode("utf-8", "backslashreplace")

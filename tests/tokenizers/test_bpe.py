@@ -12,7 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from microgpt.tokenizers import bpe_reference, train
-from microgpt.tokenizers.bpe import GPT2, LETTERS, MAX_LENGTH, _crossed
+from microgpt.tokenizers.bpe import GPT2, _crossed
+from microgpt.tokenizers.bpe_train import MAX_LENGTH
+from microgpt.tokenizers.byte_letters import LETTERS
 from tests.tokenizers.common import TEXTS, trained
 
 small = st.lists(st.text(alphabet="ab <>bos", min_size=1, max_size=30), min_size=1, max_size=5)
