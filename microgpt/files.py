@@ -109,6 +109,15 @@ def new_folder(final: Path) -> Iterator[Path]:
     flush_folder(final.parent)
 
 
+def write_folder(final: Path, contents: dict[str, bytes]) -> None:
+    """Write a new folder of files, whole or not at all. Raises OSError."""
+    with new_folder(final) as temporary:
+        for name in sorted({part for part, slash, _ in (name.rpartition("/") for name in contents) if slash}):
+            make_folder(temporary / name)
+        for name, data in contents.items():
+            write_new(temporary / name, data)
+
+
 def remove_folder(path: Path) -> None:
     """Remove a folder so that a crash never leaves half of it under its own name. Raises OSError."""
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
-from microgpt import files
 from microgpt.config import Model
 from microgpt.errors import UsageError
 
@@ -41,12 +39,3 @@ def require(reader: str, needs: Iterable[tuple[bool, str]], hint: str = "") -> N
     problems = [sentence for fulfilled, sentence in needs if not fulfilled]
     if problems:
         raise UsageError(f"{reader} cannot hold this model: {', '.join(problems)}{hint}", "E_FORMAT")
-
-
-def write_folder(out: Path, contents: dict[str, bytes]) -> None:
-    """A new folder of files, whole or not at all. Raises OSError."""
-    with files.new_folder(out) as temporary:
-        for name in sorted({part for part, slash, _ in (name.rpartition("/") for name in contents) if slash}):
-            files.make_folder(temporary / name)
-        for name, data in contents.items():
-            files.write_new(temporary / name, data)

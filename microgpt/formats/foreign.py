@@ -16,7 +16,7 @@ from microgpt.config import Config
 from microgpt.errors import CheckpointError, DataError, UsageError
 from microgpt.formats.byte_level import is_byte_level
 from microgpt.model import Tensors
-from microgpt.runs import checkpoint
+from microgpt.runs.tensors import HEADER_LIMIT, read_tensors
 from microgpt.tokenizers import MAX_BYTES, Tokenizer, read
 from microgpt.tokenizers.byte_letters import LETTERS
 
@@ -72,11 +72,11 @@ def file_size(path: Path) -> int:
 
 def read_safetensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> Tensors:
     """A safetensors file of exactly these tensors. Raises CheckpointError."""
-    limit = sum(8 * int(np.prod(shape, dtype=object)) for shape in shapes.values()) + checkpoint.HEADER_LIMIT
+    limit = sum(8 * int(np.prod(shape, dtype=object)) for shape in shapes.values()) + HEADER_LIMIT
     size = file_size(path)
     if size > limit:
         raise CheckpointError(f"{path}: {size} bytes, at most {limit} for this model", "E_SAFETENSORS")
-    return checkpoint.read_tensors(path.parent, path.name, None, shapes)
+    return read_tensors(path.parent, path.name, None, shapes)
 
 
 def in_order(tensors: Tensors, order: np.ndarray) -> Tensors:

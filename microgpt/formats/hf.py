@@ -18,11 +18,13 @@ from microgpt import files
 from microgpt.config import Model
 from microgpt.errors import CheckpointError
 from microgpt.formats import ExportJob
-from microgpt.formats.convert import EPS, normed, pair_rows, require, write_folder
+from microgpt.formats.convert import EPS, normed, pair_rows, require
 from microgpt.formats.foreign import Foreign, configure, file_size, in_order, read_safetensors, read_tokenizer, sizes
-from microgpt.formats.safetensors import described, kept, sealed
+from microgpt.formats.safetensors import kept
 from microgpt.model import Tensors, table
 from microgpt.runs import tensors
+from microgpt.runs.manifest import seal
+from microgpt.runs.model_folder import describe
 from microgpt.tokenizers import BOS
 from microgpt.tokenizers.base import bos_first
 
@@ -80,7 +82,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
     """Write the folder `out`: configuration, weights, fast tokenizer, and the chat template if the model has one."""
     saved = job.saved
     model, tokenizer = saved.config.model, saved.tokenizer
-    contents = described(saved.config, tokenizer, job.storage, saved.step, saved.state.get("loss"))
+    contents = describe(saved.config, tokenizer, job.storage, saved.step, saved.state.get("loss"))
     contents |= kept(saved) | tokenizer_files(tokenizer.to_json(), model.block_size)
     notes = []
     if job.custom_code:
@@ -103,7 +105,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
         | {"pad_token_id": tokenizer.bos, "eos_token_id": ends if len(ends) > 1 else tokenizer.bos}
     )
     contents["model.safetensors"] = tensors.encode(weights, job.storage)
-    write_folder(out, sealed(contents, saved.step) if job.custom_code else contents)
+    files.write_folder(out, seal(contents, saved.step) if job.custom_code else contents)
     return notes
 
 

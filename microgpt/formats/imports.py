@@ -10,10 +10,11 @@ import numpy as np
 
 from microgpt import files
 from microgpt.errors import CheckpointError, UsageError
-from microgpt.formats.convert import write_folder
 from microgpt.formats.foreign import Foreign
-from microgpt.formats.safetensors import described, sealed, trained
+from microgpt.formats.safetensors import trained
 from microgpt.model import n_params
+from microgpt.runs.manifest import seal
+from microgpt.runs.model_folder import describe
 
 # The file by which a folder is recognized, and the file of this package whose `read` opens it; the first wins.
 READERS = {"meta.json": "moonbase", "model.json": "kgx", "config.json": "hf"}
@@ -41,14 +42,14 @@ def import_model(path: Path, out: Path) -> Imported:
         if not np.isfinite(values).all():
             raise CheckpointError(f"{path}: tensor {name!r} holds a number that is not finite", "E_SAFETENSORS")
     stored = str(found.weights["wte"].dtype)
-    contents = described(found.config, found.tokenizer, stored, found.step)
+    contents = describe(found.config, found.tokenizer, stored, found.step)
     contents |= trained(found.weights, found.moments, {"step": found.step})
     template = path / "chat_template.jinja"
     if path.is_dir() and template.is_file() and template.stat().st_size < 2**20:
         contents["chat_template.jinja"] = template.read_bytes()
     with files.disk("be written", out):
         files.make_folders(out.absolute().parent)
-        write_folder(out, sealed(contents, found.step))
+        files.write_folder(out, seal(contents, found.step))
     return Imported(out, found.source, n_params(model), model.vocab, found.step, found.notes)
 
 

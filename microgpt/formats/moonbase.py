@@ -10,7 +10,7 @@ import numpy as np
 from microgpt import files
 from microgpt.errors import CheckpointError
 from microgpt.formats import ExportJob
-from microgpt.formats.convert import require, write_folder
+from microgpt.formats.convert import require
 from microgpt.formats.foreign import (
     Foreign,
     char_tokenizer,
@@ -55,7 +55,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
         meta["special_tokens"] = ROLES
     weights = job.weights | {name: job.weights[name][rows] for name in ("wte", "lm_head")}
     stored = tensors.encode(weights, job.storage)
-    write_folder(out, {"meta.json": files.to_json(meta), "weights.safetensors": stored})
+    files.write_folder(out, {"meta.json": files.to_json(meta), "weights.safetensors": stored})
     return [f"its token <{name}> is left out: muchq's program has none" for name in special if name not in kept]
 
 

@@ -1,4 +1,4 @@
-"""Numbers on disk: how tensors are stored in a safetensors file, from float64 down to int8.
+"""Tensors in safetensors files: the number formats from float64 down to int8, and a strict reader.
 
 int8 keeps a row of a matrix as whole numbers -127 .. 127 and one float32 scale, the row's largest magnitude / 127;
 the scales of matrix X are the tensor `X.scale`.
@@ -6,13 +6,20 @@ the scales of matrix X are the tensor `X.scale`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from microgpt.errors import NumericError
+from microgpt import files
+from microgpt.errors import CheckpointError, NumericError
 from microgpt.model import Tensors
+from microgpt.runs.manifest import Entries, read_file
 
+HEADER_LIMIT = 10_000_000  # bytes of a safetensors header; ours have about 100 per tensor
+PT = {"format": "pt"}  # the metadata that Hugging Face tools ask for
 SCALE = ".scale"
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I8": 8}  # what safetensors calls them
 STORAGES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8"}
@@ -30,7 +37,7 @@ def encode(tensors: Tensors, storage: str) -> bytes:
         name: TensorSpec(dtype=dtype, shape=array.shape, data_ptr=array.ctypes.data, data_len=array.nbytes)
         for name, (dtype, array) in parts.items()  # which keeps the arrays alive
     }
-    return serialize(specs, {"format": "pt"})
+    return serialize(specs, PT)
 
 
 def decode(data: bytes) -> Tensors:
@@ -51,6 +58,63 @@ def decode(data: bytes) -> Tensors:
             values = np.frombuffer(content, kind).reshape(shape)
             out[name] = values.astype(np.float32) if dtype == "F16" else values
     return out
+
+
+def read_tensors(folder: Path, name: str, entries: Entries | None, shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
+    """The tensors of a safetensors file, which must be exactly those of `shapes`, as float64 or float32.
+
+    Raises CheckpointError.
+    """
+    from safetensors import SafetensorError
+
+    where, data = folder / name, read_file(folder, name, entries)
+    check_header(data, str(where), shapes)
+    try:
+        return decode(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{where}: not a safetensors file ({error})", "E_SAFETENSORS") from None
+
+
+def check_header(data: bytes, where: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse files that the safetensors library accepts: duplicate names, sizes that are not the file's, tensors
+    that the model does not have. Raises CheckpointError."""
+
+    def refuse(reason: str) -> CheckpointError:
+        return CheckpointError(f"{where}: {reason}", "E_SAFETENSORS")
+
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(len(data) - 8, HEADER_LIMIT):
+        raise refuse(f"not a safetensors file (header of {length} bytes in a file of {len(data)})")
+    header = files.parse_json(data[8 : 8 + length], where)
+    if not isinstance(header, dict):
+        raise refuse("not a safetensors file (its header is no object)")
+    header.pop("__metadata__", None)
+    scaled = [name for name in shapes if isinstance(header.get(name), dict) and header[name].get("dtype") == "I8"]
+    shapes = {**shapes, **{name + SCALE: (shapes[name][0], 1) for name in scaled}}
+    if header.keys() != shapes.keys():
+        odd = sorted(header.keys() ^ shapes.keys())[0]
+        raise refuse(f"tensor {odd!r} is {'unknown to the model' if odd in header else 'missing'}")
+    spans = []
+    for name, entry in header.items():
+        dtype, shape, span = (
+            entry.get(key) if isinstance(entry, dict) else None for key in ("dtype", "shape", "data_offsets")
+        )
+        if not isinstance(dtype, str) or dtype not in BITS or (dtype != "F32" and name.endswith(SCALE)):
+            raise refuse(f"tensor {name!r} has dtype {dtype!r}; expected one of {', '.join(BITS)}")
+        if shape != list(shapes[name]):
+            raise refuse(f"tensor {name!r} has shape {shape!r}; the model's is {list(shapes[name])}")
+        size = BITS[dtype] // 8 * math.prod(shapes[name])
+        if not (
+            isinstance(span, list)
+            and len(span) == 2
+            and all(type(x) is int for x in span)
+            and span[1] - span[0] == size
+        ):
+            raise refuse(f"tensor {name!r} lies at {span!r}; expected {size} bytes")
+        spans.append((span[0], span[1]))
+    ends = [0, *(end for _, end in sorted(spans))]
+    if [begin for begin, _ in sorted(spans)] != ends[:-1] or ends[-1] != len(data) - 8 - length:
+        raise refuse("its tensors overlap or leave holes")
 
 
 def rounded(tensors: Tensors, storage: str) -> Tensors:

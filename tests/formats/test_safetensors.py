@@ -11,8 +11,8 @@ from microgpt.cli import main
 from microgpt.engines import lora
 from microgpt.errors import CheckpointError, NumericError, UsageError
 from microgpt.formats import FORMATS, export
-from microgpt.formats.safetensors import sealed
 from microgpt.runs import checkpoint
+from microgpt.runs.manifest import seal
 from tests.formats.conftest import MODERN, Build, greedy, logits
 
 
@@ -54,7 +54,7 @@ def test_overflow_writes_nothing(build: Build, tmp_path: Path) -> None:
 
 def reseal(folder: Path) -> None:
     names = [entry.name for entry in folder.iterdir() if entry.name != "MANIFEST.json"]
-    contents = sealed({name: (folder / name).read_bytes() for name in names}, 7)
+    contents = seal({name: (folder / name).read_bytes() for name in names}, 7)
     (folder / "MANIFEST.json").write_bytes(contents["MANIFEST.json"])
 
 

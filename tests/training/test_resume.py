@@ -16,6 +16,7 @@ from microgpt.cli import main
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, MachineError, UsageError
 from microgpt.runs import checkpoint
+from microgpt.runs.manifest import MANIFEST
 from microgpt.training.resume import resumed, seconds
 from microgpt.training.train import train
 from microgpt.training.trainer import Trainer
@@ -109,10 +110,10 @@ def test_the_old_keys_of_phases_are_read(tmp_path: Path) -> None:
             rename(out / "run.toml", ("end_step = ", "until = "))
             newest = checkpoint.list_steps(out / "checkpoints")[-1]
             rename(newest / "config.json", ('"phases":', '"earlier":'), ('"end_step":', '"until":'))
-            manifest = json.loads((newest / checkpoint.MANIFEST).read_text())
+            manifest = json.loads((newest / MANIFEST).read_text())
             data = (newest / "config.json").read_bytes()
             manifest["files"]["config.json"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            (newest / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+            (newest / MANIFEST).write_text(json.dumps(manifest))
             assert [phase.end_step for phase in checkpoint.read(newest).config.phases] == [20]
         go_on(out)
         runs[name] = checkpoint.read(out)
