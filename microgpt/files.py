@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -197,17 +198,11 @@ def read_json(path: Path, limit: int = 2**26) -> Any:
 def parse_json(data: bytes, where: str) -> Any:
     """JSON bytes with the strictness of `read_json`. Raises CheckpointError."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        out = dict(pairs)
-        if len(out) != len(pairs):
-            raise ValueError("a key occurs twice")
-        return out
-
     def refuse(word: str) -> Any:
         raise ValueError(f"{word} is not JSON")
 
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=refuse)
         if b"\\u" in data:
             json.dumps(value, ensure_ascii=False).encode()  # refuses half a character, which no file could hold
         return value
@@ -227,6 +222,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); name a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not TOML: {error}") from None
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of a JSON parser (its object_pairs_hook). Raises ValueError for a key that occurs twice."""
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {twice[:40]!r} occurs twice; keep one of them")
+    return out
 
 
 def to_json(value: Any, indent: int | None = 2) -> bytes:

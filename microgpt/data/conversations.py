@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 from microgpt.config import Data
 from microgpt.data.documents import REJECTS, Reject, unreadable
 from microgpt.data.sources import find_sources, pieces
 from microgpt.errors import DataError, UsageError
+from microgpt.files import unique_keys
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -157,14 +157,8 @@ def _message(given: Any, where: str) -> Message:
 
 
 def _messages(line: str, where: str) -> Any:
-    def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        out = dict(pairs)
-        if len(out) != len(pairs):
-            raise DataError(f"{where}: a key occurs twice in an object")
-        return out
-
     try:
-        value = json.loads(line, object_pairs_hook=unique)
+        value = json.loads(line, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{where}: not JSON at column {error.colno} ({error.msg}); expected a conversation a line"

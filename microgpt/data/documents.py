@@ -12,6 +12,7 @@ from microgpt.config import Data
 from microgpt.data.datasets import find, pydocs
 from microgpt.data.sources import BAD, Source, find_sources, pieces, text_source
 from microgpt.errors import DataError, UsageError, nearest
+from microgpt.files import unique_keys
 
 IN_MEMORY = 64 << 20  # characters that are held at once; longer text is read from disk at each pass
 MAX_LINE = 1 << 24  # characters of a line
@@ -252,21 +253,13 @@ def paragraphs(numbered: Iterable[Batch]) -> Iterator[Batch]:
 def text_of(line: str, field: str) -> str:
     """The text of a JSON object. Raises ValueError with the reason, and what to do."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"the key {twice!r} occurs twice; keep one of them")
-        return found
-
     def refuse(word: str) -> Any:
         raise ValueError(f"{word} is not JSON; write null or a number")
 
     if not line or line.isspace():
         raise ValueError("a blank line; expected a JSON object: remove the line")
     try:
-        found = json.loads(line, object_pairs_hook=unique, parse_constant=refuse)
+        found = json.loads(line, object_pairs_hook=unique_keys, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON at column {error.colno} ({error.msg}); mend the line") from None
     except RecursionError:

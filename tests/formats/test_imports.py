@@ -87,7 +87,7 @@ W = "weights.safetensors"
         (edit("meta.json", chars=["a", "b"]), "3 tokens, but vocab_size is 27"),
         (edit("meta.json", special_tokens=["root"]), r"special_tokens \['root'\]"),
         (edit("meta.json", chars=None), "neither chars in it nor a tokenizer.json"),
-        (text("meta.json", '{"n_embd": 1, "n_embd": 2}'), "a key occurs twice"),
+        (text("meta.json", '{"n_embd": 1, "n_embd": 2}'), "the key 'n_embd' occurs twice"),
         (text("meta.json", "[" * 100_000), "damaged JSON"),
         (text("meta.json", "[1]"), "expected an object"),
         (lambda folder: (folder / W).unlink(), "cannot be read"),
