@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from microgpt.config import Config
-    from microgpt.inference.language_model import LanguageModel
+    from microgpt.inference.chat import load
     from microgpt.training.train import train
-
-    load = LanguageModel.open
 
 __version__ = "0.1.0"
 __all__ = ["Config", "load", "train"]
@@ -34,7 +32,7 @@ def __getattr__(name: str) -> Any:
 
         return train
     if name == "load":
-        from microgpt.inference.language_model import LanguageModel
+        from microgpt.inference.chat import load
 
-        return LanguageModel.open
+        return load
     raise AttributeError(f"module 'microgpt' has no attribute {name!r}")

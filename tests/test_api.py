@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import microgpt
+from microgpt.inference.chat import ChatModel
 
 
 def test_train_load_generate(given_names: Path, tmp_path: Path) -> None:
@@ -18,6 +19,18 @@ def test_train_load_generate(given_names: Path, tmp_path: Path) -> None:
     assert again[0] == again[1]
     assert len(again[0]) <= 6
     assert list(model.generate("", temperature=0.0, max_tokens=1))
+
+
+def test_a_chat_model_generates_and_answers(chat_run: Path) -> None:
+    model = microgpt.load(chat_run)
+    assert isinstance(model, ChatModel)
+    reply = model.answer([{"role": "user", "content": "hi"}], temperature=0.0)
+    assert reply.read() == "hello there"
+    assert (reply.tokens_dropped, reply.prompt_tokens, reply.completion_tokens) == (0, 6, len("hello there"))
+    assert reply.finish_reason == "stop"
+    text = model.generate("hi", temperature=0.0, max_tokens=3)
+    assert "".join(text) == text.text
+    assert (text.prompt_tokens, text.completion_tokens, text.finish_reason) == (3, 3, "length")
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

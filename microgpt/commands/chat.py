@@ -17,7 +17,8 @@ from microgpt.commands.generate import check
 from microgpt.commands.terminal import compiling, for_stdout, say
 from microgpt.data.conversations import Message
 from microgpt.errors import DataError, MicrogptError, UsageError
-from microgpt.inference.chat import ChatModel, Reply
+from microgpt.inference.chat import ChatModel
+from microgpt.inference.language_model import Completion
 from microgpt.inference.sampling import Sampling
 
 HELP = """\
@@ -86,8 +87,8 @@ def chat(
     sampling = check(temperature, top_k, top_p, min_p, repetition_penalty, 1, max_tokens, stop)
     model = ChatModel.open(run, engine=engine, dtype=dtype, device=device, progress=compiling())
     if temperature is None:
-        sampling = model.model.default_sampling(sampling)
-    repl = Repl(model, sampling, model.model.rng(seed), system_prompt, max_tokens, stop or [], json)
+        sampling = dataclasses.replace(sampling, temperature=model.config.run.temperature)
+    repl = Repl(model, sampling, model.rng(seed), system_prompt, max_tokens, stop or [], json)
     if prompt is not None:
         text = sys.stdin.read().strip() if prompt == "-" else prompt
         if not text.strip():
@@ -128,7 +129,7 @@ class Repl:
         asks = sys.stdin.isatty()
         if asks:
             line_editing()
-            say(f"talking with {self.model.model.path}; /help lists the commands, Ctrl-D leaves")
+            say(f"talking with {self.model.path}; /help lists the commands, Ctrl-D leaves")
         while True:
             try:
                 line = (input("> ") if asks else input()).strip()
@@ -175,7 +176,7 @@ class Repl:
             if reply.text:
                 self.messages = [*asked, Message("assistant", reply.text)]
 
-    def show(self, reply: Reply) -> None:
+    def show(self, reply: Completion) -> None:
         """Print an answer, piece by piece."""
         if self.json:
             answer = {"role": "assistant", "content": reply.read()}
@@ -198,7 +199,7 @@ class Repl:
 
     def set_system(self, text: str) -> None:
         """Another system message, and a new conversation."""
-        if text and "system" not in self.model.model.tokenizer.special:
+        if text and "system" not in self.model.tokenizer.special:
             raise UsageError("/system: this model knows no system messages")
         self.system = text or None
         self.clear()

@@ -51,7 +51,7 @@ def evaluate(
     if samples < 0:
         raise UsageError(f"--samples: must be 0 (off) or more, got {samples}")
     model = LanguageModel.open(run, engine=engine, dtype=dtype, device=device, progress=compiling())
-    result = measure(model.engine, model.state, model.config, model.tokenizer, data, samples=samples, seed=seed)
+    result = measure(model, data, samples=samples, seed=seed)
     if result.note:
         say(f"note    {result.note}")
     if json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json as jsonlib
 import sys
 from pathlib import Path
@@ -87,29 +88,28 @@ def generate(
     sampling = check(temperature, top_k, top_p, min_p, repetition_penalty, num_samples, max_tokens, stop)
     model = LanguageModel.open(run, engine=engine, dtype=dtype, device=device, progress=compiling())
     if temperature is None:
-        sampling = model.default_sampling(sampling)
+        sampling = dataclasses.replace(sampling, temperature=model.config.run.temperature)
     rng = model.rng(seed)
-    going_on = _going_on(chain, max_tokens, max_chars, chain_context, model.config.model.block_size)
+    endless = _endless(chain, max_chars, chain_context, max_tokens, model.config.model.block_size)
+    options: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "stops": stop or [],
+        "endless": chain or not stop_at_bos,
+        **endless,
+    }
+    live = sys.stdout.isatty()
     results = []
     for text in _prompts(prompt, prompt_file):
         tokens, dropped = model.encode(text)
         if dropped:
             say(f"note    the prompt is longer than the context: its first {dropped} tokens are left out")
-        at_once = num_samples > 1 and stop_at_bos and not (chain or stop or sys.stdout.isatty())
-        whole = model.many(tokens, num_samples, sampling, rng, max_tokens=max_tokens) if at_once else None
-        for _ in range(num_samples):
-            if whole is not None:
-                pieces = iter([next(whole)])
-            elif chain or not stop_at_bos:
-                pieces = model.prose(tokens, sampling, rng, **going_on, stops=stop or [])
-            else:
-                pieces = model.stream(tokens, sampling, rng, max_tokens=max_tokens, stops=stop or [])
+        for pieces in model.texts(tokens, num_samples, sampling, rng, live=live, **options):
             if json:
                 results.append({"prompt": text, "text": "".join(pieces), "tokens_dropped": dropped})
                 continue
             print(text, end="")
             for piece in pieces:
-                print(for_stdout(piece), end="", flush=sys.stdout.isatty())
+                print(for_stdout(piece), end="", flush=live)
             print()
     if json:
         print(jsonlib.dumps({"model": str(model.path), "samples": results}, ensure_ascii=False))
@@ -141,15 +141,15 @@ def check(
     return Sampling(0.5 if temperature is None else temperature, top_k, top_p, min_p, repetition_penalty)
 
 
-def _going_on(
-    chain: bool, max_tokens: int | None, max_chars: int | None, chain_context: int | None, block_size: int
-) -> dict[str, Any]:
-    """How far prose goes, as `LanguageModel.prose` takes it. Raises UsageError with the flag and its limits."""
+def _endless(
+    chain: bool, max_chars: int | None, chain_context: int | None, max_tokens: int | None, block_size: int
+) -> dict[str, int | None]:
+    """The end of a chain, as `LanguageModel.texts` takes it. Raises UsageError with the flag and its limits."""
     if not chain:
         for flag, value in (("--max-chars", max_chars), ("--chain-context", chain_context)):
             if value is not None:
                 raise UsageError(f"{flag}: belongs to --chain; give both, or use --max-tokens")
-        return {"max_tokens": max_tokens}
+        return {}
     if max_chars is not None and max_chars < 1:
         raise UsageError(f"--max-chars: must be 1 or more, got {max_chars}")
     most = block_size - 2
@@ -162,7 +162,7 @@ def _going_on(
         raise UsageError(f"--chain-context: must be 1 to {most} (the context less 2), got {keep}")
     if max_tokens is None and max_chars is None:
         max_chars = 2000
-    return {"max_tokens": max_tokens, "max_chars": max_chars, "keep": keep}
+    return {"max_chars": max_chars, "keep": keep}
 
 
 def _prompts(prompt: str | None, prompt_file: Path | None) -> list[str]:

@@ -10,14 +10,10 @@ front, in training as in a reply.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from random import Random
 from typing import Any, NamedTuple
 
 from microgpt.data.conversations import Conversation, Message, Role
-from microgpt.engines import Engine
 from microgpt.errors import DataError
-from microgpt.inference.generate import generate_tokens
-from microgpt.inference.sampling import Sampling
 from microgpt.tokenizers import BOS, Tokenizer
 
 END_TURN = "end_turn"
@@ -95,15 +91,6 @@ def prompt(messages: Sequence[Message], tokenizer: Tokenizer, block_size: int) -
     kept, dropped = fit(turns, room(block_size))
     found = [token for turn in kept for token in turn.tokens]
     return Prompt([tokenizer.bos, *found, tokenizer.special["assistant"]], dropped)
-
-
-def answer(
-    engine: Engine, state: Any, tokenizer: Tokenizer, prompt: Sequence[int], room: int, sampling: Sampling, rng: Random
-) -> Iterator[int]:
-    """The tokens of an answer, until the model ends its turn or `room` positions are used, prompt included."""
-    end = end_turn(tokenizer)
-    never = never_sampled(tokenizer)
-    return generate_tokens(engine, state, prompt, room, sampling, rng, end, never=never, never_first=[end])
 
 
 def room(block_size: int) -> int:

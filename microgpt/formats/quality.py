@@ -7,6 +7,7 @@ from typing import Any
 
 from microgpt.engines.ladder import choose
 from microgpt.inference.evaluate import evaluate
+from microgpt.inference.language_model import LanguageModel
 from microgpt.model import Tensors
 from microgpt.runs import tensors
 from microgpt.runs.checkpoint import Checkpoint
@@ -27,7 +28,7 @@ def table(
     about = ""
     for stored in (str(weights["wte"].dtype), *storages):
         state = engine.load(rounded(weights, stored, to))
-        found = evaluate(engine, state, config, saved.tokenizer, path, samples=0)
+        found = evaluate(LanguageModel(saved.path, config, saved.tokenizer, engine, state), path, samples=0)
         rows.append({"storage": stored, "loss": found.loss, "bits_per_byte": found.bits_per_byte})
         about = f"{found.documents} documents of {found.data}"
     return rows, about

@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from microgpt.config import Config, Data
+from microgpt.config import Data
 from microgpt.data.corpus import Corpus
 from microgpt.data.load import load
 from microgpt.engines import Engine
 from microgpt.errors import MicrogptError
 from microgpt.feed import Feed
-from microgpt.inference.generate import generate_many
-from microgpt.inference.sampling import Sampling
-from microgpt.tokenizers import Tokenizer
+from microgpt.inference.language_model import LanguageModel
 
 BLOCK_SECONDS = 0.1  # the longest time between two pauses that is aimed at
 
@@ -68,21 +66,12 @@ def _total(
     return nats / max(1, targets), targets
 
 
-def evaluate(
-    engine: Engine,
-    state: Any,
-    config: Config,
-    tokenizer: Tokenizer,
-    path: str | None = None,
-    *,
-    samples: int = 100,
-    seed: int = 42,
-) -> Evaluation:
-    """Measure a trained model on a file, else on what its run held out, else on its training text.
+def evaluate(model: LanguageModel, path: str | None = None, *, samples: int = 100, seed: int = 42) -> Evaluation:
+    """Measure a trained model on a file, else on the text its run held out, else on its training text.
 
     `samples` texts are drawn and looked for in the training text. Raises DataError if the text cannot be used.
     """
-    data = config.data
+    config, tokenizer, data = model.config, model.tokenizer, model.config.data
     block = config.model.block_size
     trained_on: Corpus | None = None
     note = None
@@ -101,11 +90,11 @@ def evaluate(
         assert trained_on
         which = f"{training.documents.source}, {'held out' if data.val_fraction else 'the training text itself'}"
         corpus = trained_on if data.val_fraction else training.held_out()
-    loss, targets = _total(engine, state, corpus.held_out(block))
+    loss, targets = _total(model.engine, model.state, corpus.held_out(block))
     size = corpus.held_out_bytes
     share = None
     if samples and trained_on and not trained_on.example_prompt(Random(seed)):
-        found = trained_on.contains(draw(engine, state, config, tokenizer, samples, seed))
+        found = trained_on.contains(draw(model, samples, seed))
         share = sum(found) / samples
     return Evaluation(
         data=which,
@@ -130,8 +119,7 @@ def _format(data: Data, path: str) -> str:
     return "lines" if data.format == "jsonl" else data.format
 
 
-def draw(engine: Engine, state: Any, config: Config, tokenizer: Tokenizer, n: int, seed: int) -> list[str]:
+def draw(model: LanguageModel, n: int, seed: int) -> list[str]:
     """Texts from the model as its configuration samples them."""
-    rng, bos, sampling = Random(seed), tokenizer.bos, Sampling(config.run.temperature)
-    drawn = generate_many(engine, state, [bos], n, config.model.block_size, sampling, rng, bos)
-    return [tokenizer.decode(list(each)) for each in drawn]
+    texts = model.texts([model.tokenizer.bos], n, model.sampling(), Random(seed))
+    return ["".join(pieces) for pieces in texts]

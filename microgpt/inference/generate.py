@@ -26,20 +26,21 @@ def generate_tokens(
     stop: int,
     *,
     never: Sequence[int] = (),
-    never_first: Sequence[int] = (),
+    allow_empty: bool = True,
 ) -> Iterator[int]:
     """Tokens after the prompt until `stop` is drawn or `max_length` positions are used, prompt included.
 
-    Those of `never` are never drawn, those of `never_first` not as the first.
+    Tokens of `never` are never drawn; without `allow_empty`, neither is `stop` as the first.
     """
     seen, cache = list(prompt), None
     fresh = np.array(seen, dtype=np.int32)
     while len(seen) <= max_length:
         logits, cache = engine.logits(state, fresh, cache)
         last = logits[-1]
-        if never or never_first:
+        masked = list(never) if allow_empty or len(seen) > len(prompt) else [*never, stop]
+        if masked:
             last = last.copy()
-            last[[*never, *(never_first if len(seen) == len(prompt) else ())]] = -np.inf
+            last[masked] = -np.inf
         token = draw(probabilities(last, sampling, seen), rng)
         if token == stop:
             return

@@ -1,32 +1,68 @@
-"""A trained model that writes: what the terminal, the server and Python programs use."""
+"""A trained model that generates text: the one stream that terminal, training, server and Python programs share."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 from microgpt.config import Config
 from microgpt.engines import Engine
 from microgpt.engines.common.hardware import watch_compiler
 from microgpt.engines.ladder import choose
 from microgpt.errors import CheckpointError, DataError
-from microgpt.inference.generate import (
-    decode_stream,
-    generate_endless,
-    generate_many,
-    generate_tokens,
-    stop_at,
-)
+from microgpt.inference.generate import decode_stream, generate_endless, generate_many, generate_tokens, stop_at
 from microgpt.inference.sampling import Sampling
 from microgpt.progress import ProgressCallback, no_progress
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import Tokenizer
 
-DTYPES = {"F64": "float64", "F32": "float32"}
+
+class Completion(Iterator[str]):
+    """A text that is generated while it is read: iterate over it, once, for its pieces."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        tokens: Iterator[int],
+        *,
+        prompt_tokens: int,
+        max_length: int,
+        stops: Sequence[str] = (),
+        tokens_dropped: int = 0,
+    ) -> None:
+        self.prompt_tokens = prompt_tokens  # BOS included
+        self.tokens_dropped = tokens_dropped  # at the front of a prompt that was too long
+        self.completion_tokens = 0  # so far, without the one that ends the text
+        self.finish_reason: str | None = None  # "stop": the model or a stop ended it; "length": max_length did
+        self.text = ""  # so far
+        self._max_length = max_length
+        self._pieces = stop_at(decode_stream(tokenizer, self._counted(tokens)), stops)
+
+    def _counted(self, tokens: Iterator[int]) -> Iterator[int]:
+        for token in tokens:
+            self.completion_tokens += 1
+            yield token
+        if self.prompt_tokens + self.completion_tokens > self._max_length:
+            self.finish_reason = "length"
+
+    def __next__(self) -> str:
+        try:
+            piece = next(self._pieces)
+        except StopIteration:
+            self.finish_reason = self.finish_reason or "stop"
+            raise
+        self.text += piece
+        return piece
+
+    def read(self) -> str:
+        """The whole text."""
+        for _ in self:
+            pass
+        return self.text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +74,7 @@ class LanguageModel:
     tokenizer: Tokenizer
     engine: Engine
     state: Any
-    generator: Any  # the run's generator after the first values were drawn, or None
+    generator: Any = None  # the state of the run's generator before training, if it is known
 
     @classmethod
     def open(
@@ -49,11 +85,11 @@ class LanguageModel:
         dtype: str = "auto",
         device: str = "auto",
         progress: ProgressCallback = no_progress,
-    ) -> LanguageModel:
-        """A model from a run, checkpoint or exported folder, in the numbers it was trained in unless asked.
+    ) -> Self:
+        """A model from a run, checkpoint or exported folder, in the dtype it was trained in unless another is given.
 
-        `progress` reports the kernels that are compiled first, as in microgpt.engines.common.hardware.watch_compiler.
-        Raises CheckpointError if the folder is damaged, UsageError if the engine cannot do what is asked.
+        `progress` reports the kernels that are compiled, see microgpt.engines.common.hardware.watch_compiler.
+        Raises CheckpointError if the folder is damaged, UsageError if the engine does not have what is asked.
         """
         saved = checkpoint.read(Path(path))
         weights = saved.weights()
@@ -66,7 +102,7 @@ class LanguageModel:
         return cls(saved.path, saved.config, saved.tokenizer, built, built.load(weights), saved.state.get("generator"))
 
     def rng(self, seed: int | None = None) -> Random:
-        """The source of draws: a fresh one of a seed, else the run's own where it stood before the training."""
+        """The generator to draw with: a new one from a seed, else the run's own as it was before training."""
         if seed is not None or self.generator is None:
             return Random(42 if seed is None else seed)
         rng = Random()
@@ -77,13 +113,16 @@ class LanguageModel:
             raise CheckpointError(f"{self.path}/trainer/state.json: not the state of a generator ({error})") from None
         return rng
 
-    def default_sampling(self, sampling: Sampling) -> Sampling:
-        """The same at the temperature that the model was configured with."""
-        return dataclasses.replace(sampling, temperature=self.config.run.temperature)
+    def sampling(self, **options: Any) -> Sampling:
+        """A Sampling with these options, at the temperature that the model is configured with unless one is given."""
+        return Sampling(**{"temperature": self.config.run.temperature, **options})
 
     def encode(self, prompt: str) -> tuple[list[int], int]:
-        """BOS and the prompt's tokens, and how many of the first were dropped so that a quarter of the context
-        stays free for the answer. Raises DataError for a character that the model does not know."""
+        """BOS and the prompt's tokens, and how many of the first were dropped.
+
+        Tokens are dropped from a prompt that does not leave a quarter of the context free.
+        Raises DataError for a character that the tokenizer does not know.
+        """
         try:
             found = self.tokenizer.encode(prompt).tolist()
         except DataError as error:
@@ -101,63 +140,91 @@ class LanguageModel:
         rng: Random,
         *,
         max_tokens: int | None = None,
+        stop_token: int | None = None,
+        never: Sequence[int] = (),
+        allow_empty: bool = True,
         stops: Sequence[str] = (),
-    ) -> Iterator[str]:
-        """The text after the prompt's tokens, piece by piece, until BOS, a stop, max_tokens or a full context."""
-        max_length = self.config.model.block_size
-        if max_tokens is not None:
-            max_length = min(max_length, len(prompt) + max_tokens - 1)
-        drawn = generate_tokens(self.engine, self.state, prompt, max_length, sampling, rng, self.tokenizer.bos)
-        return stop_at(decode_stream(self.tokenizer, drawn), stops)
+        tokens_dropped: int = 0,
+    ) -> Completion:
+        """The text after the prompt's tokens, until the stop token (BOS), a stop, max_tokens or a full context.
 
-    def many(
-        self, prompt: Sequence[int], n: int, sampling: Sampling, rng: Random, *, max_tokens: int | None = None
-    ) -> Iterator[str]:
-        """What `stream` gives n times in turn, each text whole; see `generate_many`."""
-        max_length = self.config.model.block_size
-        if max_tokens is not None:
-            max_length = min(max_length, len(prompt) + max_tokens - 1)
-        drawn = generate_many(self.engine, self.state, prompt, n, max_length, sampling, rng, self.tokenizer.bos)
-        return ("".join(decode_stream(self.tokenizer, each)) for each in drawn)
+        Tokens of `never` are never drawn; without `allow_empty`, neither is the stop token as the first.
+        """
+        max_length, stop = (
+            self._max_length(prompt, max_tokens),
+            self.tokenizer.bos if stop_token is None else stop_token,
+        )
+        drawn = generate_tokens(
+            self.engine, self.state, prompt, max_length, sampling, rng, stop, never=never, allow_empty=allow_empty
+        )
+        return Completion(
+            self.tokenizer,
+            drawn,
+            prompt_tokens=len(prompt),
+            max_length=max_length,
+            stops=stops,
+            tokens_dropped=tokens_dropped,
+        )
 
-    def prose(
+    def texts(
+        self,
+        prompt: Sequence[int],
+        n: int,
+        sampling: Sampling,
+        rng: Random,
+        *,
+        max_tokens: int | None = None,
+        stops: Sequence[str] = (),
+        endless: bool = False,
+        keep: int = 0,
+        max_chars: int | None = None,
+        live: bool = False,
+    ) -> Iterator[Iterator[str]]:
+        """n texts after the same prompt, each in pieces; read each to its end before the next.
+
+        They are those of `stream`, one after another; where an engine generates several per call, a text is one
+        piece, unless `live` asks for each piece as soon as its tokens are drawn. An `endless` text goes on past the
+        end of documents, and past the end of the context where `keep` tokens of it begin the next one; it ends with
+        max_tokens, max_chars, or, with keep 0, a full context.
+        """
+        if endless:
+            return (self._endless(prompt, sampling, rng, max_tokens, max_chars, keep, stops) for _ in range(n))
+        if n == 1 or live or stops:
+            return (self.stream(prompt, sampling, rng, max_tokens=max_tokens, stops=stops) for _ in range(n))
+        max_length, bos = self._max_length(prompt, max_tokens), self.tokenizer.bos
+        drawn = generate_many(self.engine, self.state, prompt, n, max_length, sampling, rng, bos)
+        return (decode_stream(self.tokenizer, each) for each in drawn)
+
+    def _max_length(self, prompt: Sequence[int], max_tokens: int | None) -> int:
+        """Positions that a text may use, prompt included."""
+        block = self.config.model.block_size
+        return block if max_tokens is None else min(block, len(prompt) + max_tokens - 1)
+
+    def _endless(
         self,
         prompt: Sequence[int],
         sampling: Sampling,
         rng: Random,
-        *,
-        keep: int = 0,
-        max_tokens: int | None = None,
-        max_chars: int | None = None,
-        stops: Sequence[str] = (),
+        max_tokens: int | None,
+        max_chars: int | None,
+        keep: int,
+        stops: Sequence[str],
     ) -> Iterator[str]:
-        """The text after the prompt's tokens past the end of documents, which are set apart as in the training text,
-        until a stop, max_tokens, max_chars or, with keep 0, a full context; else each next one begins with the last
-        `keep` tokens."""
-        drawn = generate_endless(
-            self.engine,
-            self.state,
-            prompt,
-            self.config.model.block_size,
-            sampling,
-            rng,
-            self.tokenizer.bos,
-            keep=keep,
-        )
-        pieces = stop_at(self._documents(itertools.islice(drawn, max_tokens)), stops)
+        block, bos = self.config.model.block_size, self.tokenizer.bos
+        drawn = generate_endless(self.engine, self.state, prompt, block, sampling, rng, bos, keep=keep)
         left = max_chars
-        for piece in pieces:
+        for piece in stop_at(self._documents(itertools.islice(drawn, max_tokens)), stops):
             yield piece[:left]
             if left is not None and (left := left - len(piece)) <= 0:
                 return
 
-    def _documents(self, drawn: Iterator[int]) -> Iterator[str]:
-        """Tokens as text, BOS as what stands between documents of the run's format."""
-        between = {"chunks": "", "paragraphs": "\n\n"}.get(self.config.data.format, "\n")
+    def _documents(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Tokens as text, BOS as the separator of documents in the run's format."""
+        separator = {"chunks": "", "paragraphs": "\n\n"}.get(self.config.data.format, "\n")
         stream = self.tokenizer.stream()
-        for token in drawn:
+        for token in tokens:
             if token == self.tokenizer.bos:
-                yield stream.end() + between
+                yield stream.end() + separator
                 stream = self.tokenizer.stream()
             else:
                 yield stream.feed([token])
@@ -165,7 +232,11 @@ class LanguageModel:
 
     def generate(
         self, prompt: str = "", *, seed: int | None = None, max_tokens: int | None = None, **sampling: Any
-    ) -> Iterator[str]:
-        """The continuation of a text, piece by piece: `"".join(model.generate("em", temperature=0.8))`."""
-        chosen = Sampling(**{"temperature": self.config.run.temperature, **sampling})
-        return self.stream(self.encode(prompt)[0], chosen, self.rng(seed), max_tokens=max_tokens)
+    ) -> Completion:
+        """The continuation of a text, piece by piece: `for piece in model.generate("em", temperature=0.8): …`.
+
+        `.read()` gives it whole. Raises DataError for a character that the tokenizer does not know.
+        """
+        tokens, dropped = self.encode(prompt)
+        chosen = self.sampling(**sampling)
+        return self.stream(tokens, chosen, self.rng(seed), max_tokens=max_tokens, tokens_dropped=dropped)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -23,9 +23,9 @@ from microgpt.data import chat_template
 from microgpt.data.conversations import Conversation
 from microgpt.engines import lora
 from microgpt.errors import NumericError, Stopped
+from microgpt.inference.chat import ChatModel
 from microgpt.inference.evaluate import held_out_loss
-from microgpt.inference.generate import generate_many
-from microgpt.inference.sampling import Sampling
+from microgpt.inference.language_model import LanguageModel
 from microgpt.model import init_weights, n_params
 from microgpt.optim import rate_of_run
 from microgpt.runs import checkpoint
@@ -262,29 +262,28 @@ class Trainer:
         return self.samples(rng, 1)[0]
 
     def samples(self, rng: Random, n: int) -> list[str]:
-        """Documents from the model as it is."""
-        tokenizer, block = self.setup.tokenizer, self.setup.config.model.block_size
-        sampling = Sampling(self.setup.config.run.temperature)
+        """Documents from the model as it is, or answers to questions of its conversations."""
+        given = self.folder.path, self.setup.config, self.setup.tokenizer, self.engine, self.state
         texts: list[str] = []
-        while len(texts) < n and (prompt := self.setup.corpus.example_prompt(rng)):
-            texts.append(self._reply(prompt, sampling, rng))
+        while len(texts) < n and (question := self.setup.corpus.example_prompt(rng)):
+            texts.append(self._answer(ChatModel(*given), question, rng))
         if texts:
             return texts
-        for drawn in generate_many(self.engine, self.state, [tokenizer.bos], n, block, sampling, rng, tokenizer.bos):
-            chosen = []
-            for token in drawn:
-                self.pause()
-                chosen.append(token)
-            texts.append(tokenizer.decode(chosen))
-        return texts
+        model = LanguageModel(*given)
+        return [self._read(pieces) for pieces in model.texts([model.tokenizer.bos], n, model.sampling(), rng)]
 
-    def _reply(self, question: Conversation, sampling: Sampling, rng: Random) -> str:
+    def _answer(self, model: ChatModel, question: Conversation, rng: Random) -> str:
         """A question of the data and the model's answer."""
-        tokenizer, block = self.setup.tokenizer, self.setup.config.model.block_size
-        prompt = chat_template.prompt(question, tokenizer, block)
-        drawn = chat_template.answer(self.engine, self.state, tokenizer, prompt.tokens, block, sampling, rng)
         asked = "\n".join(message.content for message in question)
-        return f"> {asked}\n{tokenizer.decode(list(drawn))}\n"
+        return f"> {asked}\n{self._read(model.reply(question, model.sampling(), rng))}\n"
+
+    def _read(self, pieces: Iterator[str]) -> str:
+        """A text while it is generated; a signal ends it between two pieces."""
+        text = ""
+        for piece in pieces:
+            self.pause()
+            text += piece
+        return text
 
     def save(self) -> None:
         """Write this step's checkpoint, unless it is there, then drop the oldest ones. Raises MachineError."""

@@ -144,14 +144,14 @@ def test_ctrl_d_leaves_and_ctrl_c_empties_the_line(person: Callable[..., Person]
 
 SLOWLY = """
 import sys, time
-from microgpt.data import chat_template
 from microgpt.cli import main
-answer = chat_template.answer
-def slow(*given):
-    for token in answer(*given):
+from microgpt.inference import language_model
+generate_tokens = language_model.generate_tokens
+def slow(*given, **options):
+    for token in generate_tokens(*given, **options):
         time.sleep(0.3)
         yield token
-chat_template.answer = slow
+language_model.generate_tokens = slow
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -48,9 +48,9 @@ PHASES = {
     "later block": ("Trainer.train_block", 4),
     "evaluation": ("held_out_loss", 2),
     "last evaluation": ("held_out_loss", 4),
-    "sample": ("generate_many", 2),
+    "sample": ("LanguageModel.texts", 2),
     "save": ("checkpoint.write", 2),
-    "last samples": ("generate_many", 5),
+    "last samples": ("LanguageModel.texts", 5),
 }
 
 

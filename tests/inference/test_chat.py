@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from random import Random
@@ -14,6 +15,7 @@ from microgpt.data import chat_template
 from microgpt.data.conversations import Message
 from microgpt.engines.ladder import LADDER, engine
 from microgpt.errors import DataError, MachineError, UsageError
+from microgpt.inference import language_model
 from microgpt.inference.chat import ChatModel
 from microgpt.inference.generate import generate_tokens
 from microgpt.inference.sampling import Sampling
@@ -97,13 +99,19 @@ class Wants:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 5.0])
-def test_special_tokens_are_never_sampled_and_end_turn_not_first(model: ChatModel, temperature: float) -> None:
-    tokenizer = model.model.tokenizer
+def test_special_tokens_are_never_sampled_and_end_turn_not_first(
+    model: ChatModel, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = model.tokenizer
     special = set(tokenizer.special.values())
+    drawn: list[int] = []
+    monkeypatch.setattr(
+        language_model, "decode_stream", lambda _, tokens: (str(drawn.append(token)) for token in tokens)
+    )
     for id in special:
-        wants = Wants(tokenizer.vocab_size, id)
-        sampling = Sampling(temperature)
-        drawn = list(chat_template.answer(wants, None, tokenizer, [tokenizer.bos], 40, sampling, Random(3)))  # type: ignore[arg-type]
+        drawn.clear()
+        wants = dataclasses.replace(model, engine=Wants(tokenizer.vocab_size, id))
+        wants.reply([Message("user", "hi")], Sampling(temperature), Random(3)).read()
         assert drawn
         assert special.isdisjoint(drawn)
         if id == chat_template.end_turn(tokenizer) and temperature == 0:

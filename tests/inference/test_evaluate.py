@@ -34,8 +34,7 @@ def config(text: Path, data: dict[str, Any] | None = None, **run: Any) -> Config
 
 
 def measure(run: Path, path: Path | None = None, samples: int = 0) -> Evaluation:
-    model = LanguageModel.open(run)
-    return evaluate(model.engine, model.state, model.config, model.tokenizer, path and str(path), samples=samples)
+    return evaluate(LanguageModel.open(run), path and str(path), samples=samples)
 
 
 def brute_force(run: Path, texts: list[str]) -> tuple[float, int]:
