@@ -10,11 +10,14 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from microgpt import __version__
 from microgpt.commands.terminal import say
 from microgpt.data import datasets
 from microgpt.errors import MachineError, UsageError, install
 
-app = App(name="data", help="List and fetch data sets, collect pages of the web.")
+USER_AGENT = f"microgpt/{__version__} (collects text to train a small language model)"
+
+app = App(name="data", help="List and download data sets, scrape pages of the web.")
 
 
 @app.command(name="list")
@@ -159,11 +162,11 @@ def crawler(
         gate = Gate(allow_private)
     except Refused as error:
         raise UsageError(f"--allow-private: {error}") from None
-    fetcher = Fetcher(gate, Limits(max_bytes, page_seconds))
-    return Crawl(fetcher, depth=depth, max_pages=max_pages, cache=web_cache() if cache else None, tell=_printable(say))
+    fetcher = Fetcher(gate, Limits(max_bytes, page_seconds), user_agent=USER_AGENT)
+    return Crawl(fetcher, depth=depth, max_pages=max_pages, cache=web_cache() if cache else None, log=_printable(say))
 
 
-def _printable(tell: Callable[[str], None]) -> Callable[[str], None]:
+def _printable(log: Callable[[str], None]) -> Callable[[str], None]:
     from microgpt.commands.terminal import printable
 
-    return lambda line: tell(printable(line))
+    return lambda line: log(printable(line))

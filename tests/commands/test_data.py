@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from microgpt import __version__
 from microgpt.cli import main
+from microgpt.commands.data import crawler
 from microgpt.data import datasets
 
 
@@ -28,3 +30,7 @@ def test_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert rows["pydocs"]["bytes"] > 100_000
     assert main(["data", "list"]) == 0
     assert "…" not in capsys.readouterr().out
+
+
+def test_pages_are_asked_for_by_name_and_version() -> None:
+    assert crawler(allow_private=[]).fetcher.user_agent.startswith(f"microgpt/{__version__} (")

@@ -14,9 +14,10 @@ from microgpt.data.scrape.addresses import Refused, Target, parse
 from microgpt.data.scrape.fetch import Fetcher, PageError
 from microgpt.data.scrape.page import Page, WrongType, read_page
 from microgpt.data.scrape.robots import Disallowed, Robots
+from microgpt.data.sources import read_text
 from microgpt.errors import CheckpointError, DataError
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass
@@ -43,8 +44,6 @@ class Report:
 
 def read_urls(path: Path) -> list[str]:
     """The URLs of a file, one a line; # begins a comment. Raises DataError."""
-    from microgpt.data.sources import read_text
-
     lines = read_text(path).split("\n")
     return [url for line in lines if (url := line.partition(" #")[0].strip()) and not url.startswith("#")]
 
@@ -59,10 +58,10 @@ class Crawl:
         depth: int = 0,
         max_pages: int = 1000,
         cache: Path | None = None,
-        tell: Tell = lambda line: None,
+        log: Log = lambda line: None,
     ) -> None:
         self.fetcher, self.robots = fetcher, Robots(fetcher)
-        self.depth, self.max_pages, self.cache, self.tell = depth, max_pages, cache, tell
+        self.depth, self.max_pages, self.cache, self.log = depth, max_pages, cache, log
         self.report = Report()
 
     def pages(self, urls: Iterable[str]) -> Iterator[Page]:
@@ -74,7 +73,7 @@ class Crawl:
             if tried >= self.max_pages and level:
                 self.report.not_tried = len(waiting) - tried
                 return
-            self.tell(f"page {tried + 1:,} of {len(waiting):,}: {url}")
+            self.log(f"page {tried + 1:,} of {len(waiting):,}: {url}")
             page = self._page(url, level)
             if page is None or page.url in found:
                 continue
@@ -159,8 +158,8 @@ def scrape(crawl: Crawl, urls: list[str], out: Path, *, allow_partial: bool, lin
             for page in crawl.pages(urls):
                 files.append_bytes(temporary, line(page))
             for url, why in (report.failed | report.skipped).items():
-                crawl.tell(f"{'failed ' if url in report.failed else 'skipped'} {url}: {why}")
-            crawl.tell(report.summary())
+                crawl.log(f"{'failed ' if url in report.failed else 'skipped'} {url}: {why}")
+            crawl.log(report.summary())
             if report.failed and not (allow_partial and report.pages):
                 url, why = next(iter(report.failed.items()))
                 raise DataError(

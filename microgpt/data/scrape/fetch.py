@@ -1,4 +1,4 @@
-"""One URL to bytes: each hop through the gate, and limits on size, time and number while it is read."""
+"""URL → bytes: each hop through the gate, with limits on size, time and the number of redirects."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from typing import Any, NamedTuple
 
 import httpcore2
 
-from microgpt import __version__
 from microgpt.data.scrape.addresses import Connector, Gate, Target, follow
 
-AGENT = "microgpt"  # the token that robots.txt knows us by
-USER_AGENT = f"{AGENT}/{__version__} (collects text to train a small language model)"
+AGENT = "microgpt"  # the product token that robots.txt addresses; a user agent begins with it
 MAX_HOPS = 5  # redirects, as RFC 9309 has it for robots.txt
 MAX_RATIO = 200  # bytes out of a compressed byte; prose gives 3 to 10
 MEANT = 1 << 20  # bytes below which any ratio is harmless
@@ -26,7 +24,7 @@ LONGEST_WAIT = 60.0  # seconds that a server can ask us to wait
 
 
 class PageError(Exception):
-    """A page that could not be had; the text is the reason. `status` is the server's answer, if it gave one."""
+    """A page that could not be fetched; the text is the reason. `status` is the server's status code, else 0."""
 
     def __init__(self, reason: str, status: int = 0, wait: float | None = None, retry: bool = False) -> None:
         super().__init__(reason)
@@ -34,14 +32,14 @@ class PageError(Exception):
 
 
 class Limits(NamedTuple):
-    """What a page may cost."""
+    """The limits of a page."""
 
     max_bytes: int = 5_000_000  # after decompression
     seconds: float = 30.0  # from the connection to the last byte, each hop
 
 
 class Reply(NamedTuple):
-    """A page's bytes and what its server says of them."""
+    """A page's bytes, and their type as its server declares it."""
 
     target: Target  # where it was found, after redirects
     body: bytes
@@ -60,14 +58,14 @@ class Clock:
 
 
 class Pace:
-    """One request a host in so many seconds."""
+    """Spaces the requests to each host."""
 
     def __init__(self, clock: Clock, seconds: float = 1.0) -> None:
         self.clock, self.seconds = clock, seconds
         self.free: dict[str, float] = {}
 
     def wait(self, host: str, seconds: float = 0.0) -> None:
-        """Sleep until the host may be asked again; `seconds` is longer than usual where it wishes so."""
+        """Sleep until the host may be asked again; `seconds` is the host's own delay, where it is longer."""
         now = self.clock.now()
         begin = max(now, self.free.get(host, now))
         if begin > now:
@@ -76,12 +74,17 @@ class Pace:
 
 
 class Fetcher:
-    """Fetches pages. `network` opens connections and `clock` tells the time; tests bring their own."""
+    """Fetches pages as `user_agent`. `network` opens connections and `clock` keeps time; tests bring their own."""
 
     def __init__(
-        self, gate: Gate, limits: Limits | None = None, clock: Clock | None = None, network: Any = None
+        self,
+        gate: Gate,
+        limits: Limits | None = None,
+        clock: Clock | None = None,
+        network: Any = None,
+        user_agent: str = AGENT,
     ) -> None:
-        self.gate, self.limits, self.network = gate, limits or Limits(), network
+        self.gate, self.limits, self.network, self.user_agent = gate, limits or Limits(), network, user_agent
         self.clock = clock or Clock()
         self.pace = Pace(self.clock)
         self.requests: list[str] = []  # every request that was made, in order
@@ -127,7 +130,7 @@ class Fetcher:
         connector = Connector(self.gate, time.monotonic() + seconds, backend=self.network)
         headers: dict[bytes | str, bytes | str] = {
             "Host": target.origin.partition("://")[2],
-            "User-Agent": USER_AGENT,
+            "User-Agent": self.user_agent,
             "Accept": "text/html, application/xhtml+xml, text/plain;q=0.9",
             "Accept-Encoding": "gzip",
             "Connection": "close",

@@ -104,7 +104,7 @@ class NoWait(Clock):
 
 
 def get(url: str, gate: Gate, network: Recorder) -> bytes:
-    fetcher = Fetcher(gate, clock=NoWait(), network=network)
+    fetcher = Fetcher(gate, clock=NoWait(), network=network, user_agent="microgpt/1.2 (why)")
     return fetcher.fetch(parse(url), lambda target: 0.0).body
 
 
@@ -193,7 +193,7 @@ def test_the_connection_goes_to_the_checked_address_and_the_name_stays() -> None
     asked = b"".join(sent)
     assert asked.startswith(b"GET /b?c=d+e HTTP/1.1\r\n")
     assert b"Host: example.com\r\n" in asked
-    assert b"User-Agent: microgpt/" in asked
+    assert b"User-Agent: microgpt/1.2 (why)\r\n" in asked
     assert b"uthorization" not in asked
     assert b"ookie" not in asked
     assert network.called == [("93.184.215.14", 80)]
