@@ -37,7 +37,7 @@ app.command("microgpt.commands.generate:generate", name="generate", alias="sampl
 app.command("microgpt.commands.chat:chat", name="chat", help="Talk with a chat model.")
 app.command("microgpt.commands.finetune:finetune", name="finetune", help="Continue from a model on new data.")
 app.command("microgpt.commands.eval:evaluate", name="eval", help="Measure a model on held-out or other text.")
-app.command("microgpt.commands.scenarios:scenarios", name="scenarios", help="List what can be trained by name.")
+app.command("microgpt.commands.scenarios:app", name="scenarios", help="List the scenarios, or show one's file.")
 app.command("microgpt.commands.info:info", name="info", help="Show what a run or model folder holds.")
 app.command("microgpt.commands.export:export", name="export", help="Export a model for other programs.")
 app.command("microgpt.commands.import_:import_", name="import", help="Import a model of another program.")

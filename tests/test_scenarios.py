@@ -12,7 +12,7 @@ from microgpt.cli import main
 from microgpt.config import SIZES, Config
 from microgpt.errors import UsageError
 from microgpt.model import n_params
-from microgpt.scenarios import expected, scenarios
+from microgpt.scenarios import expected, scenario, scenarios
 from microgpt.training.prepare import prepare
 
 # What the originals state, or what follows from their shapes where they are wrong.
@@ -100,3 +100,55 @@ def test_a_later_layer_takes_back_what_it_replaces(tmp_path: Path) -> None:
     config = resolve("enneads", None, {"data": {"path": "b.txt", "tokenizer": "char"}})
     assert (config.data.dataset, config.data.bpe_merges) == (None, None)
     assert resolve("enneads", None, {"data": {"tokenizer_size": 300}}).data.bpe_merges is None
+
+
+def test_show_prints_the_file_as_it_is(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    for name, path in scenarios().items():
+        assert main(["scenarios", "show", name]) == 0
+        assert capfdbinary.readouterr().out == path.read_bytes()
+    assert main(["scenarios", "show", "shakespear"]) == 2
+    assert b"did you mean shakespeare" in capfdbinary.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(scenarios()))
+def test_a_copy_of_a_scenario_is_the_scenario(name: str, tmp_path: Path) -> None:
+    from microgpt.commands.flags import resolve
+
+    copy = tmp_path / f"{name}.toml"
+    copy.write_bytes(scenarios()[name].read_bytes())
+    flags = {} if "dataset" in scenario(name)["data"] else {"data": {"path": "text.jsonl"}}
+    assert resolve(None, copy, flags) == resolve(name, None, flags)
+    mine = copy.rename(tmp_path / "mine.toml")
+    assert resolve(None, mine, flags).name == "mine"
+    assert resolve(name, mine, flags) == resolve(name, None, flags)
+
+
+def test_a_configuration_without_text_goes_over_names(tmp_path: Path) -> None:
+    from microgpt.commands.flags import resolve
+
+    short = tmp_path / "short.toml"
+    short.write_text("[run]\nsteps = 5\n")
+    config = resolve(None, short, {"run": {"seed": 1}})
+    assert (config.name, config.data.dataset, config.run.steps, config.run.seed) == ("names", "names", 5, 1)
+
+
+def test_two_texts_contradict_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from microgpt.commands.flags import resolve
+
+    text, other, config = tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "c.toml"
+    text.write_text("one\n")
+    config.write_text(f"[data]\npath = {json.dumps(str(text))}\n")
+    assert resolve(str(text), config, {}).data.path == str(text)
+    assert resolve("alice", config, {}).data.path == str(text), "a scenario's text is replaced"
+    assert resolve(None, config, {"data": {"path": "flag.txt"}}).data.path == "flag.txt", "flags go over the file"
+    other.write_text("two\n")
+    assert main(["train", str(other), "--config", str(config)]) == 2
+    said = capsys.readouterr().err
+    assert f"data.path and SOURCE {other}: each names the text to train on" in said
+    assert said.count("\n") == 1
+    for line in ('dataset = "names"', 'dataset = "names"\npath = "a.txt"'):
+        config.write_text(f"[data]\n{line}\n")
+        assert main(["train", str(text), "--config", str(config)]) == 2
+        assert "each names the text to train on" in capsys.readouterr().err
+    assert main(["train", "--config", str(config)]) == 2
+    assert "data.path and data.dataset: each names the text" in capsys.readouterr().err

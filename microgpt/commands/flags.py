@@ -6,6 +6,7 @@ import dataclasses
 import glob
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -13,8 +14,7 @@ from cyclopts import Group, Parameter
 
 from microgpt.config import SECTIONS, Config, merge, size
 from microgpt.errors import UsageError, nearest
-from microgpt.files import read_toml
-from microgpt.scenarios import scenario, scenarios
+from microgpt.scenarios import read, scenario, scenarios
 
 # Flags that have another name than their key, or a second one.
 NAMES = {
@@ -72,13 +72,36 @@ def given(**sections: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def resolve(source: str, config_file: Path | None, flags: dict[str, dict[str, Any]], dial: str | None = None) -> Config:
-    """Defaults < scenario < --size < --config file < flags, checked. `source` is a scenario's name or a text."""
-    layers: list[dict[str, Any]] = [base(source), *([size(dial)] if dial else [])]
+def resolve(
+    source: str | None, config_file: Path | None, flags: dict[str, dict[str, Any]], dial: str | None = None
+) -> Config:
+    """Defaults < scenario < --size < --config file < flags, checked. `source` is a scenario's name or a text.
+
+    Without one the text is that of the flags or of the file, whose name the run then has, else the scenario names.
+    Raises UsageError, also where `source` and the file name two texts.
+    """
+    layer = read(config_file) if config_file else {}
+    in_file = _texts(layer)
+    if config_file and source is None and (in_file or _texts(flags)):
+        lowest: dict[str, Any] = {"name": run_name(str(config_file))}
+    else:
+        lowest = base(source or "names")
+    layers = [lowest, *([size(dial)] if dial else [])]
     if config_file:
-        layers.append(read_toml(config_file))
+        layers.append(layer)
         Config.from_dict(merge(*layers), str(config_file))
+        named = in_file if source in (None, *scenarios()) else in_file | {f"SOURCE {source}": source}
+        if len(set(named.values())) > 1:
+            raise UsageError(
+                f"--config {config_file}: {' and '.join(named)}: each names the text to train on; leave all but one out"
+            )
     return Config.from_dict(merge(*layers, flags), "flags")
+
+
+def _texts(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a configuration layer that name the text to train on."""
+    data = layer.get("data")
+    return {f"data.{key}": data[key] for key in ("path", "dataset") if key in data} if isinstance(data, Mapping) else {}
 
 
 def base(source: str) -> dict[str, Any]:

@@ -1,19 +1,22 @@
-"""microgpt scenarios"""
+"""microgpt scenarios | scenarios show"""
 
 from __future__ import annotations
 
 import json as jsonlib
 import re
+import sys
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
+from microgpt import scenarios
 from microgpt.config import Config
-from microgpt.scenarios import expected
-from microgpt.scenarios import scenarios as known
+
+app = App(name="scenarios", help="List the scenarios, or show one's file.")
 
 
-def scenarios(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
+@app.default
+def list_scenarios(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
     """List the scenarios: model size, data, steps, and the time they take on this machine.
 
     Parameters
@@ -21,7 +24,7 @@ def scenarios(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
     json
         Print one JSON object.
     """
-    rows = {name: facts(name) for name in sorted(known(), key=_natural)}
+    rows = {name: facts(name) for name in sorted(scenarios.scenarios(), key=_natural)}
     if json:
         print(jsonlib.dumps(rows))
         return
@@ -39,7 +42,24 @@ def scenarios(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
         about = duration(row["seconds"]) if row["seconds"] is not None else "?"
         drawn.add_row(name, size, f"{row['steps']:,}", about, row["data"], row["description"])
     Console(highlight=False).print(drawn)
-    print("time here: estimated for --engine auto; microgpt train NAME starts one")
+    print(
+        "time here: estimated for --engine auto; microgpt train NAME starts one, microgpt scenarios show NAME prints it"
+    )
+
+
+@app.command
+def show(name: str) -> None:
+    """Print a scenario's file, to copy and change: microgpt train --config FILE trains the copy.
+
+    Parameters
+    ----------
+    name
+        The scenario.
+    """
+    content = scenarios.path_of(name).read_bytes()
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
 
 
 def _natural(name: str) -> list[str]:
@@ -48,11 +68,11 @@ def _natural(name: str) -> list[str]:
 
 
 def facts(name: str) -> dict[str, Any]:
-    """What is known of a scenario before it runs."""
+    """The size, steps, expected time and measurements of a scenario."""
     from microgpt.engines.ladder import choose
     from microgpt.model import n_params
 
-    config, stated = Config.of(name), expected(name)
+    config, stated = Config.of(name), scenarios.expected(name)
     size, seconds = None, None
     if "vocab_size" in stated:
         config = config.with_vocab(stated["vocab_size"])

@@ -50,7 +50,8 @@ def train(
     out
         The run's folder (default: runs/NAME, numbered if it is taken).
     config
-        A TOML file over the scenario; flags go over both.
+        A TOML file of settings, such as a copy of a scenario's (microgpt scenarios show NAME); it overrides SOURCE's
+        scenario, and flags override it.
     size
         nano, micro, mini, small or medium: sets width, depth, heads, context, learning rate and batch.
     resume
@@ -92,7 +93,7 @@ def train(
             )
         resolved = resumed(out, _of_source(source, flags, out), extend)
     else:
-        resolved = resolve(source or "names", config, flags, size)
+        resolved = resolve(source, config, flags, size)
         if any(key in SCHEDULE for key in flags["optim"]):  # another schedule is one of the whole run
             resolved = resolved.model_copy(update={"schedule_from": 0, "phases": ()})
         out = out or new_folder(resolved.name)
