@@ -10,7 +10,8 @@ from typing import Any
 
 from microgpt.config import Model, Optim
 from microgpt.data import datasets
-from microgpt.engines.common.hardware import compiler, cpu, pytorch
+from microgpt.engines.common.compiling import compiler
+from microgpt.engines.common.hardware import cpu, pytorch
 from microgpt.engines.ladder import LADDER, choose
 from microgpt.errors import MicrogptError
 

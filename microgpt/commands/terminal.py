@@ -16,8 +16,6 @@ from microgpt.progress import ProgressCallback
 from microgpt.training.prepare import RunSetup
 from microgpt.training.report import Callbacks
 
-COMPILING = "compile the kernels for this CPU, once: about ten seconds"
-
 
 def say(text: str) -> None:
     """A line on stderr."""
@@ -25,13 +23,13 @@ def say(text: str) -> None:
 
 
 def compiling() -> ProgressCallback:
-    """A listener for the compiler that says once on stderr what one waits for."""
+    """A callback for the compiler that prints its first message, which says how long compiling takes, on stderr."""
     said = False
 
     def report(name: str, seconds: float | None) -> None:
         nonlocal said
         if not said:
-            say(COMPILING)
+            say(name)
         said = True
 
     return report
@@ -138,7 +136,7 @@ class Terminal(Callbacks):
         if seconds is not None:
             self._line(f"compiled {name} in {seconds:.1f} s")
         elif not self.compiled:
-            self._line(COMPILING)
+            self._line(name)
             self.compiled = True
         self.began = self.reported = time.monotonic()  # it is no part of the rate
 

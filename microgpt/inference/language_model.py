@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from microgpt.config import Config
 from microgpt.engines import Engine
-from microgpt.engines.common.hardware import watch_compiler
+from microgpt.engines.common.compiling import watch_compiler
 from microgpt.engines.ladder import choose
 from microgpt.errors import CheckpointError, DataError
 from microgpt.inference.generate import decode_stream, generate_endless, generate_many, generate_tokens, stop_at
@@ -88,7 +88,7 @@ class LanguageModel:
     ) -> Self:
         """A model from a run, checkpoint or exported folder, in the dtype it was trained in unless another is given.
 
-        `progress` reports the kernels that are compiled, see microgpt.engines.common.hardware.watch_compiler.
+        `progress` reports the kernels that are compiled, see microgpt.engines.common.compiling.
         Raises CheckpointError if the folder is damaged, UsageError if the engine does not have what is asked.
         """
         saved = checkpoint.read(Path(path))
@@ -97,7 +97,7 @@ class LanguageModel:
             dtype = str(weights["wte"].dtype)
         model, optim = saved.config.model, saved.config.optim
         choice = choose(model, optim, name=engine, dtype=dtype, device=device)
-        with watch_compiler(choice.name, progress):
+        with watch_compiler(progress):
             built = choice.build(model, optim, threads=saved.config.run.threads)
         return cls(saved.path, saved.config, saved.tokenizer, built, built.load(weights), saved.state.get("generator"))
 

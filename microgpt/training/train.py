@@ -9,7 +9,8 @@ from pathlib import Path
 from microgpt import files
 from microgpt.config import Config
 from microgpt.data.datasets import cache_folder
-from microgpt.engines.common.hardware import verify_compiler, watch_compiler
+from microgpt.engines.common.compiling import verify_compiler, watch_compiler
+from microgpt.engines.ladder import LADDER
 from microgpt.errors import DataError, UsageError
 from microgpt.runs import checkpoint
 from microgpt.runs.folder import RunFolder, new_folder
@@ -45,9 +46,9 @@ def train(
     with files.disk("be written", cache_folder()):
         setup = _prepare_again(config, folder, callbacks) if resume else prepare(config, callbacks.reading)
     callbacks.plan(setup)
-    if os.environ.get("MICROGPT_VERIFY_JIT") == "1":
-        verify_compiler(setup.choice.name)
-    with folder.lock(), listen() as stop, watch_compiler(setup.choice.name, callbacks.compiling):
+    if os.environ.get("MICROGPT_VERIFY_JIT") == "1" and LADDER[setup.choice.name].requires == "numba":
+        verify_compiler()
+    with folder.lock(), listen() as stop, watch_compiler(callbacks.compiling):
         folder.require(run=resume)  # another trainer may have come and gone while the data was read
         loop = Trainer(setup, folder, callbacks, stop, deadline)
         with files.disk("be written", folder.path):

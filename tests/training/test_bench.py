@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from microgpt.cli import main
-from microgpt.engines.common.hardware import is_compiled, watch_compiler
+from microgpt.engines.common import compiling
 from microgpt.engines.ladder import LADDER
 from microgpt.errors import MachineError
 from microgpt.training.bench import lines_of_code
@@ -65,8 +65,8 @@ def test_a_compiler_that_does_not_compile_is_refused_when_asked(
     given_names: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MICROGPT_VERIFY_JIT", "1")
-    monkeypatch.setattr("microgpt.engines.common.hardware.compiler", lambda: {"numba": "0", "compiles": False})
-    compiled = next(name for name in LADDER if is_compiled(name))
+    monkeypatch.setattr("microgpt.engines.common.compiling.compiler", lambda: {"numba": "0", "compiles": False})
+    compiled = next(name for name in LADDER if LADDER[name].requires == "numba")
     words = ["train", str(given_names), "--steps", "1", "--engine"]
     assert main([*words, compiled, "--out", str(tmp_path / "a")]) == MachineError.status
     assert "MICROGPT_VERIFY_JIT" in capsys.readouterr().err
@@ -74,27 +74,24 @@ def test_a_compiler_that_does_not_compile_is_refused_when_asked(
     assert main([*words, "manual", "--out", str(tmp_path / "b")]) == 0
 
 
-def test_compiling_is_reported_where_an_engine_is_compiled() -> None:
-    from microgpt.engines.fused.jit import cache
-
+def test_compiling_is_reported_within_the_block() -> None:
     reported: list[tuple[str, float | None]] = []
 
-    def report(what: str, seconds: float | None) -> None:
-        reported.append((what, seconds))
+    def report(message: str, seconds: float | None) -> None:
+        reported.append((message, seconds))
 
-    for rung in LADDER:
-        with watch_compiler(rung, report):
-            for listener in cache.listeners:
-                listener(rung, 0.5)
-    assert reported == [(name, 0.5) for name in LADDER if is_compiled(name)]
-    assert not cache.listeners
+    compiling.report("before", None)
+    with compiling.watch_compiler(report):
+        compiling.report("train", None)
+        compiling.report("train", 0.5)
+    compiling.report("behind", None)
+    assert reported == [("train", None), ("train", 0.5)]
 
 
 @pytest.mark.parametrize("command", [["generate", "-n", "1"], ["eval"]])
 def test_commands_that_open_a_run_tell_once_what_one_waits_for(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from microgpt.commands.terminal import COMPILING
     from microgpt.engines.fused.jit import cache
 
     text = tmp_path / "text.txt"
@@ -103,12 +100,12 @@ def test_commands_that_open_a_run_tell_once_what_one_waits_for(
     assert main(["train", "names", "--data", str(text), "--steps", "2", "--engine", "fused", "--out", str(run)]) == 0
 
     def slow(dtype: str) -> Any:
-        for listener in cache.listeners:
-            listener("train", None)
-            listener("write", None)
+        compiling.report("compile the kernels", None)
+        compiling.report("train", None)
         return load(dtype)
 
     capsys.readouterr()
     monkeypatch.setattr(cache, "load", slow)
     assert main([command[0], str(run), *command[1:], "--engine", "fused"]) == 0
-    assert capsys.readouterr().err.count(COMPILING) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line in ("compile the kernels", "train")] == ["compile the kernels"]

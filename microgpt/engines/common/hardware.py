@@ -1,77 +1,41 @@
-"""The CPU and the libraries that some rungs stand on: are they here, and do they do what they are for?"""
+"""The machine: its CPU, and the devices that PyTorch finds."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from microgpt.engines.ladder import LADDER
-from microgpt.errors import MachineError
-from microgpt.progress import ProgressCallback
+# Widest first: a feature of the CPU, as LLVM names it, and the bits of the vectors that the fused kernels then use.
+VECTORS = (("avx512dq", 512), ("avx", 256), ("sve", 128), ("neon", 128), ("sse2", 128))
 
-# Widest first: a feature of the CPU, as LLVM names it, and the bits of its vectors.
-VECTORS = (("avx512f", 512), ("avx2", 256), ("sve", 128), ("neon", 128), ("sse2", 128))
+
+def compile_target() -> tuple[str, str]:
+    """Name and features of the CPU that code is compiled for, as LLVM writes them.
+
+    That is this machine's, unless NUMBA_CPU_NAME and NUMBA_CPU_FEATURES name another; set both, for a name alone keeps
+    the features found here.
+    """
+    import llvmlite.binding as llvm
+
+    name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    if features is None:
+        features = "" if name == "generic" else llvm.get_host_cpu_features().flatten()
+    return name, features
 
 
 def cpu() -> dict[str, Any]:
-    """Model, cores and the width of the vectors."""
-    import llvmlite.binding as llvm
-
-    features = llvm.get_host_cpu_features()
-    width = next((bits for name, bits in VECTORS if features.get(name)), 64)
+    """The CPU that code is compiled for: its name, the width of its vectors, bfloat16 products; and the cores here."""
+    name, features = compile_target()
+    present = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
+    width = next((bits for feature, bits in VECTORS if feature in present), 64)
     return {
-        "name": llvm.get_host_cpu_name(),
+        "name": name,
         "cores": os.cpu_count(),
         "vector_bits": width,
-        "bfloat16": bool(features.get("avx512bf16")),  # the one kind of such products that an engine here uses
+        "bfloat16": width == 512 and "avx512bf16" in present,  # the one kind of such products that an engine here uses
     }
-
-
-def compiler() -> dict[str, Any]:
-    """Numba's version, and whether it compiles here (NUMBA_DISABLE_JIT, or a broken install, would not tell)."""
-    if not importlib.util.find_spec("numba"):
-        return {"numba": None, "compiles": False}
-    import numba
-
-    twice = numba.njit(lambda x: x + x)
-    compiles = twice(21) == 42 and bool(getattr(twice, "signatures", ()))
-    return {"numba": numba.__version__, "compiles": compiles}
-
-
-def is_compiled(rung: str) -> bool:
-    """Whether a rung runs what Numba compiles."""
-    return LADDER[rung].requires == "numba"
-
-
-def verify_compiler(rung: str) -> None:
-    """Raise MachineError where a rung is to be compiled, but Numba would run Python instead of machine code."""
-    if is_compiled(rung) and not (found := compiler())["compiles"]:
-        raise MachineError(
-            f"MICROGPT_VERIFY_JIT: Numba ({found['numba'] or 'not installed'}) does not compile here; "
-            "unset NUMBA_DISABLE_JIT, or reinstall numba",
-            "E_JIT",
-        )
-
-
-@contextmanager
-def watch_compiler(rung: str, progress: ProgressCallback) -> Iterator[None]:
-    """Within the block, `progress` is called for each kernel when its compilation begins and when it is done.
-
-    Kernels that come from the cache on disk are not compiled, so they are not reported.
-    """
-    if not is_compiled(rung):
-        yield
-        return
-    from microgpt.engines.fused.jit.cache import listeners
-
-    listeners.append(progress)
-    try:
-        yield
-    finally:
-        listeners.remove(progress)
 
 
 def pytorch() -> dict[str, Any] | None:

@@ -88,7 +88,7 @@ class Engine:
         self.model, self.optim = model, optim
         self.dtype = "float64" if dtype == "float64" else "float32"
         self.kernels = cache.load(dtype if model.n_embd % HALVES == 0 else self.dtype)
-        self.halves = self.kernels.words
+        self.halves = self.kernels.bf16_pairs
         self.turned = "words" if self.halves else "turned"
         self.lanes = self.kernels.vector // np.dtype(self.dtype).itemsize
         self.shape, self.where = self._lay_out()
@@ -246,7 +246,7 @@ class Engine:
         if cache.most < T:
             cache.make_room(T, self.model.vocab, self._trace(T, pad(T, self.lanes)), self._operands(T))
         cache.tokens[:T], cache.span[1] = tokens, T + 1
-        self.kernels.proceed(
+        self.kernels.decode(
             *self.shape, cache.at_tokens, T, state.w, self._arranged(state, self.turned), cache.at_room,
             cache.at_operands, self.block, self.cos, self.sin, self.width, cache.keys, cache.values, self.width,
             cache.length, cache.at_span, cache.at_logits,
@@ -274,15 +274,14 @@ class Engine:
         out, ends = np.empty(int((room + 1 - lengths).clip(0).sum()), np.int32), np.zeros(len(offsets), np.int64)
         places = self.operands(self._operands(longest))
         known, odds = np.zeros(c.V * S if short else 1, np.uint8), np.empty(c.V + 64)
-        seen, span, told = np.zeros(max(longest, room) + 1, np.int32), np.zeros(2, np.int64), np.zeros(2, np.int64)
-        self.kernels.write(
+        seen, span, used = np.zeros(max(longest, room) + 1, np.int32), np.zeros(2, np.int64), np.zeros(1, np.int64)
+        done = self.kernels.generate(
             *c, at(prompts), at(offsets), len(lengths), room, temperature, at(uniform), len(uniform), stop, state.w,
             self._arranged(state, self.turned), at(desk), at(known), near, at(trace), at(places), S, self.cos,
             self.sin, self.width, at(keys), at(values), self.width, at(odds), at(seen), at(span), at(out), at(ends),
-            at(told),
+            at(used),
         )  # fmt: skip
-        done, used = told.tolist()
-        return out[: ends[done]], ends[: done + 1], used
+        return out[: ends[done]], ends[: done + 1], int(used[0])
 
     def _generate_batch(
         self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
@@ -300,7 +299,7 @@ class Engine:
             return np.concatenate(parts), ends, int(ends[-1])
         out, lengths = np.zeros((count, room), np.int32), np.zeros(count, np.int64)
         place, owner = self.room(side_size(c, n, slots, W), "streams"), np.zeros(n, np.int64)
-        self.kernels.write_all(
+        self.kernels.generate_batch(
             *c, at(prompts), at(offsets), count, room, temperature, at(uniform), uniform.shape[1], stop, state.w,
             self._arranged(state, "turned"), at(place), n, slots, self.cos, self.sin, self.width, at(owner), at(out),
             at(lengths),

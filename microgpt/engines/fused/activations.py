@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from microgpt.engines.fused.jit.functions import jit
 from microgpt.engines.fused.layout import P
 from microgpt.engines.fused.simd.exp import LOG2E, exp, exp2
-from microgpt.engines.fused.simd.intrinsics import jit, once
+from microgpt.engines.fused.simd.intrinsics import once
 from microgpt.engines.fused.simd.vectors import fma, lanes, load, maximum, positive, splat, store
 
 GELU = math.sqrt(2 / math.pi)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from microgpt.engines.fused.jit.functions import inline, jit
 from microgpt.engines.fused.layout import NEAR, PAIR, Matrix, P
-from microgpt.engines.fused.simd.intrinsics import inline, jit, once
+from microgpt.engines.fused.simd.intrinsics import once
 from microgpt.engines.fused.simd.matmul import Coming, quarters
 from microgpt.engines.fused.simd.vectors import fma, inverse, lanes, load, splat, sqrt, store, total
 

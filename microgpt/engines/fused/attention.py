@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 
+from microgpt.engines.fused.jit.functions import inline, jit
 from microgpt.engines.fused.layout import PAIR, QUERIES, Cache, P, Shape, Trace
 from microgpt.engines.fused.simd.bfloat16 import depth, operand, rows
 from microgpt.engines.fused.simd.exp import LOG2E, exp2
-from microgpt.engines.fused.simd.intrinsics import inline, jit, once
+from microgpt.engines.fused.simd.intrinsics import once
 from microgpt.engines.fused.simd.matmul import multiply, multiply_columns, transpose, transpose_back, zero
 from microgpt.engines.fused.simd.vectors import (
     first,

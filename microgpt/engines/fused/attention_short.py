@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 
+from microgpt.engines.fused.jit.functions import jit
 from microgpt.engines.fused.layout import P
 from microgpt.engines.fused.simd.exp import LOG2E, exp2
-from microgpt.engines.fused.simd.intrinsics import jit, once
+from microgpt.engines.fused.simd.intrinsics import once
 from microgpt.engines.fused.simd.matmul import apart, copy
 from microgpt.engines.fused.simd.vectors import fma, group_sum, lanes, load, maximum, splat, store
 

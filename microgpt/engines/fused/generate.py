@@ -13,11 +13,11 @@ from typing import Any
 from microgpt.engines.fused import layout
 from microgpt.engines.fused.activations import activate, softcap
 from microgpt.engines.fused.adam import settled
-from microgpt.engines.fused.jit.compiler import entry
+from microgpt.engines.fused.jit.functions import inline, jit
 from microgpt.engines.fused.layout import PAIR, Bytes, Cache, Desk, Doubles, Ints, Operands, P, Rows, Shape, Tokens
 from microgpt.engines.fused.passes import forward, rmsnorm
 from microgpt.engines.fused.simd.exp import LOG2E, exp, exp2
-from microgpt.engines.fused.simd.intrinsics import inline, jit, once
+from microgpt.engines.fused.simd.intrinsics import once
 from microgpt.engines.fused.simd.matmul import place
 from microgpt.engines.fused.simd.vectors import (
     first,
@@ -161,12 +161,11 @@ def step(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> None:
         store(d.logits, j, z)
 
 
-@entry
-def write(
+def generate(
     c: Shape, prompts: Tokens, offsets: Ints, count: int, room: int, temperature: float, uniform: Doubles, numbers: int,
     stop: int, w: P, wt: P, table: P, known: Bytes, near: float, trace: P, panels: Operands, S: int, cos: P, sin: P,
-    ldr: int, keys: P, values: P, ld: int, e: Doubles, seen: Tokens, span: Ints, out: Tokens, ends: Ints, told: Ints,
-) -> None:  # fmt: skip
+    ldr: int, keys: P, values: P, ld: int, e: Doubles, seen: Tokens, span: Ints, out: Tokens, ends: Ints, used_up: Ints,
+) -> int:  # fmt: skip
     """`count` sequences after the prompts, drawn with `uniform` in turn, into out; ends[i + 1] is where the i-th ends.
 
     Tells how many sequences were written and numbers taken, up to where the numbers might not suffice for one more.
@@ -174,7 +173,7 @@ def write(
     """
     W = lanes(w)
     d = desk(c, table, known, S, W)
-    used, end = 0, 0
+    done, used, end = 0, 0, 0
     for i in range(count):
         begin, T = offsets[i], offsets[i + 1] - offsets[i]
         if numbers - used < room - T + 1:
@@ -206,4 +205,5 @@ def write(
             seen[T] = token
             out[end] = token
             T, end = T + 1, end + 1
-        ends[i + 1], told[0], told[1] = end, i + 1, used
+        done, ends[i + 1], used_up[0] = i + 1, end, used
+    return done

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from microgpt.engines.fused import layout
 from microgpt.engines.fused.activations import activate, softcap
 from microgpt.engines.fused.attention import norm_head, rotate
-from microgpt.engines.fused.jit.compiler import entry
+from microgpt.engines.fused.jit.functions import inline, jit
 from microgpt.engines.fused.layout import FOUR, NEAR, Doubles, Ints, P, Shape, Side, Tokens
 from microgpt.engines.fused.passes import rmsnorm
 from microgpt.engines.fused.simd.exp import LOG2E, exp2
-from microgpt.engines.fused.simd.intrinsics import BYTES, inline, jit, once
+from microgpt.engines.fused.simd.intrinsics import BYTES, once
 from microgpt.engines.fused.simd.matmul import (
     Coming,
     multiply,
@@ -252,11 +252,10 @@ def proceed_all(
             store(d.logits, j, softcap(load(d.logits, j), c.softcap))
 
 
-@entry
-def write_all(
+def generate_batch(
     c: Shape, prompts: Tokens, offsets: Ints, count: int, room: int, temperature: float, uniform: Doubles, numbers: int,
     stop: int, w: P, wt: P, p: P, n: int, slots: int, cos: P, sin: P, ldr: int, owner: Ints, out: Tokens, lengths: Ints,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Sequence i of `count` after prompt i into out (count, room), lengths[i] of them, on n lanes.
 
     Each is drawn with a line of its own of `uniform` (count, numbers).
@@ -264,7 +263,7 @@ def write_all(
     d = side(c, p, n, slots, lanes(w))
     token, at, chance, drawn = d.token, d.at, d.chance, d.drawn
     below = 1.0 - 0.5 ** (24 if 4 * lanes(w) == BYTES else 53)  # the largest number below one, which a chance is not
-    coming, running, slot = 0, 0, 0
+    coming, running, slot, total = 0, 0, 0, 0
     for j in range(n):
         owner[j], token[j], at[j], chance[j] = -1, 0, 0, 0
         while owner[j] < 0 and coming < count:
@@ -299,6 +298,7 @@ def write_all(
                 if going:
                     out[i * room + position - T] = new
                     lengths[i] = position - T + 1
+                    total += 1
                     token[j] = new
                     going = position < room
             at[j] = position
@@ -310,3 +310,4 @@ def write_all(
                         owner[j], token[j] = coming, prompts[offsets[coming]]
                         running += 1
                     coming += 1
+    return total

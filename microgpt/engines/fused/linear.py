@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from microgpt.engines.fused.adam import Weights, coming, part_of, update_rows
+from microgpt.engines.fused.jit.functions import inline, jit
 from microgpt.engines.fused.layout import BLOCK, NEAR, NEARBY, PAIR, Matrix, P
 from microgpt.engines.fused.simd.bfloat16 import (
     depth,
@@ -13,7 +14,7 @@ from microgpt.engines.fused.simd.bfloat16 import (
     turned_rows,
     weights_back_halves,
 )
-from microgpt.engines.fused.simd.intrinsics import inline, jit, once
+from microgpt.engines.fused.simd.intrinsics import once
 from microgpt.engines.fused.simd.matmul import apart, multiply, multiply_bringing, multiply_columns, quarters, turn_rows
 from microgpt.engines.fused.simd.vectors import lanes
 

@@ -11,10 +11,11 @@ from microgpt.engines.fused import attention_short
 from microgpt.engines.fused.activations import activate, activate_back, softcap
 from microgpt.engines.fused.adam import Weights, settled, squares
 from microgpt.engines.fused.attention import attend, attend_back
+from microgpt.engines.fused.jit.functions import inline, jit
 from microgpt.engines.fused.layout import Cache, Matrix, P, Rows, Shape, Trace
 from microgpt.engines.fused.linear import input_back, linear, linear_back, project, weights_back
 from microgpt.engines.fused.simd.exp import LOG2E, exp2
-from microgpt.engines.fused.simd.intrinsics import inline, jit, once
+from microgpt.engines.fused.simd.intrinsics import once
 from microgpt.engines.fused.simd.matmul import add, apart, copy, place, zero
 from microgpt.engines.fused.simd.vectors import (
     first,

@@ -7,7 +7,7 @@ from typing import Any
 
 from microgpt.engines.fused import layout
 from microgpt.engines.fused.adam import FEW, MANY, Update, Weights, adam, settled, squares
-from microgpt.engines.fused.jit.compiler import entry
+from microgpt.engines.fused.jit.functions import inline, jit
 from microgpt.engines.fused.layout import (
     LINE,
     NEAR,
@@ -23,7 +23,7 @@ from microgpt.engines.fused.layout import (
     Tokens,
 )
 from microgpt.engines.fused.passes import backward, cross_entropy, forward
-from microgpt.engines.fused.simd.intrinsics import inline, jit, meet
+from microgpt.engines.fused.simd.intrinsics import meet
 from microgpt.engines.fused.simd.matmul import add, zero
 from microgpt.engines.fused.simd.vectors import lanes
 
@@ -59,7 +59,6 @@ def stand_alone(c: Shape, offsets: P, begin: int, end: int) -> bool:
     return True
 
 
-@entry
 def train(
     c: Shape, tokens: Tokens, offsets: Ints, steps: Ints, count_steps: int, scored: Bytes, first_step: int,
     micro_batch_size: int, columns: int, seed: int, w: P, wts: P, dws: P, m: P, v: P, room: P, room_size: int,
@@ -152,11 +151,10 @@ def train(
     return count_steps
 
 
-@entry
-def proceed(
+def decode(
     c: Shape, tokens: Tokens, T: int, w: P, wt: P, room: P, panels: Operands, S: int, cos: P, sin: P,
     ldr: int, keys: P, values: P, ld: int, past: int, span: Ints, logits: P,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Logits (T, V) of one row's next tokens after the `past` positions in the cache; `span` holds 0 and T + 1."""
     W = lanes(w)
     NT = (T + W - 1) // W * W
@@ -166,3 +164,4 @@ def proceed(
     for n in range(T):
         for j in range(c.V):
             logits[n * c.V + j] = t.logits[n * c.Vs + j]
+    return past + T

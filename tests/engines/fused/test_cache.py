@@ -1,9 +1,7 @@
-"""Compiled code on disk: whole or made again, never another's; and what loads it."""
+"""Compiled code on disk: a file is whole or made again, its key fits, and the folder is swept."""
 
 from __future__ import annotations
 
-import ctypes
-import math
 import os
 import subprocess
 import sys
@@ -16,12 +14,15 @@ import pytest
 
 pytest.importorskip("numba")
 
-import llvmlite.binding as llvm
-
+from microgpt.engines import fused
+from microgpt.engines.common import compiling
+from microgpt.engines.fused.entries import KERNELS
 from microgpt.engines.fused.jit import cache, compiler, elf
+from microgpt.engines.fused.jit.code import Code
 from microgpt.errors import MachineError
+from microgpt.progress import ProgressCallback
 
-CODE = cache.Code(64, False, {"train": "qd"}, {"train": 3}, {"log": 8}, bytes(range(256)) * 40)
+CODE = Code(64, False, {"train": "qd"}, {"train": 3}, {"log": 8}, bytes(range(256)) * 40)
 load = cache.load.__wrapped__
 
 IMAGES = pytest.mark.skipif(not elf.possible(), reason="this machine's code is loaded by LLVM")
@@ -47,7 +48,8 @@ def ended(process: subprocess.Popen[str]) -> str:
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file of float32's code in a cache of its own."""
     code = cache.read(cache._folder() / f"float32-{cache._key('float32')}", cache._key("float32"))
-    code = code or compiler.compiled("float32", cache._tell)
+    code = code or compiler.compile_kernels(KERNELS, "float32", compiling.report)
+    assert isinstance(code, Code)
     monkeypatch.setenv("MICROGPT_CACHE_DIR", str(tmp_path))
     path = cache._folder() / f"float32-{cache._key('float32')}"
     cache.write(path, cache._key("float32"), code)
@@ -59,11 +61,12 @@ def compilations(cached: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The float types compiled from now on; what it gives is the code that is there."""
     code, done = cache.read(cached, cache._key("float32")), []
 
-    def compiled(dtype: str, told: cache.ProgressCallback) -> Any:
+    def compile_kernels(functions: Any, dtype: str, progress: ProgressCallback) -> Any:
+        assert functions == KERNELS
         done.append(dtype)
         return code
 
-    monkeypatch.setattr(compiler, "compiled", compiled)
+    monkeypatch.setattr(compiler, "compile_kernels", compile_kernels)
     return done
 
 
@@ -105,9 +108,7 @@ def test_another_file_under_this_name_is_not_used(cached: Path, compilations: li
     assert compilations == ["float32"]
 
 
-def test_the_key_knows_the_cpu_the_versions_the_sources_and_the_type(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_key_covers_the_cpu_the_versions_and_the_type(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [cache._key("float32"), cache._key("float64")]
     with monkeypatch.context() as patch:
         patch.setenv("NUMBA_CPU_NAME", "haswell")
@@ -117,13 +118,33 @@ def test_the_key_knows_the_cpu_the_versions_the_sources_and_the_type(
     with monkeypatch.context() as patch:
         patch.setattr(cache, "_cpu", lambda: "another")
         keys.append(cache._key("float32"))
-    read_bytes = Path.read_bytes
-    for changed in ("_version.py", "tiles.py", "vectors.py"):
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "read_bytes", lambda path, c=changed: read_bytes(path) + b"#" * (path.name == c))
-            keys.append(cache._key("float32"))
+        patch.setenv("MICROGPT_NUMBA", "public")
+        keys.append(cache._key("float32"))
+    with monkeypatch.context() as patch:
+        read_bytes = Path.read_bytes
+        patch.setattr(Path, "read_bytes", lambda path: read_bytes(path) + b"#" * (path.name == "_version.py"))
+        keys.append(cache._key("float32"))
     assert len(set(keys)) == len(keys)
     assert cache._key("float32") == keys[0]
+
+
+def test_the_key_covers_every_source_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in sub-folders: a change of any file makes another key, as do a new file and one that is gone."""
+    package = Path(fused.__file__).parent
+    engine = sorted(package.rglob("*.py"))
+    assert {path.parent.name for path in engine} == {"fused", "jit", "simd"}
+    assert set(engine) < set(cache.sources())
+    keys = {cache._key("float32")}
+    read_bytes = Path.read_bytes
+    for changed in cache.sources():
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", lambda path, c=changed: read_bytes(path) + b"#" * (path == c))
+            keys.add(cache._key("float32"))
+    for files in (cache.sources()[1:], [*cache.sources(), Path(__file__)]):
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "sources", lambda f=files: f)
+            keys.add(cache._key("float32"))
+    assert len(keys) == len(cache.sources()) + 3
 
 
 def test_without_a_folder_it_is_compiled_in_memory(
@@ -147,6 +168,27 @@ def test_what_nobody_used_for_long_is_swept(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["new", "read"]
 
 
+def test_more_files_than_anyone_needs_are_swept(tmp_path: Path) -> None:
+    now = time.time()
+    for age in range(cache.KEPT + 5):
+        (tmp_path / str(age)).write_bytes(b"")
+        os.utime(tmp_path / str(age), (now - age, now - age))
+    cache.sweep(tmp_path)
+    assert sorted(map(int, os.listdir(tmp_path))) == list(range(cache.KEPT))
+
+
+def test_folders_of_earlier_versions_are_swept_and_nothing_else(tmp_path: Path) -> None:
+    """Until 2026-11-21 Numba's own files lay in a folder of 16 hexadecimal digits per version of our sources."""
+    folder, elsewhere = tmp_path / "kernels", tmp_path / "elsewhere"
+    for path in (folder / "0123456789abcdef" / "fused_1", folder / "mine", folder / "0123456789abcdef0", elsewhere):
+        path.mkdir(parents=True)
+        (path / "kernels.train-17.py311.1.nbc").write_bytes(b"code")
+    (folder / "fedcba9876543210").symlink_to(elsewhere)
+    cache.write(folder / "new", "key", CODE)
+    assert sorted(os.listdir(folder)) == ["0123456789abcdef0", "fedcba9876543210", "mine", "new"]
+    assert os.listdir(elsewhere) == ["kernels.train-17.py311.1.nbc"]
+
+
 TRAINS = """
 import sys, time
 import numpy as np
@@ -165,12 +207,12 @@ print(losses.tolist(), [name for name in ("numba", "llvmlite", "scipy") if name 
 TOGETHER = """
 from microgpt.engines.fused.jit import cache, compiler
 code = cache.read(Path({path!r}), {key!r})
-def compiled(dtype, told):
+def compile_kernels(functions, dtype, progress):
     Path({folder!r}, sys.argv[1] if sys.argv[1:] else str(time.monotonic_ns())).touch()
     while len(list(Path({folder!r}).iterdir())) < 2:  # both are at it
         time.sleep(0.001)
     return code
-compiler.compiled = compiled
+compiler.compile_kernels = compile_kernels
 """
 
 
@@ -190,12 +232,6 @@ def test_two_processes_that_compile_at_once_both_get_their_code(cached: Path, tm
     assert file.read_bytes() == cached.read_bytes()
 
 
-def test_numba_told_not_to_compile_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("numba.core.config.DISABLE_JIT", 1)
-    with pytest.raises(MachineError, match="NUMBA_DISABLE_JIT"):
-        compiler.compiled("float32", cache._tell)
-
-
 @IMAGES
 def test_kernels_call_nothing_of_numba_or_python(cached: Path) -> None:
     code = cache.read(cached, cache._key("float32"))
@@ -207,60 +243,6 @@ def test_memory_that_may_not_be_executed_is_one_line(compilations: list[str], mo
     def refused(code: Any) -> Any:
         raise OSError(13, "memory cannot be made executable")
 
-    monkeypatch.setattr(cache, "Kernels", refused)
+    monkeypatch.setattr(Code, "load", refused)
     with pytest.raises(MachineError, match="cannot be made executable"):
         load("float32")
-
-
-def emitted(text: str) -> bytes:
-    """The object code of LLVM's assembly."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_triple(llvm.get_process_triple())
-    module = llvm.parse_assembly(f'target triple = "{llvm.get_process_triple()}"\n{text}')
-    return bytes(target.create_target_machine(reloc="pic", codemodel="small").emit_object(module))
-
-
-CONSTANTS = """
-declare double @log(double)
-define double @f(double %x) {
-  %y = fmul double %x, 3.25
-  %z = call double @log(double %y)
-  %w = call double @g(double %z)
-  ret double %w
-}
-define internal double @g(double %x) noinline {
-  %y = fadd double %x, 0.125
-  ret double %y
-}
-"""
-ADDRESSES = """
-@table = global ptr @f
-define ptr @f() {
-  %y = load ptr, ptr @table
-  ret ptr %y
-}
-"""
-
-
-@IMAGES
-def test_an_image_has_its_constants_and_calls_what_lies_elsewhere() -> None:
-    made = elf.image(emitted(CONSTANTS), ("f",))
-    assert made is not None
-    assert set(made.calls) == {"log"}
-    owner, start = elf.place(made)
-    found = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)(start + made.doors["f"])(2.0)
-    assert found == math.log(6.5) + 0.125
-    assert len(owner) == len(made.data)
-
-
-@IMAGES
-def test_what_an_image_cannot_hold_is_none() -> None:
-    assert elf.image(emitted(ADDRESSES), ("f",)) is None
-
-
-def test_object_code_is_loaded_by_llvm() -> None:
-    functions = [f"define i64 @{name}(ptr %p) {{ ret i64 {i} }}" for i, name in enumerate(cache.Kernels.NAMES)]
-    code = cache.Code(16, False, dict.fromkeys(cache.Kernels.NAMES, "q"), None, {}, emitted("\n".join(functions)))
-    kernels = cache.Kernels(code)
-    assert [kernels.train(5), kernels.proceed(5), kernels.write(5), kernels.write_all(5)] == [0, 1, 2, 3]

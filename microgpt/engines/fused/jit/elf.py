@@ -26,7 +26,7 @@ class Image(NamedTuple):
     """Code, where in it the kernels begin, and where the addresses of what it calls are to be written."""
 
     data: bytes
-    doors: dict[str, int]
+    entry_points: dict[str, int]
     calls: dict[str, int]
 
 
@@ -48,7 +48,7 @@ def possible() -> bool:
     return sys.platform == "linux" and platform.machine() == "x86_64"
 
 
-def image(elf: bytes, doors: tuple[str, ...]) -> Image | None:
+def image(elf: bytes, entry_points: tuple[str, ...]) -> Image | None:
     """The image of an object, or None where it holds what is not known here."""
     start, size, count = struct.unpack_from("<40xQ10xHH", elf)[0], *struct.unpack_from("<58xHH", elf)
     fields = [struct.unpack_from("<IIQ8xQQIIQ", elf, start + size * i) for i in range(count)]
@@ -77,7 +77,7 @@ def image(elf: bytes, doors: tuple[str, ...]) -> Image | None:
             place = places[section.info] + offset
             target = places[index] + value if index else stubs[name]
             struct.pack_into("<i", data, place, target + addend - place)
-    return Image(bytes(data), {name: places[at] + value for name, at, value in symbols if name in doors}, calls)
+    return Image(bytes(data), {name: places[at] + value for name, at, value in symbols if name in entry_points}, calls)
 
 
 def _symbols(elf: bytes, sections: list[Section]) -> Iterator[tuple[str, int, int]]:

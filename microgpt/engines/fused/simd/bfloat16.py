@@ -11,23 +11,11 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import overload
 
 from microgpt.engines.fused.adam import Weights, coming, part_of, update_rows
+from microgpt.engines.fused.jit.functions import Function, builder, jit, overloads
 from microgpt.engines.fused.layout import PAIR, Matrix, P
-from microgpt.engines.fused.simd.intrinsics import (
-    I32,
-    Function,
-    Pipeline,
-    Vector,
-    builder,
-    jit,
-    once,
-    shuffle,
-    to_bfloat16,
-    to_bfloat16s,
-    write,
-)
+from microgpt.engines.fused.simd.intrinsics import I32, Vector, once, shuffle, to_bfloat16, to_bfloat16s, write
 from microgpt.engines.fused.simd.matmul import (
     apart,
     copy,
@@ -51,7 +39,7 @@ def for_room(name: Function, function: Function, *, words: bool) -> None:
         return function if (given[-1].dtype == types.uint32) == words else None
 
     choose.__signature__ = inspect.signature(name)  # type: ignore[attr-defined]
-    overload(name, jit_options={"error_model": "numpy", "forceinline": not words, "pipeline_class": Pipeline})(choose)
+    overloads(name, inlined=not words)(choose)
 
 
 @builder

@@ -8,9 +8,8 @@ from math import e, factorial, inf, log2
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
 
-from microgpt.engines.fused.simd.intrinsics import BYTES, I32, bits_of, everywhere, multiply_add, operation
+from microgpt.engines.fused.simd.intrinsics import BYTES, I32, bits_of, declare, everywhere, multiply_add, operation
 
 LOG2E = 1.4426950408889634
 LN2 = {32: (0.693359375, -2.12194440e-4), 64: (0.6931471803691238, 1.9082149292705877e-10)}  # high bits, rest
@@ -59,7 +58,7 @@ def _own(b: ir.IRBuilder, name: str, *args: Any) -> ir.Value:
     given = [*args, args[0], mask(-1), I32(4)]
     name = f"llvm.x86.avx512.mask.{name}.p{'s' if bits_of(kind) == 32 else 'd'}.512"
     signature = ir.FunctionType(kind, [each.type for each in given])
-    return b.call(cgutils.get_or_insert_function(b.module, signature, name), given)
+    return b.call(declare(b.module, signature, name), given)
 
 
 def _times_power(b: ir.IRBuilder, y: ir.Value, n: ir.Value, shifted: ir.Value) -> ir.Value:

@@ -3,93 +3,24 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.core.compiler import CompilerBase
-from numba.core.compiler_machinery import PassManager
-from numba.core.typed_passes import NativeLowering, NoPythonBackend, NopythonTypeInference
-from numba.core.untyped_passes import FixupArgs, IRProcessing, TranslateByteCode
-from numba.extending import intrinsic, models, register_model
+from numba import types
+from numba.extending import models, register_model
 
-Function = Callable[..., Any]
-
-
-class Pipeline(CompilerBase):  # type: ignore[misc]
-    """How Numba compiles a function: only the passes that make LLVM's code.
-
-    Those left out look for closures, arrays, generators and branches on literals, of which there are none here, and
-    take a third of the time. What comes out is the same.
-    """
-
-    PASSES = TranslateByteCode, FixupArgs, IRProcessing, NopythonTypeInference, NativeLowering, NoPythonBackend
-
-    def define_pipelines(self) -> list[PassManager]:
-        """Numba runs the first that succeeds."""
-        manager = PassManager("microgpt")
-        for step in self.PASSES:
-            manager.add_pass(step, step.__name__)
-        manager.finalize()
-        return [manager]
-
-
-def builder(function: Function) -> Any:
-    """A function for compiled code from one that returns its type and what builds its LLVM code."""
-    return intrinsic(prefer_literal=True)(function)
-
-
-def translated(function: Function, **options: bool) -> Any:
-    """A function as Numba compiles it, for other compiled functions and not for Python."""
-    return njit(
-        function,
-        pipeline_class=Pipeline,
-        error_model="numpy",
-        no_cpython_wrapper=True,
-        no_cfunc_wrapper=True,
-        **options,
-    )
-
-
-def jit(function: Function, into_callers: bool = False) -> Any:
-    """Compile for other compiled functions to call."""
-    compiled = translated(function, forceinline=into_callers)
-    typed = compiled.get_call_template
-    # that an argument is a literal is forgotten, or the function would be compiled again for every one
-    compiled.get_call_template = lambda args, kws: typed([types.unliteral(kind) for kind in args], kws)
-    return compiled
-
-
-def inline(function: Function) -> Any:
-    """Compile into the callers, which are few."""
-    return jit(function, into_callers=True)
-
+from microgpt.engines.common.hardware import compile_target, cpu
+from microgpt.engines.fused.jit.functions import builder
 
 I32, INT = ir.IntType(32), ir.IntType(64)
 
 
-def machine() -> tuple[str, str]:
-    """Name and features of the CPU compiled for, as LLVM writes them: this one, or that of Numba's two variables."""
-    name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
-    features = os.environ.get("NUMBA_CPU_FEATURES")
-    if features is None:
-        features = "" if name == "generic" else llvm.get_host_cpu_features().flatten()
-    return name, features
-
-
 def _registers() -> tuple[int, int]:
     """Bytes a vector register holds and how many vectors a tile may keep in registers."""
-    features = machine()[1].split(",")
-    if "+avx512dq" in features:
-        return 64, 24
-    if "+avx" in features:
-        return 32, 12
-    return 16, 24 if "+neon" in features else 12
+    size = max(16, cpu()["vector_bits"] // 8)
+    return size, 24 if size == 64 or "+neon" in compile_target()[1].split(",") else 12
 
 
 BYTES, REGISTERS = _registers()
@@ -102,7 +33,7 @@ def lanes_of(dtype: str) -> int:
 
 def has_bfloat16() -> bool:
     """Whether the CPU compiled for multiplies pairs of bfloat16s (here: AVX-512 BF16)."""
-    return BYTES == 64 and "+avx512bf16" in machine()[1].split(",")
+    return bool(cpu()["bfloat16"])
 
 
 class Vector(types.Type):  # type: ignore[misc]
@@ -149,11 +80,16 @@ def shuffle(b: ir.IRBuilder, x: ir.Value, y: ir.Value, lanes: list[int]) -> ir.V
     return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
 
+def declare(module: ir.Module, kind: ir.FunctionType, name: str) -> ir.Function:
+    """The function of a name in a module, declared where it is not yet there."""
+    return module.globals.get(name) or ir.Function(module, kind, name)
+
+
 def call(b: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
     """An LLVM intrinsic from vectors to such a vector."""
     kind = args[0].type
     name = f"llvm.{name}.v{kind.count}f{bits_of(kind)}"
-    return b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(kind, [kind] * len(args)), name), args)
+    return b.call(declare(b.module, ir.FunctionType(kind, [kind] * len(args)), name), args)
 
 
 def multiply_add(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
@@ -178,7 +114,7 @@ def multiply_add_pairs(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -
     """z and, for the two bfloat16s in every word of x and y, the sum of their products."""
     pairs = ir.VectorType(_BFloat(), 2 * z.type.count)
     kind = ir.FunctionType(z.type, [z.type, pairs, pairs])
-    function = cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
+    function = declare(b.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
     return b.call(function, [z, b.bitcast(x, pairs), b.bitcast(y, pairs)])
 
 
@@ -191,7 +127,7 @@ def to_bfloat16(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 def to_bfloat16s(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     """Two vectors of float32 one after the other, rounded so, as a vector of words."""
     kind = ir.FunctionType(ir.VectorType(_BFloat(), 2 * x.type.count), [x.type, x.type])
-    function = cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx512bf16.cvtne2ps2bf16.512")
+    function = declare(b.module, kind, "llvm.x86.avx512bf16.cvtne2ps2bf16.512")
     return b.bitcast(b.call(function, [y, x]), ir.VectorType(I32, x.type.count))
 
 
@@ -211,7 +147,7 @@ def bring(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, writing: bool) -
     """Begin to bring the cache line of pointer[offset] into the nearest cache."""
     place = b.bitcast(b.gep(pointer, [offset]), ir.IntType(8).as_pointer())
     kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
-    prefetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+    prefetch = declare(b.module, kind, "llvm.prefetch.p0")
     b.call(prefetch, [place, I32(int(writing)), I32(3), I32(1)])
 
 
@@ -289,7 +225,7 @@ def meet(typing: Any, counter: Any, crew: Any) -> Any:
         b.cbranch(b.icmp_signed("==", b.and_(more, INT(0x3FF)), INT(0)), rest, look)
         b.position_at_end(rest)  # the other thread may need this core
         name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
-        b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(I32, []), name), [])
+        b.call(declare(b.module, ir.FunctionType(I32, []), name), [])
         b.branch(look)
         for block, value in ((entry, INT(0)), (wait, more), (rest, more)):
             turns.add_incoming(value, block)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from microgpt.engines.fused import layout
+from microgpt.engines.fused.jit.functions import Function, inline, jit
 from microgpt.engines.fused.layout import PAIR, P
-from microgpt.engines.fused.simd.intrinsics import BYTES, Function, inline, jit, once
+from microgpt.engines.fused.simd.intrinsics import BYTES, once
 from microgpt.engines.fused.simd.tiles import ROWS, WIDE, tile, transpose_block
 from microgpt.engines.fused.simd.vectors import lanes, load, numbers, splat, store
 

@@ -6,15 +6,14 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
+from microgpt.engines.fused.jit.functions import builder
 from microgpt.engines.fused.layout import PAIR
 from microgpt.engines.fused.simd.intrinsics import (
     INT,
     REGISTERS,
     Vector,
     bring,
-    builder,
     everywhere,
     multiply_add,
     multiply_add_pairs,
@@ -123,7 +122,7 @@ def tile(
 
     def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         places, K, add = tuple(args[:9]), args[10], args[12]
-        way = [] if isinstance(route, types.NoneType) else cgutils.unpack_tuple(b, args[13])
+        way = [] if isinstance(route, types.NoneType) else [b.extract_value(args[13], i) for i in range(len(route))]
         if fixed is not None:
             _tile(b, kind.ir, fixed, width, places, K, add, way)
             return context.get_dummy_value()

@@ -14,10 +14,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import lower_builtin
+from numba.extending import lower_builtin, type_callable
 
+from microgpt.engines.fused.jit.functions import builder
 from microgpt.engines.fused.simd.intrinsics import (
     BYTES,
     I32,
@@ -26,8 +25,8 @@ from microgpt.engines.fused.simd.intrinsics import (
     as_vector,
     bits_of,
     bring,
-    builder,
     call,
+    declare,
     everywhere,
     multiply_add,
     operation,
@@ -41,16 +40,15 @@ from microgpt.engines.fused.simd.intrinsics import (
 
 
 def _operator(op: Any, build: Callable[..., ir.Value]) -> None:
-    class Typing(AbstractTemplate):  # type: ignore[misc]
-        key = op
+    def typing(context: Any) -> Callable[..., Any]:
+        def result(x: Any, y: Any) -> Any:
+            vectors = [kind for kind in (x, y) if isinstance(kind, Vector)]
+            both = vectors and all(isinstance(kind, Vector | types.Number) for kind in (x, y))
+            return vectors[0] if both else None
 
-        def generic(self, args: Any, kws: Any) -> Any:
-            vectors = [a for a in args if isinstance(a, Vector)]
-            if len(args) == 2 and vectors and all(isinstance(a, Vector | types.Number) for a in args):
-                return signature(vectors[0], *args)
-            return None
+        return result
 
-    infer_global(op)(Typing)
+    type_callable(op)(typing)
 
     def lower(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         return build(b, *(as_vector(context, b, v, k, sig.return_type) for v, k in zip(args, sig.args, strict=True)))
@@ -65,20 +63,16 @@ _operator(operator.mul, ir.IRBuilder.fmul)
 _operator(operator.truediv, ir.IRBuilder.fdiv)
 
 
-class _Step(AbstractTemplate):  # type: ignore[misc]
+def _step(context: Any) -> Callable[..., Any]:
     """pointer + integer -> pointer."""
 
-    key = operator.add
+    def result(x: Any, y: Any) -> Any:
+        return x(x, types.intp) if isinstance(x, types.CPointer) and isinstance(y, types.Integer) else None
 
-    def generic(self, args: Any, kws: Any) -> Any:
-        if len(args) == 2 and isinstance(args[0], types.CPointer) and isinstance(args[1], types.Integer):
-            return signature(args[0], args[0], types.intp)
-        return None
+    return result
 
 
-infer_global(operator.add)(_Step)
-
-
+type_callable(operator.add)(_step)
 lower_builtin(operator.add, types.CPointer, types.Integer)(lambda context, b, sig, args: b.gep(args[0], [args[1]]))
 
 
@@ -180,7 +174,7 @@ def _estimate(b: ir.IRBuilder, name: str, x: ir.Value) -> ir.Value | None:
         return None
     mask = ir.IntType(16)
     kind = ir.FunctionType(x.type, [x.type, x.type, mask])
-    function = cgutils.get_or_insert_function(b.module, kind, f"llvm.x86.avx512.{name}14.ps.512")
+    function = declare(b.module, kind, f"llvm.x86.avx512.{name}14.ps.512")
     return b.call(function, [x, everywhere(x.type, 0.0), mask(0xFFFF)])
 
 

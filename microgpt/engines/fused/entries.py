@@ -1,0 +1,9 @@
+"""The kernels that Python calls, by their names; see jit.code.Kernels."""
+
+from __future__ import annotations
+
+from microgpt.engines.fused.generate import generate
+from microgpt.engines.fused.generate_batch import generate_batch
+from microgpt.engines.fused.train import decode, train
+
+KERNELS = (train, decode, generate, generate_batch)

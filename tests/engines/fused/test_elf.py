@@ -1,0 +1,71 @@
+"""Images of machine code: made from an object file, placed in memory, or refused; else LLVM loads the object."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import pytest
+
+pytest.importorskip("numba")
+
+import llvmlite.binding as llvm
+
+from microgpt.engines.fused.jit import elf
+from microgpt.engines.fused.jit.code import NAMES, Code
+
+IMAGES = pytest.mark.skipif(not elf.possible(), reason="this machine's code is loaded by LLVM")
+
+
+def emitted(text: str) -> bytes:
+    """The object code of LLVM's assembly."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_triple(llvm.get_process_triple())
+    module = llvm.parse_assembly(f'target triple = "{llvm.get_process_triple()}"\n{text}')
+    return bytes(target.create_target_machine(reloc="pic", codemodel="small").emit_object(module))
+
+
+CONSTANTS = """
+declare double @log(double)
+define double @f(double %x) {
+  %y = fmul double %x, 3.25
+  %z = call double @log(double %y)
+  %w = call double @g(double %z)
+  ret double %w
+}
+define internal double @g(double %x) noinline {
+  %y = fadd double %x, 0.125
+  ret double %y
+}
+"""
+ADDRESSES = """
+@table = global ptr @f
+define ptr @f() {
+  %y = load ptr, ptr @table
+  ret ptr %y
+}
+"""
+
+
+@IMAGES
+def test_an_image_has_its_constants_and_calls_what_lies_elsewhere() -> None:
+    made = elf.image(emitted(CONSTANTS), ("f",))
+    assert made is not None
+    assert set(made.calls) == {"log"}
+    owner, start = elf.place(made)
+    found = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)(start + made.entry_points["f"])(2.0)
+    assert found == math.log(6.5) + 0.125
+    assert len(owner) == len(made.data)
+
+
+@IMAGES
+def test_what_an_image_cannot_hold_is_none() -> None:
+    assert elf.image(emitted(ADDRESSES), ("f",)) is None
+
+
+def test_object_code_is_loaded_by_llvm() -> None:
+    functions = [f"define i64 @{name}(ptr %p) {{ ret i64 {i} }}" for i, name in enumerate(NAMES)]
+    code = Code(16, False, dict.fromkeys(NAMES, "q"), None, {}, emitted("\n".join(functions)))
+    kernels = code.load()
+    assert [kernels.train(5), kernels.decode(5), kernels.generate(5), kernels.generate_batch(5)] == [0, 1, 2, 3]
