@@ -46,8 +46,8 @@ def train(
     with files.disk("be written", cache_folder()):
         setup = _prepare_again(config, folder, callbacks) if resume else prepare(config, callbacks.reading)
     callbacks.plan(setup)
-    if os.environ.get("MICROGPT_VERIFY_JIT") == "1" and LADDER[setup.choice.name].requires == "numba":
-        verify_compiler()
+    if os.environ.get("MICROGPT_VERIFY_JIT") == "1":
+        verify_compiler(LADDER[setup.choice.name].requires)
     with folder.lock(), listen() as stop, watch_compiler(callbacks.compiling):
         folder.require(run=resume)  # another trainer may have come and gone while the data was read
         loop = Trainer(setup, folder, callbacks, stop, deadline)
