@@ -30,6 +30,14 @@ def clip_scale(norm: float, clip_norm: float) -> float:
     return clip_norm / norm if clip_norm and norm > clip_norm else 1.0
 
 
+def checked_loss(loss: float, norm: float) -> float:
+    """The loss that an engine reports for a step: nan in place of a finite loss whose gradient's norm is not finite.
+
+    A step whose reported loss is not finite makes no update and is the last of its call.
+    """
+    return loss if math.isfinite(norm) or not math.isfinite(loss) else math.nan
+
+
 def learning_rate(optim: Optim, step: int, steps: int) -> float:
     """The rate of optimizer step `step` (from 0) of `steps`.
 

@@ -40,7 +40,8 @@ class Mutant(NamedTuple):
 
 
 SCALAR, FUNCTIONAL, TENSOR, MANUAL = (f"engines/{rung}.py" for rung in ("scalar", "functional", "tensor", "manual"))
-PYTORCH = "engines/pytorch/__init__.py"
+PYTORCH, PYTORCH_MODEL = "engines/pytorch/__init__.py", "engines/pytorch/model.py"
+ARRAYS = "engines/common/arrays.py"
 FUSED_ACTIVATIONS, FUSED_ATTENTION, FUSED_SHORT, FUSED_LINEAR, FUSED_PASSES, FUSED_KERNELS, FUSED_UPDATE, FUSED_STREAMS = (
     f"engines/fused/{part}.py"
     for part in ("activations", "attention", "attention_short", "linear", "passes", "train", "adam", "generate_batch")
@@ -58,20 +59,20 @@ MUTANTS = [
     Mutant(MANUAL, "position gradients of the last row alone", "dx.reshape(B, T, -1).sum(axis=0)", "dx.reshape(B, T, -1)[-1]"),
     Mutant(MANUAL, "RoPE turns the wrong way", "x * cos + x[..., partner] * sin", "x * cos - x[..., partner] * sin"),
     Mutant(MANUAL, "RoPE's gradient turns like its values", "dy * cos - dy[..., partner] * sin", "dy * cos + dy[..., partner] * sin"),
-    Mutant(MANUAL, "RoPE pairs exchanged", 'if pairs == "interleaved"', 'if pairs != "interleaved"'),
-    Mutant(MANUAL, "the mask lets the next token through", "k=1 + S - T)", "k=2 + S - T)"),
-    Mutant(MANUAL, "no mask", "scores += future(", "0 * future("),
+    Mutant(ARRAYS, "RoPE pairs exchanged", 'if pairs == "interleaved"', 'if pairs != "interleaved"'),
+    Mutant(ARRAYS, "the mask lets the next token through", "k=1 + S - T)", "k=2 + S - T)"),
+    Mutant(MANUAL, "no mask", "scores += causal_mask(", "0 * causal_mask("),
     Mutant(MANUAL, "attention is not scaled", "scores *= q.shape[-1] ** -0.5", "pass"),
     Mutant(MANUAL, "the cache is off by one", "cache.length += T", "cache.length += max(1, T - 1)"),
     Mutant(MANUAL, "decoding starts at position 0 again", "first = cache.length if cache else 0", "first = 0"),
     Mutant(MANUAL, "softcap's gradient lacks the square", "(trace.logits / model.softcap) ** 2", "(trace.logits / model.softcap)"),
     Mutant(MANUAL, "no dropout on the embedding's way back", "dx = dx * drops[0]", "pass"),
-    Mutant(MANUAL, "dropout while evaluating", "logits = forward(self.model, state.w, rows.inputs).logits", "logits = forward(self.model, state.w, rows.inputs, drops=masks(self.model, feed, rows, 0, self.dtype)).logits"),
-    Mutant(MANUAL, "dropout repeats in every pass", "rows.first_row + b", "b"),
+    Mutant(MANUAL, "dropout while evaluating", "logits = forward(self.model, state.w, rows.inputs).logits", "logits = forward(self.model, state.w, rows.inputs, drops=dropout_masks(self.model, feed, rows, 0, self.dtype)).logits"),
+    Mutant(ARRAYS, "dropout repeats in every micro-batch", "rows.first_row + b", "b"),
     Mutant(MANUAL, "gradients are not cleared", 'flat["dw"][:] = 0', "pass"),
     Mutant(MANUAL, "no clip", "rules.clip_scale(norm, self.optim.clip_norm)", "1.0"),
     Mutant(MANUAL, "steps are counted from the feed's start", "step = feed.first_step + i", "step = i"),
-    Mutant(MANUAL, "an update that is not finite", "if not math.isfinite(losses[-1] + norm):", "if False:"),
+    Mutant(MANUAL, "an update that is not finite", "if not math.isfinite(losses[-1]):", "if False:"),
     Mutant(MANUAL, "dump forgets the moments", '("v", "v."))\n        return', '("m", "v."))\n        return'),
     Mutant(MANUAL, "load forgets the moments", '("m", "m."), ("v", "v.")):\n', '):\n'),
     Mutant(MANUAL, "dump hands out the state itself", "a.copy() for part", "a for part"),
@@ -88,17 +89,17 @@ MUTANTS = [
     Mutant(FUNCTIONAL, "RoPE's gradient turns like its values", "turn(row, -first - t)", "turn(row, first + t)"),
     Mutant(FUNCTIONAL, "queries see one key less after a cache", "k[: earlier + t]", "k[: max(t, earlier + t - (earlier > 0))]"),
     Mutant(FUNCTIONAL, "a repeated token's gradients overwrite", "if j == i)", "if j == i and index.index(j) == i)"),
-    Mutant(FUNCTIONAL, "an update that is not finite", "if not math.isfinite(loss + norm):", "if False:"),
+    Mutant(FUNCTIONAL, "an update that is not finite", "if not math.isfinite(loss):", "if False:"),
     Mutant(TENSOR, "a node keeps its last gradient alone", "child.grad = child.grad + grad", "child.grad = grad"),
     Mutant(TENSOR, "a repeated token's gradients overwrite", "np.add.at(da, index, dy)", "da[index] = dy"),
     Mutant(TENSOR, "a product's second gradient", "a.swapaxes(-1, -2) @ dy))", "0 * (a.swapaxes(-1, -2) @ dy)))"),
     Mutant(TENSOR, "a cache forgets", "self.keys[layer] = np.concatenate([self.keys[layer], k.data], axis=2)", "self.keys[layer] = np.concatenate([self.keys[layer] * 0, k.data], axis=2)"),
     Mutant(TENSOR, "positions restart after a cache", "first = cache.keys[0].shape[2] if cache else 0", "first = 0"),
     Mutant(TENSOR, "gradients of a refused step stay", "p.grad = 0.0\n", "p.grad = p.grad * 0.0\n"),
-    Mutant(PYTORCH, "the mask of a continued row", ".triu(1 + S - T)", ".triu(1)"),
+    Mutant(PYTORCH_MODEL, "the mask of a continued row", ".triu(1 + S - T)", ".triu(1)"),
     Mutant(PYTORCH, "passes overwrite", "g += torch.autograd.grad", "g = torch.autograd.grad"),
-    Mutant(PYTORCH, "GELU without its tanh", 'approximate="tanh"', 'approximate="none"'),
-    Mutant(PYTORCH, "no norm of queries and keys", "return rmsnorm(x) if model.qk_norm else x", "return x"),
+    Mutant(PYTORCH_MODEL, "GELU without its tanh", 'approximate="tanh"', 'approximate="none"'),
+    Mutant(PYTORCH_MODEL, "no norm of queries and keys", "return rmsnorm(x) if model.qk_norm else x", "return x"),
     Mutant(PYTORCH, "the device's numbers are shared", 'view.to("cpu", copy=True)', 'view.to("cpu")'),
     Mutant(FUSED_SHORT, "earlier keys get the last query's gradient alone", "store(dk, s, fma(ds, qt, load(dk, s)))", "store(dk, s, ds * qt)"),
     Mutant(FUSED_ATTENTION, "gradients reach a later key", "store(ds, t * ld, first(before + t + 1, d, 0.0))", "store(ds, t * ld, first(before + t + 2, d, 0.0))"),
@@ -119,6 +120,7 @@ MUTANTS = [
     Mutant("optim.py", "bias correction off by one", "v_hat = v / (1 - optim.beta2 ** (step + 1))", "v_hat = v / (1 - optim.beta2 ** (step + 2))"),
     Mutant("optim.py", "decay goes through the moments", "m = optim.beta1 * m", "g = g + optim.weight_decay * p\n    m = optim.beta1 * m"),
     Mutant("optim.py", "clip to the square", "clip_norm / norm if", "clip_norm / norm**2 if"),
+    Mutant("optim.py", "a gradient that is not finite passes", "return loss if math.isfinite(norm) or not math.isfinite(loss) else math.nan", "return loss"),
     Mutant("engines/common/dropout.py", "kept numbers are not scaled up", "1.0 / (1.0 - rate))", "1.0)"),
     Mutant("engines/common/dropout.py", "rows drop alike", "(seed >> 32, step, row, place)", "(seed >> 32, step, place)"),
     Mutant("feed.py", "padding is scored", "scored = self.scored[at + 1] & inside", "scored = self.scored[at + 1] | ~inside"),

@@ -40,7 +40,7 @@ def bench(
     source
         ladder, or a scenario or text file to train with one engine (--engine, --dtype, --threads, --steps).
     scenario
-        What the ladder trains.
+        The scenario that the ladder trains.
     full_context
         Fill every row to the block instead of taking the documents as they are.
     plot
@@ -87,7 +87,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("engine", "dtype", "idea"):
         table.add_column(name)
-    for name in ("lines", "time a step", "tokens/s", "times faster", "loss off by"):
+    for name in ("lines", "time per step", "tokens/s", "times faster", "loss off by"):
         table.add_column(name, justify="right")
     table.add_column("")
     for row in rows:
@@ -106,7 +106,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def draw(rows: list[dict[str, Any]], path: Path, machine: str) -> None:
-    """The ladder as a picture: time a step, logarithmic. Raises MachineError without matplotlib."""
+    """The ladder as a picture: time per step, logarithmic. Raises MachineError without matplotlib."""
     import importlib.util
 
     from microgpt.errors import MachineError, install
@@ -124,8 +124,8 @@ def draw(rows: list[dict[str, Any]], path: Path, machine: str) -> None:
     axes.bar_label(bars, [_time(row["us_per_step"]) for row in rows], padding=3, fontsize=8)
     axes.set_yscale("log")
     axes.margins(y=0.15)
-    axes.set_ylabel("microseconds a step (log scale)")
-    axes.set_title(f"The same model, told {len({row['engine'] for row in rows})} ways", loc="left")
+    axes.set_ylabel("microseconds per step (log scale)")
+    axes.set_title(f"The same model, implemented {len({row['engine'] for row in rows})} ways", loc="left")
     axes.text(0, -0.25, machine, transform=axes.transAxes, fontsize=7, color="#555753")
     axes.tick_params(axis="x", labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)

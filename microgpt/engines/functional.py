@@ -1,9 +1,11 @@
-"""A value and the way back; nothing is mutated.
+"""Value and the way back; nothing is mutated.
 
-Every step takes a matrix and returns a `Value`: a new matrix, and the function that takes a gradient back over
-the step. Steps that follow each other make one longer step, so the whole model ends as one value and one way back,
-and no graph has to be kept or walked. Nothing that exists is ever assigned to: no name is bound twice, no object
-changes, gradients and updated weights are new values. Standard library alone, float64 alone.
+Every operation takes a matrix and returns a `Value`: a new matrix, and its backward function, from the gradient of
+the result to that of the operand. Two operations in a row are one operation, so the whole model is one value with one
+backward function, and no graph has to be kept or traversed. Nothing that exists is ever assigned to: no name is bound
+twice, no object changes, gradients and updated weights are new values. Standard library alone, float64 alone.
+
+Longer than 350 lines, because a rung is read from top to bottom in one file.
 
 Legend: T positions, D n_embd, V vocabulary; a Matrix is a tuple of rows, most often one for every position.
 """
@@ -36,14 +38,14 @@ Back = Callable[[Matrix], tuple[Matrix, Weights]]
 
 
 class Value(NamedTuple):
-    """A matrix, and the way back: from its gradient to that of the matrix it was computed from, and to those of
-    the weights met on the way."""
+    """A matrix, and its backward function: from its gradient to that of the matrix it was computed from and to those
+    of the weights in between."""
 
     data: Matrix
     back: Back
 
     def then(self, step: Callable[Concatenate[Matrix, P], Value], *args: P.args, **kwargs: P.kwargs) -> Value:
-        """One more step; the way back takes the two in reverse (the chain rule)."""
+        """One more operation; the backward functions compose in reverse order (the chain rule)."""
         after = step(self.data, *args, **kwargs)
 
         def back(dy: Matrix) -> tuple[Matrix, Weights]:
@@ -56,12 +58,12 @@ class Value(NamedTuple):
     def when(
         self, wanted: object, step: Callable[Concatenate[Matrix, P], Value], *args: P.args, **kwargs: P.kwargs
     ) -> Value:
-        """One more step, where the model has it."""
+        """One more operation, where the model has it."""
         return self.then(step, *args, **kwargs) if wanted else self
 
 
 def start(x: Matrix) -> Value:
-    """A matrix before any step."""
+    """A matrix before any operation; its backward function is the identity."""
     return Value(x, lambda dy: (dy, {}))
 
 
@@ -92,7 +94,7 @@ def rmsnorm(x: Matrix) -> Value:
 
 
 def rotate(x: Matrix, first: int, model: Model) -> Value:
-    """RoPE on one head's channels (Su et al. 2021, arXiv:2104.09864); the way back turns the other way."""
+    """RoPE on one head's channels (Su et al. 2021, arXiv:2104.09864). The derivative rotates by the opposite angle."""
 
     def turn(row: Vector, position: int) -> Vector:
         size, half = len(row), len(row) // 2
@@ -165,20 +167,20 @@ def attention(q: Value, k: Value, v: Value, model: Model) -> Value:
     """Each head's mix of the values, weighted by how well its query fits the keys (arXiv:1706.03762, eq. 1).
 
     The queries are the last of the positions of the keys, and see those up to their own. All three were computed
-    from one matrix, so their three ways back lead to one gradient.
+    from one matrix, so its gradient is the sum of three.
     """
     parts = tuple(map(attend, *(split(of.data, model.head_dim) for of in (q, k, v))))
 
     def back(dy: Matrix) -> tuple[Matrix, Weights]:
         by_head = (way(d) for (_, way), d in zip(parts, split(dy, model.head_dim), strict=True))
-        ways = tuple(of.back(join(dx)) for of, dx in zip((q, k, v), zip(*by_head, strict=True), strict=True))
-        return reduce(plus, (dx for dx, _ in ways)), reduce(merge, (grads for _, grads in ways))
+        grads_of = tuple(of.back(join(dx)) for of, dx in zip((q, k, v), zip(*by_head, strict=True), strict=True))
+        return reduce(plus, (dx for dx, _ in grads_of)), reduce(merge, (grads for _, grads in grads_of))
 
     return Value(join(tuple(y for y, _ in parts)), back)
 
 
 def attend(q: Matrix, k: Matrix, v: Matrix) -> tuple[Matrix, Callable[[Matrix], tuple[Matrix, Matrix, Matrix]]]:
-    """One head of attention, and the way back to its queries, keys and values."""
+    """One head of attention, and its backward function: the gradients of its queries, keys and values."""
     earlier, scale = len(k) - len(q), len(q[0]) ** -0.5
     seen = tuple(softmax(tuple(dot(row, key) * scale for key in k[: earlier + t])) for t, row in enumerate(q, start=1))
     weights = tuple(p + (0.0,) * (len(k) - len(p)) for p in seen)
@@ -200,7 +202,7 @@ class Cache(NamedTuple):
 
 
 class Block(NamedTuple):
-    """What comes out of a transformer block."""
+    """The output of a transformer block, and its keys and values with those of the cache."""
 
     x: Value
     keys: Matrix
@@ -235,7 +237,7 @@ def forward(
 
 
 def embed(tokens: Sequence[int], w: Weights) -> Value:
-    """The tokens' rows of wte. Here the way back ends: tokens have no gradient."""
+    """The tokens' rows of wte. Tokens have no gradient, so the chain of backward functions ends here."""
     return Value(tuple(w["wte"][token] for token in tokens), lambda dy: ((), {"wte": collect(dy, tokens, w["wte"])}))
 
 
@@ -268,7 +270,7 @@ def by_head(x: Matrix, first: int, model: Model) -> Value:
 
 
 def append(x: Matrix, past: Matrix) -> Value:
-    """x behind the rows of the past, which is given and has no way back."""
+    """x after the rows of the past, which are constants and have no gradient."""
     return Value(past + x, lambda dy: (dy[len(past) :], {}))
 
 
@@ -278,7 +280,7 @@ def dropout(x: Matrix, drops: Sequence[Matrix], at: int) -> Value:
 
 
 def residual(x: Matrix, branch: Value) -> Value:
-    """x and the branch that was computed from it; the way back takes both ways."""
+    """x plus the branch that was computed from it; the gradient of x is the sum of both."""
 
     def back(dy: Matrix) -> tuple[Matrix, Weights]:
         dx, grads = branch.back(dy)
@@ -384,10 +386,11 @@ class Engine:
                 return now
             i, lr = one
             mean = step_loss(self.model, now.state.w, feed, i, self.model.dropout > 0)
-            loss, (_, grads) = mean.data[0][0], mean.back(((1.0,),))
+            _, grads = mean.back(((1.0,),))
             norm = math.sqrt(sum(dot(row, row) for rows in grads.values() for row in rows))
-            if not math.isfinite(loss + norm):
-                return Progress(now.state, (*now.losses, math.nan if math.isfinite(loss) else loss))
+            loss = rules.checked_loss(mean.data[0][0], norm)
+            if not math.isfinite(loss):
+                return Progress(now.state, (*now.losses, loss))
             scale = rules.clip_scale(norm, self.optim.clip_norm)
             after = update(now.state, grads, self.optim, feed.first_step + i, lr, scale)
             return Progress(after, (*now.losses, loss))

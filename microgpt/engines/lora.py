@@ -1,4 +1,4 @@
-"""LoRA: the model's matrices stand still, and each learns a correction of low rank beside it.
+"""LoRA: the model's matrices are constant, and each learns a correction of low rank.
 
     W' = W + (alpha / r) B A        A (r, in) starts random, B (out, r) starts at 0
 
@@ -56,7 +56,7 @@ def merge(weights: Tensors, adapters: Tensors, scale: float) -> Tensors:
 
 
 class State:
-    """What stands still, what learns, and the engine's state of the merged weights."""
+    """The constant weights, the adapters with their moments, and the inner engine's state of the merged weights."""
 
     def __init__(self, weights: Tensors, adapters: Tensors, m: Tensors, v: Tensors) -> None:
         self.weights, self.adapters, self.m, self.v = weights, adapters, m, v
@@ -110,7 +110,7 @@ class Adapted:
         for i, lr in enumerate(lrs.tolist()):
             state.merged, loss = self.inner.train(state.merged, feed.part(i, i + 1), np.zeros(1))
             losses.append(float(loss[0]))
-            if not math.isfinite(losses[-1]):
+            if not math.isfinite(losses[-1]):  # that of the matrices, as the engine inside reports it
                 break
             dw = self.inner.dump(state.merged)
             grads: Tensors = {}
@@ -120,8 +120,8 @@ class Adapted:
                 grads[name] = self.scale * (state.adapters[of + B].T @ whole)
                 grads[of + B] = self.scale * (whole @ state.adapters[name].T)
             norm = math.sqrt(sum(float((g * g).sum()) for g in grads.values()))
-            if not math.isfinite(norm):
-                losses[-1] = math.nan
+            losses[-1] = rules.checked_loss(losses[-1], norm)
+            if not math.isfinite(losses[-1]):
                 break
             clip = rules.clip_scale(norm, self.optim.clip_norm)
             for n, g in grads.items():

@@ -1,8 +1,9 @@
 """No graph: the backward pass by hand, all positions of all rows at once.
 
-Every function has its derivative beside it, written out on paper first (docs/model.md). Matrix products go
-through BLAS. Rows are padded to rectangles; padding weighs nothing in the loss and lies behind every real
-position, so it changes no gradient.
+Every function has its derivative beside it, as docs/model.md derives it. Matrix products are BLAS's. Rows are padded
+to rectangles; padding has weight 0 in the loss and lies after every real position, so it changes no gradient.
+
+Longer than 350 lines, because a rung is read from top to bottom in one file.
 
 Legend: B rows, T positions, N = B T, D n_embd, H heads, V vocabulary. A gradient is d + name.
 """
@@ -10,7 +11,7 @@ Legend: B rows, T positions, N = B T, D n_embd, H heads, V vocabulary. A gradien
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
-from microgpt.engines.common.dropout import scales
+from microgpt.engines.common.arrays import causal_mask, dropout_masks, rope_tables
 from microgpt.feed import Feed, MicroBatch
 from microgpt.model import Tensors, table
 
@@ -48,29 +49,15 @@ def rmsnorm_back(dy: Array, y: Array, r: Array) -> Array:
     return (dy - y * (np.einsum("...d,...d->...", dy, y)[..., None] / y.shape[-1])) * r
 
 
-@lru_cache(maxsize=8)
-def rotation(first: int, T: int, size: int, base: float, pairs: str, dtype: str) -> tuple[Array, Array, Array]:
-    """RoPE for positions first .. first + T: cosines and signed sines (T, size), and each channel's partner."""
-    angle = np.arange(first, first + T)[:, None] * base ** (-2 * np.arange(size // 2) / size)
-    cos, sin = np.cos(angle), np.sin(angle)
-    if pairs == "interleaved":
-        cos, sin = np.repeat(cos, 2, axis=1), np.stack([-sin, sin], axis=2).reshape(T, size)
-        partner = np.arange(size) ^ 1
-    else:
-        cos, sin = np.hstack([cos, cos]), np.hstack([-sin, sin])
-        partner = np.roll(np.arange(size), size // 2)
-    return cos.astype(dtype), sin.astype(dtype), partner
-
-
-def rotate(x: Array, turn: tuple[Array, Array, Array]) -> Array:
-    """Turn channel pairs of (..., T, size) by their position's angle."""
-    cos, sin, partner = turn
+def rotate(x: Array, rope: tuple[Array, Array, Array]) -> Array:
+    """Rotate channel pairs of (..., T, size) by their position's angle."""
+    cos, sin, partner = rope
     return x * cos + x[..., partner] * sin
 
 
-def rotate_back(dy: Array, turn: tuple[Array, Array, Array]) -> Array:
-    """A rotation's derivative turns the other way."""
-    cos, sin, partner = turn
+def rotate_back(dy: Array, rope: tuple[Array, Array, Array]) -> Array:
+    """The derivative of a rotation is the rotation by the opposite angle."""
+    cos, sin, partner = rope
     return dy * cos - dy[..., partner] * sin
 
 
@@ -111,17 +98,11 @@ def activate_back(dy: Array, x: Array, activation: str) -> Array:
     return dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * GELU * (1 + 3 * 0.044715 * x * x))
 
 
-@lru_cache(maxsize=8)
-def future(T: int, S: int, dtype: str) -> Array:
-    """(T, S): minus infinity where key s lies after query t, the queries being the last T of S positions."""
-    return np.triu(np.full((T, S), -np.inf, dtype=dtype), k=1 + S - T)
-
-
 def attention(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
     """softmax(q k^T / sqrt(size)) v, causal: (B, H, T, size), (B, H, S, size) -> (B, H, T, size) and weights."""
     scores = q @ k.swapaxes(-1, -2)
     scores *= q.shape[-1] ** -0.5
-    scores += future(q.shape[-2], k.shape[-2], str(q.dtype))
+    scores += causal_mask(q.shape[-2], k.shape[-2], str(q.dtype))
     p = softmax(scores)
     return p @ v, p
 
@@ -145,14 +126,14 @@ def join(x: Array) -> Array:
 
 
 class Head(NamedTuple):
-    """Queries or keys on their way through rotation and norm."""
+    """Queries or keys after rotation and norm, and the norm's scale."""
 
     y: Array
     r: Array | None
 
 
 class Layer(NamedTuple):
-    """What the backward pass needs of one layer's forward pass."""
+    """The activations of one layer that the backward pass needs."""
 
     n1: Array
     r1: Array
@@ -185,7 +166,7 @@ class Cache:
 
 
 class Trace(NamedTuple):
-    """What the backward pass needs of the whole forward pass."""
+    """The activations of a forward pass that the backward pass needs."""
 
     r0: Array | None
     x0: Array
@@ -195,34 +176,32 @@ class Trace(NamedTuple):
     logits: Array
 
 
-def head_forward(x: Array, model: Model, turn: Any) -> Head:
+def head_forward(x: Array, model: Model, rope: Any) -> Head:
     """Rotation and norm of queries or keys, where the model has them."""
-    if turn is not None:
-        x = rotate(x, turn)
+    if rope is not None:
+        x = rotate(x, rope)
     return Head(*rmsnorm(x)) if model.qk_norm else Head(x, None)
 
 
-def head_back(dy: Array, head: Head, turn: Any) -> Array:
-    """The way back through norm and rotation."""
+def head_back(dy: Array, head: Head, rope: Any) -> Array:
+    """The gradient before norm and rotation, given the one after them."""
     if head.r is not None:
         dy = rmsnorm_back(dy, head.y, head.r)
-    return rotate_back(dy, turn) if turn is not None else dy
+    return rotate_back(dy, rope) if rope is not None else dy
 
 
-def turns(model: Model, first: int, T: int, dtype: str) -> Any:
-    """The rotation of T positions from `first` on, or None."""
+def tables(model: Model, first: int, T: int, dtype: str) -> Any:
+    """The RoPE tables of T positions from `first` on, or None for a model without RoPE."""
     if model.position != "rope":
         return None
-    return rotation(first, T, model.head_dim, model.rope_base, model.rope_pairs, dtype)
+    return rope_tables(first, T, model.head_dim, model.rope_base, model.rope_pairs, dtype)
 
 
-def forward(
-    model: Model, w: Weights, tokens: Array, cache: Cache | None = None, drops: list[Array] | None = None
-) -> Trace:
-    """Logits (N, V) of tokens (B, T) and what the way back needs. A cache continues one row."""
+def forward(model: Model, w: Weights, tokens: Array, cache: Cache | None = None, drops: Sequence[Array] = ()) -> Trace:
+    """Logits (N, V) of tokens (B, T) and the activations that the backward pass needs. A cache continues one row."""
     B, T = tokens.shape
     first = cache.length if cache else 0
-    turn = turns(model, first, T, str(w["wte"].dtype))
+    rope = tables(model, first, T, str(w["wte"].dtype))
     x = w["wte"][tokens.ravel()]
     if model.position == "learned":
         x = (x.reshape(B, T, -1) + w["wpe"][first : first + T]).reshape(B * T, -1)
@@ -235,8 +214,8 @@ def forward(
     layers = []
     for i in range(model.n_layer):
         n1, r1 = rmsnorm(x)
-        q = head_forward(split(linear(n1, w[f"layer{i}.attn_wq"]), B, model.n_head), model, turn)
-        k = head_forward(split(linear(n1, w[f"layer{i}.attn_wk"]), B, model.n_head), model, turn)
+        q = head_forward(split(linear(n1, w[f"layer{i}.attn_wq"]), B, model.n_head), model, rope)
+        k = head_forward(split(linear(n1, w[f"layer{i}.attn_wk"]), B, model.n_head), model, rope)
         v = split(linear(n1, w[f"layer{i}.attn_wv"]), B, model.n_head)
         keys, values = cache.extend(i, k.y, v) if cache else (k.y, v)
         y, p = attention(q.y, keys, values)
@@ -284,11 +263,11 @@ def backward(
     trace: Trace,
     dlogits: Array,
     dw: Weights,
-    drops: list[Array] | None,
+    drops: Sequence[Array],
 ) -> None:
     """Add the gradients of all weights to dw, given those of the logits (N, V)."""
     B, T = tokens.shape
-    turn = turns(model, 0, T, str(w["wte"].dtype))
+    rope = tables(model, 0, T, str(w["wte"].dtype))
     if model.softcap:
         dlogits = dlogits * (1 - (trace.logits / model.softcap) ** 2)
     head = "wte" if model.tie_embeddings else "lm_head"
@@ -305,8 +284,8 @@ def backward(
         do = dx * drops[2 * i + 1] if drops else dx
         dmix = linear_back(do, s.mix, w[f"layer{i}.attn_wo"], dw[f"layer{i}.attn_wo"])
         dq, dk, dv = attention_back(split(dmix, B, model.n_head), s.p, s.q.y, s.k.y, s.v)
-        dn = linear_back(join(head_back(dq, s.q, turn)), s.n1, w[f"layer{i}.attn_wq"], dw[f"layer{i}.attn_wq"])
-        dn += linear_back(join(head_back(dk, s.k, turn)), s.n1, w[f"layer{i}.attn_wk"], dw[f"layer{i}.attn_wk"])
+        dn = linear_back(join(head_back(dq, s.q, rope)), s.n1, w[f"layer{i}.attn_wq"], dw[f"layer{i}.attn_wq"])
+        dn += linear_back(join(head_back(dk, s.k, rope)), s.n1, w[f"layer{i}.attn_wk"], dw[f"layer{i}.attn_wk"])
         dn += linear_back(join(dv), s.n1, w[f"layer{i}.attn_wv"], dw[f"layer{i}.attn_wv"])
         dx = dx + rmsnorm_back(dn, s.n1, s.r1)
     if drops:
@@ -369,10 +348,10 @@ class Engine:
             for i, lr in enumerate(lrs.tolist()):
                 step = feed.first_step + i
                 flat["dw"][:] = 0
-                losses.append(sum(self._pass(state, part, feed, step) for part in feed.micro_batches(i)))
+                loss = sum(self._pass(state, rows, feed, step) for rows in feed.micro_batches(i))
                 norm = math.sqrt(np.dot(flat["dw"], flat["dw"]))
-                if not math.isfinite(losses[-1] + norm):
-                    losses[-1] = math.nan if math.isfinite(losses[-1]) else losses[-1]
+                losses.append(rules.checked_loss(loss, norm))
+                if not math.isfinite(losses[-1]):
                     break
                 scale = rules.clip_scale(norm, self.optim.clip_norm)
                 g = flat["dw"] * scale if scale != 1 else flat["dw"]
@@ -383,7 +362,7 @@ class Engine:
     def _pass(self, state: State, rows: MicroBatch, feed: Feed, step: int) -> float:
         """Forward and backward of some rows of a step: adds to the gradients, returns its part of the loss."""
         targets, weights = rows.targets.ravel(), rows.weights.ravel()
-        drops = masks(self.model, feed, rows, step, self.dtype) if self.model.dropout else None
+        drops = dropout_masks(self.model, feed, rows, step, self.dtype)
         trace = forward(self.model, state.w, rows.inputs, drops=drops)
         loss, probs = cross_entropy(trace.logits, targets, weights)
         dlogits = cross_entropy_back(probs, targets, weights)
@@ -402,14 +381,3 @@ class Engine:
         cache = cache or Cache(self.model, self.dtype)
         with threadpool_limits(self.threads or None), np.errstate(all="ignore"):
             return forward(self.model, state.w, np.asarray(tokens)[None], cache).logits, cache
-
-
-def masks(model: Model, feed: Feed, rows: MicroBatch, step: int, dtype: str) -> list[Array]:
-    """Dropout for a pass: for each place (N, D) factors."""
-    B, T = rows.inputs.shape
-    return [
-        np.concatenate(
-            [scales(model.dropout, feed.seed, step, rows.first_row + b, place, T, model.n_embd) for b in range(B)]
-        ).astype(dtype)
-        for place in range(2 * model.n_layer + 1)
-    ]

@@ -1,7 +1,7 @@
 """Every number remembers where it came from.
 
-The definition that all faster rungs are proven against: gpt.py behind the engine line, with every option.
-One node a number, one function a formula; standard library alone, float64 alone.
+The definition that all faster rungs are tested against: gpt.py with the interface of an engine and every option.
+One node per number, one function per formula; standard library alone, float64 alone.
 
 Legend: T positions, D n_embd, H heads, V vocabulary; vectors are lists of D numbers.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Value:
-    """A number, the numbers it was made of, and the derivative with respect to each of them."""
+    """A number, the numbers it was computed from, and the derivative with respect to each of them."""
 
     __slots__ = ("children", "data", "grad", "local_grads")
 
@@ -77,7 +77,7 @@ class Value:
         return Value(max(self.data, 0.0), (self,), (float(self.data > 0),))
 
     def backward(self) -> None:
-        """Add the derivative of this number to `grad` of every number it was made of (the chain rule)."""
+        """Add the derivative of this number to `grad` of every number it was computed from (the chain rule)."""
         order: list[Value] = []
         seen: set[Value] = set()
         stack: list[tuple[Value, int]] = [(self, 0)]
@@ -285,9 +285,8 @@ class Engine:
         with no_collector():
             for i, lr in enumerate(lrs.tolist()):
                 loss, norm = self._gradients(state.w, feed, i)
-                losses.append(loss)
-                if not math.isfinite(loss + norm * norm):
-                    losses[-1] = math.nan if math.isfinite(loss) else loss
+                losses.append(rules.checked_loss(loss, norm * norm))
+                if not math.isfinite(losses[-1]):
                     self._forget(state.w)
                     break
                 self._update(state, feed.first_step + i, lr, rules.clip_scale(norm, self.optim.clip_norm))

@@ -1,9 +1,9 @@
 """One graph node per matrix.
 
 The graph of scalar.py again, but a node holds a whole array: every position of every row in one operation, matrix
-products through BLAS. Only the few operations of `Tensor` know their derivatives; each formula below is made of
-them and never thinks of gradients. Rows are padded to rectangles; padding weighs nothing in the loss and lies
-behind every real position, so it changes no gradient.
+products through BLAS. Only the few operations of `Tensor` know their derivatives; each formula below is written
+in them and needs no gradient of its own. Rows are padded to rectangles; padding has weight 0 in the loss and lies after
+every real position, so it changes no gradient.
 
 Legend: B rows, T positions, N = B T, D n_embd, H heads, S positions of the keys, V vocabulary.
 """
@@ -11,8 +11,7 @@ Legend: B rows, T positions, N = B T, D n_embd, H heads, S positions of the keys
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
-from microgpt.engines.common.dropout import scales
+from microgpt.engines.common.arrays import causal_mask, dropout_masks, rope_tables
 from microgpt.feed import Feed, MicroBatch
 from microgpt.model import Tensors, table
 
@@ -29,16 +28,16 @@ Back = Callable[[Array], tuple[Array, ...]]
 
 
 class Tensor:
-    """An array, the tensors it was made of, and the way back from its gradient to theirs.
+    """An array, the tensors it was computed from, and the function from its gradient to theirs.
 
-    A way back holds arrays and never its own tensor: without cycles, the graph is freed as soon as it is let go.
+    That function refers to arrays and never to its own tensor: a graph without cycles is freed by reference counts.
     """
 
     __slots__ = ("back", "children", "data", "grad")
 
     def __init__(self, data: Array, children: tuple[Tensor, ...] = (), back: Back | None = None) -> None:
         self.data = data
-        self.grad: Any = 0.0  # an array like data, once a way back has led here
+        self.grad: Any = 0.0  # an array like data after `backward`
         self.children = children
         self.back = back
 
@@ -118,7 +117,7 @@ class Tensor:
         return Tensor(self.data[..., partner], (self,), lambda dy: (dy[..., partner],))
 
     def backward(self) -> None:
-        """Add the derivative of this number to `grad` of every tensor it was made of (the chain rule)."""
+        """Add the derivative of this number to `grad` of every tensor it was computed from (the chain rule)."""
         order: list[Tensor] = []
         seen: set[Tensor] = {self}
         stack: list[tuple[Tensor, int]] = [(self, 0)]
@@ -162,22 +161,8 @@ def rmsnorm(x: Tensor) -> Tensor:
 def rotate(x: Tensor, first: int, model: Model) -> Tensor:
     """RoPE on channels (..., T, size) of positions from `first` on (Su et al. 2021, arXiv:2104.09864)."""
     T, size = x.data.shape[-2:]
-    cos, sin, partner = rotation(first, T, size, model.rope_base, model.rope_pairs, str(x.data.dtype))
+    cos, sin, partner = rope_tables(first, T, size, model.rope_base, model.rope_pairs, str(x.data.dtype))
     return x * cos + x.exchange(partner) * sin
-
-
-@lru_cache(maxsize=8)
-def rotation(first: int, T: int, size: int, base: float, pairs: str, dtype: str) -> tuple[Array, Array, Array]:
-    """Cosines and signed sines (T, size), and each channel's partner."""
-    angle = np.arange(first, first + T)[:, None] * base ** (-2 * np.arange(size // 2) / size)
-    cos, sin = np.cos(angle), np.sin(angle)
-    if pairs == "interleaved":
-        cos, sin = np.repeat(cos, 2, axis=1), np.stack([-sin, sin], axis=2).reshape(T, size)
-        partner = np.arange(size) ^ 1
-    else:
-        cos, sin = np.hstack([cos, cos]), np.hstack([-sin, sin])
-        partner = np.roll(np.arange(size), size // 2)
-    return cos.astype(dtype), sin.astype(dtype), partner
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -200,13 +185,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     (arXiv:1706.03762, eq. 1)."""
     T, size = q.data.shape[-2:]
     scores = q @ k.swap(-1, -2) * size**-0.5
-    return softmax(scores + future(T, k.data.shape[-2], str(q.data.dtype))) @ v
-
-
-@lru_cache(maxsize=8)
-def future(T: int, S: int, dtype: str) -> Array:
-    """(T, S): minus infinity where key s lies after query t, the queries being the last T of S positions."""
-    return np.triu(np.full((T, S), -np.inf, dtype=dtype), k=1 + S - T)
+    return softmax(scores + causal_mask(T, k.data.shape[-2], str(q.data.dtype))) @ v
 
 
 def split(x: Tensor, B: int, H: int) -> Tensor:
@@ -235,9 +214,7 @@ class Cache:
         return Tensor(self.keys[layer]), Tensor(self.values[layer])
 
 
-def forward(
-    model: Model, w: Weights, tokens: Array, cache: Cache | None = None, drops: list[Array] | None = None
-) -> Tensor:
+def forward(model: Model, w: Weights, tokens: Array, cache: Cache | None = None, drops: Sequence[Array] = ()) -> Tensor:
     """The logits (N, V) of tokens (B, T). A cache continues one row; `drops` is dropout, if any."""
     B, T = tokens.shape
     first = cache.keys[0].shape[2] if cache else 0
@@ -286,21 +263,10 @@ def cross_entropy(logits: Tensor, targets: Array, weights: Array) -> Tensor:
     return (losses * weights.astype(x.data.dtype)).sum()
 
 
-def pass_loss(model: Model, w: Weights, rows: MicroBatch, drops: list[Array] | None = None) -> Tensor:
+def pass_loss(model: Model, w: Weights, rows: MicroBatch, drops: Sequence[Array] = ()) -> Tensor:
     """Some rows' part of the loss of their step."""
     logits = forward(model, w, rows.inputs, drops=drops)
     return cross_entropy(logits, rows.targets.ravel(), rows.weights.ravel())
-
-
-def masks(model: Model, feed: Feed, rows: MicroBatch, step: int, dtype: str) -> list[Array]:
-    """Dropout for a pass (Srivastava et al. 2014): for each place (N, D) factors."""
-    B, T = rows.inputs.shape
-    return [
-        np.concatenate(
-            [scales(model.dropout, feed.seed, step, rows.first_row + b, place, T, model.n_embd) for b in range(B)]
-        ).astype(dtype)
-        for place in range(2 * model.n_layer + 1)
-    ]
 
 
 class State:
@@ -340,20 +306,20 @@ class Engine:
         with threadpool_limits(self.threads or None), np.errstate(all="ignore"):
             for i, lr in enumerate(lrs.tolist()):
                 step = feed.first_step + i
-                losses.append(sum(self._pass(state, rows, feed, step) for rows in feed.micro_batches(i)))
+                loss = sum(self._pass(state, rows, feed, step) for rows in feed.micro_batches(i))
                 grads = {name: p.grad for name, p in state.w.items()}
                 norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
                 for p in state.w.values():
                     p.grad = 0.0
-                if not math.isfinite(losses[-1] + norm):
-                    losses[-1] = math.nan if math.isfinite(losses[-1]) else losses[-1]
+                losses.append(rules.checked_loss(loss, norm))
+                if not math.isfinite(losses[-1]):
                     break
                 self._update(state, grads, step, lr, rules.clip_scale(norm, self.optim.clip_norm))
         return state, np.array(losses)
 
     def _pass(self, state: State, rows: MicroBatch, feed: Feed, step: int) -> float:
         """Forward and backward of some rows of a step: adds to the gradients, returns its part of the loss."""
-        drops = masks(self.model, feed, rows, step, self.dtype) if self.model.dropout else None
+        drops = dropout_masks(self.model, feed, rows, step, self.dtype)
         loss = pass_loss(self.model, state.w, rows, drops)
         loss.backward()
         return loss.data.item()

@@ -1,4 +1,4 @@
-"""How fast an engine trains a model, and how true it stays to the definition: measured, not claimed."""
+"""Measure how fast an engine trains a model, and how near its losses are to the definition's."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Measured:
     steps: int
     us_per_step: float  # microseconds
     tokens_per_s: float
-    gflops: float  # 6 · parameters · tokens/s, in 1e9 a second
-    compile_s: float  # what the first call took beyond a later one
+    gflops: float  # 6 · parameters · tokens/s, in 1e9 per second
+    compile_s: float  # time of the first call beyond that of a later one
     peak_rss_mb: float
     loss_last50: float
     losses: list[float]

@@ -1,4 +1,4 @@
-"""What the ladder's suite is made of: the rungs, the options, and what is measured of an engine."""
+"""The parts of the ladder's suite: the rungs, the options, and the measurements of an engine."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Result(NamedTuple):
 
 @cache
 def result(rung: str, case: str, dtype: str = "float64") -> Result:
-    """What an engine makes of a case; the definition's is computed once and kept."""
+    """The results of an engine on a case; the definition's are computed once and kept."""
     chosen = CASES[case]
     model, optim = small(**chosen.model), Optim(**chosen.optim)
     feed, tensors = batches(model, chosen), weights(model)

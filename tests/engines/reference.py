@@ -1,4 +1,4 @@
-"""The model once more, in plain formulas, for many sets of weights at once: a witness that shares no code with
+"""The model once more, in plain formulas, for many sets of weights at once: a reference that shares no code with
 any engine. One call gives the loss at every nudged weight, hence central differences on all parameters.
 
 Legend: P sets of weights, T positions, D n_embd, H heads, S head size, V vocabulary. Matrices are (P, out, in).

@@ -1,4 +1,4 @@
-"""What 'the same model' means: one suite over every rung of the ladder and every option."""
+"""The meaning of 'the same model': one suite over every rung of the ladder and every option."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ every_dtype = pytest.mark.parametrize(
 plain_and_everything = pytest.mark.parametrize("case", ["classic", "everything"])
 
 
-# --- gradients against differences of a witness that shares no code with any engine
+# --- gradients against differences of a reference that shares no code with any engine
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

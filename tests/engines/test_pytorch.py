@@ -1,4 +1,4 @@
-"""What only the pytorch rung has: devices, bfloat16, and a thread count that belongs to the whole process."""
+"""Only the pytorch rung has these: devices, bfloat16, and a thread count that belongs to the whole process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tensor rung's graph: the way back of every operation, at any depth, and no cycle in it."""
+"""The tensor rung's graph: the gradient of every operation, at any depth, and no cycle in it."""
 
 import gc
 import random

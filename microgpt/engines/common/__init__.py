@@ -1,1 +1,1 @@
-"""Shared by several rungs: dropout masks, lists and tuples of numbers, and the machine below them."""
+"""Shared by several engines: RoPE tables, masks, lists and tuples of numbers, compilation and the hardware."""

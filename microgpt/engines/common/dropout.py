@@ -1,4 +1,4 @@
-"""Dropout masks as a function of seed, step, row and place, so that every engine drops the same numbers.
+"""Dropout masks as a function of seed, step, row and place, so that every engine drops the same activations.
 
 A counter-based generator: each number's index goes through an integer hash (the two-multiplication xorshift
 "lowbias32" of C. Wellons, 2018), so that no state has to be kept, sent or resumed.
@@ -35,7 +35,7 @@ def threshold(rate: float) -> int:
 
 
 def scales(rate: float, seed: int, step: int, row: int, place: int, T: int, D: int) -> np.ndarray:
-    """What (T, D) activations are multiplied by: 0 where dropped, 1 / (1 - rate) where kept."""
+    """The factors (T, D) of activations: 0 where dropped, 1 / (1 - rate) where kept."""
     index = np.arange(T * D, dtype=np.uint64).reshape(T, D)
     hashed = mix(index ^ np.uint64(key(seed, step, row, place)))
     return np.where(hashed < threshold(rate), 0.0, 1.0 / (1.0 - rate))

@@ -1,0 +1,155 @@
+"""The forward pass of the pytorch engine: the functions of manual.py without their derivatives.
+
+Legend: B rows, T positions, D n_embd, H heads, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from microgpt.config import Model
+from microgpt.engines.common.arrays import rope_tables
+
+Weights = dict[str, Tensor]
+
+
+def linear(x: Tensor, w: Tensor) -> Tensor:
+    """y = x W^T: (..., in), (out, in) -> (..., out)."""
+    return F.linear(x, w)
+
+
+def rmsnorm(x: Tensor) -> Tensor:
+    """x / sqrt(mean(x^2) + 1e-5), over the last axis."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)
+
+
+@lru_cache(maxsize=8)
+def on_device(first: int, T: int, size: int, base: float, pairs: str, like: tuple[Any, Any]) -> tuple[Tensor, ...]:
+    """`rope_tables` as tensors of a dtype on a device, which are `like`."""
+    cos, sin, partner = rope_tables(first, T, size, base, pairs, "float64")
+    dtype, device = like
+    return (
+        torch.tensor(cos, dtype=dtype, device=device),
+        torch.tensor(sin, dtype=dtype, device=device),
+        torch.tensor(partner, device=device),
+    )
+
+
+def rotate(x: Tensor, rope: tuple[Tensor, ...]) -> Tensor:
+    """Rotate channel pairs of (..., T, size) by their position's angle."""
+    cos, sin, partner = rope
+    return x * cos + x[..., partner] * sin
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """ReLU, its square, or GELU in its tanh form."""
+    if activation == "relu":
+        return F.relu(x)
+    if activation == "relu2":
+        return F.relu(x).square()
+    return F.gelu(x, approximate="tanh")
+
+
+@lru_cache(maxsize=8)
+def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
+    """(T, S): whether key s lies after query t, the queries being the last T of S positions."""
+    return torch.ones(T, S, dtype=torch.bool, device=device).triu(1 + S - T)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(size)) v, causal: (B, H, T, size), (B, H, S, size) -> (B, H, T, size).
+
+    Not the library's scaled_dot_product_attention, whose CPU kernel makes finite numbers of scores that are NaN.
+    """
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return scores.masked_fill(causal_mask(q.shape[-2], k.shape[-2], q.device), -math.inf).softmax(-1).to(v.dtype) @ v
+
+
+def split(x: Tensor, H: int) -> Tensor:
+    """(B, T, D) -> (B, H, T, D / H), a view."""
+    return x.unflatten(-1, (H, -1)).transpose(1, 2)
+
+
+def join(x: Tensor) -> Tensor:
+    """(B, H, T, size) -> (B, T, D)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class Cache:
+    """Keys and values (1, H, block_size, size) of each layer, of which `length` positions are filled."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.length = model, 0
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append a layer's new keys and values; returns all of them."""
+        if layer == len(self.keys):  # made at first use, in the type that the forward pass computes in
+            shape = (1, self.model.n_head, self.model.block_size, self.model.head_dim)
+            self.keys.append(k.new_empty(shape))
+            self.values.append(v.new_empty(shape))
+        end = self.length + k.shape[2]
+        self.keys[layer][:, :, self.length : end] = k
+        self.values[layer][:, :, self.length : end] = v
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+
+def head_forward(x: Tensor, model: Model, rope: Any) -> Tensor:
+    """Rotation and norm of queries or keys, where the model has them."""
+    if rope is not None:
+        x = rotate(x, rope)
+    return rmsnorm(x) if model.qk_norm else x
+
+
+def tables(model: Model, first: int, T: int, like: Tensor) -> Any:
+    """The RoPE tables of T positions from `first` on, or None for a model without RoPE."""
+    if model.position != "rope":
+        return None
+    return on_device(first, T, model.head_dim, model.rope_base, model.rope_pairs, (like.dtype, like.device))
+
+
+def forward(
+    model: Model, w: Weights, tokens: Tensor, cache: Cache | None = None, drops: Sequence[Tensor] = ()
+) -> Tensor:
+    """Logits (B, T, V) of tokens (B, T). A cache continues one row."""
+    T = tokens.shape[1]
+    first = cache.length if cache else 0
+    rope = tables(model, first, T, w["wte"])
+    x = F.embedding(tokens, w["wte"])
+    if model.position == "learned":
+        x = x + w["wpe"][first : first + T]
+    if model.norm_embedding:
+        x = rmsnorm(x)
+    if drops:
+        x = x * drops[0]
+    for i in range(model.n_layer):
+        n = rmsnorm(x)
+        q, k, v = (split(linear(n, w[f"layer{i}.attn_w{name}"]), model.n_head) for name in "qkv")
+        q, k = head_forward(q, model, rope), head_forward(k, model, rope)
+        q, k = q.to(v.dtype), k.to(v.dtype)  # where mixed precision has lifted them to float32
+        if cache:
+            k, v = cache.extend(i, k, v)
+        o = linear(join(attention(q, k, v)), w[f"layer{i}.attn_wo"])
+        x = x + (o * drops[2 * i + 1] if drops else o)
+        h = activate(linear(rmsnorm(x), w[f"layer{i}.mlp_fc1"]), model.activation)
+        o = linear(h, w[f"layer{i}.mlp_fc2"])
+        x = x + (o * drops[2 * i + 2] if drops else o)
+    if cache:
+        cache.length += T
+    if model.final_norm:
+        x = rmsnorm(x)
+    logits = linear(x, w["wte" if model.tie_embeddings else "lm_head"]).to(x.dtype)
+    return model.softcap * torch.tanh(logits / model.softcap) if model.softcap else logits
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum of -log softmax(logits)[target]."""
+    return (F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none") * weights.flatten()).sum()
