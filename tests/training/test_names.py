@@ -24,12 +24,12 @@ RealData = Callable[[str], Path]
 
 def oracle(path: Path, steps: int) -> tuple[list[str], list[str]]:
     """The first losses of gpt.py, and after 1000 of them its samples."""
-    docs, rng = gpt.read_docs(path), random.Random(gpt.SEED)
+    docs, rng = path.read_text(encoding="utf-8").split(), random.Random(gpt.SEED)
     rng.shuffle(docs)
-    tokenizer = gpt.Tokenizer(docs)
-    weights = gpt.init_weights(tokenizer.vocab_size, rng)
-    losses = [repr(loss) for loss in islice(gpt.train(weights, tokenizer, docs), steps)]
-    return losses, [gpt.sample(weights, tokenizer, rng) for _ in range(20)] if steps == gpt.NUM_STEPS else []
+    vocab = [*sorted(set("".join(docs))), gpt.BOS]
+    weights = gpt.init_weights(len(vocab), rng)
+    losses = [repr(loss) for loss in islice(gpt.train(weights, vocab, docs), steps)]
+    return losses, [gpt.sample(weights, vocab, rng) for _ in range(20)] if steps == gpt.NUM_STEPS else []
 
 
 def losses_of(out: Path) -> list[float]:
