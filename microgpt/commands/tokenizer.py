@@ -49,9 +49,9 @@ def train(
     merges
         Number of merges (bpe), instead of --vocab-size.
     roles
-        Add the special tokens of chats.
+        Add the special tokens of conversations.
     unk
-        Add a token for characters or words that the vocabulary lacks.
+        Add the token <unk> for characters or words outside of the vocabulary.
     whole
         Take each file as one document, line ends included.
     out
@@ -93,7 +93,7 @@ def encode(*, tokenizer: Path, unk: Annotated[bool, Flag] = False, json: Annotat
     tokenizer
         A tokenizer.json, a run, or a folder that has one.
     unk
-        Pass over what the vocabulary lacks, as <unk> where there is one.
+        Replace unknown characters or words by <unk> if the tokenizer has it, else skip them.
     json
         Print one JSON array.
     """
@@ -137,7 +137,7 @@ def show(
     tokenizer
         A tokenizer.json, a run, or a folder that has one.
     unk
-        Pass over what the vocabulary lacks, as <unk> where there is one.
+        Replace unknown characters or words by <unk> if the tokenizer has it, else skip them.
     merges
         Show the merges in the order of learning instead.
     """
@@ -169,7 +169,7 @@ COLOURS = ["black on bright_cyan", "black on bright_yellow", "black on bright_gr
 
 
 def visible(text: str) -> str:
-    """Text with what a terminal would act on made visible: no control character is left but line ends."""
+    """Text with every control character but line ends escaped, so that it cannot control a terminal."""
     shown = (char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
     return "".join(shown).replace("\n", "⏎\n")
 
@@ -194,7 +194,7 @@ def _stdin() -> str:
 
 
 def _write(text: str) -> None:
-    """The exact text, no line end added; on a terminal without the signs that would control it."""
+    """Write the exact text, without a line end; on a terminal with control characters escaped."""
     if sys.stdout.isatty():
         text = "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text) + "\n"
     sys.stdout.buffer.write(text.encode())

@@ -1,7 +1,7 @@
-"""Any of our tokenizers, where possible, as the byte-level BPE that GPT-2 began and llama.cpp runs.
+"""A tokenizer of microgpt, where possible, as the byte-level BPE of GPT-2 that llama.cpp runs.
 
-Its alphabet is the 256 bytes, each written as a printable character; a token is a string of those. A character
-tokenizer is such a one too: letters of one byte are tokens, longer ones grow out of their own bytes by merges.
+Its alphabet is the 256 bytes, each written as a printable letter. A character tokenizer can be one, too: characters
+of one byte are tokens, longer ones are merged from their bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Vocabulary = tuple[list[str], list[str], list[str]]  # tokens by id, merges, and
 
 
 def spelled(text: str) -> str:
-    """A text's bytes in the alphabet."""
+    """A text's bytes as letters of the alphabet."""
     return "".join(LETTERS[byte] for byte in text.encode())
 
 
@@ -28,7 +28,7 @@ def as_byte_level(content: dict[str, Any]) -> tuple[Vocabulary | None, str | Non
         return None, "its ids have holes"
     if model["type"] == "BPE":
         if not is_byte_level(content):
-            return None, "its BPE does not work on bytes, or cuts text otherwise than GPT-2 did"
+            return None, "its BPE does not work on bytes, or splits text by another pattern than GPT-2"
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
         return (tokens, merges, list(special.values())), None
     if any(len(token) != 1 for token in tokens if vocab[token] not in special):
@@ -39,12 +39,12 @@ def as_byte_level(content: dict[str, Any]) -> tuple[Vocabulary | None, str | Non
         merges += [f"{letters[:n]} {letters[n]}" for n in range(1, len(letters))]
     spellings = [token if vocab[token] in special else spelled(token) for token in tokens]
     if len(set(spellings)) != len(spellings):
-        return None, "a character and a special token have one name"
+        return None, "a character and a special token have the same name"
     return (spellings, list(dict.fromkeys(merges)), list(special.values())), None
 
 
 def is_byte_level(content: dict[str, Any]) -> bool:
-    """Whether a BPE works on bytes after GPT-2's cut into words (`ByteLevel` with its regex)."""
+    """Whether a BPE works on bytes within the pieces of GPT-2's pattern (`ByteLevel` with its regex)."""
     pre = content.get("pre_tokenizer") or {}
     steps = pre.get("pretokenizers", [pre])
     levels = [step for step in steps if step.get("type") == "ByteLevel"]

@@ -1,6 +1,6 @@
-"""A model of another program, and what the readers of this package share: its sizes, tensors and tokenizer.
+"""A model of another program, and the steps that its readers share: sizes, tensors and tokenizer.
 
-Whatever a file claims is compared with the file's size before memory is given for it.
+The sizes that a file states are compared with its own size before memory is allocated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LONGEST = 2**20  # tokens of context; a cache is made for all of them
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """A model of another program as ours."""
+    """A model of another program, converted."""
 
     source: str
     config: Config
@@ -131,9 +131,9 @@ def _byte_level_bpe(content: dict[str, Any], bos: Any) -> tuple[Tokenizer, np.nd
     from microgpt.tokenizers.bpe import Bpe
 
     if content["model"]["type"] != "BPE" or not is_byte_level(content):
-        raise ValueError("no BPE over bytes after GPT-2's pattern")
+        raise ValueError("no BPE over bytes with GPT-2's pattern")
     if content.get("normalizer") is not None:
-        raise ValueError("it changes the text before it cuts it")
+        raise ValueError("it normalizes the text")
     special: dict[int, str] = {token["id"]: str(token["content"]) for token in content["added_tokens"]}
     vocab: dict[str, int] = {**content["model"]["vocab"], **{text: i for i, text in special.items()}}
     bos = vocab.get("<bos>") if bos is None else bos

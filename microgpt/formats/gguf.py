@@ -1,7 +1,7 @@
 """One GGUF file for llama.cpp, as its architecture `arcee`, with the tokenizer inside.
 
-llama.cpp rotates neighbouring channels, squares its ReLU, norms before the head and not after the embedding (the
-norm there is folded into the table), and cuts text as GPT-2 does, over bytes.
+llama.cpp rotates neighbouring channels, squares its ReLU, has a norm before the head and none after the embedding
+(ours is folded into the table), and tokenizes bytes within the pieces of GPT-2's pattern.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Q8_BLOCK = 32  # numbers that share a scale
 
 
 def write(job: ExportJob, out: Path) -> list[str]:
-    """Write the file `out`. Raises UsageError with what llama.cpp cannot hold."""
+    """Write the file `out`. Raises UsageError with the options that llama.cpp cannot hold."""
     model, tokenizer = job.saved.config.model, job.saved.tokenizer
     vocabulary, problem = as_byte_level(files.parse_json(tokenizer.to_json(), "tokenizer.json"))
     require(
@@ -51,7 +51,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
 
 
 def rounded(weights: Tensors, stored: str) -> Tensors:
-    """What is left of the weights after they were stored: int8 has a float16 scale for each 32 numbers here."""
+    """The weights after they were stored and read back: int8 has a float16 scale per 32 numbers here."""
     if stored != "int8":
         return tensors.rounded(weights, stored)
     import gguf
@@ -105,7 +105,9 @@ def _write(job: ExportJob, path: Path, vocabulary: tuple[list[str], list[str], l
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types([gguf.TokenType.CONTROL if t in special else gguf.TokenType.NORMAL for t in tokens])
-    writer.add_token_merges(merges or ["Ā ā"])  # llama.cpp wants the list; this pair of control bytes never meets
+    writer.add_token_merges(
+        merges or ["Ā ā"]
+    )  # llama.cpp requires the list; these two control bytes never stand side by side
     writer.add_bos_token_id(bos)
     writer.add_eos_token_id(bos)
     writer.add_add_bos_token(True)

@@ -2,8 +2,8 @@
 
 Arcee is this model with a gain on every norm (written as 1, and on import multiplied into the matrix that follows)
 and no norm after the embedding, which is folded into the table: without learned positions that norm sees nothing
-but the token. NanoChat has the norms without gains, norms queries and keys, and turns its RoPE the other way round,
-so that the halves of each head change places.
+but the token. NanoChat has the norms without gains, norms queries and keys, and rotates in the other direction,
+so the halves of each head are swapped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CLASSES = {"arcee": "ArceeForCausalLM", "nanochat": "NanoChatForCausalLM"}
 CODE = "modeling_microgpt.py"
 HINT = "; --custom-code writes a class of microgpt beside the weights"
 
-# Their names of our sizes, activations and matrices.
+# The names that transformers gives to sizes, activations and matrices.
 SIZES = {
     "vocab_size": "vocab_size",
     "n_embd": "hidden_size",
@@ -54,7 +54,7 @@ GAINS = {
 
 
 def layer_names(model: Model, family: str) -> dict[str, str]:
-    """The matrices of all layers: our names to theirs."""
+    """The matrices of all layers: our names to those of transformers."""
     parts = ATTENTION | MLP[family]
     return {f"layer{i}.{a}": f"model.layers.{i}.{b}.weight" for i in range(model.n_layer) for a, b in parts.items()}
 
@@ -258,7 +258,7 @@ def architecture(given: dict[str, Any], where: str, family: str) -> dict[str, An
 
 
 def check_fixed(given: dict[str, Any], where: str, section: dict[str, Any]) -> None:
-    """Raise CheckpointError for an option that has another value than in every model of ours."""
+    """Raise CheckpointError for an option whose value no model of microgpt has."""
     heads, width = section["n_head"], section["n_embd"]
     default_eps = 1e-6 if given["model_type"] == "nanochat" else 1e-5
     for key, value, ours in (
@@ -276,7 +276,7 @@ def check_fixed(given: dict[str, Any], where: str, section: dict[str, Any]) -> N
 def read_weights(file: Path, model: Model, family: str, tied: bool) -> Tensors:
     """Our weights, with lm_head unless the head is the table. Raises CheckpointError.
 
-    Arcee's last gain belongs to the head alone, so a tied head with a gain that is not 1 becomes one of its own.
+    Arcee's last gain belongs to the head alone, so a tied head with a gain that is not 1 becomes an untied one.
     """
     ours, names, gains = {w.name: w.shape for w in table(model)}, layer_names(model, family), gain_names(model)
     shapes: dict[str, tuple[int, ...]] = {theirs: ours[name] for name, theirs in names.items()}

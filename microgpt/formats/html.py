@@ -1,6 +1,6 @@
 """One HTML file that holds the model and runs it: no server, no network, nothing to install.
 
-The page is put together from the templates beside this file; its content security policy names the hashes of its
+The page is assembled from the templates beside this file; its content security policy names the hashes of its
 one script and one style, so that nothing else can run in it, whatever a model's name or tokens say.
 """
 
@@ -24,7 +24,7 @@ from microgpt.model import Tensors, n_params
 from microgpt.runs import tensors
 from microgpt.tokenizers import Tokenizer
 
-MOST_PARAMETERS = 16_000_000  # a page of about 45 MB, which phones still open
+MOST_PARAMETERS = 16_000_000  # a page of about 45 MB, which phones can open
 KINDS = ("char", "word", "word-lossy", "bpe", "bpe-vidya", "bpe-words")
 GPT2 = (  # its pieces, for JavaScript's engine
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+"
@@ -95,7 +95,7 @@ def pack(weights: Tensors, stored: str) -> tuple[bytes, list[dict[str, Any]]]:
 
 
 def describe(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What the page's tokenizer needs: {kind, tokens, merges, special, pattern}."""
+    """The tokenizer for the page's script: {kind, tokens, merges, special, pattern}."""
     content = files.parse_json(tokenizer.to_json(), "tokenizer.json")
     vocab: dict[str, int] = content["model"]["vocab"]
     merges = [(vocab[left], vocab[right]) for left, right in content["model"].get("merges", [])]

@@ -1,4 +1,4 @@
-"""Models of other programs as model folders of microgpt. Nothing is written before all of a model was understood."""
+"""Import models of other programs as model folders. Nothing is written before a model was read completely."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 from microgpt import files
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.formats.foreign import Foreign
-from microgpt.formats.safetensors import trained
 from microgpt.model import n_params
+from microgpt.runs.checkpoint import MOMENTS, STATE
 from microgpt.runs.manifest import seal
-from microgpt.runs.model_folder import describe
+from microgpt.runs.model_folder import WEIGHTS, describe
+from microgpt.runs.tensors import encode
 
 # The file by which a folder is recognized, and the file of this package whose `read` opens it; the first wins.
 READERS = {"meta.json": "moonbase", "model.json": "kgx", "config.json": "hf"}
@@ -33,7 +34,7 @@ class Imported:
 
 
 def import_model(path: Path, out: Path) -> Imported:
-    """Write the model at `path` as our folder `out`. Raises CheckpointError with the file that is wrong, UsageError."""
+    """Write the model at `path` as the model folder `out`. Raises UsageError, or CheckpointError naming the file."""
     if out.exists():
         raise UsageError(f"{out}: exists already; name another folder with --out", "E_EXISTS")
     found = read(path)
@@ -43,7 +44,9 @@ def import_model(path: Path, out: Path) -> Imported:
             raise CheckpointError(f"{path}: tensor {name!r} holds a number that is not finite", "E_SAFETENSORS")
     stored = str(found.weights["wte"].dtype)
     contents = describe(found.config, found.tokenizer, stored, found.step)
-    contents |= trained(found.weights, found.moments, {"step": found.step})
+    contents[WEIGHTS] = encode(found.weights, stored)
+    if found.moments:
+        contents |= {MOMENTS: encode(found.moments, stored), STATE: files.to_json({"step": found.step})}
     template = path / "chat_template.jinja"
     if path.is_dir() and template.is_file() and template.stat().st_size < 2**20:
         contents["chat_template.jinja"] = template.read_bytes()
@@ -54,7 +57,7 @@ def import_model(path: Path, out: Path) -> Imported:
 
 
 def read(path: Path) -> Foreign:
-    """The model at `path`, by the reader that its files ask for. Raises CheckpointError."""
+    """The model at `path`, opened by the reader of its format. Raises CheckpointError."""
     if path.is_file() and (path.suffix == ".json" or _begins_as_json(path)):
         return _reader("kgx", path)
     for mark, name in READERS.items():

@@ -1,6 +1,6 @@
 """kgx's model.json: sizes, characters and every number as nested lists.
 
-kgx computes one architecture: learned positions, ReLU squared, no final norm, a head of its own, BOS last.
+kgx computes one architecture: learned positions, ReLU squared, no final norm, an untied head, BOS last.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One ONNX file: tokens and a KV cache in, logits and the longer cache out.
 
-The graph is written node by node, so no framework has to trace it. Inputs: input_ids int64 (B, T) and, a layer,
+The graph is written node by node, so no framework has to trace it. Inputs: input_ids int64 (B, T) and, per layer,
 past_key_values.i.key and .value float32 (B, H, S, size), S = 0 at first. Outputs: logits (B, T, V) and present.i.key
 and .value (B, H, S + T, size). Configuration and tokenizer are in the file's metadata.
 """
@@ -21,11 +21,11 @@ from microgpt.model import Tensors
 from microgpt.runs import tensors
 
 OPSET = 18
-IR_VERSION = 9  # what ONNX Runtime has opened since 1.17
+IR_VERSION = 9  # ONNX Runtime reads it since 1.17
 
 
 def write(job: ExportJob, out: Path) -> list[str]:
-    """Write the file `out`. Every option of the model has its nodes; none is refused."""
+    """Write the file `out`. Every option of a model has its nodes, so none is refused."""
     saved = job.saved
     proto = Graph(saved.config.model, tensors.rounded(job.weights, "float32")).build()
     for key, value in (
@@ -39,7 +39,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
 
 
 class Graph:
-    """The nodes and constants of one model as they are written down."""
+    """The nodes and constants of one model."""
 
     def __init__(self, model: Model, weights: Tensors) -> None:
         self.model = model

@@ -35,7 +35,7 @@ def table(
 
 
 def rounded(weights: Tensors, storage: str, to: str) -> Tensors:
-    """What is left of the weights after the format `to` stored them as `storage`."""
+    """The weights after the format `to` stored them as `storage` and they were read back."""
     if to == "gguf":  # its int8 has a scale per 32 numbers, not per row
         from microgpt.formats import gguf
 

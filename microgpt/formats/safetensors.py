@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from microgpt import files
 from microgpt.formats import ExportJob
-from microgpt.model import Tensors
 from microgpt.runs import manifest, model_folder, tensors
-from microgpt.runs.checkpoint import MOMENTS, STATE, Checkpoint
+from microgpt.runs.checkpoint import Checkpoint
 from microgpt.runs.model_folder import WEIGHTS
 
 KEPT = ("chat_template.jinja", "tokenizer_config.json")  # files of the source folder that belong to the model
@@ -28,12 +26,3 @@ def kept(saved: Checkpoint) -> dict[str, bytes]:
     """The files of the source folder that are copied unchanged. Raises CheckpointError for a damaged one."""
     names = [name for name in KEPT if (saved.path / name).is_file() and (saved.files is None or name in saved.files)]
     return {name: manifest.read_file(saved.path, name, saved.files) for name in names}
-
-
-def trained(weights: Tensors, moments: Tensors, state: dict[str, Any]) -> dict[str, bytes]:
-    """The weights, and Adam's moments with the step, where there are any."""
-    contents = {WEIGHTS: tensors.encode(weights, str(weights["wte"].dtype))}
-    if moments:
-        contents[MOMENTS] = tensors.encode(moments, str(weights["wte"].dtype))
-        contents[STATE] = files.to_json(state)
-    return contents

@@ -34,17 +34,17 @@ MAX_TOKENS = 2**20  # of a vocabulary
 
 
 class TextStream(Protocol):
-    """Tokens in, text out as soon as it is whole: never half a character."""
+    """Tokens in, text out as soon as its characters are complete."""
 
     def feed(self, tokens: Iterable[int]) -> str:
-        """The text that is certain now. Raises DataError for a number that is no token."""
+        """The text that is complete so far. Raises DataError for a number that is no token."""
 
     def end(self) -> str:
         """The rest; a character that was never finished shows as U+FFFD."""
 
 
 class Tokenizer(Protocol):
-    """What training, generation, chat and the server need of a tokenizer.
+    """The interface of a tokenizer.
 
     Ids are the vocabulary from 0, then the special tokens in `special`, BOS last. No text encodes to a special
     token but `unk`, and that one only for a character or word that the vocabulary lacks.
@@ -70,19 +70,19 @@ class Tokenizer(Protocol):
         """
 
     def encode_batch(self, texts: list[str], *, unk: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """All texts as one flat int32 array, and the int64 number of tokens of each. Raises as `encode`."""
+        """All texts as one flat int32 array, and the int64 number of tokens per text. Raises as `encode`."""
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens; special tokens have none. Raises DataError for a number that is no token."""
 
     def stream(self) -> TextStream:
-        """A decoder for tokens that come one by one."""
+        """A decoder for tokens that arrive one by one."""
 
     def token(self, token: int) -> str:
-        """A token as a person should see it: no text is hidden, half a character is shown as its bytes."""
+        """A token for display: special tokens by name, incomplete characters as their bytes."""
 
     def merge_table(self) -> list[tuple[int, int]]:
-        """The pairs of tokens that were merged, in the order of learning; empty for all but BPE."""
+        """The pairs of tokens that were merged, in the order of learning; empty unless the tokenizer is a BPE."""
 
     def to_json(self) -> bytes:
         """The tokenizer.json that `read` and the `tokenizers` library open, the same bytes for the same tokenizer."""
@@ -124,13 +124,13 @@ def _class(kind: str) -> type[Base]:
 def read(data: bytes, where: str) -> Tokenizer:
     """A tokenizer from the bytes of a tokenizer.json. Raises CheckpointError.
 
-    The file must be what the tokenizer that is read from it would write, or export: nothing in it is left unread,
-    so that no other program can read it to other ids.
+    The file must equal the one that its tokenizer would write, or export: nothing in it is ignored, so no other
+    program can read it to other ids.
     """
     from microgpt.tokenizers.base import bos_first
 
     if len(data) > MAX_BYTES:
-        raise CheckpointError(f"{where}: larger than {MAX_BYTES:,} bytes; not a tokenizer.json of ours")
+        raise CheckpointError(f"{where}: larger than {MAX_BYTES:,} bytes; not a tokenizer.json of microgpt")
     content = parse_json(data, where)
     try:
         if len(content["model"]["vocab"]) > MAX_TOKENS:

@@ -15,7 +15,7 @@ from microgpt.files import to_json
 UNKNOWN = -1
 
 Glue = Callable[[int, int], bytes]
-"""Bytes that stand between two tokens in a text."""
+"""The bytes between two neighbouring tokens in a text."""
 
 
 def content(name: str) -> str:
@@ -24,7 +24,7 @@ def content(name: str) -> str:
 
 
 class Stream:
-    """Tokens in, text out as soon as it is whole."""
+    """Tokens in, text out as soon as its characters are complete."""
 
     def __init__(self, pieces: list[bytes], n_vocab: int, glue: Glue | None) -> None:
         self._pieces, self._n_vocab, self._glue = pieces, n_vocab, glue
@@ -32,7 +32,7 @@ class Stream:
         self._last: int | None = None
 
     def feed(self, tokens: Iterable[int]) -> str:
-        """The text that is certain now. Raises DataError for a number that is no token."""
+        """The text that is complete so far. Raises DataError for a number that is no token."""
         ids = tokens.tolist() if isinstance(tokens, np.ndarray) else list(tokens)
         if ids and not 0 <= min(ids) <= max(ids) < len(self._pieces):
             at, bad = next((i, t) for i, t in enumerate(ids) if not 0 <= t < len(self._pieces))
@@ -90,7 +90,7 @@ class Base:
 
     def __init__(self, pieces: Iterable[bytes], special: Sequence[str]) -> None:
         if special[-1] != "bos" or len(set(special)) != len(special):
-            raise ValueError("special tokens must be there once each, BOS last")
+            raise ValueError("special tokens must occur once each, BOS last")
         self.pieces = list(pieces)
         self.n_vocab = len(self.pieces)
         self.special = {name: self.n_vocab + i for i, name in enumerate(special)}
@@ -127,19 +127,19 @@ class Base:
     def merge_table(self) -> list[tuple[int, int]]:
         return []
 
-    def unknown(self, what: str, position: int) -> DataError:
+    def unknown(self, text: str, position: int) -> DataError:
         """The error for a character or word that the vocabulary lacks; positions count from 1."""
-        if bad := re.search("[\ud800-\udfff]", what):
+        if bad := re.search("[\ud800-\udfff]", text):
             return halved(bad[0], position + bad.start())
-        shown = what if len(what) <= 40 else what[:39] + "…"
+        shown = text if len(text) <= 40 else text[:39] + "…"
         return DataError(
-            f"{'character' if len(what) == 1 else 'word'} {shown!r} at position {position} is not in this tokenizer's "
+            f"{'character' if len(text) == 1 else 'word'} {shown!r} at position {position} is not in this tokenizer's "
             f"vocabulary ({self.sketch()}); leave it out, or train on text that has it or with --unk",
             "E_UNKNOWN_TOKEN",
         )
 
     def sketch(self) -> str:
-        """The vocabulary in a few words."""
+        """The vocabulary in short, for errors."""
         return f"{self.n_vocab:,} tokens"
 
     def document(
@@ -186,12 +186,12 @@ def split_vocab(file: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def halved(char: str, position: int) -> DataError:
-    """The error for a surrogate, as which Python also reads a byte that is not UTF-8."""
+    """The error for a surrogate; Python decodes bytes that are not UTF-8 to surrogates, too."""
     if "\udc80" <= char <= "\udcff":
-        what = f"byte 0x{ord(char) - 0xDC00:02x} at position {position} is not UTF-8; convert the text to UTF-8"
+        problem = f"byte 0x{ord(char) - 0xDC00:02x} at position {position} is not UTF-8; convert the text to UTF-8"
     else:
-        what = f"{char!r} at position {position} is half a character (a lone surrogate); leave it out"
-    return DataError(what, "E_UNKNOWN_TOKEN")
+        problem = f"{char!r} at position {position} is half a character (a lone surrogate); leave it out"
+    return DataError(problem, "E_UNKNOWN_TOKEN")
 
 
 def bos_first(bos: int) -> dict[str, Any]:

@@ -1,12 +1,11 @@
-"""Byte-pair encoding, three ways: what is the alphabet, and which pieces does no merge cross?
+"""Byte-pair encoding in three variants, which differ in the alphabet and in the pieces that no merge crosses.
 
 bpe        bytes; pieces by GPT-2's pattern; most frequent pair, then smallest; never meets an unknown character
 bpe-vidya  characters; a document is a piece, spaces included; a pair counts from 2; the first in the text wins
 bpe-words  characters and an end mark (a space here) on each word; words are pieces; the first word's pair wins
 
-All three are encoded by `tiktoken`, which knows tokens by their bytes and merges by rank. That is the same as
-merging pairs in the order of learning as long as each token's own bytes encode to it alone, which `from_dict`
-checks and training entails.
+All three are encoded by `tiktoken`, which merges by the rank of a token's bytes. That equals merging pairs in the
+order of learning as long as each token's own bytes encode to it alone, which `from_dict` checks and training entails.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from microgpt.tokenizers.word import SPACES, charset, portable
 if TYPE_CHECKING:
     import tiktoken
 
-NEVER = 2**62  # a rank after all others
+LAST_RANK = 2**62  # after all others
 
 # GPT-2's pieces, written so that no run of letters or spaces is tried twice.
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -132,7 +131,7 @@ class Bpe(Base):
         encoder, ids = self._encoder
         try:
             "".join(texts).encode()
-            found = [encoder.encode_ordinary(self._plain(text)) for text in texts]  # for short texts the quicker way
+            found = [encoder.encode_ordinary(self._plain(text)) for text in texts]  # faster for short texts
         except ValueError:
             return super().encode_batch(texts, unk=unk)
         lengths = np.fromiter(map(len, found), np.int64, len(found))
@@ -247,9 +246,9 @@ def _crossed(left: int, right: int, parts: dict[int, Pair], order: dict[Pair, in
     """
     lefts, rights = _spine(left, 1, parts), _spine(right, 0, parts)
     while len(lefts) + len(rights) > 2:
-        across = order.get((lefts[-1], rights[-1]), NEVER)
-        next_left = lefts[-2] if len(lefts) > 1 else NEVER
-        next_right = rights[-2] if len(rights) > 1 else NEVER
+        across = order.get((lefts[-1], rights[-1]), LAST_RANK)
+        next_left = lefts[-2] if len(lefts) > 1 else LAST_RANK
+        next_right = rights[-2] if len(rights) > 1 else LAST_RANK
         if across < next_left and across <= next_right:
             return True
         (lefts if next_left <= next_right else rights).pop()

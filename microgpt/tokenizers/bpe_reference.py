@@ -1,4 +1,4 @@
-"""Byte-pair encoding as it is defined (Sennrich, Haddow, Birch 2016), slowly: what the fast ways are tested against.
+"""Byte-pair encoding as defined (Sennrich, Haddow, Birch 2016): slow, and the reference for bpe and bpe_train.
 
 A corpus is a list of pieces, each a list of tokens with a weight (how often the piece occurs). Learning counts
 the pairs of neighbours, makes the most frequent pair a new token, replaces it everywhere, and begins again.

@@ -13,18 +13,18 @@ from microgpt.tokenizers.base import UNKNOWN, Base, split, split_vocab
 
 
 class Char(Base):
-    """A character tokenizer; ids are places in `chars`, BOS is the last."""
+    """A character tokenizer; ids are indices into `chars`, BOS is the last."""
 
     kind = "char"
     PATTERN = r"[\s\S]"
 
     def __init__(self, chars: str, special: Sequence[str] = ("bos",)) -> None:
         if not chars or len(set(chars)) != len(chars):
-            raise ValueError("characters must be there once each")
+            raise ValueError("characters must occur once each")
         super().__init__((char.encode() for char in chars), special)
         self.chars = chars
         points = np.frombuffer(chars.encode("utf-32-le"), np.uint32)
-        # One place more than the highest character: all that lie beyond are looked up there.
+        # One entry more than the highest character: all beyond are looked up there.
         self._ids = np.full(int(points.max()) + 2, self.special.get("unk", UNKNOWN), np.int32)
         self._ids[points] = np.arange(len(chars))
 

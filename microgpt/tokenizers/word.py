@@ -1,7 +1,7 @@
 """One token per word, punctuation mark and space; in the lossy form, words and punctuation marks alone.
 
-A mark or a space is a token of its own; what lies between is a word. Both classes are listed by code point, so
-that every regex engine, whatever its edition of Unicode, splits alike.
+A word is a run of other characters between marks and spaces. Both classes are listed by code point, so that every
+regex engine splits alike, whichever version of Unicode it has.
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ NO_SPACE_AFTER = frozenset("('\"[{")
 
 
 class Word(Base):
-    """A word tokenizer; ids are places in `words`, BOS is the last."""
+    """A word tokenizer; ids are indices into `words`, BOS is the last."""
 
     takes = ("vocab_size",)
 
     def __init__(self, words: Sequence[str], special: Sequence[str] = ("bos",), *, lossy: bool = False) -> None:
         if not words or len(set(words)) != len(words):
-            raise ValueError("words must be there once each")
+            raise ValueError("words must occur once each")
         super().__init__((word.encode() for word in words), special)
         self.kind = "word-lossy" if lossy else "word"
         self.words = list(words)
