@@ -1,7 +1,7 @@
-"""The configuration: what a model is, how it is trained, on what, and how the run is kept.
+"""The configuration of a run: model, optimizer, data, and the run itself.
 
-Four sections, each checked key by key, to and from TOML and plain dicts. Layers are merged before they are
-checked: defaults < scenario file < --config file < flags.
+Each section is checked key by key, and converts to and from TOML and plain dicts. Layers are merged before they are
+checked: defaults < scenario < --size < --config file < flags.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Count = Annotated[int, Field(ge=0, strict=True)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
-# What a family sets; every key given beside it wins.
+# The keys that a family sets; keys given beside it override them.
 FAMILIES: dict[str, dict[str, Any]] = {
     "classic": {"position": "learned", "activation": "relu", "final_norm": False, "qk_norm": False},
     "modern": {
@@ -41,7 +41,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-# What a key given in a later layer takes back of earlier ones, unless it is given beside it.
+# The keys of earlier layers that a key of a later layer removes, unless they are given beside it.
 RESETS: dict[str, dict[str, tuple[str, ...]]] = {
     "data": {
         "path": ("dataset",),
@@ -56,22 +56,6 @@ RESETS: dict[str, dict[str, tuple[str, ...]]] = {
 
 SCHEDULE = ("learning_rate", "schedule", "warmup_steps", "min_learning_rate")  # keys of optim; the rest is Adam
 
-# One dial: shape, learning rate and batch that go together (--size).
-SIZES: dict[str, dict[str, Any]] = {
-    name: {
-        "model": {"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "block_size": block_size},
-        "optim": {"learning_rate": learning_rate},
-        "run": {"batch_size": batch_size},
-    }
-    for name, n_layer, n_embd, n_head, block_size, learning_rate, batch_size in (
-        ("nano", 1, 16, 4, 16, 1e-2, 1),
-        ("micro", 2, 32, 4, 64, 5e-3, 4),
-        ("mini", 4, 64, 4, 64, 3e-3, 8),
-        ("small", 4, 128, 4, 128, 2e-3, 16),
-        ("medium", 6, 384, 6, 256, 1e-3, 32),
-    )
-}
-
 
 def _family(given: Mapping[str, Any]) -> dict[str, Any]:
     return FAMILIES.get(str(given.get("family", "")), {})
@@ -85,37 +69,39 @@ def _renamed(given: Any, old: str, new: str) -> Any:
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are refused, values do not change."""
+    """A section of the configuration: unknown keys are refused, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Model(Section):
-    """The architecture: everything that fixes the shapes and the arithmetic of the model."""
+def key(default: Any, description: str, **limits: Any) -> Any:
+    """A configuration key: its default, and the help of its flag."""
+    return Field(default, description=description, **limits)
 
-    family: Annotated[Literal["classic", "modern", "nanochat"], Field(description="options set together")] = "classic"
-    vocab_size: Annotated[Positive | None, Field(description="tokens (default: the tokenizer's)")] = None
-    block_size: Annotated[Positive, Field(description="context length in tokens")] = 16
-    n_layer: Annotated[Positive, Field(description="transformer blocks")] = 1
-    n_head: Annotated[Positive, Field(description="attention heads; divides n_embd")] = 4
-    n_embd: Annotated[Positive, Field(description="width of the residual stream")] = 16
-    position: Annotated[Literal["learned", "rope"], Field(description="how positions are told apart")] = "learned"
-    rope_pairs: Annotated[Literal["interleaved", "half"], Field(description="which channels RoPE rotates together")] = (
-        "interleaved"
+
+class Model(Section):
+    """The architecture: everything that determines the shapes and the arithmetic of the model."""
+
+    family: Literal["classic", "modern", "nanochat"] = key("classic", "preset of position, activation and norms")
+    vocab_size: Positive | None = key(None, "tokens in the vocabulary (default: the tokenizer's)")
+    block_size: Positive = key(16, "context length in tokens")
+    n_layer: Positive = key(1, "transformer blocks")
+    n_head: Positive = key(4, "attention heads; must divide n_embd")
+    n_embd: Positive = key(16, "width of the residual stream")
+    position: Literal["learned", "rope"] = key("learned", "position encoding")
+    rope_pairs: Literal["interleaved", "half"] = key("interleaved", "channel pairs that RoPE rotates")
+    rope_base: float = key(10000.0, "base of RoPE's wavelengths", gt=1)
+    activation: Literal["relu", "relu2", "gelu"] = key("relu", "activation of the MLP")
+    norm_embedding: bool = key(True, "RMSNorm after the embedding")
+    final_norm: bool = key(False, "RMSNorm before the output head")
+    tie_embeddings: bool = key(False, "share the token embedding with the output head")
+    qk_norm: bool = key(False, "RMSNorm on queries and keys, per head")
+    softcap: Rate = key(0.0, "soft cap of the logits, cap * tanh(logits / cap); 0 disables")
+    init_std: Rate = key(0.08, "standard deviation of the initial weights")
+    residual_init: Literal["same", "zero", "scaled"] = key(
+        "same", "initial attn_wo and mlp_fc2: same as the rest, zero, or scaled by 1 / sqrt(2 n_layer)"
     )
-    rope_base: Annotated[float, Field(gt=1, description="RoPE's longest wavelength / 2 pi")] = 10000.0
-    activation: Annotated[Literal["relu", "relu2", "gelu"], Field(description="the MLP's activation")] = "relu"
-    norm_embedding: Annotated[bool, Field(description="RMSNorm right after the embedding")] = True
-    final_norm: Annotated[bool, Field(description="RMSNorm before the head")] = False
-    tie_embeddings: Annotated[bool, Field(description="the head uses wte")] = False
-    qk_norm: Annotated[bool, Field(description="RMSNorm on queries and keys, per head")] = False
-    softcap: Annotated[Rate, Field(description="logits = cap * tanh(logits / cap); 0 is off")] = 0.0
-    init_std: Annotated[Rate, Field(description="standard deviation of the first values")] = 0.08
-    residual_init: Annotated[
-        Literal["same", "zero", "scaled"],
-        Field(description="attn_wo and mlp_fc2: same, 0 or /sqrt(2 n_layer)"),
-    ] = "same"
-    dropout: Annotated[Fraction, Field(description="dropped share of embedding and residual branches")] = 0.0
+    dropout: Fraction = key(0.0, "dropout probability on the embedding and residual branches")
 
     @model_validator(mode="before")
     @classmethod
@@ -132,12 +118,12 @@ class Model(Section):
 
     @property
     def head_dim(self) -> int:
-        """Channels a head."""
+        """Channels per head."""
         return self.n_embd // self.n_head
 
     @property
     def vocab(self) -> int:
-        """The vocabulary's size, which must be known by now."""
+        """The size of the vocabulary, which the tokenizer has set by now."""
         assert self.vocab_size is not None, "the tokenizer sets vocab_size before a model is built"
         return self.vocab_size
 
@@ -145,17 +131,15 @@ class Model(Section):
 class Optim(Section):
     """Adam (Kingma & Ba 2015, arXiv:1412.6980) and the learning rate's schedule."""
 
-    learning_rate: Annotated[Rate, Field(description="highest learning rate")] = 0.01
-    beta1: Annotated[Fraction, Field(description="decay of the first moment")] = 0.85
-    beta2: Annotated[Fraction, Field(description="decay of the second moment")] = 0.99
-    eps: Annotated[float, Field(gt=0, description="Adam's epsilon")] = 1e-8
-    weight_decay: Annotated[Rate, Field(description="decoupled decay (AdamW)")] = 0.0
-    schedule: Annotated[Literal["constant", "linear", "cosine"], Field(description="how the learning rate falls")] = (
-        "linear"
-    )
-    warmup_steps: Annotated[Count, Field(description="steps from 0 to the highest rate")] = 0
-    min_learning_rate: Annotated[Rate, Field(description="where the schedule ends")] = 0.0
-    clip_norm: Annotated[Rate, Field(description="longest global gradient; 0 is off")] = 0.0
+    learning_rate: Rate = key(0.01, "peak learning rate")
+    beta1: Fraction = key(0.85, "decay rate of the first moment")
+    beta2: Fraction = key(0.99, "decay rate of the second moment")
+    eps: float = key(1e-8, "Adam's epsilon", gt=0)
+    weight_decay: Rate = key(0.0, "decoupled weight decay (AdamW)")
+    schedule: Literal["constant", "linear", "cosine"] = key("linear", "learning-rate schedule")
+    warmup_steps: Count = key(0, "steps of linear warmup to the peak learning rate")
+    min_learning_rate: Rate = key(0.0, "final learning rate of the schedule")
+    clip_norm: Rate = key(0.0, "maximum global gradient norm; 0 disables")
 
     @model_validator(mode="after")
     def _check_floor(self) -> Self:
@@ -168,39 +152,34 @@ class Optim(Section):
 
 
 class Data(Section):
-    """Where the text comes from and how it becomes rows of tokens."""
+    """The source of the text, and its way to rows of tokens."""
 
-    dataset: Annotated[str | None, Field(description="a data set by name (microgpt data list)")] = None
-    path: Annotated[str | None, Field(description="a file, folder or glob instead; - is standard input")] = None
-    format: Annotated[
-        Literal["auto", "lines", "paragraphs", "chunks", "jsonl", "chat"],
-        Field(description="what a document is (auto: jsonl or chat for *.jsonl by its first line, else lines)"),
-    ] = "auto"
-    score: Annotated[
-        Literal["assistant", "all"], Field(description="chat: the loss counts the answers alone, or every turn")
-    ] = "assistant"
-    chunk_size: Annotated[Positive, Field(description="characters a chunk")] = 128
-    chunk_overlap: Annotated[Count | None, Field(description="shared with the chunk before (default: half)")] = None
-    fold_whitespace: Annotated[bool, Field(description="chunks: any whitespace becomes one space")] = True
-    strip_gutenberg: Annotated[bool, Field(description="drop Project Gutenberg's header and footer")] = False
-    text_field: Annotated[str, Field(description="jsonl: the key that holds the text")] = "text"
-    drop_empty: Annotated[bool, Field(description="leave out documents without text")] = True
-    drop_duplicates: Annotated[bool, Field(description="leave out exact copies of earlier documents")] = False
-    skip_bad: Annotated[bool, Field(description="leave out what cannot be read; listed in rejects.jsonl")] = False
-    tokenizer: Annotated[
-        str, Field(description="char, word, bpe (or another kind), or a tokenizer.json", min_length=1)
-    ] = "char"
-    tokenizer_size: Annotated[Positive | None, Field(description="tokens that a word or bpe tokenizer learns")] = None
-    bpe_merges: Annotated[Count | None, Field(description="merges that a bpe tokenizer learns, instead")] = None
-    unk: Annotated[bool, Field(description="a token for what the tokenizer's vocabulary lacks")] = False
-    trailing_bos: Annotated[bool, Field(description="a document ends with BOS")] = True
-    packing: Annotated[
-        Literal["rows", "joined"], Field(description="a document a row, or documents joined to full contexts")
-    ] = "rows"
-    val_path: Annotated[str | None, Field(description="held-out text of its own, read as the training text is")] = None
-    val_fraction: Annotated[
-        Fraction | None, Field(description="held-out documents (default: 0.1 if eval_every is set, else 0)")
-    ] = None
+    dataset: str | None = key(None, "data set by name (microgpt data list)")
+    path: str | None = key(None, "text file, folder or glob; - is standard input")
+    format: Literal["auto", "lines", "paragraphs", "chunks", "jsonl", "chat"] = key(
+        "auto", "how text is split into documents (auto: jsonl or chat for *.jsonl by its first line, else lines)"
+    )
+    score: Literal["assistant", "all"] = key(
+        "assistant", "chat: tokens that count in the loss, of the answers or of every turn"
+    )
+    chunk_size: Positive = key(128, "characters per chunk")
+    chunk_overlap: Count | None = key(None, "characters shared with the previous chunk (default: half)")
+    fold_whitespace: bool = key(True, "chunks: replace each run of whitespace by one space")
+    strip_gutenberg: bool = key(False, "remove Project Gutenberg's header and footer")
+    text_field: str = key("text", "jsonl: key of the text")
+    drop_empty: bool = key(True, "drop documents without text")
+    drop_duplicates: bool = key(False, "drop exact copies of earlier documents")
+    skip_bad: bool = key(False, "drop unreadable documents; rejects.jsonl lists them")
+    tokenizer: str = key("char", "char, word, bpe (or another kind), or the path of a tokenizer.json", min_length=1)
+    tokenizer_size: Positive | None = key(None, "vocabulary size that a word or bpe tokenizer learns")
+    bpe_merges: Count | None = key(None, "merges that a bpe tokenizer learns, in place of a vocabulary size")
+    unk: bool = key(False, "add a token for text outside of the vocabulary")
+    trailing_bos: bool = key(True, "end each document with BOS")
+    packing: Literal["rows", "joined"] = key("rows", "one document per row, or documents joined to full contexts")
+    val_path: str | None = key(None, "separate held-out text, read as the training text is")
+    val_fraction: Fraction | None = key(
+        None, "fraction of documents to hold out (default: 0.1 if eval_every is set, else 0)"
+    )
 
     @model_validator(mode="after")
     def _check_data(self) -> Self:
@@ -216,36 +195,32 @@ class Data(Section):
 
 
 class Run(Section):
-    """How long, how fast, with what, and what is kept."""
+    """Length, batch, engine, checkpoints, evaluation and samples."""
 
-    steps: Annotated[Positive, Field(description="optimizer steps in all")] = 1000
-    batch_size: Annotated[Positive, Field(description="rows a pass")] = 1
-    grad_accum: Annotated[Positive, Field(description="passes an optimizer step")] = 1
-    seed: Annotated[Count, Field(description="one seed, one model")] = 42
-    engine: Annotated[str, Field(description="auto, or a rung of the ladder")] = "auto"
-    dtype: Annotated[Literal["auto", "float64", "float32", "bfloat16"], Field(description="numbers of the engine")] = (
-        "auto"
-    )
-    device: Annotated[str, Field(description="auto, cpu, cuda, mps")] = "auto"
-    threads: Annotated[Count, Field(description="threads of the engine; 0 lets it choose")] = 0
-    checkpoint_every: Annotated[Count, Field(description="steps between checkpoints; 0: at the end")] = 0
-    keep: Annotated[Positive, Field(description="newest checkpoints to keep")] = 3
-    eval_every: Annotated[Count, Field(description="steps between held-out losses; 0 is off")] = 0
-    patience: Annotated[
-        Count, Field(description="stop after this many held-out losses without a new best; 0: never")
-    ] = 0
-    sample_every: Annotated[Count, Field(description="steps between samples; 0 is off")] = 0
-    samples: Annotated[Count, Field(description="samples at the end")] = 20
-    temperature: Annotated[Rate, Field(description="temperature of the samples")] = 0.5
+    steps: Positive = key(1000, "optimizer steps in total")
+    batch_size: Positive = key(1, "rows per micro-batch")
+    grad_accum: Positive = key(1, "micro-batches per optimizer step")
+    seed: Count = key(42, "seed of the shuffle, the initial weights, dropout and samples")
+    engine: str = key("auto", "auto, or an engine of the ladder")
+    dtype: Literal["auto", "float64", "float32", "bfloat16"] = key("auto", "floating-point type")
+    device: str = key("auto", "auto, cpu, cuda or mps")
+    threads: Count = key(0, "threads of the engine; 0 chooses automatically")
+    checkpoint_every: Count = key(0, "steps between checkpoints; 0 saves at the end alone")
+    keep: Positive = key(3, "newest checkpoints to keep")
+    eval_every: Count = key(0, "steps between evaluations on held-out text; 0 disables")
+    patience: Count = key(0, "evaluations without a new best loss before training stops; 0 disables")
+    sample_every: Count = key(0, "steps between samples; 0 disables")
+    samples: Count = key(20, "samples at the end of training")
+    temperature: Rate = key(0.5, "sampling temperature")
 
 
 class Finetune(Section):
-    """What a run continues from, if not from random first values."""
+    """Fine-tuning: the base model that a run continues from, adapters and replay."""
 
-    base: Annotated[str | None, Field(description="the model that the run began with")] = None
-    lora_rank: Annotated[Count, Field(description="rank of the adapters; 0 trains all weights")] = 0
-    lora_alpha: Annotated[Rate, Field(description="adapters count alpha / rank; 0 means 2 rank")] = 0.0
-    replay: Annotated[Fraction, Field(description="share of rows from the base's own training data")] = 0.0
+    base: str | None = key(None, "path of the base model")
+    lora_rank: Count = key(0, "rank of the LoRA adapters; 0 trains all weights")
+    lora_alpha: Rate = key(0.0, "LoRA alpha: adapters are scaled by alpha / rank; 0 means 2 rank")
+    replay: Fraction = key(0.0, "fraction of rows from the base model's training data")
 
     @property
     def alpha(self) -> float:
@@ -268,7 +243,7 @@ class Phase(Section):
 
 
 class Config(Section):
-    """The whole: what `run.toml` holds, and what a scenario file may set."""
+    """All settings of a run, as `run.toml` holds them and a scenario file may set them."""
 
     name: str = "custom"
     description: str = ""
@@ -335,8 +310,8 @@ SECTIONS: dict[str, type[Section]] = {"model": Model, "optim": Optim, "data": Da
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts, later layers over earlier ones; a family given later also resets what it sets, and a key of
-    RESETS what it takes back."""
+    """Nested dicts, later layers over earlier ones. A family also resets the keys that it sets, and a key of RESETS
+    removes the keys that it replaces."""
     out: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
@@ -354,13 +329,6 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 def _resets(section: str) -> Iterator[tuple[str, str]]:
     for given, lost in RESETS.get(section, {}).items():
         yield from ((given, key) for key in lost)
-
-
-def size(name: str) -> dict[str, Any]:
-    """The layer of a size. Raises UsageError with the nearest names."""
-    if name not in SIZES:
-        raise UsageError(f"--size: no size is called {name!r}; {nearest(name, SIZES)}")
-    return SIZES[name]
 
 
 def _one_line(error: ValidationError) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from microgpt.cli import main
-from microgpt.config import SIZES, Config
+from microgpt.config import Config
 from microgpt.errors import UsageError
 from microgpt.model import n_params
-from microgpt.scenarios import expected, scenario, scenarios
+from microgpt.scenarios import SIZES, expected, scenario, scenarios
 from microgpt.training.prepare import prepare
 
 # What the originals state, or what follows from their shapes where they are wrong.

@@ -12,9 +12,9 @@ from typing import Annotated, Any, get_args
 
 from cyclopts import Group, Parameter
 
-from microgpt.config import SECTIONS, Config, merge, size
+from microgpt.config import SECTIONS, Config, merge
 from microgpt.errors import UsageError, nearest
-from microgpt.scenarios import read, scenario, scenarios
+from microgpt.scenarios import read, scenario, scenarios, size
 
 # Flags that have another name than their key, or a second one.
 NAMES = {
