@@ -118,7 +118,7 @@ def test_before_anything_is_written(
     number: signal.Signals,
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(prepare, "read", lambda *given: signal.raise_signal(number))
+    monkeypatch.setattr(prepare, "load", lambda *given, **options: signal.raise_signal(number))
     assert main(new(reference.data, tmp_path / "run")) == STATUS[number]
     assert capsys.readouterr().err == f"microgpt: {'interrupted' if number == signal.SIGINT else 'terminated'}\n"
     assert not (tmp_path / "run").exists()
@@ -128,13 +128,13 @@ def test_before_anything_is_written(
 def test_a_library_that_swallows_the_signal(
     reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def swallow(*given: object) -> None:
+    def swallow(*given: object, **options: object) -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
         except BaseException as error:
             raise RuntimeError("could not build a schema") from error
 
-    monkeypatch.setattr(prepare, "read", swallow)
+    monkeypatch.setattr(prepare, "load", swallow)
     assert main(new(reference.data, tmp_path / "run")) == 143
     assert capsys.readouterr().err == "microgpt: terminated\n"
 
