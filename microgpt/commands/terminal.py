@@ -1,24 +1,14 @@
-"""What a person sees while a run goes on: the plan, a bar with rate and time left, and what was saved.
-
-All of it goes to stderr, so that stdout holds results alone.
-"""
+"""Text for the terminal: lines on stderr, so that stdout holds results alone, and text made safe to print."""
 
 from __future__ import annotations
 
 import sys
-import time
-from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-from microgpt.model import n_params
 from microgpt.progress import ProgressCallback
-from microgpt.training.prepare import RunSetup
-from microgpt.training.report import Callbacks
 
 
 def say(text: str) -> None:
-    """A line on stderr."""
+    """Print a line on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -39,17 +29,17 @@ CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) no
 
 
 def printable(text: str) -> str:
-    """A text without the control characters (C0, DEL, C1) that could move a terminal's cursor or change its state."""
+    """A text without the control characters (C0, DEL, C1) that move a terminal's cursor or change its state."""
     return text.translate(CONTROL)
 
 
 def for_stdout(text: str) -> str:
-    """A model's text as stdout should have it: made harmless where that is a terminal, else as it is."""
+    """A model's text for stdout: printable where that is a terminal, else unchanged."""
     return printable(text) if sys.stdout.isatty() else text
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that a person would use."""
+    """Seconds in a readable unit."""
     if seconds < 1:
         return "under a second"
     if seconds < 100:
@@ -62,128 +52,3 @@ def duration(seconds: float) -> str:
 def count(n: int, noun: str) -> str:
     """'1 layer', '2 layers'."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def describe_plan(setup: RunSetup) -> list[str]:
-    """The plan of a run, a line a subject."""
-    config, model, run = setup.config, setup.config.model, setup.config.run
-    corpus = setup.corpus
-    held = setup.validation.n_held_out
-    row = "context" if config.data.packing == "joined" else "document"
-    steps = f"{run.steps:,} steps of {count(setup.rows_per_step, row)}"
-    expected = setup.choice.seconds_per_step * run.steps
-    lines = [f"note    {note}" for note in setup.documents.notes]
-    lines += [
-        f"data    {setup.documents.source}: {count(corpus.n_documents, 'document')}, {len(corpus.tokens):,} tokens"
-        + (f", {held:,} held out" if held else "")
-        + f"; {setup.tokenizer.kind} tokenizer, vocabulary {model.vocab}",
-        f"model   {model.family}: {n_params(model):,} parameters ({count(model.n_layer, 'layer')}, "
-        f"{model.n_embd} wide, {count(model.n_head, 'head')}, context {model.block_size})",
-        f"engine  {setup.choice.name} in {setup.choice.dtype}: {setup.choice.why}",
-        f"run     {steps}, {'about ' if expected >= 1 else ''}{duration(expected)}",
-    ]
-    for section in ("model", "optim", "data", "run"):
-        keys = config.to_dict()[section]
-        lines.append(f"{section:7} " + " ".join(f"{key}={value}" for key, value in keys.items()))
-    if config.finetune.base:
-        tuned = config.finetune.model_dump().items()
-        lines.append("finetune " + " ".join(f"{key}={value}" for key, value in tuned if value is not None))
-    return lines
-
-
-class Terminal(Callbacks):
-    """The report of a run on stderr: a live bar on a terminal, a line every few seconds elsewhere."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-        self.began = self.reported = time.monotonic()
-        self.at_start = 0
-        self.tokens = 0
-        self.steps = 0
-        self.compiled = False
-
-    def reading(self, message: str, seconds: float | None) -> None:
-        now = time.monotonic()
-        if now - self.reported > 2:
-            self._line(message)
-            self.reported = now
-
-    def plan(self, setup: RunSetup) -> None:
-        for line in describe_plan(setup):
-            say(line)
-        self.steps = setup.config.run.steps
-        self.began = self.reported = time.monotonic()
-        if sys.stderr.isatty():
-            self.bar = self._bar()
-
-    def _bar(self) -> Any:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        bar = Progress(
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=False,
-        )
-        bar.add_task("train", total=self.steps, loss="-", rate="-")
-        bar.start()
-        return bar
-
-    def compiling(self, name: str, seconds: float | None) -> None:
-        if seconds is not None:
-            self._line(f"compiled {name} in {seconds:.1f} s")
-        elif not self.compiled:
-            self._line(name)
-            self.compiled = True
-        self.began = self.reported = time.monotonic()  # it is no part of the rate
-
-    def resumed(self, path: Path, step: int) -> None:
-        say(f"resumed {path} at step {step:,}")
-        self.at_start = step
-
-    def progress(self, step: int, loss: float, tokens: int) -> None:
-        self.tokens += tokens
-        now = time.monotonic()
-        seconds = max(now - self.began, 1e-9)
-        rate = f"{(step - self.at_start) / seconds:,.0f} steps/s  {self.tokens / seconds:,.0f} tokens/s"
-        if self.bar:
-            self.bar.update(self.bar.task_ids[0], completed=step, loss=f"{loss:.4f}", rate=rate)
-        elif now - self.reported > 5 or step == self.steps:
-            left = duration((self.steps - step) * seconds / max(1, step - self.at_start))
-            say(
-                f"step {step:,} / {self.steps:,}  loss {loss:.4f}  {rate}"
-                + (f"  {left} left" if step < self.steps else "")
-            )
-            self.reported = now
-
-    def evaluated(self, step: int, loss: float) -> None:
-        self._line(f"step {step:,}  held-out loss {loss:.4f}")
-
-    def sample(self, step: int, text: str) -> None:
-        self._line(f"step {step:,}  sample: {printable(text)}")
-
-    def saved(self, path: Path) -> None:
-        self._line(f"saved   {path}")
-
-    def stopped_early(self, step: int, best: dict[str, Any]) -> None:
-        self._line(
-            f"stopped at step {step:,}: the best held-out loss stays {best['val_loss']:.4f} of step {best['step']:,}"
-        )
-
-    def _line(self, text: str) -> None:
-        if self.bar:
-            self.bar.console.print(text, markup=False, highlight=False)
-        else:
-            say(text)
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.bar:
-            self.bar.stop()

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, base, given, resolve, run_name
-from microgpt.commands.terminal import Terminal, for_stdout, say
+from microgpt.commands.progress import TrainingProgress
+from microgpt.commands.terminal import for_stdout, say
 from microgpt.config import SCHEDULE, Config
 from microgpt.errors import MicrogptError, NumericError, Stopped, UsageError
 from microgpt.runs.folder import RunFolder, last_folder, new_folder
@@ -162,7 +163,7 @@ def run_and_tell(
     limit = None if max_time is None else seconds(max_time)
     again = shlex.join(["microgpt", "train", "--resume", "--out", str(out)])
     try:
-        with Terminal() as callbacks:
+        with TrainingProgress() as callbacks:
             result = train_run(config, out, resume=resume, stop_at=stop_at, max_time=limit, callbacks=callbacks)
     except MicrogptError as error:
         begun = isinstance(error, Stopped) or callbacks.tokens
