@@ -1,4 +1,7 @@
-"""The meaning of 'the same model': one suite over every rung of the ladder and every option."""
+"""The meaning of 'the same model': one suite over every rung of the ladder and every option.
+
+Longer than 350 lines, because every test of it runs over all rungs and all options.
+"""
 
 from __future__ import annotations
 
