@@ -8,6 +8,7 @@ import numpy as np
 
 from microgpt.config import Model
 from microgpt.errors import UsageError
+from microgpt.tokenizers import Tokenizer
 
 EPS = 1e-5  # of every RMSNorm
 
@@ -39,3 +40,16 @@ def require(reader: str, needs: Iterable[tuple[bool, str]], hint: str = "") -> N
     problems = [sentence for fulfilled, sentence in needs if not fulfilled]
     if problems:
         raise UsageError(f"{reader} cannot hold this model: {', '.join(problems)}{hint}", "E_FORMAT")
+
+
+def gist_needs(model: Model, tokenizer: Tokenizer) -> tuple[tuple[bool, str], ...]:
+    """The options of the gist's architecture, which kgx and muchq compute, for `require`."""
+    return (
+        (tokenizer.kind == "char", f"its tokens are characters, not {tokenizer.kind}"),
+        (model.position == "learned", f"position = {model.position} (it has learned ones)"),
+        (model.norm_embedding, "norm_embedding = false"),
+        (not model.final_norm, "final_norm = true"),
+        (not model.tie_embeddings, "tie_embeddings = true"),
+        (not model.qk_norm, "qk_norm = true"),
+        (not model.softcap, f"softcap = {model.softcap}"),
+    )

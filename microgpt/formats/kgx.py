@@ -13,7 +13,7 @@ import numpy as np
 from microgpt import files
 from microgpt.errors import CheckpointError
 from microgpt.formats import ExportJob
-from microgpt.formats.convert import require
+from microgpt.formats.convert import gist_needs, require
 from microgpt.formats.foreign import Foreign, char_tokenizer, configure, file_size, sizes
 from microgpt.model import table
 from microgpt.runs import tensors
@@ -29,16 +29,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
     chars = getattr(tokenizer, "chars", None)
     require(
         "kgx's model.json",
-        (
-            (tokenizer.kind == "char", f"its tokens are characters, not {tokenizer.kind}"),
-            (len(tokenizer.special) == 1, "special tokens beside BOS"),
-            (model.position == "learned", f"position = {model.position} (it has learned ones)"),
-            (model.norm_embedding, "norm_embedding = false"),
-            (not model.final_norm, "final_norm = true"),
-            (not model.tie_embeddings, "tie_embeddings = true"),
-            (not model.qk_norm, "qk_norm = true"),
-            (not model.softcap, f"softcap = {model.softcap}"),
-        ),
+        (*gist_needs(model, tokenizer), (len(tokenizer.special) == 1, "special tokens beside BOS")),
     )
     weights = tensors.rounded(job.weights, job.storage)
     content = {

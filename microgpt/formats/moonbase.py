@@ -10,7 +10,7 @@ import numpy as np
 from microgpt import files
 from microgpt.errors import CheckpointError
 from microgpt.formats import ExportJob
-from microgpt.formats.convert import require
+from microgpt.formats.convert import gist_needs, require
 from microgpt.formats.foreign import (
     Foreign,
     char_tokenizer,
@@ -38,14 +38,8 @@ def write(job: ExportJob, out: Path) -> list[str]:
     require(
         "muchq's folder",
         (
-            (tokenizer.kind == "char", f"its tokens are characters, not {tokenizer.kind}"),
-            (model.position == "learned", f"position = {model.position} (it has learned ones)"),
+            *gist_needs(model, tokenizer),
             (model.activation == "relu", f"activation = {model.activation} (it has relu)"),
-            (model.norm_embedding, "norm_embedding = false"),
-            (not model.final_norm, "final_norm = true"),
-            (not model.tie_embeddings, "tie_embeddings = true"),
-            (not model.qk_norm, "qk_norm = true"),
-            (not model.softcap, f"softcap = {model.softcap}"),
         ),
     )
     kept = [*(ROLES if chat else ()), "bos"]

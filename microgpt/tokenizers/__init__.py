@@ -111,7 +111,7 @@ def train(
     if vocab_size is not None and merges is not None:
         raise UsageError("vocab_size and merges both set the size of a BPE; give one of them")
     special = (*(["unk"] if unk else []), *(ROLES if roles else ()), "bos")
-    return cls.train(kind, texts, special, vocab_size=vocab_size, merges=merges)
+    return cls.train(kind, texts, special, vocab_size, merges)
 
 
 def _class(kind: str) -> type[Base]:

@@ -14,6 +14,9 @@ from microgpt.files import to_json
 
 UNKNOWN = -1
 
+Size = int | None
+"""A number of tokens or merges; None for the default."""
+
 Glue = Callable[[int, int], bytes]
 """The bytes between two neighbouring tokens in a text."""
 
@@ -62,15 +65,7 @@ class Base:
     glue: Glue | None = None
 
     @classmethod
-    def train(
-        cls,
-        kind: str,
-        texts: Iterable[str],
-        special: Sequence[str] = ("bos",),
-        *,
-        vocab_size: int | None = None,
-        merges: int | None = None,
-    ) -> Self:
+    def train(cls, kind: str, texts: Iterable[str], special: Sequence[str], vocab_size: Size, merges: Size) -> Self:
         """A tokenizer of this kind learnt from documents. Raises DataError, UsageError."""
         raise NotImplementedError
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from microgpt.tokenizers import UNK, bpe_train
-from microgpt.tokenizers.base import UNKNOWN, Base, halved, replace, split, split_vocab
+from microgpt.tokenizers.base import UNKNOWN, Base, Size, halved, replace, split, split_vocab
 from microgpt.tokenizers.bpe_train import END_MARK, MAX_LENGTH, Pair
 from microgpt.tokenizers.byte_letters import BYTES, LETTERS
 from microgpt.tokenizers.word import SPACES, charset, portable
@@ -67,17 +67,9 @@ class Bpe(Base):
         return b" " if self._ends[last] else b""
 
     @classmethod
-    def train(
-        cls,
-        kind: str,
-        texts: Iterable[str],
-        special: Sequence[str] = ("bos",),
-        *,
-        vocab_size: int | None = None,
-        merges: int | None = None,
-    ) -> Self:
+    def train(cls, kind: str, texts: Iterable[str], special: Sequence[str], vocab_size: Size, merges: Size) -> Self:
         """Merges learnt from documents; fewer than asked for if no pair is left. Raises DataError, UsageError."""
-        return cls(kind, *bpe_train.train(kind, texts, len(special), vocab_size=vocab_size, merges=merges), special)
+        return cls(kind, *bpe_train.train(kind, texts, len(special), vocab_size, merges), special)
 
     @cached_property
     def _encoder(self) -> tuple[tiktoken.Encoding, np.ndarray]:

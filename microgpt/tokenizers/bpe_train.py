@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from microgpt.errors import DataError, UsageError
+from microgpt.tokenizers.base import Size
 from microgpt.tokenizers.byte_letters import LETTERS
 
 Pair = tuple[int, int]
@@ -41,7 +42,7 @@ RULES = {"bpe": Rule(2, 4096 - 257), "bpe-vidya": Rule(2, 500), "bpe-words": Rul
 
 
 def train(
-    kind: str, texts: Iterable[str], n_special: int, *, vocab_size: int | None = None, merges: int | None = None
+    kind: str, texts: Iterable[str], n_special: int, vocab_size: Size, merges: Size
 ) -> tuple[list[str], list[Pair]]:
     """The alphabet of a BPE and its merges; fewer than asked for if no pair is left. Raises DataError, UsageError."""
     pieces = (piece for text in texts for piece in CUTS.split(text) if piece)
@@ -61,7 +62,7 @@ def train(
     return alphabet, _compiled()(tokens, weights, lengths, len(alphabet), RULES[kind].minimum, MAX_LENGTH).tolist()
 
 
-def n_merges(kind: str, n_alphabet: int, n_special: int, vocab_size: int | None, merges: int | None) -> int:
+def n_merges(kind: str, n_alphabet: int, n_special: int, vocab_size: Size, merges: Size) -> int:
     """How many merges to learn. Raises UsageError."""
     if vocab_size is not None:
         merges = vocab_size - n_alphabet - n_special

@@ -9,7 +9,7 @@ import numpy as np
 
 from microgpt.errors import DataError
 from microgpt.tokenizers import UNK
-from microgpt.tokenizers.base import UNKNOWN, Base, split, split_vocab
+from microgpt.tokenizers.base import UNKNOWN, Base, Size, split, split_vocab
 
 
 class Char(Base):
@@ -29,15 +29,7 @@ class Char(Base):
         self._ids[points] = np.arange(len(chars))
 
     @classmethod
-    def train(
-        cls,
-        kind: str,
-        texts: Iterable[str],
-        special: Sequence[str] = ("bos",),
-        *,
-        vocab_size: int | None = None,
-        merges: int | None = None,
-    ) -> Self:
+    def train(cls, kind: str, texts: Iterable[str], special: Sequence[str], vocab_size: Size, merges: Size) -> Self:
         """The characters that occur, in the order of their code points. Raises DataError if there are none."""
         seen: set[str] = set()
         for text in texts:

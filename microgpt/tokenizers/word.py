@@ -16,7 +16,7 @@ import numpy as np
 
 from microgpt.errors import DataError, UsageError
 from microgpt.tokenizers import UNK
-from microgpt.tokenizers.base import Base, replace, split, split_vocab
+from microgpt.tokenizers.base import Base, Size, replace, split, split_vocab
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -107,15 +107,7 @@ class Word(Base):
         return b"" if joined else b" "
 
     @classmethod
-    def train(
-        cls,
-        kind: str,
-        texts: Iterable[str],
-        special: Sequence[str] = ("bos",),
-        *,
-        vocab_size: int | None = None,
-        merges: int | None = None,
-    ) -> Self:
+    def train(cls, kind: str, texts: Iterable[str], special: Sequence[str], vocab_size: Size, merges: Size) -> Self:
         """The words that occur, sorted; the most frequent ones and <unk> if vocab_size has no room for all.
 
         Of equally frequent words those that come first in the text stay. Raises DataError, UsageError.

@@ -18,7 +18,7 @@ from microgpt.config import Model, Optim
 from microgpt.feed import Feed, pack
 from microgpt.model import Tensors, init_weights
 from microgpt.optim import learning_rates
-from microgpt.tokenizers.char import Char
+from microgpt.tokenizers import train
 from tests.engines import reference
 from tests.engines.ladder import (
     CASES,
@@ -514,7 +514,7 @@ def names(path: Path) -> tuple[Model, Tensors, list[list[int]]]:
     docs = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     rng = Random(42)
     rng.shuffle(docs)
-    tokenizer = Char.train("char", docs)
+    tokenizer = train("char", docs)
     model = Model(vocab_size=tokenizer.vocab_size)
     rows = [[tokenizer.bos, *tokenizer.encode(doc).tolist(), tokenizer.bos] for doc in docs[:1000]]
     return model, init_weights(model, rng), [row[: model.block_size + 1] for row in rows]
