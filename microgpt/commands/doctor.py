@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from microgpt.config import Model, Optim
 from microgpt.data import datasets
-from microgpt.engines.common.compiling import compiler
+from microgpt.engines.common.compiling import compiler, verify_compiler
 from microgpt.engines.common.hardware import cpu, pytorch
 from microgpt.engines.ladder import LADDER, choose
 from microgpt.errors import MicrogptError
@@ -30,12 +30,13 @@ def doctor(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
     facts = examine()
     if json:
         print(jsonlib.dumps(facts))
-        return
-    for subject, found in facts.items():
-        lines = _lines(found)
-        print(f"{subject.replace('_', ' '):14} {lines[0]}")
-        for line in lines[1:]:
-            print(f"{'':14} {line}")
+    else:
+        for subject, found in facts.items():
+            lines = _lines(found)
+            print(f"{subject.replace('_', ' '):14} {lines[0]}")
+            for line in lines[1:]:
+                print(f"{'':14} {line}")
+    verify_compiler()
 
 
 def _lines(found: Any) -> list[str]:

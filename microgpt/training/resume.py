@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from microgpt.config import SCHEDULE, Config, Phase, merge
-from microgpt.errors import CheckpointError, UsageError
+from microgpt.errors import CheckpointError, DataError, UsageError
+from microgpt.model import Tensors
 from microgpt.optim import rate_of_run
+from microgpt.progress import ProgressCallback
 from microgpt.runs import checkpoint
+from microgpt.runs.checkpoint import Checkpoint, TrainerState
 from microgpt.runs.folder import RunFolder
+from microgpt.training.prepare import RunSetup, prepare
 
 # What may change when a run goes on: how long, and what is told and kept on the way. The data's place may, since
 # its content is compared.
@@ -136,17 +141,49 @@ def seconds(text: str) -> float:
     return total
 
 
-def read_newest(folder: RunFolder) -> checkpoint.Checkpoint:
-    """The newest checkpoint, whole. Raises CheckpointError that names the one before where it is damaged."""
+@dataclass(frozen=True)
+class SavedRun:
+    """The newest checkpoint of a run, read whole."""
+
+    checkpoint: Checkpoint
+    state: TrainerState
+    tensors: Tensors
+
+
+def read_newest(folder: RunFolder) -> SavedRun | None:
+    """The newest checkpoint of a run; None where the run ended before its first one.
+
+    Raises CheckpointError that names the one before where it is damaged.
+    """
     steps = checkpoint.list_steps(folder.checkpoints)
+    if not steps:
+        return None
     try:
         newest = checkpoint.read(steps[-1])
-        newest.trainer()
-        newest.tensors()
+        return SavedRun(newest, newest.trainer(), newest.tensors())
     except CheckpointError as error:
         older = f"; remove {steps[-1]} to go on from {steps[-2].name}" if steps[1:] else ""
         raise CheckpointError(f"{error}{older}", error.code) from None
-    return newest
+
+
+def prepare_resumed(config: Config, saved: Checkpoint, progress: ProgressCallback) -> RunSetup:
+    """`prepare` for a run that continues. Raises CheckpointError where it would not be the run of the checkpoint."""
+    try:
+        setup = prepare(config, progress, saved)
+    except DataError as error:
+        if error.code != "E_UNKNOWN_TOKEN":
+            raise
+        raise other_run(saved.path, "data", f" ({error})") from None
+    anew = setup.config.schedule_from != saved.config.schedule_from
+    ours, theirs = identity(setup.config, anew), identity(saved.config, anew)
+    ours |= {"data": setup.corpus.fingerprint, "held-out data": setup.validation.fingerprint}
+    theirs |= {"data": saved.state["data"].get("sha256"), "held-out data": saved.state["data"].get("held_out_sha256")}
+    ours["tokenizer"], theirs["tokenizer"] = setup.tokenizer.to_json(), saved.tokenizer.to_json()
+    for what in sorted(ours.keys() | theirs.keys(), key=lambda name: ("." in name, name)):  # data first
+        then, now = theirs.get(what), ours.get(what)
+        if then != now:
+            raise other_run(saved.path, what, f" ({then!r} then, {now!r} now)" if "." in what else "")
+    return setup
 
 
 def identity(config: Config, anew: bool) -> dict[str, Any]:

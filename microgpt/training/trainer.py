@@ -33,7 +33,7 @@ from microgpt.runs.folder import RunFolder
 from microgpt.signals import StopRequest
 from microgpt.training.prepare import RunSetup
 from microgpt.training.report import Callbacks
-from microgpt.training.resume import identity, other_run, read_newest
+from microgpt.training.resume import SavedRun
 
 RECENT = 50  # steps whose mean loss is told; a block's length would depend on the clock
 BLOCK_SECONDS = 0.1  # the length of a block of steps that is aimed at
@@ -95,38 +95,42 @@ class Trainer:
             lines = (json.dumps(reject._asdict(), ensure_ascii=False) for reject in rejects)
             files.write_atomic(self.folder.rejects_file, "".join(f"{line}\n" for line in lines).encode())
 
-    def restore(self) -> None:
-        """Restore the newest checkpoint; begin anew if none was written yet.
-
-        Raises CheckpointError if it is damaged or belongs to another run.
-        """
-        if not checkpoint.list_steps(self.folder.checkpoints):
-            self.begin()
-            return
-        newest = read_newest(self.folder)
-        state, tensors = newest.trainer(), newest.tensors()
-        self._same_run(newest)
-        self.state = self.engine.load(tensors)
-        self.step = self.saved = newest.step
+    def restore(self, saved: SavedRun) -> None:
+        """Continue from a checkpoint, after `prepare_resumed` has compared the two runs."""
+        state = saved.state
+        self.state = self.engine.load(saved.tensors)
+        self.step = self.saved = state.step
         self.tokens, self.seconds, self.loss = state.tokens, state.seconds, state.loss
         self.val_loss, self.evaluated = state.val_loss, state.evaluated
         self.best = state.best.model_dump() if state.best else None
         self.generator = state.rng().getstate()
         self.folder.go_on(self.setup.config, self.step, self.evaluated)
-        self.callbacks.resumed(newest.path, self.step)
+        self.callbacks.resumed(saved.checkpoint.path, self.step)
 
-    def _same_run(self, saved: checkpoint.Checkpoint) -> None:
-        """Refuse, by the name of what differs, to go on as another run."""
-        source, setup = saved.state["data"], self.setup
-        anew = setup.config.schedule_from != saved.config.schedule_from
-        ours, theirs = identity(setup.config, anew), identity(saved.config, anew)
-        ours |= {"data": setup.corpus.fingerprint, "held-out data": setup.validation.fingerprint}
-        theirs |= {"data": source.get("sha256"), "held-out data": source.get("held_out_sha256")}
-        ours["tokenizer"], theirs["tokenizer"] = setup.tokenizer.to_json(), saved.tokenizer.to_json()
-        for what in sorted(ours.keys() | theirs.keys(), key=lambda name: ("." in name, name)):  # data first
-            then, now = theirs.get(what), ours.get(what)
-            if then != now:
-                raise other_run(saved.path, what, f" ({then!r} then, {now!r} now)" if "." in what else "")
+    def state_dict(self) -> dict[str, Any]:
+        """All that the run needs besides the engine's tensors, as JSON: the content of trainer/state.json."""
+        setup, (version, keys, spare) = self.setup, self.generator
+        return {
+            "step": self.step,
+            "seed": setup.config.run.seed,
+            "generator": [version, list(keys), spare],
+            "data": {
+                "sha256": setup.corpus.fingerprint,
+                "held_out_sha256": setup.validation.fingerprint,
+                "source": setup.documents.source,
+                "documents": setup.corpus.n_documents,
+                "next": self.step * setup.rows_per_step % setup.corpus.n_rows(setup.config.model.block_size),
+            },
+            "engine": setup.choice.name,
+            "dtype": setup.choice.dtype,
+            "threads": setup.config.run.threads,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "loss": self.loss,
+            "val_loss": self.val_loss,
+            "evaluated": self.evaluated,
+            "best": self.best,
+        }
 
     def run(self, target: int) -> Trained:
         """Step until `target`, doing what is due on the way; save and sample at the end."""
@@ -290,34 +294,12 @@ class Trainer:
         if self.saved == self.step:
             return
         setup, began = self.setup, time.monotonic()
-        version, keys, spare = self.generator
-        state = {
-            "step": self.step,
-            "seed": setup.config.run.seed,
-            "generator": [version, list(keys), spare],
-            "data": {
-                "sha256": setup.corpus.fingerprint,
-                "held_out_sha256": setup.validation.fingerprint,
-                "source": setup.documents.source,
-                "documents": setup.corpus.n_documents,
-                "next": self.step * setup.rows_per_step % setup.corpus.n_rows(setup.config.model.block_size),
-            },
-            "engine": setup.choice.name,
-            "dtype": setup.choice.dtype,
-            "threads": setup.config.run.threads,
-            "tokens": self.tokens,
-            "seconds": self.seconds,
-            "loss": self.loss,
-            "val_loss": self.val_loss,
-            "evaluated": self.evaluated,
-            "best": self.best,
-        }
         tensors = self.engine.dump(self.state)
         for name, value in tensors.items():
             if not np.isfinite(value).all():
                 raise NumericError(f"step {self.step}: {name} is not finite; not saved, older checkpoints stay")
         files.flush(self.folder.metrics_file)
-        path = checkpoint.write(self.folder.checkpoints, setup.config, setup.tokenizer, tensors, state)
+        path = checkpoint.write(self.folder.checkpoints, setup.config, setup.tokenizer, tensors, self.state_dict())
         self.saved, self.seconds_to_save = self.step, time.monotonic() - began
         checkpoint.rotate(self.folder.checkpoints, setup.config.run.keep, self.best["step"] if self.best else None)
         self.callbacks.saved(path)

@@ -17,7 +17,7 @@ from microgpt.config import Config
 from microgpt.errors import CheckpointError, MachineError, UsageError
 from microgpt.runs import checkpoint
 from microgpt.runs.manifest import MANIFEST
-from microgpt.training.resume import resumed, seconds
+from microgpt.training.resume import SavedRun, resumed, seconds
 from microgpt.training.train import train
 from microgpt.training.trainer import Trainer
 
@@ -265,7 +265,7 @@ def test_what_can_go_on_says_how(
     """A disk that fails on the way can be mended; one that fails first is not helped by the same command."""
     out, save = tmp_path / "run", Trainer.save
 
-    def full(self: Trainer) -> None:
+    def full(self: Trainer, *saved: SavedRun) -> None:
         if step is None or self.step > step:
             raise MachineError("full")
         save(self)

@@ -43,11 +43,10 @@ def compiler() -> dict[str, Any]:
     return {"numba": numba.__version__, "compiles": compiles}
 
 
-def verify_compiler(required: str | None) -> None:
-    """Raise MachineError where an engine that requires Numba would run Python instead of machine code."""
-    if required == "numba" and not (found := compiler())["compiles"]:
+def verify_compiler() -> None:
+    """Raise MachineError where Numba is installed, but runs Python instead of machine code."""
+    found = compiler()
+    if found["numba"] and not found["compiles"]:
         raise MachineError(
-            f"MICROGPT_VERIFY_JIT: Numba ({found['numba'] or 'not installed'}) does not compile here; "
-            "unset NUMBA_DISABLE_JIT, or reinstall numba",
-            "E_JIT",
+            f"Numba {found['numba']} does not compile here; unset NUMBA_DISABLE_JIT, or reinstall numba", "E_JIT"
         )
