@@ -8,10 +8,12 @@ is the one thing that a test replaces to make the disk full, slow or dead at any
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -22,13 +24,25 @@ from typing import Any
 from microgpt.errors import CheckpointError, MachineError, UsageError
 
 TEMPORARY = ".microgpt-tmp-"  # a name that nobody else gives to what they would miss
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EXDEV}
+
+
+def temporary_path(path: Path) -> Path:
+    """A hidden name beside `path` that no other writer has, in any thread, process, container or machine."""
+    return path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(8)}")
 
 
 @contextmanager
 def disk(doing: str, path: Path) -> Iterator[None]:
-    """Turn an OSError into one line that names the file, the reason and what to do."""
+    """Turn an OSError into one line that names the file, the reason and what to do.
+
+    Raises UsageError (E_EXISTS) for a name that is taken, MachineError (E_DISK) for everything else.
+    """
     try:
         yield
+    except FileExistsError as error:
+        where = _asked_for(f"{error.filename or path}")
+        raise UsageError(f"{where}: exists already; name another file or folder with --out", "E_EXISTS") from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
         where = _asked_for(f"{error.filename or path}")
@@ -39,12 +53,10 @@ def disk(doing: str, path: Path) -> Iterator[None]:
 
 def _asked_for(name: str) -> str:
     """The name of the file that a temporary one would have become."""
-    return re.sub(rf"{re.escape(TEMPORARY)}(.*?)(-{os.getpid()})?(?=[/\\]|$)", r"\1", name)
+    return re.sub(rf"{re.escape(TEMPORARY)}(.*?)-[0-9a-f]{{16}}(?=[/\\]|$)", r"\1", name)
 
 
 def _advice(number: int | None, flag: str) -> str:
-    import errno
-
     return {
         errno.ENOSPC: "; free some space and go on with --resume",
         errno.EDQUOT: "; your quota is used up: free some space and go on with --resume",
@@ -78,32 +90,72 @@ def flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file by new content: after a crash the old or the new is there, whole. Raises OSError."""
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+def write_atomic(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """Write a file so that after a crash the old or the new content is there, whole.
+
+    With `replace=False` the file must not exist yet, not even at the end. Raises FileExistsError, OSError.
+    """
+    temporary = temporary_path(path)
     try:
         write_new(temporary, data)
-        os.replace(temporary, path)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            publish(temporary, path)
     except BaseException:
         forget(temporary)
         raise
     flush_folder(path.parent)
 
 
+def publish(temporary: Path, final: Path) -> Path:
+    """Give a file or folder its final name, which must be free: of two writers the second is refused.
+
+    Unlike `replace` it takes no name from anybody, however late they came. Returns `final`.
+    Raises FileExistsError, then `temporary` is still there; OSError.
+    """
+    if temporary.is_dir():
+        _rename_folder(temporary, final)
+    elif os.name == "nt":  # whose rename refuses a name that is taken
+        os.rename(temporary, final)
+    else:
+        try:
+            os.link(temporary, final)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            os.close(os.open(final, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))  # claims the name
+            os.replace(temporary, final)
+        else:
+            forget(temporary)
+    flush_folder(final.parent)
+    return final
+
+
+def _rename_folder(temporary: Path, final: Path) -> None:
+    """Rename a folder; a name that is taken is a FileExistsError on every system."""
+    try:
+        os.rename(temporary, final)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from error
+        raise
+
+
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
     """A temporary folder to fill, which becomes `final` at the end. Raises OSError; then nothing is left.
 
+    Raises FileExistsError where `final` is a file or a folder that holds something by then.
     Files in it are to be written with `write_new`; sub-folders are flushed here.
     """
-    temporary = final.with_name(f"{TEMPORARY}{final.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = temporary_path(final)
     os.mkdir(temporary)
     try:
         yield temporary
         for folder in (*(entry for entry in sorted(temporary.iterdir()) if entry.is_dir()), temporary):
             flush_folder(folder)
-        os.rename(temporary, final)
+        _rename_folder(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -121,7 +173,7 @@ def write_folder(final: Path, contents: dict[str, bytes]) -> None:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder so that a crash never leaves half of it under its own name. Raises OSError."""
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    temporary = temporary_path(path)
     os.rename(path, temporary)
     flush_folder(path.parent)  # or the files could be gone before the name is
     shutil.rmtree(temporary, ignore_errors=True)

@@ -11,6 +11,7 @@ import json
 import mmap
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,9 @@ def _mapped(documents: Documents, tokenizer: Tokenizer | None, progress: Progres
         total = sum(source.size for source in documents.sources)
         tokenizer = tokenizer or learn(documents.data, _reported(documents, "learning the tokenizer", total, progress))
         files.make_folders(folder.parent)
-        if folder.exists():
+        if folder.exists() and not (folder / "meta.json").is_file():
             files.remove_folder(folder)
-        with files.new_folder(folder) as temporary:
+        with suppress(FileExistsError), files.new_folder(folder) as temporary:  # another process may be faster
             _fill(temporary, documents, tokenizer, total, progress)
     return _open(folder, documents)
 

@@ -110,7 +110,7 @@ def keep_stdin() -> Path:
     folder = cache_folder() / "stdin"
     files.make_folders(folder)
     digest, size = hashlib.sha256(), 0
-    temporary = folder / f"{files.TEMPORARY}stdin-{os.getpid()}"
+    temporary = files.temporary_path(folder / "stdin")
     try:
         while data := sys.stdin.buffer.read(PIECE):
             digest.update(data)

@@ -12,7 +12,7 @@ from typing import Any
 
 from microgpt import files
 
-CALLS = {"open", "write", "fsync", "close", "replace", "rename", "mkdir", "unlink", "rmdir"}
+CALLS = {"open", "write", "fsync", "close", "replace", "rename", "link", "mkdir", "unlink", "rmdir"}
 ERRNOS = ["ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EMFILE", "EINTR"]
 Act = Callable[[str, tuple[Any, ...]], Any]
 

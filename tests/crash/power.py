@@ -114,6 +114,10 @@ class Disk:
             place[0].change("", place[1], Node(True))
         elif name in ("unlink", "rmdir") and (place := self._find(args[0], keywords)):
             place[0].change(place[1], "", None)
+        elif name == "link" and (place := self._find(args[0], keywords)):
+            target = self._find(args[1], keywords)
+            assert target
+            target[0].change("", target[1], place[0].names[place[1]])
         elif name in ("rename", "replace") and (place := self._find(args[0], keywords)):
             folder, old = place
             target = self._find(args[1], keywords)

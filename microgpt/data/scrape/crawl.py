@@ -148,11 +148,10 @@ def scrape(crawl: Crawl, urls: list[str], out: Path, *, allow_partial: bool, lin
     """
     if not urls:
         raise DataError("no URL to scrape; name some, or a file of them with --url-file")
-    temporary = out.with_name(f"{files.TEMPORARY}{out.name}")
+    temporary = files.temporary_path(out)
     report = crawl.report
     with files.disk("write", out):
         files.make_folders(out.parent)
-        files.forget(temporary)
         try:
             files.append_bytes(temporary, b"")
             for page in crawl.pages(urls):
