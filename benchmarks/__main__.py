@@ -49,7 +49,7 @@ def record(where: dict[str, Any], rows: list[Row], path: Path = RECORDS) -> None
     """Add a run to the records."""
     from microgpt import files
 
-    files.append(path, f"\n## {where['date']}, commit {where['commit']}\n\n{describe(where)}\n\n{markdown(rows)}")
+    files.append_text(path, f"\n## {where['date']}, commit {where['commit']}\n\n{describe(where)}\n\n{markdown(rows)}")
 
 
 def main() -> int:

@@ -103,7 +103,7 @@ def write_atomic(path: Path, data: bytes, *, replace: bool = True) -> None:
         else:
             publish(temporary, path)
     except BaseException:
-        forget(temporary)
+        discard(temporary)
         raise
     flush_folder(path.parent)
 
@@ -127,7 +127,7 @@ def publish(temporary: Path, final: Path) -> Path:
             os.close(os.open(final, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))  # claims the name
             os.replace(temporary, final)
         else:
-            forget(temporary)
+            discard(temporary)
     flush_folder(final.parent)
     return final
 
@@ -185,7 +185,7 @@ def sweep(folder: Path) -> None:
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:
-            forget(entry)
+            discard(entry)
 
 
 def replace(path: Path, final: Path) -> Path:
@@ -195,7 +195,7 @@ def replace(path: Path, final: Path) -> Path:
     return final
 
 
-def append(path: Path, text: str) -> None:
+def append_text(path: Path, text: str) -> None:
     """Add lines to a log. Raises OSError."""
     append_bytes(path, text.encode())
 
@@ -220,7 +220,7 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def forget(path: Path) -> None:
+def discard(path: Path) -> None:
     """Remove a file, if it is there and can be removed."""
     with suppress(OSError):
         os.unlink(path)

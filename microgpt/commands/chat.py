@@ -229,7 +229,7 @@ class Repl:
         line = jsonlib.dumps([message._asdict() for message in [*system, *self.messages]], ensure_ascii=False)
         path = Path(name).expanduser()
         with files.disk("be written", path):
-            files.append(path, line + "\n")
+            files.append_text(path, line + "\n")
         say(f"saved   {path}")
 
 

@@ -196,7 +196,7 @@ class Resuming:
             reply.raise_for_status()
             had = had if reply.status_code == 206 else 0
             if not had:
-                files.forget(self.part)
+                files.discard(self.part)
             with self._bar(had) as advance:
                 for data in reply.iter_content(1 << 13):
                     files.append_bytes(self.part, data)

@@ -121,7 +121,7 @@ def keep_stdin() -> Path:
         files.flush(temporary)
         return files.replace(temporary, folder / f"{digest.hexdigest()[:16]}.txt")
     finally:
-        files.forget(temporary)
+        files.discard(temporary)
 
 
 def sha256(sources: list[Source]) -> str:

@@ -220,7 +220,7 @@ class Trainer:
                 f'{{"step": {self.step + i + 1}, "loss": {loss!r}, "lr": {lr!r}, "tokens": {self.tokens}, '
                 f'"seconds": {seconds:.6f}}}\n'
             )
-        files.append(self.folder.metrics_file, "".join(lines))
+        files.append_text(self.folder.metrics_file, "".join(lines))
         self.step += len(losses)
         self.seconds += spent
         if len(losses):
@@ -254,7 +254,7 @@ class Trainer:
         at_the_end = self.step == self.target  # nothing would repeat an evaluation that a signal cut short
         self.val_loss = held_out_loss(self.engine, self.state, feeds, (lambda: None) if at_the_end else self.pause)
         self.evaluated = self.step
-        files.append(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
+        files.append_text(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
         self.callbacks.evaluated(self.step, self.val_loss)
         if self.best is None or self.val_loss < self.best["val_loss"]:
             self.best = {"step": self.step, "val_loss": self.val_loss}

@@ -18,7 +18,7 @@ from urllib.parse import quote, urljoin
 import httpcore2
 import idna
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 Resolve = Callable[[str, int], list[str]]
 
 PORTS = {"http": 80, "https": 443}

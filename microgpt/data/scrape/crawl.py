@@ -169,7 +169,7 @@ def scrape(crawl: Crawl, urls: list[str], out: Path, *, allow_partial: bool, lin
             files.flush(temporary)
             files.replace(temporary, out)
         finally:
-            files.forget(temporary)
+            files.discard(temporary)
     return report
 
 

@@ -124,4 +124,4 @@ def sweep(folder: Path) -> None:
                 files.remove_folder(entry)
     for number, (used, file) in enumerate(sorted(found, reverse=True)):
         if number >= KEPT or now - used > UNUSED:
-            files.forget(file)
+            files.discard(file)
