@@ -18,7 +18,6 @@ from urllib.parse import quote, urljoin
 import httpcore2
 import idna
 
-
 Resolve = Callable[[str, int], list[str]]
 
 PORTS = {"http": 80, "https": 443}
