@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -157,7 +158,6 @@ def run_and_tell(
     as_json: bool = False,
 ) -> dict[str, Any]:
     """Train with a report on stderr; samples on stdout unless `as_json`; say what to do next."""
-    from microgpt.training.resume import seconds
     from microgpt.training.train import train as train_run
 
     limit = None if max_time is None else seconds(max_time)
@@ -181,3 +181,14 @@ def run_and_tell(
 
 def _result(result: Any) -> dict[str, Any]:
     return {**dataclasses.asdict(result), "path": str(result.path)}
+
+
+def seconds(text: str) -> float:
+    """A length of time: 90, 90s, 30m, 1h30m, 2d. Raises UsageError."""
+    found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    total = (
+        sum(float(n or 0) * unit for n, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True)) if found else 0
+    )
+    if not total:
+        raise UsageError(f"--max-time {text!r}: expected seconds or a length such as 90s, 30m or 1h30m")
+    return total

@@ -105,13 +105,10 @@ class LanguageModel:
         """The generator to draw with: a new one from a seed, else the run's own as it was before training."""
         if seed is not None or self.generator is None:
             return Random(42 if seed is None else seed)
-        rng = Random()
         try:
-            version, keys, spare = self.generator
-            rng.setstate((version, tuple(keys), spare))
-        except (TypeError, ValueError) as error:
+            return checkpoint.to_rng(self.generator)
+        except (TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"{self.path}/trainer/state.json: not the state of a generator ({error})") from None
-        return rng
 
     def sampling(self, **options: Any) -> Sampling:
         """A Sampling with these options, at the temperature that the model is configured with unless one is given."""

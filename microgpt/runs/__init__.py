@@ -1,1 +1,1 @@
-"""A run on disk: its folder, its checkpoints, and the folders that hold a model alone."""
+"""Runs on disk: run folders, checkpoints, model folders, manifests, tensor files."""

@@ -1,4 +1,4 @@
-"""A run on disk: its configuration, its metrics, its checkpoints, and the lock that only one trainer holds."""
+"""The folder of a run: configuration, metrics, checkpoints, and the lock that one trainer holds."""
 
 from __future__ import annotations
 
@@ -44,26 +44,26 @@ class RunFolder:
             raise CheckpointError(str(error)) from None
 
     def is_taken(self) -> bool:
-        """Whether there is a run in it already, or somebody's files under the names of one."""
+        """Whether the folder holds a run, or somebody's files under the names of one."""
         ours = (self.config_file, self.metrics_file)
         return any(file.exists() for file in ours) or bool(checkpoint.list_steps(self.checkpoints))
 
     def require(self, *, run: bool) -> None:
-        """Raises CheckpointError where there is no run to go on with, UsageError where there is one in the way."""
+        """Raise CheckpointError where a run is needed and missing, UsageError where one is in the way."""
         if run:
             self.config()
         elif self.is_taken():
             raise UsageError(f"{self.path}: holds a run already; go on with --resume, or choose another --out")
 
     def require_free(self) -> None:
-        """Raises MachineError if another trainer is at work in it. Writes nothing where no run was."""
+        """Raise MachineError if another trainer holds the lock. Writes nothing where no run was."""
         if self.lock_file.exists():
             with self.lock():
                 pass
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder, so that a second trainer is refused; the lock is the process's and dies with it.
+        """Hold the folder's lock, which belongs to the process and ends with it; a second trainer is refused.
 
         Raises MachineError with who holds it. Makes the folder.
         """
@@ -117,13 +117,13 @@ class RunFolder:
         files.write_atomic(self.metrics_file, b"")
 
     def go_on(self, config: Config, step: int, evaluated: int) -> None:
-        """Note what was changed for the rest of the run, and rewind the metrics. Raises OSError."""
+        """Rewind the metrics, and write the configuration if it was changed for the rest of the run. Raises OSError."""
         self.rewind(step, evaluated)
         if self.config() != config:
             files.write_atomic(self.config_file, config.to_toml().encode())
 
     def rewind(self, step: int, evaluated: int) -> None:
-        """Drop the metrics of steps after `step` and evaluations after `evaluated`, which will be computed again.
+        """Remove the metrics of steps after `step` and evaluations after `evaluated`, which will be computed again.
 
         Raises OSError.
         """
@@ -142,7 +142,7 @@ class RunFolder:
         files.write_atomic(self.metrics_file, b"".join(kept))
 
     def metrics(self) -> Iterator[dict[str, float]]:
-        """The metrics' lines; a last one that a crash cut short is left out."""
+        """The lines of the metrics without a last one that a crash cut short."""
         if not self.metrics_file.exists():
             return
         with open(self.metrics_file, encoding="utf-8") as file:

@@ -1,6 +1,6 @@
 """Tensors in safetensors files: the number formats from float64 down to int8, and a strict reader.
 
-int8 keeps a row of a matrix as whole numbers -127 .. 127 and one float32 scale, the row's largest magnitude / 127;
+int8 stores each row of a matrix as integers -127 .. 127 and one float32 scale, the row's largest magnitude / 127;
 the scales of matrix X are the tensor `X.scale`.
 """
 
@@ -118,7 +118,7 @@ def check_header(data: bytes, where: str, shapes: Mapping[str, tuple[int, ...]])
 
 
 def rounded(tensors: Tensors, storage: str) -> Tensors:
-    """What is left of `tensors` after they were stored as `storage`. Raises NumericError as `encode` does."""
+    """The values of `tensors` after they were stored as `storage`. Raises NumericError as `encode` does."""
     out = {}
     for name, values in tensors.items():
         if storage == "int8":

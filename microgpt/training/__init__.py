@@ -1,1 +1,1 @@
-"""A run from its configuration to its end: prepared, trained, resumed, reported, measured."""
+"""Training runs: prepare, train, resume, report, measure."""

@@ -24,12 +24,12 @@ from microgpt.model import flops_per_token, init_weights, n_params
 from microgpt.optim import learning_rates
 from microgpt.training.prepare import RunSetup, prepare
 
-REPEATS = 3  # whole runs of which the fastest counts: these machines are noisy
+REPEATS = 3  # whole runs, of which the fastest counts
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One engine on one model."""
+    """The measurement of one engine on one model."""
 
     engine: str
     dtype: str
@@ -46,7 +46,7 @@ class Measured:
 
 
 def measure(setup: RunSetup, feed: Feed, repeats: int = REPEATS) -> Measured:
-    """Train the feed's steps from the first values, `repeats` times after a call that compiles."""
+    """Train the feed's steps from initialized weights, `repeats` times after a call that compiles."""
     config, choice = setup.config, setup.choice
     rng = Random()
     rng.setstate(setup.rng.getstate())
@@ -55,7 +55,7 @@ def measure(setup: RunSetup, feed: Feed, repeats: int = REPEATS) -> Measured:
 
     start = time.perf_counter()
     engine = choice.build(config.model, config.optim, threads=config.run.threads)
-    one = _first(feed, 1)
+    one = feed.part(0, 1)
     engine.train(engine.load(tensors), one, lrs[:1])
     cold = time.perf_counter() - start
     start = time.perf_counter()
@@ -86,7 +86,7 @@ def measure(setup: RunSetup, feed: Feed, repeats: int = REPEATS) -> Measured:
 
 
 def peak_rss_mb() -> float:
-    """The most memory that this process has held, in MB of 2**20 bytes.
+    """The peak memory of this process in MB of 2**20 bytes.
 
     Linux keeps ru_maxrss over fork and exec, so a child would callbacks its parent's; VmHWM is the process's own.
     """
@@ -97,23 +97,8 @@ def peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
-def _first(feed: Feed, steps: int) -> Feed:
-    """The first steps of a feed."""
-    rows = int(feed.steps[steps])
-    end = int(feed.offsets[rows])
-    return Feed(
-        feed.tokens[:end],
-        feed.offsets[: rows + 1],
-        feed.steps[: steps + 1],
-        feed.scored[:end],
-        feed.first_step,
-        feed.micro_batch_size,
-        feed.seed,
-    )
-
-
 def feed_of(setup: RunSetup, steps: int, full_context: bool) -> Feed:
-    """The first steps of a run: its documents in order, or rows filled to the block from the text as it comes."""
+    """The first steps of a run: its documents in order, or rows of whole contexts from consecutive text."""
     block, run = setup.config.model.block_size, setup.config.run
     if not full_context:
         return setup.corpus.feed(0, steps, setup.rows_per_step, block, micro_batch_size=run.batch_size, seed=run.seed)
@@ -123,9 +108,9 @@ def feed_of(setup: RunSetup, steps: int, full_context: bool) -> Feed:
 
 
 def ladder(config: Config, budget: float = 4.0) -> list[Measured]:
-    """The same model on every engine that is there, in each float type it has, for about `budget` seconds each.
+    """The same model on every installed engine, in float64 and float32, for about `budget` seconds each.
 
-    The slowest rung comes first; the others run at least its steps, so that losses can be compared.
+    The slowest engine comes first; the others run at least its steps, so that losses can be compared.
     """
     found: list[Measured] = []
     for name, rung in LADDER.items():
@@ -140,7 +125,7 @@ def ladder(config: Config, budget: float = 4.0) -> list[Measured]:
 
 
 def ladder_rows(found: list[Measured]) -> list[dict[str, Any]]:
-    """The table of a ladder: each engine against the first, which is the definition."""
+    """The table of a ladder: each engine compared with the first, which is the reference."""
     base = found[0]
     rows = []
     for m in found:
@@ -159,7 +144,7 @@ def ladder_rows(found: list[Measured]) -> list[dict[str, Any]]:
 
 
 def lines_of_code(rung: str) -> int:
-    """Lines of a rung's file or folder that are neither blank, comment nor docstring."""
+    """Lines of an engine's file or folder that are neither blank, comment nor docstring."""
     spec = importlib.util.find_spec(f"microgpt.engines.{rung}")
     assert spec is not None
     assert spec.origin is not None

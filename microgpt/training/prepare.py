@@ -1,7 +1,6 @@
-"""What is to be trained, ready and checked.
+"""Prepare a run: read the data, learn the tokenizer, choose the engine.
 
-Everything that can be wrong with the configuration, the data or the engine shows in `prepare`, before anything is
-written.
+`prepare` finds every error in the configuration, the data and the engine before anything is written.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from microgpt.tokenizers import KINDS, Tokenizer
 
 @dataclass(frozen=True)
 class RunSetup:
-    """Everything that a run needs, ready and checked."""
+    """Everything that a run needs, validated."""
 
     config: Config  # resolved: with the vocabulary, the engine and its dtype
     documents: Documents | Chats
     tokenizer: Tokenizer
     corpus: Corpus
-    validation: Corpus  # its held-out documents are measured; the corpus, or a text of its own
+    validation: Corpus  # its held-out documents are evaluated; the corpus, or a text of its own
     choice: Choice
     rng: Random  # after the shuffle
-    source: checkpoint.Checkpoint | None  # what is gone on from: the run's own checkpoint, or a fine-tuned base
+    source: checkpoint.Checkpoint | None  # the run's own checkpoint, or the base of a fine-tuning
 
     @property
     def rows_per_step(self) -> int:
@@ -48,7 +47,7 @@ def prepare(
 ) -> RunSetup:
     """Read the data, learn the tokenizer, choose the engine. Writes nothing but the cache of long texts.
 
-    What goes on from a checkpoint (`source`, or the base of a fine-tuning) has its tokenizer from there.
+    A run that continues from a checkpoint (`source`, or the base of a fine-tuning) uses the tokenizer of that.
     Raises UsageError, DataError, CheckpointError or MachineError.
     """
     run, data = config.run, config.data
@@ -64,7 +63,7 @@ def prepare(
     if run.patience and not run.eval_every:
         raise UsageError("--patience: counts held-out losses; set --eval-every as well")
     if source is None:
-        _refuse_idle(config)
+        _refuse_unused(config)
         source = checkpoint.read(Path(config.finetune.base)) if config.finetune.base else None
     rng, block = Random(run.seed), config.model.block_size
     text = load(data, block, source.tokenizer if source else None, progress)
@@ -89,8 +88,8 @@ def prepare(
     return RunSetup(config, text.documents, tokenizer, corpus, validation, choice, rng, source)
 
 
-def _refuse_idle(config: Config) -> None:
-    """Raises UsageError for an option that another one leaves without effect."""
+def _refuse_unused(config: Config) -> None:
+    """Raise UsageError for an option that another one leaves without effect."""
     model, data, tuned = config.model, config.data, config.finetune
     if model.rope_base != Model().rope_base and model.position != "rope":
         raise UsageError("--rope-base: positions are learned, so it has no effect; set --position rope as well")

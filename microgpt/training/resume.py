@@ -1,8 +1,7 @@
-"""Going on: which configuration a run has when it is taken up again, made longer, or fine-tuned."""
+"""The configuration and the checkpoint of a run that is resumed, extended or fine-tuned."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from microgpt.runs.checkpoint import Checkpoint, TrainerState
 from microgpt.runs.folder import RunFolder
 from microgpt.training.prepare import RunSetup, prepare
 
-# What may change when a run goes on: how long, and what is told and kept on the way. The data's place may, since
-# its content is compared.
+# Keys that may change when a run continues: its length, and what it reports and keeps. The place of the data may
+# change too, since its content is compared.
 FREE = {
     "data": {"dataset", "path", "val_path"},
     "run": {
@@ -38,7 +37,7 @@ Flags = Mapping[str, Mapping[str, Any]]
 
 
 def resumed(out: Path, flags: Flags, extend: int | None = None) -> Config:
-    """The configuration with which the run in `out` goes on: its own, under the flags that may change it.
+    """The configuration with which the run in `out` continues: its own, under the flags that may change it.
 
     `run.steps` is a new total. `extend` adds steps to the end of a finished run: the learning rate stays where it
     was, unless flags of its schedule are given, which then begins anew at that step. Raises CheckpointError for a flag
@@ -62,7 +61,7 @@ def resumed(out: Path, flags: Flags, extend: int | None = None) -> Config:
 
 
 def _with_past(config: Config, saved: Config, step: int) -> Config:
-    """The same, with the schedule that the steps before `step` had, so that run.toml still tells the whole run."""
+    """The same, with the schedule that the steps before `step` had, so that run.toml still describes the whole run."""
     if step <= (saved.phases[-1].end_step if saved.phases else 0):
         return config  # no step yet with the schedule that is now replaced
     phase = Phase(end_step=step, steps=saved.run.steps, schedule_from=saved.schedule_from, optim=saved.optim)
@@ -70,7 +69,7 @@ def _with_past(config: Config, saved: Config, step: int) -> Config:
 
 
 def other_run(path: Path, what: str, change: str = "") -> CheckpointError:
-    """The refusal to go on with a run when something that fixes it has changed."""
+    """The error for a run that would continue with another `what` than it was trained with."""
     return CheckpointError(
         f"{path}: {what} is not what this checkpoint was trained with{change}, so going on would not be the same run; "
         f"restore it, or start a new run with another --out",
@@ -130,17 +129,6 @@ def finetuned(base: Path, data: str, flags: Flags) -> Config:
     return Config.from_dict(merge(*layers), "flags")
 
 
-def seconds(text: str) -> float:
-    """A length of time: 90, 90s, 30m, 1h30m, 2d. Raises UsageError."""
-    found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
-    total = (
-        sum(float(n or 0) * unit for n, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True)) if found else 0
-    )
-    if not total:
-        raise UsageError(f"--max-time {text!r}: expected seconds or a length such as 90s, 30m or 1h30m")
-    return total
-
-
 @dataclass(frozen=True)
 class SavedRun:
     """The newest checkpoint of a run, read whole."""
@@ -187,9 +175,9 @@ def prepare_resumed(config: Config, saved: Checkpoint, progress: ProgressCallbac
 
 
 def identity(config: Config, anew: bool) -> dict[str, Any]:
-    """What must not change when a run goes on, by the configuration key; the rest only says what is shown or kept.
+    """The values that must not change when a run continues, by configuration key.
 
-    The total of steps may: a new one stretches the schedule. Where the schedule begins `anew`, its keys may too.
+    The total of steps may change: a new one stretches the schedule. Where the schedule begins `anew`, its keys may too.
     """
     sections = config.to_dict()
     run = ["seed", "batch_size", "grad_accum", "engine", "dtype", "device", "threads"]

@@ -1,7 +1,7 @@
-"""The training loop; it knows no engine.
+"""The training loop, the same for every engine.
 
-The loop hands the engine whole blocks of steps, cut where something is due, and short enough that a signal is
-answered within a quarter of a second.
+The engine gets whole blocks of steps, which end where an evaluation, sample or checkpoint is due and are short enough
+that a signal is answered within a quarter of a second.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -35,18 +35,18 @@ from microgpt.training.prepare import RunSetup
 from microgpt.training.report import Callbacks
 from microgpt.training.resume import SavedRun
 
-RECENT = 50  # steps whose mean loss is told; a block's length would depend on the clock
-BLOCK_SECONDS = 0.1  # the length of a block of steps that is aimed at
+RECENT = 50  # steps whose mean loss is reported; a block's length would depend on the clock
+BLOCK_SECONDS = 0.1  # intended duration of a block of steps
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a run."""
+    """The result of a run."""
 
     path: Path
     step: int
     loss: float | None  # of the last step
-    val_loss: float | None  # the last held-out one
+    val_loss: float | None  # of the last evaluation
     seconds: float
     stopped_early: bool = False
     best_step: int | None = None
@@ -55,7 +55,7 @@ class Trained:
 
 
 class Trainer:
-    """A run in motion: the engine's state, the step it has reached, and what is due when."""
+    """A run in progress: the engine's state, the step reached, and the schedule of evaluations and checkpoints."""
 
     def __init__(
         self, setup: RunSetup, folder: RunFolder, callbacks: Callbacks, stop: StopRequest, deadline: float | None = None
@@ -83,7 +83,7 @@ class Trainer:
         self.seconds_per_step = max(setup.choice.seconds_per_step, BLOCK_SECONDS / 16)  # until it is measured
 
     def begin(self) -> None:
-        """Step 0: draw the first values, or take those of the base."""
+        """Start at step 0 from initialized weights, or from those of the base; write run.toml."""
         setup, model = self.setup, self.setup.config.model
         tensors = setup.source.weights() if setup.source else init_weights(model, setup.rng)
         if setup.config.finetune.lora_rank:
@@ -133,16 +133,16 @@ class Trainer:
         }
 
     def run(self, target: int) -> Trained:
-        """Step until `target`, doing what is due on the way; save and sample at the end."""
+        """Train until step `target`, with the evaluations, samples and checkpoints on the way; save and sample."""
         run = self.setup.config.run
         self.target = target
-        self.evaluate_if_due()  # what a signal cut short
+        self.evaluate_if_due()  # a signal may have cut it short
         while self.step < target and not self.is_stale():
             self.train_block(target)
             self.evaluate_if_due()
             if self._is_due(run.sample_every):
                 rng = Random(f"{run.seed} sample {self.step}")
-                self.callbacks.sample(self.step, self.sample(rng))
+                self.callbacks.sample(self.step, self.samples(rng, 1)[0])
             if self._is_due(run.checkpoint_every):
                 self.save()
             self.pause()
@@ -183,8 +183,9 @@ class Trainer:
     def train_block(self, target: int) -> None:
         """Train until something is due, or for about BLOCK_SECONDS. Raises NumericError."""
         config = self.setup.config
-        due = [target, *(self._next(every) for every in self._intervals() if every)]
-        count = max(1, min(min(due) - self.step, int(BLOCK_SECONDS / self.seconds_per_step)))
+        intervals = (config.run.checkpoint_every, config.run.eval_every, config.run.sample_every)
+        end = min([target, *((self.step // every + 1) * every for every in intervals if every)])
+        count = max(1, min(end - self.step, int(BLOCK_SECONDS / self.seconds_per_step)))
         feed = self.setup.corpus.feed(
             self.step,
             count,
@@ -202,13 +203,6 @@ class Trainer:
         self._log(feed, losses[:healthy], lrs, spent)
         if healthy < len(losses):
             self._diverged(float(losses[-1]))
-
-    def _intervals(self) -> Sequence[int]:
-        run = self.setup.config.run
-        return (run.checkpoint_every, run.eval_every, run.sample_every)
-
-    def _next(self, every: int) -> int:
-        return (self.step // every + 1) * every
 
     def _log(self, feed: Any, losses: np.ndarray, lrs: np.ndarray, spent: float) -> None:
         counts = np.add.reduceat(feed.scored, feed.offsets[feed.steps[:-1]]) if len(losses) else np.zeros(0, int)
@@ -229,7 +223,7 @@ class Trainer:
             self.callbacks.progress(self.step, fmean(self.recent), self.tokens - before)
 
     def _diverged(self, loss: float) -> None:
-        """Keep the last healthy state, and say where it went wrong."""
+        """Save the state before the step that diverged. Raises NumericError with the documents of that step."""
         self.save()
         weights = {name: a for name, a in self.engine.dump(self.state).items() if not name.startswith(("m.", "v."))}
         largest = max(weights, key=lambda name: float(np.nan_to_num(np.abs(weights[name]).max(), nan=np.inf)))
@@ -244,12 +238,12 @@ class Trainer:
         )
 
     def evaluate_if_due(self) -> None:
-        """Evaluate, unless this step was; a signal may cut it short, then it is due again after --resume."""
+        """Evaluate, unless this step was evaluated; an evaluation that a signal cut short is due after --resume."""
         if self._is_due(self.setup.config.run.eval_every) and self.evaluated != self.step:
             self.evaluate()
 
     def evaluate(self) -> None:
-        """The held-out loss, into the metrics; remember the best step."""
+        """Append the held-out loss to the metrics; save where it is the best so far."""
         feeds = self.setup.validation.held_out(self.setup.config.model.block_size)
         at_the_end = self.step == self.target  # nothing would repeat an evaluation that a signal cut short
         self.val_loss = held_out_loss(self.engine, self.state, feeds, (lambda: None) if at_the_end else self.pause)
@@ -261,12 +255,8 @@ class Trainer:
             if self.setup.config.run.checkpoint_every or self.setup.config.run.patience:
                 self.save()
 
-    def sample(self, rng: Random) -> str:
-        """One document from the model as it is."""
-        return self.samples(rng, 1)[0]
-
     def samples(self, rng: Random, n: int) -> list[str]:
-        """Documents from the model as it is, or answers to questions of its conversations."""
+        """Documents generated by the present model, or its answers to questions of the conversations."""
         given = self.folder.path, self.setup.config, self.setup.tokenizer, self.engine, self.state
         texts: list[str] = []
         while len(texts) < n and (question := self.setup.corpus.example_prompt(rng)):
@@ -290,7 +280,7 @@ class Trainer:
         return text
 
     def save(self) -> None:
-        """Write this step's checkpoint, unless it is there, then drop the oldest ones. Raises MachineError."""
+        """Write this step's checkpoint unless it exists, then remove the oldest ones. Raises NumericError, OSError."""
         if self.saved == self.step:
             return
         setup, began = self.setup, time.monotonic()

@@ -1,11 +1,10 @@
-"""Going on: to another total, beyond the end, within a time, and what cannot change on the way."""
+"""Resumed and extended runs: to another total, beyond the end, and the changes that are refused."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,12 @@ import pytest
 
 from microgpt.cli import main
 from microgpt.config import Config
-from microgpt.errors import CheckpointError, MachineError, UsageError
+from microgpt.errors import CheckpointError, UsageError
 from microgpt.runs import checkpoint
 from microgpt.runs.manifest import MANIFEST
-from microgpt.training.resume import SavedRun, resumed, seconds
+from microgpt.training.resume import resumed
 from microgpt.training.train import train
-from microgpt.training.trainer import Trainer
-
-
-def small(folder: Path, **run: Any) -> Config:
-    (folder / "names.txt").write_text("em\nemma\nolivia\nava\nmia\n" * 5, encoding="utf-8")
-    return Config.from_dict(
-        {"data": {"path": str(folder / "names.txt")}, "run": {"steps": 20, "samples": 0, "dtype": "float64", **run}}
-    )
+from tests.training.runs import small
 
 
 def rates(out: Path) -> list[float]:
@@ -202,104 +194,3 @@ def test_another_source_is_refused(
     assert "go on " not in said
     assert before == (out / "run.toml").read_bytes()
     assert main(["train", str(tmp_path / "names.txt"), *how, "--out", str(out)]) == 0
-
-
-@pytest.mark.parametrize(
-    "ways",
-    [
-        ["poems.txt", "--data", "other.txt"],
-        ["poems.txt", "--dataset", "names"],
-        ["poems.txt", "--urls", "https://example.org"],
-        ["--data", "poems.txt", "--dataset", "names"],
-        ["names", "--data", "poems.txt", "--urls", "https://example.org"],
-    ],
-    ids=" ".join,
-)
-@pytest.mark.parametrize("resume", [False, True])
-def test_one_text_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ways: list[str], resume: bool
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "poems.txt").write_text("a rose\n", encoding="utf-8")
-    assert main(["train", *ways, *(["--resume"] if resume else []), "--out", "run"]) == 2
-    assert "each names the text to train on" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "idle"),
-    [
-        (["train", "poems.txt", "--rope-base", "500"], "--rope-base"),
-        (["train", "poems.txt", "--tokenizer", "bpe.json", "--vocab-size", "400"], "--vocab-size"),
-        (["train", "poems.txt", "--tokenizer", "bpe.json", "--bpe-merges", "0"], "--bpe-merges"),
-        (["finetune", "base", "--data", "poems.txt", "--lora-alpha", "4"], "--lora-alpha"),
-    ],
-    ids=" ".join,
-)
-def test_an_option_without_effect_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: list[str], idle: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "poems.txt").write_text("emma olivia\n", encoding="utf-8")
-    train(small(tmp_path, steps=1), "base")
-    (tmp_path / "bpe.json").write_bytes(checkpoint.read(Path("base")).tokenizer.to_json())
-    assert main([*flags, "--out", "run"]) == 2
-    assert capsys.readouterr().err.startswith(f"microgpt: {idle}: ")
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_plan_tells_what_is_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An engine of run.toml was not asked for by whoever goes on; a short run takes no time worth a number."""
-    out = tmp_path / "run"
-    train(small(tmp_path, engine="manual"), out)
-    assert main(["train", "--resume", "--out", str(out)]) == 0
-    said = capsys.readouterr().err
-    assert "engine  manual in float64: as configured\n" in said
-    assert "run     20 steps of 1 document, under a second\n" in said
-
-
-@pytest.mark.parametrize("step", [None, 6])
-def test_what_can_go_on_says_how(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: int | None
-) -> None:
-    """A disk that fails on the way can be mended; one that fails first is not helped by the same command."""
-    out, save = tmp_path / "run", Trainer.save
-
-    def full(self: Trainer, *saved: SavedRun) -> None:
-        if step is None or self.step > step:
-            raise MachineError("full")
-        save(self)
-
-    train(small(tmp_path, checkpoint_every=5), out, stop_at=5)
-    monkeypatch.setattr(Trainer, "save" if step else "restore", full)
-    assert main(["train", "--resume", "--out", str(out)]) == 5
-    said = capsys.readouterr().err
-    assert (f"go on   microgpt train --resume --out {out}" in said) == (step is not None)
-
-
-def test_the_reported_loss_is_the_mean_of_the_last_fifty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not of the steps since the last line, which the clock decides."""
-    text, run = tmp_path / "a.txt", tmp_path / "run"
-    text.write_text("anna\nbob\ncarl\n", encoding="utf-8")
-    assert main(["train", str(text), "--steps", "120", "--n-embd", "8", "--samples", "0", "--out", str(run)]) == 0
-    losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert f"step 120 / 120  loss {np.mean(losses[-50:]):.4f}" in capsys.readouterr().err
-
-
-def test_max_time_saves_and_tells_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small(tmp_path)
-    out = tmp_path / "run"
-    began = time.monotonic()
-    command = ["train", str(tmp_path / "names.txt"), "--out", str(out), "--steps", "10000000", "--max-time", "2s"]
-    assert main(command) == 0
-    assert time.monotonic() - began < 60
-    step = checkpoint.read(out).step
-    assert 0 < step < 10_000_000
-    assert f"--resume --out {out}" in capsys.readouterr().err
-
-
-def test_lengths_of_time() -> None:
-    assert [seconds(t) for t in ("90", "90s", "1.5", "30m", "1h30m", "1d")] == [90, 90, 1.5, 1800, 5400, 86400]
-    for bad in ("", "soon", "0", "1h30x", "-5"):
-        with pytest.raises(UsageError, match="--max-time"):
-            seconds(bad)

@@ -1,0 +1,86 @@
+"""A run from its command or function call to its end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from microgpt.cli import main
+from microgpt.errors import MachineError
+from microgpt.runs import checkpoint
+from microgpt.training.prepare import RunSetup
+from microgpt.training.report import Callbacks
+from microgpt.training.resume import SavedRun, resumed
+from microgpt.training.train import train
+from microgpt.training.trainer import Trainer
+from tests.training.runs import small
+
+
+def test_the_plan_tells_what_is_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An engine of run.toml was not asked for by whoever goes on; a short run takes no time worth a number."""
+    out = tmp_path / "run"
+    train(small(tmp_path, engine="manual"), out)
+    assert main(["train", "--resume", "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert "engine  manual in float64: as configured\n" in said
+    assert "run     20 steps of 1 document, under a second\n" in said
+
+
+@pytest.mark.parametrize("step", [None, 6])
+def test_what_can_go_on_says_how(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: int | None
+) -> None:
+    """A disk that fails on the way can be mended; one that fails first is not helped by the same command."""
+    out, save = tmp_path / "run", Trainer.save
+
+    def full(self: Trainer, *saved: SavedRun) -> None:
+        if step is None or self.step > step:
+            raise MachineError("full")
+        save(self)
+
+    train(small(tmp_path, checkpoint_every=5), out, stop_at=5)
+    monkeypatch.setattr(Trainer, "save" if step else "restore", full)
+    assert main(["train", "--resume", "--out", str(out)]) == 5
+    said = capsys.readouterr().err
+    assert (f"go on   microgpt train --resume --out {out}" in said) == (step is not None)
+
+
+def test_max_time_saves_and_tells_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small(tmp_path)
+    out = tmp_path / "run"
+    began = time.monotonic()
+    command = ["train", str(tmp_path / "names.txt"), "--out", str(out), "--steps", "10000000", "--max-time", "2s"]
+    assert main(command) == 0
+    assert time.monotonic() - began < 60
+    step = checkpoint.read(out).step
+    assert 0 < step < 10_000_000
+    assert f"--resume --out {out}" in capsys.readouterr().err
+
+
+def test_the_newest_checkpoint_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+
+    def read(path: Path, real: Any = checkpoint.read) -> checkpoint.Checkpoint:
+        reads.append(path)
+        return real(path)
+
+    out = tmp_path / "run"
+    train(small(tmp_path), out, stop_at=10)
+    monkeypatch.setattr(checkpoint, "read", read)
+    train(resumed(out, {}), out, resume=True)
+    assert reads == [out / "checkpoints" / "step-00000010"]
+
+
+def test_a_resumed_run_is_locked_before_it_is_read(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(small(tmp_path), out, stop_at=10)
+
+    class Impatient(Callbacks):
+        def plan(self, setup: RunSetup) -> None:
+            with pytest.raises(MachineError, match="another trainer is at work"):
+                train(resumed(out, {}), out, resume=True)
+
+    assert train(resumed(out, {}), out, resume=True, callbacks=Impatient()).step == 20
