@@ -11,7 +11,7 @@ from typing import Any
 
 
 class MicrogptError(Exception):
-    """Something a user can mend. `str(error)` is the one line to show."""
+    """An error that a user can correct. `str(error)` is the one line to show."""
 
     status = 1
     code = "E_ERROR"
@@ -23,21 +23,21 @@ class MicrogptError(Exception):
 
 
 class UsageError(MicrogptError):
-    """A flag, a name or a configuration key that cannot be."""
+    """An invalid flag, name or configuration key."""
 
     status = 2
     code = "E_USAGE"
 
 
 class DataError(MicrogptError):
-    """A text, a data set or a prompt that cannot be used."""
+    """An unusable text, data set or prompt."""
 
     status = 3
     code = "E_DATA"
 
 
 class CheckpointError(MicrogptError):
-    """A model or run folder that is missing, damaged, foreign or contradicted."""
+    """A model or run folder that is missing, damaged, of another program or of another run."""
 
     status = 4
     code = "E_CHECKPOINT"
@@ -51,7 +51,7 @@ class MachineError(MicrogptError):
 
 
 class NumericError(MicrogptError):
-    """A loss or a gradient that is no longer a number."""
+    """A loss or a gradient that is not finite."""
 
     status = 6
     code = "E_NUMERIC"
@@ -68,7 +68,7 @@ class Stopped(MicrogptError):
 
 
 def install(extra: str) -> str:
-    """What to do where an optional part is missing. From a checkout: PyPI's `microgpt` is another project."""
+    """The remedy for a missing optional part. From a checkout, since PyPI's `microgpt` is another project."""
     return f"run pip install -e '.[{extra}]' in the microgpt folder"
 
 

@@ -1,4 +1,4 @@
-"""Adam and the schedules, written once, in plain operators: floats, NumPy arrays and torch tensors alike."""
+"""Adam and the learning-rate schedules in plain operators, for floats, NumPy arrays and torch tensors alike."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def adam(p: Any, g: Any, m: Any, v: Any, optim: Optim, step: int, lr: float) -> 
 
 
 def clip_scale(norm: float, clip_norm: float) -> float:
-    """What gradients of this global norm are multiplied by so that it is at most `clip_norm` (0: never)."""
+    """The factor that reduces a global gradient norm to at most `clip_norm`; 1 if `clip_norm` is 0."""
     return clip_norm / norm if clip_norm and norm > clip_norm else 1.0
 
 
@@ -39,7 +39,7 @@ def checked_loss(loss: float, norm: float) -> float:
 
 
 def learning_rate(optim: Optim, step: int, steps: int) -> float:
-    """The rate of optimizer step `step` (from 0) of `steps`.
+    """The learning rate of optimizer step `step` (from 0) of `steps`.
 
     Warmup rises from 0 at step 0; then the schedule falls from `learning_rate` at the end of the warmup to
     `min_learning_rate` at `steps`.
@@ -56,14 +56,14 @@ def learning_rate(optim: Optim, step: int, steps: int) -> float:
 
 
 def learning_rates(optim: Optim, first: int, count: int, steps: int) -> np.ndarray:
-    """The rates of `count` steps from `first` on, float64 (count,)."""
+    """The learning rates of `count` steps from `first` on, float64 (count,)."""
     return np.array([learning_rate(optim, step, steps) for step in range(first, first + count)])
 
 
 def rate_of_run(config: Config, step: int) -> float:
-    """The rate of a run's step `step` (from 0), by the schedule of the phase that it lies in."""
+    """The learning rate of step `step` (from 0) of a run, by the schedule of the phase that it lies in."""
     optim, begun, steps = config.optim, config.schedule_from, config.run.steps
     for phase in reversed(config.phases):
         if step < phase.end_step:
             optim, begun, steps = phase.optim, phase.schedule_from, phase.steps
-    return learning_rate(optim, max(0, step - begun), steps - begun)  # 0: a run.toml that does not say what was before
+    return learning_rate(optim, max(0, step - begun), steps - begun)  # 0: a run.toml without the phases before

@@ -22,7 +22,7 @@ app = App(name="data", help="List and download data sets, scrape pages of the we
 
 @app.command(name="list")
 def list_datasets(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
-    """List the data sets, and where each is on this machine.
+    """List the data sets and their files on this machine.
 
     Parameters
     ----------
@@ -80,32 +80,32 @@ def scrape(
     cache: bool = True,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Collect the main text of pages of the web into a corpus: text, title, url and date of each, a line a page.
+    """Scrape the main text of web pages into a JSONL corpus: text, title, URL and date, one page per line.
 
-    Obeys robots.txt, asks each host once a second, and connects to public addresses only.
+    Obeys robots.txt, sends each host one request per second, and connects to public addresses only.
 
     Parameters
     ----------
     urls
         The pages.
     url_file
-        A file of more URLs, one a line; # begins a comment.
+        A file of URLs, one per line; # begins a comment.
     out
         The corpus, as JSONL.
     depth
-        Also follow links, so many deep, on the same host.
+        Depth to which links on the same host are followed.
     max_pages
-        Pages at most, where links are followed.
+        Maximum number of pages, where links are followed.
     max_bytes
-        Bytes of a page at most, after decompression.
+        Maximum bytes per page, after decompression.
     page_seconds
-        Seconds that a page may take.
+        Maximum seconds per page.
     allow_private
-        HOST or HOST:PORT of your own network, which is closed otherwise; can be given again.
+        HOST or HOST:PORT of your own network to open; repeatable.
     allow_partial
         Write the corpus even if pages failed.
     cache
-        Keep pages in the cache, and take them from there the next time.
+        Cache pages, and reuse cached ones.
     json
         Print the report as one JSON object.
     """
@@ -143,7 +143,7 @@ def crawler(
     allow_private: list[str],
     cache: bool = True,
 ) -> Any:
-    """A crawl of the real web that tells its progress. Raises UsageError, MachineError."""
+    """A crawl of the web that prints its progress. Raises UsageError, MachineError."""
     limits = {"--max-pages": max_pages, "--max-bytes": max_bytes, "--page-seconds": page_seconds, "--depth": depth + 1}
     for flag, value in limits.items():
         if not value > 0:

@@ -1,1 +1,1 @@
-"""Text on disk or on the web → documents → tokens → what an engine is fed."""
+"""Text on disk or on the web → documents → tokens → rows to train on."""

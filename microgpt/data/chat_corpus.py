@@ -17,7 +17,7 @@ from microgpt.errors import DataError, UsageError
 from microgpt.feed import Feed
 from microgpt.tokenizers import Tokenizer
 
-EVAL_ROWS = 64  # rows of a step without update
+EVAL_ROWS = 64  # rows per step of an evaluation
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,9 @@ def tokenize_chats(chats: Chats, tokenizer: Tokenizer, block_size: int, score: s
     longer = sum(len(group) > 1 for group in groups)
     full = sum(len(row.tokens) > block_size for group in groups for row in group)
     if longer:
-        chats.notes.append(f"{chats.source}: {longer:,} conversations are longer than the context: several rows each")
+        chats.notes.append(f"{chats.source}: {longer:,} conversations exceed the context and take several rows")
     if full:
-        chats.notes.append(f"{chats.source}: {full:,} rows end with the context, before their answer does")
+        chats.notes.append(f"{chats.source}: {full:,} rows end at the context length, within an answer")
     return groups
 
 

@@ -3,8 +3,8 @@
     BOS  user  text  end_turn  assistant  text  end_turn  …
 
 Roles and end_turn are tokens of their own, which no text can become: texts are encoded apart from them. `TEMPLATE`
-says the same to programs that read a model folder. A conversation that does not fit loses whole turns from its
-front, in training as in a reply.
+says the same to programs that read a model folder. Of a conversation that does not fit,
+whole turns are dropped from its beginning, in training as in a reply.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Turn(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """What an answer is asked with."""
+    """The tokens that an answer continues."""
 
     tokens: list[int]
-    dropped: int  # tokens of the conversation that were left out at its front
+    dropped: int  # tokens of the conversation that were dropped from its beginning
 
 
 class Row(NamedTuple):
@@ -64,7 +64,7 @@ def end_turn(tokenizer: Tokenizer) -> int:
 
 
 def never_sampled(tokenizer: Tokenizer) -> list[int]:
-    """The tokens that no answer holds: all special ones but end_turn."""
+    """The tokens that are never sampled in an answer: all special ones except end_turn."""
     return sorted({tokenizer.bos, *tokenizer.special.values()} - {end_turn(tokenizer)})
 
 
@@ -78,7 +78,7 @@ def turn(message: Message, tokenizer: Tokenizer) -> Turn:
 
 
 def prompt(messages: Sequence[Message], tokenizer: Tokenizer, block_size: int) -> Prompt:
-    """The tokens that ask for an answer to a conversation, cut so that a quarter of the context is left for it.
+    """The tokens of a conversation and the role of its answer, cut so that a quarter of the context is left for it.
 
     Raises DataError with the message's number.
     """
@@ -88,27 +88,27 @@ def prompt(messages: Sequence[Message], tokenizer: Tokenizer, block_size: int) -
             turns.append(turn(message, tokenizer))
         except DataError as error:
             raise DataError(f"message {n}: {error}", error.code) from None
-    kept, dropped = fit(turns, room(block_size))
+    kept, dropped = fit(turns, prompt_length(block_size))
     found = [token for turn in kept for token in turn.tokens]
     return Prompt([tokenizer.bos, *found, tokenizer.special["assistant"]], dropped)
 
 
-def room(block_size: int) -> int:
-    """Tokens of context for the turns before an answer: what a quarter of the block, BOS and role leave."""
+def prompt_length(block_size: int) -> int:
+    """Tokens of context for the turns before an answer: three quarters of the block, less BOS and role."""
     return block_size - block_size // 4 - 2
 
 
-def fit(turns: Sequence[Turn], room: int) -> tuple[list[Turn], int]:
-    """The last turns that `room` tokens hold, and how many tokens were left out.
+def fit(turns: Sequence[Turn], max_length: int) -> tuple[list[Turn], int]:
+    """The last turns that fit into `max_length` tokens, and the number of tokens dropped.
 
-    Whole turns go from the front; a system message that leads stays, while it takes at most half of the room;
-    the last turn is never lost whole: it keeps its role and its end.
+    Whole turns go from the front; a system message that leads stays, while it takes at most half of that length;
+    the last turn is never dropped: if it is too long, it keeps its role and its end.
     """
     total = sum(len(turn.tokens) for turn in turns)
     lead = list(turns[:1]) if len(turns) > 1 and turns[0].role == "system" else []
-    if lead and len(lead[0].tokens) > room // 2:
+    if lead and len(lead[0].tokens) > max_length // 2:
         lead = []
-    kept, left = list(turns[len(lead) :]), room - sum(len(turn.tokens) for turn in lead)
+    kept, left = list(turns[len(lead) :]), max_length - sum(len(turn.tokens) for turn in lead)
     while len(kept) > 1 and sum(len(turn.tokens) for turn in kept) > left:
         kept.pop(0)
     if kept and len(kept[0].tokens) > left:
@@ -121,7 +121,7 @@ def fit(turns: Sequence[Turn], room: int) -> tuple[list[Turn], int]:
 def rows(
     conversation: Conversation, tokenizer: Tokenizer, block_size: int, *, score: str = "assistant"
 ) -> Iterator[Row]:
-    """The rows that train on a conversation: one if it fits, else one for each stretch of it.
+    """The rows that train on a conversation: one if it fits, else several.
 
     Each row shows what a reply would see: the turns before the first answer that is not yet trained on, fitted as
     for a reply, then that answer, cut at the block's end, and the turns after it while they fit whole. `score`
@@ -134,15 +134,15 @@ def rows(
             turns.append(turn(message, tokenizer))
         except DataError as error:
             raise DataError(f"message {n}: {error}", error.code) from None
-    done = 0  # turns that are trained on
+    done = 0  # turns trained on so far
     while answers := [i for i in range(done, len(turns)) if turns[i].role == "assistant"]:
         answer = answers[0]
-        history, _ = fit(turns[:answer], room(block_size))
+        history, _ = fit(turns[:answer], prompt_length(block_size))
         row = Row([tokenizer.bos], [False])
         for i, one in enumerate([*history, *turns[answer:]], start=answer - len(history)):
             if i > answer and len(row.tokens) + len(one.tokens) > block_size + 1:
                 break
-            leads = one is turns[0]  # a system message in front of turns that were left out
+            leads = one is turns[0]  # a system message before turns that were dropped
             _add(row, one, fresh=done == 0 if leads else i >= done, score=score)
             end = i + 1
         yield Row(row.tokens[: block_size + 1], row.scored[: block_size + 1])
@@ -150,10 +150,10 @@ def rows(
 
 
 def _add(row: Row, turn: Turn, *, fresh: bool, score: str) -> None:
-    """Append a turn to a row; a fresh one is scored, as `score` says."""
+    """Append a turn to a row; `fresh` marks one that no earlier row has scored."""
     scored = fresh and (score == "all" or turn.role == "assistant")
     row.tokens.extend(turn.tokens)
-    row.scored.extend([scored and score == "all"] + [scored] * (len(turn.tokens) - 1))  # who answers is given
+    row.scored.extend([scored and score == "all"] + [scored] * (len(turn.tokens) - 1))  # the role of an answer is given
 
 
 def tokenizer_config(block_size: int) -> dict[str, Any]:

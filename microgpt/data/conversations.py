@@ -1,4 +1,4 @@
-"""Files of conversations: JSONL, a conversation a line, checked message by message.
+"""Files of conversations: JSONL, one conversation per line, checked message by message.
 
 A line is `[{"role": "user", "content": "…"}, …]` or `{"messages": […]}`.
 """
@@ -30,22 +30,22 @@ Conversation = list[Message]
 
 
 class Chats(NamedTuple):
-    """Conversations to train on, where each stands, and what a user should be told about them."""
+    """Conversations to train on, with the line of each, and notes on the file for the user."""
 
     conversations: list[Conversation]
     places: list[str]  # file:line of each
     source: str
     notes: list[str]
-    rejects: list[Reject]  # with skip_bad; else a mistake ends the reading
+    rejects: list[Reject]  # with skip_bad; otherwise a mistake raises DataError
 
     @property
     def texts(self) -> list[str]:
-        """What was said, message by message."""
+        """The contents of all messages."""
         return [message.content for conversation in self.conversations for message in conversation]
 
 
 def is_chat(data: Data) -> bool:
-    """Whether a data section means conversations: it says so, or names a .jsonl that begins with one."""
+    """Whether a data section holds conversations, by its format or by the first line of its .jsonl file."""
     if data.format != "auto" or not data.path:
         return data.format == "chat"
     first = find_sources(data.path)[0]
@@ -58,18 +58,18 @@ def is_chat(data: Data) -> bool:
 def read_chats(data: Data) -> Chats:
     """The conversations of a data section. Raises UsageError if no file is named, DataError as `parse_chats`."""
     if not data.path:
-        raise UsageError("no conversations to train on; name a file with --data: JSONL, a conversation a line")
+        raise UsageError("no conversations to train on; name a file with --data: JSONL, one conversation per line")
     tally: Counter[str] = Counter()
     parts = [
         parse_chats("".join(pieces(source, tally, skip_bad=data.skip_bad)), source.name, skip_bad=data.skip_bad)
         for source in find_sources(data.path)
     ]
-    told = [f"{data.path}: {n:,} {what}" for what, n in tally.items() if n]
+    counts = [f"{data.path}: {n:,} {what}" for what, n in tally.items() if n]
     return Chats(
         [conversation for part in parts for conversation in part.conversations],
         [place for part in parts for place in part.places],
         data.path,
-        told + [note for part in parts for note in part.notes],
+        counts + [note for part in parts for note in part.notes],
         [reject for part in parts for reject in part.rejects],
     )
 
@@ -87,7 +87,7 @@ def looks_like_chats(text: str) -> bool:
 
 
 def parse_chats(text: str, where: str, *, skip_bad: bool = False) -> Chats:
-    """The conversations of a file that have an answer, each cut after its last one; what was left out is noted.
+    """The conversations of a file that have an answer, each cut after its last one; notes count what was dropped.
 
     Raises DataError with `where`, the line and the message of a mistake (with `skip_bad` such lines become rejects),
     or if no conversation is left.
@@ -106,7 +106,7 @@ def parse_chats(text: str, where: str, *, skip_bad: bool = False) -> Chats:
             messages = check_messages(_messages(line, place), place)
         except DataError as error:
             if not skip_bad:
-                raise DataError(f"{error}; --skip-bad of microgpt train leaves such lines out") from None
+                raise DataError(f"{error}; --skip-bad of microgpt train drops such lines") from None
             rejects.append(Reject.of(where, number, str(error).removeprefix(f"{place}: "), line))
             continue
         kept = until_last_answer(messages)
@@ -114,17 +114,17 @@ def parse_chats(text: str, where: str, *, skip_bad: bool = False) -> Chats:
             found.append(kept)
             places.append(place)
         tally["cut after the last answer"] += 0 < len(kept) < len(messages)
-        tally["left out: no answer in it"] += bool(messages) and not kept
-        tally["left out: no message in it"] += not messages
+        tally["dropped: no answer"] += bool(messages) and not kept
+        tally["dropped: no message"] += not messages
     if not found:
-        raise DataError(f"{where}: no conversation with an answer in it; expected one a line, as JSON")
+        raise DataError(f"{where}: no conversation with an answer in it; expected one per line, as JSON")
     notes = [f"{where}: {n:,} conversation{'' if n == 1 else 's'} {what}" for what, n in tally.items() if n]
     notes += [f"{where}: {REJECTS}: {len(rejects):,}"] if rejects else []
     return Chats(found, places, where, notes, rejects)
 
 
 def until_last_answer(messages: Conversation) -> Conversation:
-    """A conversation without the turns after its last answer; nothing if there is no answer."""
+    """A conversation without the turns after its last answer; empty if there is no answer."""
     answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
     return messages[: answers[-1] + 1] if answers else []
 
@@ -148,7 +148,7 @@ def _message(given: Any, where: str) -> Message:
     if not isinstance(content, str):
         raise DataError(f"{where}: content must be a text, got {_sketch(content)}")
     if not content.strip():
-        raise DataError(f"{where}: content is empty; leave the message out, or say something")
+        raise DataError(f"{where}: content is empty; remove the message, or give it a text")
     try:
         content.encode()
     except UnicodeEncodeError as error:
@@ -161,12 +161,12 @@ def _messages(line: str, where: str) -> Any:
         value = json.loads(line, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{where}: not JSON at column {error.colno} ({error.msg}); expected a conversation a line"
+            f"{where}: not JSON at column {error.colno} ({error.msg}); expected one conversation per line"
         ) from None
     except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}); expected a conversation a line") from None
+        raise DataError(f"{where}: not JSON ({error}); expected one conversation per line") from None
     except RecursionError:
-        raise DataError(f"{where}: JSON nested too deeply; expected a conversation a line") from None
+        raise DataError(f"{where}: JSON nested too deeply; expected one conversation per line") from None
     if isinstance(value, dict):
         if "messages" not in value:
             raise DataError(f"{where}: an object without messages; expected a list of messages")

@@ -1,4 +1,4 @@
-"""The rows that each optimizer step trains on, and the text that is held out: what every corpus can do, and documents.
+"""The rows that each optimizer step trains on, and the held-out text: the protocol, and the corpus of documents.
 
 Which row a step sees is a function of the seed and the step alone, so that resuming needs no history.
 """
@@ -22,8 +22,8 @@ from microgpt.data.encode import Encoded
 from microgpt.errors import DataError
 from microgpt.feed import Feed
 
-EVAL_ROWS = 64  # rows of a step without update
-EVAL_STEPS = 64  # steps handed over at once
+EVAL_ROWS = 64  # rows per step of an evaluation
+EVAL_STEPS = 64  # steps per feed of an evaluation
 
 
 class Corpus(Protocol):
@@ -205,8 +205,8 @@ class DocumentCorpus:
         return np.cumsum(np.diff(self.offsets)[self._training])
 
     def _row(self, at: np.ndarray, block_size: int) -> np.ndarray:
-        """The rows in an order that keeps neighbours apart: multiples of about 0.618 of their number, all of which
-        come before one comes again."""
+        """The rows in an order that keeps neighbours apart: multiples of about 0.618 of their number, so that every row
+        comes once before the first one comes again."""
         n = self.n_rows(block_size)
         stride = next(s for s in range(max(1, round(0.618 * n)), 2 * n + 1) if math.gcd(s, n) == 1)
         return at % n * stride % n
@@ -222,7 +222,7 @@ class DocumentCorpus:
         micro_batch_size: int = 0,
         seed: int = 0,
     ) -> Feed:
-        """Rows that begin at places of the tokens, or of the stream of some documents joined, end to beginning."""
+        """Rows by their beginnings in the tokens, or in the stream of some documents joined end to end."""
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         at = np.arange(offsets[-1]) + np.repeat(begins - offsets[:-1], lengths)
         if stream is not None:

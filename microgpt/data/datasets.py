@@ -1,4 +1,4 @@
-"""Data sets by name: where they come from, how they are known to be whole, where they are looked for.
+"""Data sets by name: their mirrors, their pinned SHA-256, and the folders that are searched for them.
 
 Nothing is taken on trust: a file counts as the data set only if its SHA-256 is the pinned one.
 """
@@ -18,7 +18,7 @@ from microgpt import files
 from microgpt.errors import DataError, MachineError, UsageError, nearest
 from microgpt.files import sha256
 
-TRIES = 3  # of each mirror
+TRIES = 3  # per mirror
 
 
 class Dataset(NamedTuple):
@@ -30,7 +30,7 @@ class Dataset(NamedTuple):
     size: int
     about: str
     licence: str
-    fallback: str | None = None  # a file of the package that stands in when there is no network
+    fallback: str | None = None  # a file of the package to use without a network
 
 
 DATASETS: dict[str, Dataset] = {
@@ -42,7 +42,7 @@ DATASETS: dict[str, Dataset] = {
         ),
         "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
         228_145,
-        "32,033 given names, one a line (makemore)",
+        "32,033 given names, one per line (makemore)",
         "MIT; from public US government data",
         "given_names.txt",
     ),
@@ -81,11 +81,11 @@ DATASETS: dict[str, Dataset] = {
         "translation of 1917-1930; public domain in the US",
     ),
 }
-PYDOCS = "pydocs"  # the one set that is made here, of what every Python brings along
+PYDOCS = "pydocs"  # the one set that is made locally, from the documentation that comes with Python
 
 
 class Found(NamedTuple):
-    """A data set's file, and what a user should be told about it."""
+    """A data set's file, and a note for the user."""
 
     path: Path
     note: str | None = None
@@ -99,7 +99,7 @@ def dataset(name: str) -> Dataset:
 
 
 def data_folders() -> list[Path]:
-    """Where data sets are looked for: the folders of MICROGPT_DATA_DIR, then the user's cache."""
+    """The folders searched for data sets: those of MICROGPT_DATA_DIR, then the user's cache."""
     named = os.environ.get("MICROGPT_DATA_DIR", "")
     return [*(Path(folder) for folder in named.split(os.pathsep) if folder), cache_folder()]
 
@@ -145,7 +145,7 @@ def find(name: str, progress: bool = True) -> Found:
 
 
 def fetch(name: str, progress: bool = True) -> Path:
-    """Download a data set into the user's cache, unless it is there: hash checked.
+    """Download a data set into the user's cache, unless a data folder has it; its SHA-256 is checked.
 
     Raises MachineError with the place to put the file by hand.
     """
@@ -169,7 +169,7 @@ def fetch(name: str, progress: bool = True) -> Path:
         except (requests.exceptions.RequestException, ValueError, OSError) as error:
             problem = getattr(error, "strerror", None) or type(error).__name__
             if "NameResolutionError" in repr(error):
-                break  # no network: trying again would only make the user wait
+                break  # no network: another try would only cost time
             time.sleep(attempt)
     raise MachineError(
         f"data set {name!r}: download failed ({problem}); put {wanted.file} from {wanted.urls[0]} "
@@ -179,7 +179,7 @@ def fetch(name: str, progress: bool = True) -> Path:
 
 
 class Resuming:
-    """A downloader for pooch that keeps what it got, and asks a later try only for the rest."""
+    """A downloader for pooch that keeps a partial download and requests only the rest of it."""
 
     def __init__(self, part: Path, size: int, progress: bool) -> None:
         self.part, self.size, self.progress = part, size, progress
@@ -203,7 +203,7 @@ class Resuming:
                     had += len(data)
                     advance(len(data))
                     if had > self.size:
-                        break  # more than the data set: the hash will refuse it
+                        break  # longer than the data set: the hash check refuses it
         if had < self.size:
             raise OSError(f"{url}: broke off after {had} of {self.size} bytes")
         files.replace(self.part, Path(output_file))
@@ -223,7 +223,7 @@ class Resuming:
 
 
 def pydocs() -> str:
-    """The language's own documentation, as the running Python brings it: topics with blank lines between."""
+    """The documentation of the running Python: its topics, with blank lines between them."""
     from pydoc_data.topics import topics
 
     return "\n\n".join(text.strip() for _, text in sorted(topics.items()))

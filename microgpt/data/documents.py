@@ -1,4 +1,4 @@
-"""Text to documents: by line, by paragraph, in chunks, or from JSONL; read anew at each pass, in bounded memory."""
+"""Text → documents: by line, by paragraph, in chunks, or from JSONL; read again at each pass, in bounded memory."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from microgpt.data.sources import BAD, Source, find_sources, pieces, text_source
 from microgpt.errors import DataError, UsageError, nearest
 from microgpt.files import unique_keys
 
-IN_MEMORY = 64 << 20  # characters that are held at once; longer text is read from disk at each pass
-MAX_LINE = 1 << 24  # characters of a line
-SHOWN = 200  # characters of a reject that are kept
+IN_MEMORY = 64 << 20  # characters held in memory; longer text is read from disk at each pass
+MAX_LINE = 1 << 24  # characters per line
+SHOWN = 200  # characters kept of a reject
 
-Batch = tuple[Sequence[int], list[str]]  # the line, or the number of the chunk, where each text begins; the texts
+Batch = tuple[Sequence[int], list[str]]  # the number of the line or chunk where each text begins; the texts
 
 
 class Reject(NamedTuple):
-    """What --skip-bad left out, and why."""
+    """A document that --skip-bad dropped, and the reason."""
 
     file: str
     line: int
@@ -31,12 +31,12 @@ class Reject(NamedTuple):
 
     @classmethod
     def of(cls, file: str, line: int, why: str, text: str) -> Reject:
-        """With the begin of the text, as a file can hold it."""
+        """A reject with the beginning of its text, escaped where a file could not hold it."""
         return cls(file, line, why, text[:SHOWN].encode("utf-8", "backslashreplace").decode())
 
 
 class Documents:
-    """The documents of a data section. Each pass reads them; `notes` and `rejects` tell of the last whole pass."""
+    """The documents of a data section. Each pass reads them; `notes` and `rejects` describe the last whole pass."""
 
     def __init__(self, sources: list[Source], data: Data, name: str, notes: Iterable[str] = ()) -> None:
         self.sources, self.data, self.source = sources, data, name
@@ -52,7 +52,7 @@ class Documents:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should be told about the text, a line each."""
+        """Notes on the text for the user, one line each."""
         return [*self._notes, *(f"{self.source}: {what}: {count:,}" for what, count in self.tally.items() if count)]
 
     def batches(self) -> Iterator[list[str]]:
@@ -61,7 +61,9 @@ class Documents:
             yield from (self.held[i : i + 50_000] for i in range(0, len(self.held), 50_000))
             return
         self.tally, self.rejects = Counter(), []
-        alone = self.data.packing == "rows" and not self.data.trailing_bos  # BOS of no text, which predicts nothing
+        alone = (
+            self.data.packing == "rows" and not self.data.trailing_bos
+        )  # an empty document would be BOS alone, which has no target
         drops = self.data.drop_empty or alone
         for source in self.sources:
             for batch in self._split(source):
@@ -72,9 +74,9 @@ class Documents:
         self.tally[REJECTS] += len(self.rejects)
 
     def hold(self, limit: int) -> bool:
-        """Take all documents into memory, unless they are more than `limit` characters. Raises DataError."""
+        """Read all documents into memory, unless they are longer than `limit` characters. Raises DataError."""
         held: list[str] = []
-        if sum(source.size for source in self.sources) > 4 * limit:  # bytes, so surely longer
+        if sum(source.size for source in self.sources) > 4 * limit:  # bytes; a character has at most four
             return False
         for batch in self.batches():
             limit -= sum(map(len, batch))
@@ -94,10 +96,10 @@ class Documents:
         """The error of a text without documents."""
         kind = self._format(self.sources[0])
         expected = {
-            "lines": "a document a line",
+            "lines": "one document per line",
             "paragraphs": "paragraphs with blank lines between them",
             "chunks": f"at least {self.data.chunk_size} characters (--chunk-size)",
-            "jsonl": f'a JSON object a line, {{"{self.data.text_field}": "…"}}',
+            "jsonl": f'one JSON object per line, {{"{self.data.text_field}": "…"}}',
         }[kind]
         return DataError(f"{self.source}: no text in it; expected {expected}")
 
@@ -120,15 +122,15 @@ class Documents:
         return ((numbers, list(map(str.strip, texts))) for numbers, texts in numbered)
 
     def _lines(self, source: Source, text: Iterator[str]) -> Iterator[Batch]:
-        """The lines of a text with their numbers; a line beyond MAX_LINE is bad."""
+        """The lines of a text with their numbers; a line longer than MAX_LINE is rejected."""
         number, rest, too_long = 1, "", False
         for piece in chain(text, [None]):
-            if piece is None:  # the last line may have no end
+            if piece is None:  # the last line may have no line end
                 found, rest = [rest] if rest else [], ""
             else:
                 *found, rest = (rest + piece).split("\n")
             numbers = range(number, number + len(found))
-            begun = found[0] if found else rest  # only the line that was begun before can be longer than a piece
+            begun = found[0] if found else rest  # only a line that began in an earlier piece can be longer than a piece
             if len(begun) > MAX_LINE and not too_long:
                 why = f"a line of more than {MAX_LINE:,} characters; break it, or read it with --format chunks"
                 self._bad(source, number, why, begun)
@@ -161,18 +163,18 @@ class Documents:
         return found
 
     def _bad(self, source: Source, line: int, why: str, text: str) -> None:
-        """Note a reject with --skip-bad, else raise DataError."""
+        """Record a reject with --skip-bad, else raise DataError."""
         if not self.data.skip_bad:
-            raise DataError(f"{source.name}:{line}: {why}, or leave it out (--skip-bad of microgpt train)")
+            raise DataError(f"{source.name}:{line}: {why}, or drop it (--skip-bad of microgpt train)")
         self.rejects.append(Reject.of(source.name, line, why, text))
 
 
-REJECTS = "rejects left out (--skip-bad); they are listed in rejects.jsonl"
-COPIES = {True: "exact duplicates dropped", False: "exact duplicates kept (--drop-duplicates leaves them out)"}
+REJECTS = "rejects dropped (--skip-bad); rejects.jsonl lists them"
+COPIES = {True: "exact duplicates dropped", False: "exact duplicates kept (--drop-duplicates drops them)"}
 
 
 def unreadable(text: str) -> str:
-    """The NUL or the byte that is not UTF-8 in what `pieces` gave with `skip_bad`; empty if none."""
+    """A description of the NUL or the byte that is not UTF-8 in a text of `pieces` with `skip_bad`; empty if none."""
     bad = BAD.search(text)
     if not bad:
         return ""
@@ -181,7 +183,7 @@ def unreadable(text: str) -> str:
 
 
 def shared(data: Data) -> int:
-    """With how many documents on either side a document shares text."""
+    """The number of documents on either side that a document shares text with."""
     if data.format != "chunks":
         return 0
     overlap = data.chunk_size // 2 if data.chunk_overlap is None else data.chunk_overlap
@@ -210,7 +212,7 @@ def read_documents(data: Data) -> Documents:
 
 
 def fold(text: Iterable[str]) -> Iterator[str]:
-    """The text with any run of whitespace made one space, none at its ends; pieces may be cut anywhere."""
+    """The text with each run of whitespace replaced by one space, none at its ends; pieces may be cut anywhere."""
     begun = pending = False
     for piece in text:
         words = " ".join(piece.split())
@@ -222,7 +224,7 @@ def fold(text: Iterable[str]) -> Iterator[str]:
 
 
 def chunks(text: Iterable[str], size: int, overlap: int) -> Iterator[Batch]:
-    """Windows of `size` characters, each `overlap` into the one before; a shorter tail is dropped."""
+    """Windows of `size` characters that overlap by `overlap`; a shorter tail is dropped."""
     rest, number = "", 1
     for piece in text:
         rest += piece
@@ -233,7 +235,7 @@ def chunks(text: Iterable[str], size: int, overlap: int) -> Iterator[Batch]:
 
 
 def paragraphs(numbered: Iterable[Batch]) -> Iterator[Batch]:
-    """Lines with blank lines around them; their own line ends and indents stay."""
+    """Groups of lines between blank lines; line ends and indents within a group stay."""
     first, current = 1, list[str]()
     for batch in numbered:
         numbers, found = list[int](), list[str]()
@@ -251,7 +253,7 @@ def paragraphs(numbered: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def text_of(line: str, field: str) -> str:
-    """The text of a JSON object. Raises ValueError with the reason, and what to do."""
+    """The text of a JSON object. Raises ValueError with the reason and the remedy."""
 
     def refuse(word: str) -> Any:
         raise ValueError(f"{word} is not JSON; write null or a number")
@@ -261,9 +263,9 @@ def text_of(line: str, field: str) -> str:
     try:
         found = json.loads(line, object_pairs_hook=unique_keys, parse_constant=refuse)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON at column {error.colno} ({error.msg}); mend the line") from None
+        raise ValueError(f"not JSON at column {error.colno} ({error.msg}); correct the line") from None
     except RecursionError:
-        raise ValueError("JSON nested too deeply; mend the line") from None
+        raise ValueError("JSON nested too deeply; correct the line") from None
     if not isinstance(found, dict):
         raise ValueError(f'expected a JSON object, got {type(found).__name__}; write {{"{field}": "…"}}')
     if field not in found:
@@ -273,7 +275,7 @@ def text_of(line: str, field: str) -> str:
     if not isinstance(text, str):
         raise ValueError(f"{field!r} must be a text, got {type(text).__name__}; name another key with --text-field")
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-        raise ValueError(f"{field!r} holds half a character (a lone surrogate); mend the text")
+        raise ValueError(f"{field!r} holds half a character (a lone surrogate); correct the text")
     if "\0" in text:
-        raise ValueError(f"{field!r} holds a NUL character; mend the text")
+        raise ValueError(f"{field!r} holds a NUL character; correct the text")
     return text.replace("\r\n", "\n").strip()

@@ -1,4 +1,4 @@
-"""Documents to tokens, once: in memory where they fit, else in memory-mapped files in the user's cache.
+"""Documents → tokens, once: in memory where they fit, else in memory-mapped files in the user's cache.
 
 The cache's key is the SHA-256 of the whole text and of everything that turns it into tokens, so a changed text,
 option or tokenizer never meets old tokens.
@@ -29,7 +29,7 @@ from microgpt.tokenizers import KINDS, Tokenizer
 from microgpt.tokenizers import read as read_tokenizer
 from microgpt.tokenizers import train as train_tokenizer
 
-FORMAT = 1  # of the cache
+FORMAT = 1  # version of the cache
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Encoded:
     offsets: np.ndarray  # int64 (documents + 1,)
     sizes: np.ndarray  # int64 (documents,), bytes of each text in UTF-8
     sha256: str  # of the tokens as <i4 and of the offsets as <i8
-    kept: np.ndarray | None = None  # int64: the documents that are no copies of others; None: all
-    pages: mmap.mmap | None = None  # the file that the tokens lie in
+    kept: np.ndarray | None = None  # int64: the documents without exact copies of earlier ones; None: all
+    pages: mmap.mmap | None = None  # the mapped file of the tokens
 
     def release(self) -> None:
-        """Let go of the file's pages that were read, so that memory does not fill with them."""
+        """Release the mapped pages that were read, so that they do not fill the memory."""
         if self.pages is not None and hasattr(self.pages, "madvise"):
             self.pages.madvise(mmap.MADV_DONTNEED)
 
@@ -63,7 +63,7 @@ def encode(
 
 
 def learn(data: Data, texts: Iterable[str], *, roles: bool = False) -> Tokenizer:
-    """The tokenizer that a data section names: learnt from the texts (with the tokens of conversations, `roles`), or
+    """The tokenizer that a data section names: learned from the texts (with the tokens of conversations, `roles`), or
     read from its file."""
     if data.tokenizer not in KINDS:
         path = Path(data.tokenizer)
@@ -208,7 +208,7 @@ def _open(folder: Path, documents: Documents) -> tuple[Tokenizer, Encoded]:
     documents.rejects = [Reject(*reject) for reject in meta["rejects"]]
     dtype = np.dtype(meta["dtype"])
     if (folder / "tokens.bin").stat().st_size != meta["tokens"] * dtype.itemsize:
-        raise DataError(f"{folder}: its files are not whole; remove this folder, it is made again")
+        raise DataError(f"{folder}: its files are incomplete; remove this folder, and it is made again")
     with open(folder / "tokens.bin", "rb") as file:
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     tokens = np.frombuffer(pages, dtype)

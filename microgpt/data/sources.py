@@ -1,4 +1,4 @@
-"""Where bytes come from: files, folders, globs, compressed files, standard input; and text out of them.
+"""Files, folders, globs, compressed files and standard input → text.
 
 Text comes in pieces of bounded size, with line ends made \\n and a byte order mark dropped, so that a file may
 be larger than memory. What is not text shows here, with its file, line and column.
@@ -43,13 +43,13 @@ class Source(NamedTuple):
 
     @property
     def suffix(self) -> str:
-        """The suffix below a compression's: .jsonl of a.jsonl.gz."""
+        """The suffix without that of a compression: .jsonl of a.jsonl.gz."""
         path = Path(self.name)
         return (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix
 
 
 def find_sources(place: str) -> list[Source]:
-    """The files that a path, folder or glob means, in the order of their names. Raises DataError if none."""
+    """The files of a path, folder or glob, in the order of their names. Raises DataError if there are none."""
     path = Path(place)
     if os.path.isdir(path):
         wanted = tuple(s + c for s in TEXT_SUFFIXES for c in ("", *COMPRESSED))
@@ -79,7 +79,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def file_source(path: Path) -> Source:
-    """A file, unpacked on the way if its name says so. Raises DataError if it is not there."""
+    """A file, decompressed by its suffix. Raises DataError if it does not exist."""
     try:
         size = path.stat().st_size
         if path.is_dir():
@@ -97,7 +97,7 @@ def read_text(path: Path) -> str:
 
 
 def text_source(name: str, text: str) -> Source:
-    """A text that is there already."""
+    """A source of a text in memory."""
     data = text.encode()
     return Source(name, lambda: io.BytesIO(data), len(data))
 
@@ -125,7 +125,7 @@ def keep_stdin() -> Path:
 
 
 def sha256(sources: list[Source]) -> str:
-    """The SHA-256 of all bytes of all sources, and of where one ends. Raises DataError."""
+    """The SHA-256 of the bytes of all sources and of their boundaries. Raises DataError."""
     whole = hashlib.sha256()
     for source in sources:
         with source.open() as file:
@@ -135,7 +135,7 @@ def sha256(sources: list[Source]) -> str:
 
 
 def pieces(source: Source, tally: Counter[str], *, skip_bad: bool = False, gutenberg: bool = False) -> Iterator[str]:
-    """The text of a source piece by piece. `tally` counts what was made right on the way.
+    """The text of a source piece by piece. `tally` counts the corrections made on the way.
 
     Raises DataError with file:line:column at a NUL or a byte that is not UTF-8; with `skip_bad` those come out as
     they are (a byte 0xNN as the character U+DCNN), for the caller to drop the document.
@@ -170,7 +170,7 @@ def _checked(source: Source, tally: Counter[str], skip_bad: bool) -> Iterator[st
     tally["line ends CRLF read as LF, files"] += newlines is not None and newlines != "\n"
 
 
-SKIP = "or leave such documents out (--skip-bad of microgpt train)"  # not every command that reads text has it
+SKIP = "or drop such documents (--skip-bad of microgpt train)"  # not every command that reads text has it
 
 
 def _describe(char: str, source: Source) -> str:
@@ -196,7 +196,7 @@ def _read(source: Source) -> Iterator[bytes]:
     except Exception as error:
         if type(error).__name__ != "ZstdError":
             raise
-        raise DataError(f"{source.name}: damaged zstd data ({error}); fetch the file again") from None
+        raise DataError(f"{source.name}: damaged zstd data ({error}); download the file again") from None
     yield b""
 
 
@@ -213,7 +213,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _without_gutenberg(found: Iterator[str], tally: Counter[str]) -> Iterator[str]:
-    """A book between its marks; a text without marks stays whole, and that is told. Holds one book in memory."""
+    """A book between its marks; a text without marks stays whole and is counted. Holds one book in memory."""
     text = "".join(found)
     begin = GUTENBERG_BEGIN.search(text)
     end = GUTENBERG_END.search(text, begin.end() if begin else 0)

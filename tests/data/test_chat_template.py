@@ -95,13 +95,13 @@ def test_a_prompt_leaves_a_quarter_and_never_loses_the_last_message(talk: list[M
     assert prompt.tokens[-1] == tokenizer.special["assistant"]
     assert len(prompt.tokens) - 2 + prompt.dropped == len(whole)
     last = chat_template.turn(talk[-1], tokenizer).tokens
-    if len(last) <= chat_template.room(block) // 2:
+    if len(last) <= chat_template.prompt_length(block) // 2:
         assert prompt.tokens[-1 - len(last) : -1] == last
     kept = prompt.tokens[1:-1]
     starts = [i for i, t in enumerate(kept) if t == tokenizer.special[talk[-1].role]]
     assert kept[-1] == tokenizer.special["end_turn"]
     assert kept[starts[-1] + 1 : -1] == last[len(last) - (len(kept) - starts[-1] - 1) : -1]
-    assert len(kept) - starts[-1] >= min(len(last), chat_template.room(block) // 2)
+    assert len(kept) - starts[-1] >= min(len(last), chat_template.prompt_length(block) // 2)
 
 
 def test_whole_turns_go_from_the_front_and_a_system_message_stays() -> None:
@@ -144,6 +144,6 @@ def test_every_answer_is_trained_on_once(talk: list[Message], block: int, score:
     if sum(len(chat_template.turn(m, tokenizer).tokens) for m in talk) < block and talk:
         (row,) = rows
         total = sum(len(chat_template.turn(m, tokenizer).tokens) for m in talk)
-        if sum(len(chat_template.turn(m, tokenizer).tokens) for m in talk[:-1]) <= chat_template.room(block):
+        if sum(len(chat_template.turn(m, tokenizer).tokens) for m in talk[:-1]) <= chat_template.prompt_length(block):
             assert len(row.tokens) == total + 1
             assert sum(row.scored) == (total if score == "all" else sum(len(a) - 1 for a in answers))

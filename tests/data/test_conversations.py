@@ -31,8 +31,8 @@ def test_cut_and_left_out_are_counted() -> None:
     assert [len(c) for c in chats.conversations] == [2, 2, 2]
     assert chats.notes == [
         "f: 2 conversations cut after the last answer",
-        "f: 1 conversation left out: no answer in it",
-        "f: 1 conversation left out: no message in it",
+        "f: 1 conversation dropped: no answer",
+        "f: 1 conversation dropped: no message",
     ]
 
 
@@ -67,7 +67,7 @@ def test_a_mistake_is_named_with_its_place(line: Any, where: str, what: str) -> 
     assert (name, number) == ("f", 2)
     assert f"f:2: {why}" in str(error.value)
     assert file(line).startswith(shown)
-    assert chats.notes == ["f: rejects left out (--skip-bad); they are listed in rejects.jsonl: 1"]
+    assert chats.notes == ["f: rejects dropped (--skip-bad); rejects.jsonl lists them: 1"]
 
 
 def test_bytes_that_are_no_text_can_be_left_out(tmp_path: Path) -> None:

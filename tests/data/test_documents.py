@@ -149,8 +149,8 @@ def test_line_ends_and_letters_may_lie_across_pieces(tmp_path: Path, monkeypatch
 
 
 BAD = [
-    ("empty", "a.txt", b"", "a.txt: no text in it; expected a document a line"),
-    ("blank", "a.txt", b" \n\n", "a.txt: no text in it; expected a document a line"),
+    ("empty", "a.txt", b"", "a.txt: no text in it; expected one document per line"),
+    ("blank", "a.txt", b" \n\n", "a.txt: no text in it; expected one document per line"),
     ("latin-1", "a.txt", b"one\ntw\xf6\n", "a.txt:2:3: byte 0xf6 is not UTF-8; save the file as UTF-8"),
     ("cut short", "a.txt", "one\nä".encode()[:-1], "a.txt:2:1: byte 0xc3 is not UTF-8"),
     ("UTF-16", "a.txt", "one".encode("utf-16"), "a.txt:1:1: byte 0xff is not UTF-8 (the file looks like UTF-16)"),
@@ -211,7 +211,7 @@ def test_duplicates_are_counted_and_dropped_if_asked(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "a\nb\na\na\n")
     kept = read_documents(Data(path=str(path)))
     assert kept.texts == ["a", "b", "a", "a"]
-    assert kept.notes == [f"{path}: exact duplicates kept (--drop-duplicates leaves them out): 2"]
+    assert kept.notes == [f"{path}: exact duplicates kept (--drop-duplicates drops them): 2"]
     dropped = read_documents(Data(path=str(path), drop_duplicates=True))
     assert dropped.texts == ["a", "b"]
     assert dropped.notes == [f"{path}: exact duplicates dropped: 2"]

@@ -113,7 +113,7 @@ def test_a_cut_cache_is_refused(cache: Path, text: Path, monkeypatch: pytest.Mon
     load(Data(path=str(text)))
     (folder,) = cache.iterdir()
     (folder / "tokens.bin").write_bytes((folder / "tokens.bin").read_bytes()[:-2])
-    with pytest.raises(DataError, match="its files are not whole; remove this folder"):
+    with pytest.raises(DataError, match="its files are incomplete; remove this folder"):
         load(Data(path=str(text)))
 
 

@@ -1,4 +1,4 @@
-"""Which addresses may be connected to: the one gate that every connection of the scraper goes through.
+"""The addresses that may be connected to: one gate for every connection of the scraper.
 
 A page can name any host, redirect anywhere, and its DNS can change between a check and a connection. So a name
 is resolved once, at the moment of connecting; every address it has is checked; and the connection goes to a
@@ -46,11 +46,11 @@ NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
 
 
 class Refused(Exception):
-    """A URL or an address that the scraper does not go to; the text is the reason."""
+    """A URL or an address that the scraper refuses to connect to; the text is the reason."""
 
 
 class Target(NamedTuple):
-    """A URL, taken apart once; what is connected to is never parsed a second time from the text."""
+    """A URL, parsed once: the connection is made from these fields, never from the text again."""
 
     scheme: str
     host: str  # lower case, ASCII; IPv6 without brackets
@@ -65,12 +65,12 @@ class Target(NamedTuple):
 
     @property
     def url(self) -> str:
-        """The URL in its one spelling."""
+        """The URL in its canonical spelling."""
         return self.origin + self.path
 
 
 def parse(url: str) -> Target:
-    """Take a URL apart, strictly: what two programs could read in two ways is refused. Raises Refused."""
+    """Parse a URL strictly: one that two programs could read in two ways is refused. Raises Refused."""
     if len(url) > MAX_URL:
         raise Refused(f"a URL of more than {MAX_URL:,} characters")
     if re.search(r"[\0-\x20\x7f-\xa0\\]|[^\0-\uffff]", url):
@@ -84,7 +84,7 @@ def parse(url: str) -> Target:
 
 
 def follow(base: str, link: str) -> Target:
-    """Where a link or a redirect on `base` leads. Raises Refused."""
+    """The target of a link or a redirect on `base`. Raises Refused."""
     try:
         return parse(urljoin(base, link.strip()))
     except ValueError as error:
@@ -92,7 +92,7 @@ def follow(base: str, link: str) -> Target:
 
 
 def without_dots(path: str) -> str:
-    """A path without . and .. (RFC 3986, 5.2.4), however they are written: robots.txt speaks of what remains."""
+    """A path without . and .. in any spelling (RFC 3986, 5.2.4), since robots.txt applies to the resolved path."""
     out: list[str] = []
     segments = path.split("/")[1:] or [""]
     for segment in segments:
@@ -105,13 +105,13 @@ def without_dots(path: str) -> str:
 
 
 def plain_host(text: str) -> str:
-    """A host's one spelling: an address, or a name in ASCII. Raises Refused."""
+    """A host in its canonical spelling: an address, or a name in ASCII. Raises Refused."""
     try:
         if text[0] == "[":
             return str(ipaddress.IPv6Address(text[1:-1]))
         host = idna.encode(text.removesuffix("."), uts46=True).decode() if not text.isascii() else text.lower()
         host = host.lower().removesuffix(".")
-        if NUMBER.fullmatch(host.rpartition(".")[2]):  # what C libraries read as an address: 127.1, 0x7f000001
+        if NUMBER.fullmatch(host.rpartition(".")[2]):  # C libraries read these as addresses: 127.1, 0x7f000001
             return str(ipaddress.IPv4Address(host))
     except (ValueError, UnicodeError):
         raise Refused(f"{text!r} is no host") from None
@@ -121,7 +121,7 @@ def plain_host(text: str) -> str:
 
 
 def closed(address: str) -> bool:
-    """Whether an address is private or special in any way, or none at all."""
+    """Whether an address is private or special, or not an address."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -140,7 +140,7 @@ def system_resolve(host: str, port: int) -> list[str]:
 
 
 class Gate:
-    """Who may be connected to: the open ports of public addresses, and hosts that the user opened by name.
+    """Decides on connections: ports 80 and 443 of public addresses, and hosts that the user opened by name.
 
     `private` holds the opened hosts, HOST or HOST:PORT. Raises Refused for what is neither.
     """
@@ -156,7 +156,7 @@ class Gate:
             self.private |= {(plain_host(found[1]), port) for port in ports}
 
     def check(self, host: str, port: int) -> None:
-        """Refuse a port, or an address in place of a name, before anything is asked of it. Raises Refused."""
+        """Refuse a port, or a closed address in place of a name, before any request. Raises Refused."""
         if (host, port) in self.private:
             return
         if port not in PORTS.values():
@@ -175,7 +175,7 @@ class Gate:
 
 
 class Connector(httpcore2.NetworkBackend):
-    """Connections through the gate, which end at a deadline however slowly the other side drips."""
+    """Connections through the gate, which end at a deadline however slowly the server sends."""
 
     def __init__(
         self, gate: Gate, deadline: float, now: Callable[[], float] = time.monotonic, backend: Any = None
@@ -184,7 +184,7 @@ class Connector(httpcore2.NetworkBackend):
         self.backend = backend or httpcore2.SyncBackend()
 
     def left(self, timeout: float | None) -> float:
-        """Seconds that may be waited. Raises ReadTimeout at the deadline."""
+        """Seconds left to wait. Raises ReadTimeout after the deadline."""
         left = self.deadline - self.now()
         if left <= 0:
             raise httpcore2.ReadTimeout("the page took too long")
@@ -215,7 +215,7 @@ class Connector(httpcore2.NetworkBackend):
 
 
 class Stream(httpcore2.NetworkStream):
-    """A connection whose every wait is cut at the deadline."""
+    """A connection whose every wait ends at the deadline."""
 
     def __init__(self, connector: Connector, inner: httpcore2.NetworkStream) -> None:
         self.connector, self.inner = connector, inner

@@ -1,4 +1,4 @@
-"""Pages in, a corpus out: which are fetched, what is kept of them, and what is told about the rest."""
+"""URLs → corpus: fetch pages, follow links, keep their main text, and report the pages that failed."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ Log = Callable[[str], None]
 
 @dataclass
 class Report:
-    """What became of each page."""
+    """The outcome of a crawl."""
 
     pages: int = 0
     characters: int = 0
     from_cache: int = 0
     requests: int = 0
-    failed: dict[str, str] = field(default_factory=dict)  # by URL, why; an error unless partial is allowed
-    skipped: dict[str, str] = field(default_factory=dict)  # links that are no text or not for robots
-    not_tried: int = 0  # links beyond the count
+    failed: dict[str, str] = field(default_factory=dict)  # reason by URL; an error unless partial is allowed
+    skipped: dict[str, str] = field(
+        default_factory=dict
+    )  # reason by URL: links to other types, or disallowed by robots.txt
+    not_tried: int = 0  # links beyond max_pages
 
     def summary(self) -> str:
-        """One line."""
+        """A summary in one line."""
         parts = [f"{self.pages:,} pages, {self.characters:,} characters, {self.requests:,} requests"]
         parts += [f"{self.from_cache:,} from the cache"] if self.from_cache else []
         parts += [f"{len(self.skipped):,} links skipped"] if self.skipped else []
@@ -43,7 +45,7 @@ class Report:
 
 
 def read_urls(path: Path) -> list[str]:
-    """The URLs of a file, one a line; # begins a comment. Raises DataError."""
+    """The URLs of a file, one per line; # begins a comment. Raises DataError."""
     lines = read_text(path).split("\n")
     return [url for line in lines if (url := line.partition(" #")[0].strip()) and not url.startswith("#")]
 
@@ -65,7 +67,7 @@ class Crawl:
         self.report = Report()
 
     def pages(self, urls: Iterable[str]) -> Iterator[Page]:
-        """Each page once. The report tells of what failed."""
+        """Each page once. The report lists the failures."""
         named = list(dict.fromkeys(urls))
         waiting = [(url, 0) for url in named]
         seen, found = {target.url for target in map(_parsed, named) if target}, set[str]()
@@ -115,7 +117,7 @@ class Crawl:
         try:
             return Page(**files.read_json(place))
         except (CheckpointError, TypeError):
-            return None  # of another version, or damaged: fetched anew
+            return None  # of another version, or damaged: fetched again
 
     def _keep(self, target: Target, page: Page) -> None:
         if place := self._place(target):
@@ -163,7 +165,11 @@ def scrape(crawl: Crawl, urls: list[str], out: Path, *, allow_partial: bool, lin
                 url, why = next(iter(report.failed.items()))
                 raise DataError(
                     f"{len(report.failed)} of {report.pages + len(report.failed)} pages failed, first {url}: {why}; "
-                    + ("mend the list, or keep the rest with --allow-partial" if report.pages else "mend the list"),
+                    + (
+                        "correct the list, or keep the rest with --allow-partial"
+                        if report.pages
+                        else "correct the list"
+                    ),
                     "E_SCRAPE",
                 )
             files.flush(temporary)
@@ -174,12 +180,12 @@ def scrape(crawl: Crawl, urls: list[str], out: Path, *, allow_partial: bool, lin
 
 
 def web_cache() -> Path:
-    """Where pages are kept that were fetched before."""
+    """The folder of cached pages."""
     return cache_folder() / "web"
 
 
 def text_file(urls: list[str]) -> Path:
-    """Where the text of a list of URLs is kept for a run on it."""
+    """The file for the text of a list of URLs, to train a run on."""
     host = next((target.host for target in map(_parsed, urls) if target), "web")
     digest = hashlib.sha256("\n".join(urls).encode()).hexdigest()
     return web_cache() / "texts" / f"{host}-{digest[:8]}.txt"

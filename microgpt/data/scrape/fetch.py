@@ -15,12 +15,12 @@ import httpcore2
 from microgpt.data.scrape.addresses import Connector, Gate, Target, follow
 
 AGENT = "microgpt"  # the product token that robots.txt addresses; a user agent begins with it
-MAX_HOPS = 5  # redirects, as RFC 9309 has it for robots.txt
+MAX_HOPS = 5  # redirects, as in RFC 9309 for robots.txt
 MAX_RATIO = 200  # bytes out of a compressed byte; prose gives 3 to 10
 MEANT = 1 << 20  # bytes below which any ratio is harmless
 PIECE = 1 << 16
 TRIES = 3
-LONGEST_WAIT = 60.0  # seconds that a server can ask us to wait
+LONGEST_WAIT = 60.0  # seconds; a server that asks for a longer wait is not asked again
 
 
 class PageError(Exception):
@@ -35,7 +35,7 @@ class Limits(NamedTuple):
     """The limits of a page."""
 
     max_bytes: int = 5_000_000  # after decompression
-    seconds: float = 30.0  # from the connection to the last byte, each hop
+    seconds: float = 30.0  # from the connection to the last byte, per hop
 
 
 class Reply(NamedTuple):
@@ -48,7 +48,7 @@ class Reply(NamedTuple):
 
 
 class Clock:
-    """Time, so that tests need not wait for it."""
+    """The system's time; tests bring a clock that does not wait."""
 
     def now(self) -> float:
         return time.monotonic()
@@ -96,7 +96,7 @@ class Fetcher:
         return ssl.create_default_context()
 
     def fetch(self, target: Target, allowed: Callable[[Target], float], max_bytes: int = 0) -> Reply:
-        """Fetch a page with redirects. `allowed` gives the seconds to keep between requests of a host, or raises.
+        """Fetch a page with redirects. `allowed` returns the seconds between requests to a host, or raises.
 
         Raises Refused, PageError.
         """
@@ -119,12 +119,12 @@ class Fetcher:
                     raise
                 wait = 2.0**attempt if error.wait is None else error.wait
                 if wait > LONGEST_WAIT:
-                    raise PageError(f"{error}; the server asks for {wait:.0f} s of patience", error.status) from None
+                    raise PageError(f"{error}; the server asks for {wait:.0f} s between tries", error.status) from None
                 self.clock.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
     def _once(self, target: Target, max_bytes: int) -> Reply | str:
-        """A reply, or where it redirects to. Raises Refused, PageError."""
+        """A reply, or the target of a redirect. Raises Refused, PageError."""
         self.gate.check(target.host, target.port)
         seconds = self.limits.seconds
         connector = Connector(self.gate, time.monotonic() + seconds, backend=self.network)
@@ -146,7 +146,7 @@ class Fetcher:
             ):
                 return self._read(target, response, max_bytes)
         except httpcore2.TimeoutException:
-            raise PageError(f"no whole answer in {seconds:.0f} s", retry=True) from None
+            raise PageError(f"no complete answer within {seconds:.0f} s", retry=True) from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
             raise PageError(f"the connection failed ({str(error) or type(error).__name__})", retry=True) from None
 
@@ -183,7 +183,7 @@ def _as_is(target: Target) -> httpcore2.URL:
 
 
 def _unzipped(pieces: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
-    """One layer of gzip, a bounded piece at a time. Raises PageError for a bomb, or for damaged data."""
+    """Decompress one layer of gzip in bounded pieces. Raises PageError for a bomb or damaged data."""
     engine = zlib.decompressobj(wbits=31)
     n_in = n_out = 0
     for piece in pieces:
@@ -196,16 +196,16 @@ def _unzipped(pieces: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
             piece = engine.unconsumed_tail
             n_out += len(out)
             if n_out > MEANT and n_out > MAX_RATIO * (n_in - len(piece)):
-                raise PageError(f"a decompression bomb: more than {MAX_RATIO} bytes out of each")
+                raise PageError(f"a decompression bomb: more than {MAX_RATIO} bytes per compressed byte")
             yield out
             if n_out > max_bytes:
                 return
     if not engine.eof:
-        raise PageError("the gzip data breaks off", retry=True)
+        raise PageError("the gzip data ends early", retry=True)
 
 
 def _wait(text: str | None) -> float | None:
-    """Retry-After: seconds, or a date."""
+    """The seconds of a Retry-After header, which holds seconds or a date."""
     if not text:
         return None
     try:

@@ -1,4 +1,4 @@
-"""A page's bytes to its main text, title and date, and to the links that it holds."""
+"""The bytes of a page → its main text, title, date and links."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from microgpt.errors import MachineError, install
 HTML = ("text/html", "application/xhtml+xml")
 PLAIN = "text/plain"
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-MAX_TAGS = 200_000  # beyond them the extraction takes longer than half a minute; a Bible in one page has 70,000
+MAX_TAGS = 200_000  # more take the extraction over half a minute; a Bible on one page has 70,000
 META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w-]{1,40})", re.I)
 CHARSETS = re.compile(  # text on the web; Python's other codecs are no charsets, or slow ones
     r"utf-?(8|16(le|be)?)|us-ascii|ascii|latin-?1|(iso-?)?8859-?\d+|(windows-?|cp)(125\d|874|932|949)|koi8-?[ru]|"
     r"macintosh|gb2312|gbk|gb18030|big5(-?hkscs)?|euc-?(jp|kr)|shift[_-]?jis|iso-?2022-?jp",
     re.I,
 )
-ASCII = re.compile(r"us-ascii|ascii|latin-?1|iso-?8859-?1", re.I)  # which the web means as windows-1252
+ASCII = re.compile(r"us-ascii|ascii|latin-?1|iso-?8859-?1", re.I)  # windows-1252 on the web
 
 
 class WrongType(PageError):
-    """A page that is no text."""
+    """A page that is not text."""
 
 
 class Page(NamedTuple):
@@ -32,7 +32,7 @@ class Page(NamedTuple):
 
     url: str  # where it was found, after redirects
     title: str | None
-    date: str | None  # year-month-day, as far as the page tells
+    date: str | None  # year-month-day, if the page states it
     text: str
     links: list[str]  # in the order of the page, each once
 
@@ -60,7 +60,7 @@ def read_page(reply: Reply) -> Page:
 
 
 def decode(body: bytes, charset: str | None) -> str:
-    """Bytes as text, by byte order mark, header, <meta>, or what fits. A charset that lies is not believed."""
+    """Bytes as text, by byte order mark, header, <meta>, or the first charset that fits."""
     told = [name for mark, name in MARKS if body.startswith(mark)]
     meta = META.search(body[:2048])
     told += [name for name in (charset, meta and meta[1].decode()) if name]
@@ -83,7 +83,7 @@ def extract(source: str, url: str) -> tuple[str | None, str | None, str]:
         raise MachineError(f"trafilatura is not installed; {install('scrape')}") from None
     try:
         found: Any = trafilatura.bare_extraction(source, url=url, include_comments=False, with_metadata=True)
-    except Exception as error:  # of a parser, on a page that is broken in a way nobody thought of
+    except Exception as error:  # a parser's own error on a malformed page
         raise PageError(f"its HTML cannot be read ({type(error).__name__})") from None
     if not found:
         return None, None, ""
@@ -91,7 +91,7 @@ def extract(source: str, url: str) -> tuple[str | None, str | None, str]:
 
 
 def links(source: str, target: Target) -> list[str]:
-    """The pages of the same host that a page links to, where it does not ask not to be followed."""
+    """The pages of the same host that a page links to, except those marked nofollow."""
     from lxml import etree, html
 
     try:

@@ -1,4 +1,4 @@
-"""What a site lets robots fetch (RFC 9309), and how often."""
+"""robots.txt (RFC 9309): the pages of a site that may be fetched, and how often."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ LIMIT = 512_000  # bytes of robots.txt that are read; RFC 9309 asks for 500 KiB
 
 
 class Disallowed(PageError):
-    """The site does not want this page to be fetched by robots."""
+    """The site's robots.txt disallows the page."""
 
 
 class Robots:
-    """The rules of each site, fetched once a run."""
+    """The rules of each site, fetched once per crawl."""
 
     def __init__(self, fetcher: Fetcher) -> None:
         self.fetcher = fetcher
-        self.rules: dict[str, Any] = {}  # by origin; a text is the reason why nothing may be fetched
+        self.rules: dict[str, Any] = {}  # by origin; a string is the reason why nothing may be fetched
 
     def allowed(self, target: Target) -> float:
-        """Seconds to keep between two requests of this host. Raises Disallowed, Refused."""
+        """Seconds between two requests to this host. Raises Disallowed, Refused."""
         if target.origin not in self.rules:
             self.fetcher.gate.check(target.host, target.port)
             self.rules[target.origin] = self._read(target)
@@ -37,7 +37,7 @@ class Robots:
         return float(delay)
 
     def _read(self, target: Target) -> Any:
-        """The rules, or why there may be no fetching: a server that fails, or cannot be reached, allows nothing."""
+        """The rules, or the reason why nothing may be fetched: a server that fails or is unreachable allows nothing."""
         from protego import Protego
 
         place = target._replace(path="/robots.txt")
@@ -47,6 +47,6 @@ class Robots:
             raise
         except PageError as error:
             if not 300 <= error.status < 500:
-                return f"{place.url} cannot be had ({error}), so nothing may be fetched"
+                return f"{place.url} cannot be fetched ({error}), so nothing may be fetched"
             text = ""  # there is none: anything may be fetched
         return Protego.parse(text.removeprefix("\ufeff"))

@@ -101,7 +101,7 @@ TRAPS = {
     "/deflate": "only gzip was asked for",
     "/brotli": "only gzip was asked for",
     "/damaged": "damaged gzip",
-    "/cut": "gzip data breaks off",
+    "/cut": "gzip data ends early",
     "/endless": "more than 2,000,000 bytes",
     "/short": "connection failed",
     "/huge-head": "connection failed",
@@ -118,7 +118,7 @@ TRAPS = {
     "/to-itself": "more than 5 redirects",
     "/private/1": "robots.txt disallows",
     "/down": "the server answers 500",
-    "/patience": "86400 s of patience",
+    "/patience": "86400 s between tries",
     "/none": "the server answers 404",
 }
 
@@ -134,7 +134,7 @@ def test_a_page_that_drips_ends_at_its_deadline(site: Site, path: str, monkeypat
     monkeypatch.setattr(fetch, "TRIES", 1)
     crawl = crawl_of(site, Limits(seconds=0.5))
     assert list(crawl.pages([f"http://{site.host}{path}"])) == []
-    assert "no whole answer" in next(iter(crawl.report.failed.values()))
+    assert "no complete answer" in next(iter(crawl.report.failed.values()))
 
 
 def test_a_busy_server_is_asked_again_when_it_says(site: Site) -> None:
