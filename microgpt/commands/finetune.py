@@ -25,6 +25,7 @@ def finetune(
     replay: float = 0.0,
     val_fraction: float | None = None,
     max_time: str | None = None,
+    verbose: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
     optim: Annotated[OptimFlags, Flags] = OptimFlags(),  # type: ignore[valid-type]
     settings: Annotated[RunFlags, Flags] = RunFlags(),  # type: ignore[valid-type]
@@ -52,6 +53,8 @@ def finetune(
         The share of the new data that is held out (default: 0.1 with --eval-every, else 0).
     max_time
         Save and end in time: seconds, or 90s, 30m, 1h30m.
+    verbose
+        Also print the whole configuration, which run.toml in the run's folder holds.
     json
         Print the result as one JSON object.
     """
@@ -67,6 +70,6 @@ def finetune(
     }
     config = finetuned(run, data, flags)
     out = out or new_folder(config.name)
-    result = run_and_tell(config, out, max_time=max_time, as_json=json)
+    result = run_and_tell(config, out, max_time=max_time, verbose=verbose, as_json=json)
     if json:
         print(jsonlib.dumps(result))

@@ -31,7 +31,7 @@ def info(run: Path, *, json: Annotated[bool, Parameter(negative="")] = False) ->
 
 
 def gather(run: Path) -> dict[str, Any]:
-    """Everything that is known of a folder. Raises CheckpointError."""
+    """The facts about a folder, ready for JSON. Raises CheckpointError."""
     saved = checkpoint.read(run)
     saved.weights()
     model = saved.config.model
@@ -43,6 +43,7 @@ def gather(run: Path) -> dict[str, Any]:
     return {
         "path": str(saved.path),
         "name": saved.config.name,
+        "base": saved.config.finetune.base,
         "step": saved.step,
         "n_params": n_params(model),
         "flops_per_token": flops_per_token(model),
@@ -59,6 +60,12 @@ def gather(run: Path) -> dict[str, Any]:
         "checkpoints": [str(path) for path in checkpoint.list_steps(run / "checkpoints")],
         "files": {str(entry.relative_to(saved.path)): entry.stat().st_size for entry in files},
     }
+
+
+def _base(facts: dict[str, Any]) -> str:
+    """The model that a fine-tuning continued from, and the weights that it trained."""
+    rank = facts["config"]["finetune"]["lora_rank"]
+    return f"{facts['base']}, fine-tuned: {f'adapters of rank {rank}' if rank else 'all weights'}"
 
 
 def show(facts: dict[str, Any]) -> None:
@@ -80,6 +87,7 @@ def show(facts: dict[str, Any]) -> None:
     tokenizer, data = facts["tokenizer"], facts["data"] or {}
     summary = {
         "path": facts["path"],
+        **({"base": _base(facts)} if facts["base"] else {}),
         "step": f"{facts['step']:,} of {facts['config']['run']['steps']:,}",
         "parameters": f"{facts['n_params']:,}",
         "tokenizer": f"{tokenizer['kind']}, vocabulary {tokenizer['vocab_size']}, BOS {tokenizer['bos']}",
@@ -88,7 +96,7 @@ def show(facts: dict[str, Any]) -> None:
         **{f"loss, {key}": value for key, value in facts["losses"].items() if value is not None},
     }
     grid(facts["name"], summary)
-    for section in ("model", "optim", "data", "run"):
+    for section in ("model", "optim", "data", "run", *(["finetune"] if facts["base"] else [])):
         grid(section, facts["config"][section])
     shapes = {f"{name} {tuple(shape)}": shape[0] * shape[1] for name, shape in facts["parameters"].items()}
     grid("parameters", shapes, numbers=True)

@@ -13,38 +13,65 @@ from microgpt.model import n_params
 from microgpt.training.prepare import RunSetup
 from microgpt.training.report import Callbacks
 
+PLAN_LINES = 7
+PLAN_COLUMNS = 100
 
-def describe_plan(setup: RunSetup) -> list[str]:
-    """The plan of a run, a line a subject."""
+
+def describe_plan(setup: RunSetup, out: Path) -> list[str]:
+    """The plan of a run, at most PLAN_LINES lines of at most PLAN_COLUMNS columns."""
     config, model, run = setup.config, setup.config.model, setup.config.run
-    corpus = setup.corpus
-    held = setup.validation.n_held_out
-    row = "context" if config.data.packing == "joined" else "document"
-    steps = f"{run.steps:,} steps of {count(setup.rows_per_step, row)}"
+    corpus, tuned = setup.corpus, setup.config.finetune
+    held = f", {setup.validation.n_held_out:,} held out" if setup.validation.n_held_out else ""
+    text = (
+        f": {count(corpus.n_documents, 'document')}{held}, {count(len(corpus.tokens), 'token')} "
+        f"({setup.tokenizer.kind}, vocabulary {model.vocab:,})"
+    )
     expected = setup.choice.seconds_per_step * run.steps
-    lines = [f"note    {note}" for note in setup.documents.notes]
-    lines += [
-        f"data    {setup.documents.source}: {count(corpus.n_documents, 'document')}, {len(corpus.tokens):,} tokens"
-        + (f", {held:,} held out" if held else "")
-        + f"; {setup.tokenizer.kind} tokenizer, vocabulary {model.vocab}",
-        f"model   {model.family}: {n_params(model):,} parameters ({count(model.n_layer, 'layer')}, "
-        f"{model.n_embd} wide, {count(model.n_head, 'head')}, context {model.block_size})",
+    row = "context" if config.data.packing == "joined" else "document"
+    lines = [
+        _end_of(setup.documents.source, text, "data    "),
+        f"model   {model.family}, {n_params(model):,} parameters: {count(model.n_layer, 'layer')}, "
+        f"{model.n_embd} wide, {count(model.n_head, 'head')}, context {model.block_size}",
         f"engine  {setup.choice.name} in {setup.choice.dtype}: {setup.choice.why}",
-        f"run     {steps}, {'about ' if expected >= 1 else ''}{duration(expected)}",
+        f"steps   {run.steps:,} of {count(setup.rows_per_step, row)}, {'about ' * (expected >= 1)}{duration(expected)}",
+        _end_of(str(out), "", "folder  "),
     ]
-    for section in ("model", "optim", "data", "run"):
-        keys = config.to_dict()[section]
-        lines.append(f"{section:7} " + " ".join(f"{key}={value}" for key, value in keys.items()))
-    if config.finetune.base:
-        tuned = config.finetune.model_dump().items()
-        lines.append("finetune " + " ".join(f"{key}={value}" for key, value in tuned if value is not None))
+    if tuned.base:
+        trained = f"adapters of rank {tuned.lora_rank}" if tuned.lora_rank else "all weights"
+        replayed = f", {tuned.replay:.0%} of the rows replayed" if tuned.replay else ""
+        lines.insert(2, _end_of(tuned.base, f": {trained}{replayed}", "base    "))
+    notes = [f"note    {note.removeprefix(f'{setup.documents.source}: ')}" for note in setup.documents.notes]
+    if len(notes) > PLAN_LINES - len(lines):
+        shown = PLAN_LINES - len(lines) - 1
+        notes = [*notes[:shown], f"note    {len(notes) - shown} more notes about the data: --verbose prints them"]
+    return [_beginning_of(line) for line in [*notes, *lines]]
+
+
+def _beginning_of(line: str) -> str:
+    return line if len(line) <= PLAN_COLUMNS else line[: PLAN_COLUMNS - 1] + "…"
+
+
+def _end_of(path: str, rest: str, label: str) -> str:
+    """A line with a path, of which the end is kept where the line is too long."""
+    space = max(20, PLAN_COLUMNS - len(label) - len(rest))
+    return label + (path if len(path) <= space else "…" + path[1 - space :]) + rest
+
+
+def describe_all(setup: RunSetup, out: Path) -> list[str]:
+    """Every note, the reason for the engine and the whole configuration, a line per section, none of them cut."""
+    lines = [f"note    {note}" for note in setup.documents.notes]
+    lines += [f"data    {setup.documents.source}", f"folder  {out}", f"engine  {setup.choice.why}"]
+    for section, keys in setup.config.to_dict().items():
+        if isinstance(keys, dict):
+            lines.append(f"[{section}] " + " ".join(f"{key}={value}" for key, value in keys.items()))
     return lines
 
 
 class TrainingProgress(Callbacks):
     """The report of a run on stderr: a live bar on a terminal, a line every few seconds elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, out: Path, verbose: bool = False) -> None:
+        self.out, self.verbose = out, verbose
         self.bar: Any = None
         self.began = self.reported = time.monotonic()
         self.at_start = 0
@@ -59,8 +86,8 @@ class TrainingProgress(Callbacks):
             self.reported = now
 
     def plan(self, setup: RunSetup) -> None:
-        for line in describe_plan(setup):
-            say(line)
+        for line in [*describe_plan(setup, self.out), *(describe_all(setup, self.out) if self.verbose else [])]:
+            say(printable(line))
         self.steps = setup.config.run.steps
         self.began = self.reported = time.monotonic()
         if sys.stderr.isatty():

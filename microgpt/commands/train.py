@@ -37,6 +37,7 @@ def train(
     url_file: Path | None = None,
     allow_private: Annotated[list[str] | None, Parameter(negative="")] = None,
     allow_partial: Annotated[bool, Parameter(negative="")] = False,
+    verbose: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
     model: Annotated[ModelFlags, Flags] = ModelFlags(),  # type: ignore[valid-type]
     optim: Annotated[OptimFlags, Flags] = OptimFlags(),  # type: ignore[valid-type]
@@ -73,6 +74,8 @@ def train(
         HOST or HOST:PORT of your own network that such pages may come from; can be given again.
     allow_partial
         Train even if some of the pages failed.
+    verbose
+        Also print the whole configuration, which run.toml in the run's folder holds.
     json
         Print the result as one JSON object.
     """
@@ -99,7 +102,9 @@ def train(
         if any(key in SCHEDULE for key in flags["optim"]):  # another schedule is one of the whole run
             resolved = resolved.model_copy(update={"schedule_from": 0, "phases": ()})
         out = out or new_folder(resolved.name)
-    result = run_and_tell(resolved, out, resume=resume, stop_at=stop_at, max_time=max_time, as_json=json)
+    result = run_and_tell(
+        resolved, out, resume=resume, stop_at=stop_at, max_time=max_time, verbose=verbose, as_json=json
+    )
     if json:
         print(jsonlib.dumps(result))
 
@@ -155,6 +160,7 @@ def run_and_tell(
     resume: bool = False,
     stop_at: int | None = None,
     max_time: str | None = None,
+    verbose: bool = False,
     as_json: bool = False,
 ) -> dict[str, Any]:
     """Train with a report on stderr; samples on stdout unless `as_json`; say what to do next."""
@@ -163,7 +169,7 @@ def run_and_tell(
     limit = None if max_time is None else seconds(max_time)
     again = shlex.join(["microgpt", "train", "--resume", "--out", str(out)])
     try:
-        with TrainingProgress() as callbacks:
+        with TrainingProgress(out, verbose) as callbacks:
             result = train_run(config, out, resume=resume, stop_at=stop_at, max_time=limit, callbacks=callbacks)
     except MicrogptError as error:
         begun = isinstance(error, Stopped) or callbacks.tokens

@@ -1,11 +1,89 @@
-"""Flags of microgpt train."""
+"""microgpt train and finetune: their flags, a short plan, and the whole configuration on demand."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
+from microgpt.cli import main
+from microgpt.commands import progress
 from microgpt.commands.train import seconds
 from microgpt.errors import UsageError
+from tests.chats import conversations, talks, write  # noqa: F401
+
+LABELS = ["data", "model", "engine", "steps", "folder"]
+QUICK = ["--steps", "1", "--engine", "manual", "--samples", "0"]
+
+
+def plan(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines that a training prints before its first step."""
+    assert main([*words, *QUICK]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    return lines[: next(i for i, line in enumerate(lines) if line.startswith(("step ", "saved ", "resumed ")))]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with two texts, one of which needs several notes and has a long path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "poems.txt").write_text("a rose is a rose\nis a text\n" * 20, encoding="utf-8")
+    deep = tmp_path / "a-folder-with-a-long-name" / "and-another-one-within-it" / "and-a-third-one"
+    deep.mkdir(parents=True)
+    lines = ["a rose", "", "a rose", "is", "\ufeffa rose  ", "b\rc", "x" * 3000] * 9
+    (deep / "many-notes.txt").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+def test_the_plan_is_a_few_short_lines(here: Path, talks: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    deep = next(here.glob("*/*/*/*.txt"))
+    for words in (
+        ["poems.txt", "--out", "runs/poems"],
+        ["poems.txt", "--val-fraction", "0.2"],
+        [str(deep), "--out", str(deep.parent / "run")],
+        ["chat", "--data", str(talks), "--vocab-size", "300", "--block-size", "64", "--out", "runs/chat"],
+        ["poems.txt", "--resume", "--out", "runs/poems"],
+    ):
+        lines = plan(["train", *words], capsys)
+        assert len(lines) <= 7, lines
+        assert all(len(line) <= 100 for line in lines), lines
+        labels = [line.split()[0] for line in lines]
+        assert [label for label in labels if label != "note"] == LABELS
+        assert any("held out" in line for line in lines) == ("--val-fraction" in words or "chat" in words)
+    assert lines[-1] == "folder  runs/poems"
+    lines = plan(["finetune", "runs/chat", "--data", str(talks), "--replay", "0.2"], capsys)
+    assert len(lines) <= 7, lines
+    assert lines[-4] == "base    runs/chat: all weights, 20% of the rows replayed"
+
+
+def test_the_plan_of_names(real_data: Callable[[str], Path], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    real_data("names")
+    lines = plan(["train", "names"], capsys)
+    assert len(lines) <= 7, lines
+    assert all(len(line) <= 100 for line in lines), lines
+    assert lines[-4] == "model   classic, 4,192 parameters: 1 layer, 16 wide, 4 heads, context 16"
+
+
+def test_a_line_that_is_too_long_keeps_the_end_of_its_path(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deep = next(here.glob("*/*/*/*.txt"))
+    lines = plan(["train", str(deep), "--out", str(deep.parent / "run")], capsys)
+    data = next(line for line in lines if line.startswith("data "))
+    assert "many-notes.txt: 63 documents" in data
+    assert lines[-1].startswith("folder  …")
+    assert lines[-1].endswith("and-a-third-one/run")
+
+
+def test_verbose_prints_the_whole_configuration(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = plan(["train", "poems.txt", "--out", "runs/a"], capsys)
+    assert not any("rope_base" in line for line in short)
+    long = plan(["train", "poems.txt", "--verbose", "--out", "runs/b"], capsys)
+    text = "\n".join(long)
+    for section in ("model", "optim", "data", "run"):
+        assert f"[{section}] " in text
+    assert "rope_base=10000.0" in text
+    assert "steps=1 " in text
+    assert len(long) > progress.PLAN_LINES
 
 
 def test_lengths_of_time() -> None:

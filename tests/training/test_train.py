@@ -26,7 +26,7 @@ def test_the_plan_tells_what_is_so(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["train", "--resume", "--out", str(out)]) == 0
     said = capsys.readouterr().err
     assert "engine  manual in float64: as configured\n" in said
-    assert "run     20 steps of 1 document, under a second\n" in said
+    assert "steps   20 of 1 document, under a second\n" in said
 
 
 @pytest.mark.parametrize("step", [None, 6])
