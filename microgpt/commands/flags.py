@@ -1,4 +1,4 @@
-"""Every configuration key as a flag: one class a section, whose fields are None unless given."""
+"""Flags that commands share: every configuration key, the sampling, the engine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from cyclopts import Group, Parameter
 
 from microgpt.config import SECTIONS, Config, merge
 from microgpt.errors import UsageError, nearest
 from microgpt.scenarios import read, scenario, scenarios, size
+
+if TYPE_CHECKING:
+    from microgpt.inference.language_model import LanguageModel
+    from microgpt.inference.sampling import Sampling
 
 # Flags that have another name than their key, or a second one.
 NAMES = {
@@ -126,3 +130,62 @@ def run_name(source: str) -> str:
 def os_separator(source: str) -> bool:
     """Whether a word looks like a path."""
     return "/" in source or "\\" in source
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingFlags:
+    """How tokens are drawn. Raises UsageError with the flag and its limits."""
+
+    temperature: Annotated[
+        float | None,
+        Parameter(alias="--temp", help="0 always takes the likeliest token (default: the model's, mostly 0.5)."),
+    ] = None
+    top_k: Annotated[int, Parameter(help="Draw from this many likeliest tokens; 0 is off.")] = 0
+    top_p: Annotated[float, Parameter(help="Draw from the likeliest tokens that hold this probability; 1 is off.")] = 1.0
+    min_p: Annotated[
+        float, Parameter(help="Draw from tokens at least this likely relative to the likeliest; 0 is off.")
+    ] = 0.0
+    repetition_penalty: Annotated[float, Parameter(help="Make tokens that occurred less likely; 1 is off.")] = 1.0
+    max_tokens: Annotated[
+        int | None, Parameter(alias="--max-new-tokens", help="Maximum of new tokens (default: the context's rest).")
+    ] = None
+    stop: Annotated[
+        list[str] | None, Parameter(negative="", help="End the text before this; may be given several times.")
+    ] = None
+    seed: Annotated[
+        int | None, Parameter(help="Seed of the draws (default: continue the run's own generator; 42 without one).")
+    ] = None
+
+    def __post_init__(self) -> None:
+        t, penalty, most = self.temperature, self.repetition_penalty, self.max_tokens
+        for flag, value, good, limits in (
+            ("--temperature", t, t is None or 0 <= t < float("inf"), "0 or more"),
+            ("--top-k", self.top_k, self.top_k >= 0, "0 (off) or more"),
+            ("--top-p", self.top_p, 0 < self.top_p <= 1, "above 0, up to 1 (off)"),
+            ("--min-p", self.min_p, 0 <= self.min_p <= 1, "0 (off) to 1"),
+            ("--repetition-penalty", penalty, 0 < penalty < float("inf"), "above 0; 1 is off"),
+            ("--max-tokens", most, most is None or most > 0, "1 or more"),
+            ("--stop", "''", "" not in self.stops, "some text"),  # every text begins with the empty one
+        ):
+            if not good:
+                raise UsageError(f"{flag}: must be {limits}, got {value}")
+
+    @property
+    def stops(self) -> list[str]:
+        """The texts that end a text."""
+        return self.stop or []
+
+    def of(self, model: LanguageModel) -> Sampling:
+        """The sampling asked for, at the model's own temperature unless one is given."""
+        options = {"top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p}
+        given = {} if self.temperature is None else {"temperature": self.temperature}
+        return model.sampling(repetition_penalty=self.repetition_penalty, **options, **given)
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineFlags:
+    """Which engine computes, and how."""
+
+    engine: Annotated[str, Parameter(help="Engine, or auto.")] = "auto"
+    dtype: Annotated[str, Parameter(help="Type of the numbers it computes with, or auto.")] = "auto"
+    device: Annotated[str, Parameter(help="Device it computes on, or auto.")] = "auto"
