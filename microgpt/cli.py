@@ -15,10 +15,10 @@ from microgpt.signals import Terminated, raise_on_signal
 
 
 def _whole(app: App, words: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Refuse a fraction for a whole number, which cyclopts would round. Raises UsageError."""
+    """Raise UsageError for a fraction where an integer is expected; cyclopts would round it."""
     for argument in arguments:
         for token in argument.tokens if argument.hint in (int, int | None) else ():
-            with suppress(ValueError):  # no number at all: cyclopts says so
+            with suppress(ValueError):  # not a number: cyclopts reports it
                 if "." in token.value and not float(token.value).is_integer():
                     raise UsageError(f"{token.keyword or argument.name}: must be a whole number, got {token.value}")
 
@@ -28,23 +28,23 @@ app = App(
     help="Learn, train and use small GPTs on the machine you have.",
     help_epilogue="Every command takes --debug, which shows the traceback of an error.",
     version=__version__,
-    help_format="plaintext",  # to read it as Markdown takes a fifth of the time of --help
-    config=_whole,  # called with the words of every command before they become values
-    suppress_keyboard_interrupt=False,  # it would end the process without a word, and SIGTERM as if it were Ctrl-C
+    help_format="plaintext",  # parsing Markdown takes a fifth of the time of --help
+    config=_whole,  # called with the arguments of every command before they are converted
+    suppress_keyboard_interrupt=False,  # else it ends the process silently, and SIGTERM like Ctrl-C
 )
 app.command("microgpt.commands.train:train", name="train", help="Train a model on a scenario or a text file.")
-app.command("microgpt.commands.generate:generate", name="generate", alias="sample", help="Let a model write.")
-app.command("microgpt.commands.chat:chat", name="chat", help="Talk with a chat model.")
-app.command("microgpt.commands.finetune:finetune", name="finetune", help="Continue from a model on new data.")
+app.command("microgpt.commands.generate:generate", name="generate", alias="sample", help="Generate text.")
+app.command("microgpt.commands.chat:chat", name="chat", help="Chat with a model.")
+app.command("microgpt.commands.finetune:finetune", name="finetune", help="Continue training a model on new data.")
 app.command("microgpt.commands.eval:evaluate", name="eval", help="Measure a model on held-out or other text.")
 app.command("microgpt.commands.scenarios:app", name="scenarios", help="List the scenarios, or show one's file.")
-app.command("microgpt.commands.info:info", name="info", help="Show what a run or model folder holds.")
+app.command("microgpt.commands.info:info", name="info", help="Describe a run or model folder.")
 app.command("microgpt.commands.export:export", name="export", help="Export a model for other programs.")
 app.command("microgpt.commands.import_:import_", name="import", help="Import a model of another program.")
 app.command("microgpt.commands.bench:bench", name="bench", help="Measure how fast engines train.")
-app.command("microgpt.commands.doctor:doctor", name="doctor", help="Say what this machine has.")
+app.command("microgpt.commands.doctor:doctor", name="doctor", help="Report the CPU, libraries and engines.")
 app.command("microgpt.commands.data:app", name="data", help="List and fetch data sets.")
-app.command("microgpt.commands.tokenizer:app", name="tokenizer", help="Train, use and look at tokenizers.")
+app.command("microgpt.commands.tokenizer:app", name="tokenizer", help="Train, apply and inspect tokenizers.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with raise_on_signal():
             app(words, exit_on_error=False, print_error=False, result_action="return_none")
-            sys.stdout.flush()  # here a pipe that nobody reads is an error to answer, at the process's end no more
+            sys.stdout.flush()  # a closed pipe can be reported here, but not when the process ends
     except MicrogptError as error:
         return _fail(str(error), error.status, error if debug else None)
     except CycloptsError as error:
@@ -66,12 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 130, None)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on
         return 141
     except SystemExit as error:
         if not isinstance(error.__context__, BrokenPipeError):
             raise
-        return 141  # rich has done the same, and ends with 1
+        return 141  # rich did the same, and exits with 1
     except MemoryError as error:
         return _fail("out of memory; try a smaller model, --batch-size or --block-size", 5, error if debug else None)
     except OSError as error:
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Give a standard stream that the caller closed (>&-) the null device, before a file gets its number."""
+    """Open the null device for a standard stream that the caller closed (>&-), before a file takes its number."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
@@ -93,9 +93,9 @@ TO_NAME = {"RUN": "name a run or model folder", "NAME": "name a data set (microg
 
 
 def _sentence(error: CycloptsError) -> str:
-    """What cyclopts has to say of the words, in one line; the commonest mistakes in the user's own terms."""
+    """The message of an error in the arguments, in one line; of the most common ones, with the advice to mend it."""
     command = " ".join(error.command_chain or ())
-    advice = f"microgpt {command} --help says what it takes"
+    advice = f"see microgpt {command} --help"
     if isinstance(error, MissingArgumentError) and (argument := error.argument):
         if error.keyword:
             return f"{error.keyword}: needs a value; {advice}"
@@ -103,8 +103,8 @@ def _sentence(error: CycloptsError) -> str:
         return f"{command}: {name} is missing; {TO_NAME.get(name, advice)}"
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         if command == "train":
-            advice = "it takes one source: a scenario, or a file alone; --data FILE goes beside a scenario"
-        return f"{command}: {error.unused_tokens[0]!r} is a word too many; {advice}"
+            advice = "it takes one source, a scenario or a file; --data FILE trains a scenario on another file"
+        return f"{command}: unexpected argument {error.unused_tokens[0]!r}; {advice}"
     return " ".join(str(error).split())
 
 

@@ -11,14 +11,12 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, given, resolve
+from microgpt.commands.flags import DataFlags, Flags, ModelFlags, OptimFlags, RunFlags, given, resolve
 from microgpt.commands.terminal import say
 from microgpt.engines.common.hardware import cpu
 from microgpt.errors import UsageError
 from microgpt.training import bench as measuring
 from microgpt.training.prepare import prepare
-
-Flags = Parameter(name="*")
 
 
 def bench(

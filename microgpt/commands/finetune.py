@@ -8,8 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from microgpt.commands.flags import OptimFlags, RunFlags, given
-from microgpt.commands.train import Flags, run_and_tell
+from microgpt.commands.flags import Flags, OptimFlags, RunFlags, given
+from microgpt.commands.train import run_and_tell
 from microgpt.errors import UsageError
 from microgpt.runs.folder import new_folder
 

@@ -30,6 +30,7 @@ NAMES = {
     "tokenizer_size": ("--vocab-size",),
     "val_path": ("--val-data",),
 }
+Flags = Parameter(name="*")  # of an argument whose fields are flags of their own
 NO_FLAG = {"vocab_size"}  # the tokenizer has it
 
 
@@ -141,7 +142,7 @@ class SamplingFlags:
         Parameter(alias="--temp", help="0 always takes the likeliest token (default: the model's, mostly 0.5)."),
     ] = None
     top_k: Annotated[int, Parameter(help="Draw from this many likeliest tokens; 0 is off.")] = 0
-    top_p: Annotated[float, Parameter(help="Draw from the likeliest tokens that hold this probability; 1 is off.")] = 1.0
+    top_p: Annotated[float, Parameter(help="Draw from the likeliest tokens of this probability; 1 is off.")] = 1.0
     min_p: Annotated[
         float, Parameter(help="Draw from tokens at least this likely relative to the likeliest; 0 is off.")
     ] = 0.0

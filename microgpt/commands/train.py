@@ -12,15 +12,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from microgpt.commands.flags import DataFlags, ModelFlags, OptimFlags, RunFlags, base, given, resolve, run_name
+from microgpt.commands.flags import DataFlags, Flags, ModelFlags, OptimFlags, RunFlags, base, given, resolve, run_name
 from microgpt.commands.progress import TrainingProgress
 from microgpt.commands.terminal import for_stdout, say
 from microgpt.config import SCHEDULE, Config
 from microgpt.errors import MicrogptError, NumericError, Stopped, UsageError
 from microgpt.runs.folder import RunFolder, last_folder, new_folder
 from microgpt.scenarios import scenarios
-
-Flags = Parameter(name="*")
 
 
 def train(

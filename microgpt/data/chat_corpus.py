@@ -10,6 +10,7 @@ from random import Random
 
 import numpy as np
 
+from microgpt.config import Data
 from microgpt.data import chat_template
 from microgpt.data.chat_template import Row
 from microgpt.data.conversations import Chats, Conversation
@@ -101,7 +102,7 @@ class ChatCorpus:
         )
 
 
-def tokenize_chats(chats: Chats, tokenizer: Tokenizer, block_size: int, score: str) -> list[list[Row]]:
+def tokenize_chats(chats: Chats, tokenizer: Tokenizer, block_size: int, data: Data) -> list[list[Row]]:
     """The rows of each conversation. Raises UsageError for a model that cannot chat, DataError with file and line."""
     if not chat_template.can_chat(tokenizer):
         raise UsageError(f"{chats.source}: conversations need a tokenizer with roles, and this model's has none")
@@ -113,7 +114,7 @@ def tokenize_chats(chats: Chats, tokenizer: Tokenizer, block_size: int, score: s
     groups = []
     for place, conversation in zip(chats.places, chats.conversations, strict=True):
         try:
-            groups.append(list(chat_template.rows(conversation, tokenizer, block_size, score=score)))
+            groups.append(list(chat_template.rows(conversation, tokenizer, block_size, score=data.score, unk=data.unk)))
         except DataError as error:
             raise DataError(f"{place}: {error}", error.code) from None
     longer = sum(len(group) > 1 for group in groups)

@@ -68,12 +68,12 @@ def never_sampled(tokenizer: Tokenizer) -> list[int]:
     return sorted({tokenizer.bos, *tokenizer.special.values()} - {end_turn(tokenizer)})
 
 
-def turn(message: Message, tokenizer: Tokenizer) -> Turn:
+def turn(message: Message, tokenizer: Tokenizer, *, unk: bool = False) -> Turn:
     """A message's tokens. Raises DataError for a character that the tokenizer does not know."""
     special = tokenizer.special
     if message.role not in special:
         raise DataError(f"this model knows no role {message.role!r}; it has {', '.join(sorted(special))}")
-    text = tokenizer.encode(message.content).tolist()
+    text = tokenizer.encode(message.content, unk=unk).tolist()
     return Turn(message.role, [special[message.role], *text, special[END_TURN]])
 
 
@@ -119,7 +119,7 @@ def fit(turns: Sequence[Turn], max_length: int) -> tuple[list[Turn], int]:
 
 
 def rows(
-    conversation: Conversation, tokenizer: Tokenizer, block_size: int, *, score: str = "assistant"
+    conversation: Conversation, tokenizer: Tokenizer, block_size: int, *, score: str = "assistant", unk: bool = False
 ) -> Iterator[Row]:
     """The rows that train on a conversation: one if it fits, else several.
 
@@ -131,7 +131,7 @@ def rows(
     turns = []
     for n, message in enumerate(conversation, start=1):
         try:
-            turns.append(turn(message, tokenizer))
+            turns.append(turn(message, tokenizer, unk=unk))
         except DataError as error:
             raise DataError(f"message {n}: {error}", error.code) from None
     done = 0  # turns trained on so far

@@ -30,6 +30,7 @@ from microgpt.tokenizers import read as read_tokenizer
 from microgpt.tokenizers import train as train_tokenizer
 
 FORMAT = 1  # version of the cache
+LEFT_OUT = "characters that the tokenizer does not know left out (--unk)"
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,20 @@ def learn(data: Data, texts: Iterable[str], *, roles: bool = False) -> Tokenizer
 
 
 def _in_memory(documents: Documents, tokenizer: Tokenizer) -> Encoded:
-    parts = [(*_frame(documents, tokenizer, batch), _sizes(batch)) for batch in documents.batches()]
+    batches = (_known(documents, tokenizer, batch) for batch in documents.batches())
+    parts = [(*_frame(documents, tokenizer, batch), _sizes(batch)) for batch in batches]
     tokens, lengths, sizes = (np.concatenate(column) for column in zip(*parts, strict=True))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return Encoded(tokens, offsets, sizes, _digest([tokens], offsets))
+
+
+def _known(documents: Documents, tokenizer: Tokenizer, batch: list[str]) -> list[str]:
+    """The texts without characters that the tokenizer does not know, where `unk` is set and it has no <unk>."""
+    if not documents.data.unk or "unk" in tokenizer.special:
+        return batch
+    known = [tokenizer.decode(tokenizer.encode(text, unk=True)) for text in batch]
+    documents.tally[LEFT_OUT] += sum(map(len, batch)) - sum(map(len, known))
+    return known
 
 
 def _frame(documents: Documents, tokenizer: Tokenizer, batch: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -164,8 +175,9 @@ def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, 
     for batch in documents.batches():
         if not batch:
             continue
-        tokens, lengths = _frame(documents, tokenizer, batch)
-        sizes = _sizes(batch)
+        known = _known(documents, tokenizer, batch)
+        tokens, lengths = _frame(documents, tokenizer, known)
+        sizes = _sizes(known)
         ends = n + np.cumsum(lengths)
         digest.update(np.ascontiguousarray(tokens, "<i4").data)
         for file, part in zip(parts, (tokens.astype(dtype), ends.astype("<i8"), sizes.astype("<i8")), strict=True):

@@ -72,6 +72,6 @@ def load(
     if is_chat(data):
         chats = read_chats(data)
         tokenizer = tokenizer or learn(data, chats.texts, roles=True)
-        return TokenizedChats(chats, tokenizer, chat_corpus.tokenize_chats(chats, tokenizer, block_size, data.score))
+        return TokenizedChats(chats, tokenizer, chat_corpus.tokenize_chats(chats, tokenizer, block_size, data))
     documents = read_documents(data)
     return TokenizedDocuments(documents, *encode(documents, tokenizer, progress))

@@ -13,6 +13,7 @@ import numpy as np
 
 from microgpt.config import Data
 from microgpt.data.corpus import Corpus
+from microgpt.data.encode import LEFT_OUT
 from microgpt.data.load import load
 from microgpt.engines import Engine
 from microgpt.errors import MicrogptError
@@ -30,11 +31,12 @@ class Evaluation:
     documents: int
     bytes: int  # of the documents' text in UTF-8
     tokens: int  # scored targets: all tokens, and each document's last BOS
-    loss: float  # mean nats a scored token
+    loss: float  # mean nats per scored token
     perplexity: float  # exp(loss)
     bits_per_byte: float  # loss * tokens / ln 2 / bytes
     samples: int
-    verbatim: float | None  # share of the samples that stand in the training text; None: it is not at hand
+    verbatim: float | None  # share of the samples that occur in the training text
+    not_measured: str | None = None  # why verbatim is None
     note: str | None = None
 
 
@@ -66,36 +68,47 @@ def _total(
     return nats / max(1, targets), targets
 
 
-def evaluate(model: LanguageModel, path: str | None = None, *, samples: int = 100, seed: int = 42) -> Evaluation:
-    """Measure a trained model on a file, else on the text its run held out, else on its training text.
+def evaluate(
+    model: LanguageModel, path: str | None = None, *, samples: int = 100, seed: int = 42, unk: bool = False
+) -> Evaluation:
+    """Measure a trained model on a file, else on the held-out text of its run, else on its training text.
 
-    `samples` texts are drawn and looked for in the training text. Raises DataError if the text cannot be used.
+    `samples` texts are drawn and looked for in the training text. With `unk`, characters that the tokenizer does not
+    know are its <unk>, or left out and not counted where it has none. Raises DataError for a text that cannot be used.
     """
     config, tokenizer, data = model.config, model.tokenizer, model.config.data
     block = config.model.block_size
     trained_on: Corpus | None = None
-    note = None
+    notes: list[str] = []
     try:
         training = load(data, block, tokenizer)
         trained_on = training.split(Random(config.run.seed), data.val_fraction or 0.0)
     except MicrogptError as error:
         if path is None and not data.val_path:
             raise
-        note = f"the training text is not at hand: {error}"
+        notes.append(f"the training text cannot be read: {error}")
     other = path or data.val_path
     if other:
-        measured = data.model_copy(update={"path": other, "format": _format(data, other), "drop_duplicates": False})
-        which, corpus = other, load(measured, block, tokenizer).held_out()
+        options = {"path": other, "format": _format(data, other), "drop_duplicates": False, "unk": data.unk or unk}
+        measured = load(data.model_copy(update=options), block, tokenizer)
+        notes += [note for note in measured.documents.notes if LEFT_OUT in note]
+        which, corpus = other, measured.held_out()
     else:
         assert trained_on
         which = f"{training.documents.source}, {'held out' if data.val_fraction else 'the training text itself'}"
         corpus = trained_on if data.val_fraction else training.held_out()
     loss, targets = _total(model.engine, model.state, corpus.held_out(block))
     size = corpus.held_out_bytes
-    share = None
-    if samples and trained_on and not trained_on.example_prompt(Random(seed)):
-        found = trained_on.contains(draw(model, samples, seed))
-        share = sum(found) / samples
+    share, reason = None, None
+    if not samples:
+        reason = "no samples were asked for"
+    elif not trained_on:
+        reason = "the training text cannot be read"
+    elif trained_on.example_prompt(Random(seed)):
+        reason = "a chat model answers; its texts are no documents"
+    else:
+        texts = model.texts([tokenizer.bos], samples, model.sampling(), Random(seed))
+        share = sum(trained_on.contains(["".join(pieces) for pieces in texts])) / samples
     return Evaluation(
         data=which,
         documents=corpus.n_held_out,
@@ -106,20 +119,15 @@ def evaluate(model: LanguageModel, path: str | None = None, *, samples: int = 10
         bits_per_byte=loss * targets / math.log(2) / max(1, size),
         samples=samples,
         verbatim=share,
-        note=note,
+        not_measured=reason,
+        note="; ".join(notes) or None,
     )
 
 
 def _format(data: Data, path: str) -> str:
-    """The run's format, but JSONL for a file of that name and lines for another where the run read JSONL."""
-    if data.format == "chat":
-        return "chat"
+    """The run's format, but JSONL for a file of that name, and lines for another where the run read JSONL."""
+    if data.format in ("auto", "chat"):
+        return data.format
     if path.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
         return "jsonl"
     return "lines" if data.format == "jsonl" else data.format
-
-
-def draw(model: LanguageModel, n: int, seed: int) -> list[str]:
-    """Texts from the model as its configuration samples them."""
-    texts = model.texts([model.tokenizer.bos], n, model.sampling(), Random(seed))
-    return ["".join(pieces) for pieces in texts]

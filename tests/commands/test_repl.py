@@ -1,8 +1,7 @@
-"""`microgpt chat` as a person meets it: on a pseudo-terminal, with keys."""
+"""The conversation of `microgpt chat` on a pseudo-terminal, with keys, and on a pipe."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import select
@@ -13,9 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-
-from microgpt.cli import main
-from microgpt.commands.terminal import printable
 
 pty, fcntl, termios = (pytest.importorskip(name) for name in ("pty", "fcntl", "termios"))  # not on Windows
 PATIENCE = 20.0  # seconds until something that should come is missed
@@ -111,7 +107,7 @@ def test_a_conversation(person: Callable[..., Person], tmp_path: Path) -> None:
     me.types("/clear\n")
     me.sees("a new conversation")
     me.types("\x1b[A\x1b[A\n")  # the line before the last: saved once more, but there is nothing to save now
-    me.sees("nothing was said yet")
+    me.sees("the conversation is empty")
     me.types("/system be nice\n")
     me.sees("a new conversation")
     me.types("hi é\n")
@@ -192,25 +188,13 @@ def test_input_that_is_no_terminal(chat_run: Path) -> None:
     assert len(done.stdout.splitlines()) == 2
 
 
-@pytest.mark.parametrize(
-    ("words", "typed", "status", "said"),
-    [
-        (["-p", "-"], "hi\n", 0, "hello there\n"),
-        (["--prompt", "-"], "hi\n", 0, "hello there\n"),
-        (["-p", "-"], " \n", 2, "--prompt: is empty"),
-        (["-p", "-1 plus 2"], "", 3, "character '-' at position 1"),
-    ],
-)
-def test_a_prompt_that_begins_with_a_hyphen(
-    chat_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    words: list[str], typed: str, status: int, said: str,
-) -> None:  # fmt: skip
-    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
-    assert main(["chat", str(chat_run), "--temperature", "0", *words]) == status
-    told = capsys.readouterr()
-    assert said in told.out + told.err
-
-
-def test_control_characters_do_not_reach_a_terminal() -> None:
-    hostile = "a\x1b[2Jb\x9b31mc\x07\x7f\x00\r\u009dd\n\te"
-    assert printable(hostile) == "a[2Jb31mcd\n\te"
+def test_a_command_that_fails_does_not_end_piped_input(chat_run: Path) -> None:
+    command = [sys.executable, "-m", "microgpt", "chat", str(chat_run), "--temperature", "0", "--engine", "manual"]
+    done = subprocess.run(command, input="/nonsense\n/topk x\nhi\n", text=True, capture_output=True)
+    assert (done.returncode, done.stdout) == (0, "hello there\n")
+    assert [line.split(";")[0] for line in done.stderr.splitlines()] == [
+        "microgpt: /nonsense: no such command",
+        "microgpt: /topk x: must be 0 (off) or more",
+    ]
+    done = subprocess.run(command, input="é\nhi\n", text=True, capture_output=True)
+    assert (done.returncode, done.stdout) == (3, "")

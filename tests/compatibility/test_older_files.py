@@ -82,7 +82,7 @@ def answers(run: Run, path: str) -> list[dict[str, Any]]:
 def measured(run: Run, path: str) -> dict[str, Any]:
     """The figures of `eval`."""
     found = json.loads(run("eval", path, "--samples", "20", "--json", *computed_by(path)))
-    return {key: value for key, value in found.items() if key not in ("data", "note")}
+    return {key: value for key, value in found.items() if key not in ("data", "note", "not_measured")}
 
 
 def known(run: Run, path: str) -> dict[str, Any]:

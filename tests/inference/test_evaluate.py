@@ -84,7 +84,7 @@ def test_another_file_can_be_measured(text: Path, tmp_path: Path, capsys: pytest
     assert main(["eval", str(tmp_path / "run"), "--data", str(other), "--json"]) == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["verbatim"] is None
-    assert "the training text is not at hand" in said.err
+    assert "the training text cannot be read" in said.err
     assert main(["eval", str(tmp_path / "run")]) == 3
 
 
@@ -217,3 +217,50 @@ def test_standard_input_can_be_trained_on_and_resumed(text: Path, tmp_path: Path
     empty = subprocess.run([*command, "-"], stdin=subprocess.DEVNULL, capture_output=True, check=False, env=environment)
     assert empty.returncode == 3
     assert b"standard input: empty" in empty.stderr
+
+
+def test_why_samples_are_not_measured(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(config(text), tmp_path / "run")
+    assert main(["eval", str(tmp_path / "run"), "--samples", "0"]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1].split("  ")[-1] == "not measured: no samples were asked for"
+    assert main(["eval", str(tmp_path / "run"), "--samples", "3"]) == 0
+    assert "% of 3" in capsys.readouterr().out
+
+
+def test_characters_that_the_tokenizer_does_not_know(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without <unk> the figures are those of the text that is left; with it, each is a token."""
+    train(config(text), tmp_path / "run")
+    other, left = tmp_path / "other.txt", tmp_path / "left.txt"
+    other.write_text("the cat 猫 left.\na mat\n", encoding="utf-8")
+    left.write_text("the cat  left.\na mat\n", encoding="utf-8")
+    run = ["eval", str(tmp_path / "run"), "--samples", "0", "--json", "--data"]
+    assert main([*run, str(other)]) == 3
+    assert "character '猫' at position 9" in capsys.readouterr().err
+    figures = []
+    for words in ([str(other), "--unk"], [str(left)]):
+        assert main([*run, *words]) == 0
+        said = capsys.readouterr()
+        assert ("left out (--unk): 1" in said.err) == ("--unk" in words)
+        found = json.loads(said.out)
+        figures.append([found[key] for key in ("loss", "bits_per_byte", "bytes", "tokens")])
+    assert figures[0] == figures[1]
+    train(config(text, {"unk": True}), tmp_path / "unk")
+    for flags in ([], ["--unk"]):
+        assert main(["eval", str(tmp_path / "unk"), "--samples", "0", "--json", "--data", str(other), *flags]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["tokens"], found["bytes"], found["note"]) == (figures[0][3] + 1, figures[0][2] + 3, None)
+
+
+def test_unknown_characters_of_conversations(
+    chat_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk = [{"role": "user", "content": "hi é"}, {"role": "assistant", "content": "hello there"}]
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps(talk) + "\n", encoding="utf-8")
+    assert main(["eval", str(chat_run), "--data", str(other)]) == 3
+    assert "character 'é'" in capsys.readouterr().err
+    assert main(["eval", str(chat_run), "--data", str(other), "--unk"]) == 0
+    assert "not measured: a chat model answers" in capsys.readouterr().out

@@ -1,0 +1,48 @@
+"""microgpt chat"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags
+from microgpt.commands.repl import Repl
+from microgpt.commands.terminal import compiling
+from microgpt.errors import UsageError
+from microgpt.inference.chat import ChatModel
+
+
+def chat(
+    run: Path,
+    *,
+    prompt: Annotated[str | None, Parameter(alias="-p", allow_leading_hyphen=True)] = None,
+    system_prompt: Annotated[str | None, Parameter(alias="--system")] = None,
+    sampling: Annotated[SamplingFlags, Flags] = SamplingFlags(),
+    engine: Annotated[EngineFlags, Flags] = EngineFlags(),
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Chat with a model.
+
+    Parameters
+    ----------
+    run
+        A run, checkpoint or exported folder.
+    prompt
+        Ask this, print the answer and end; - reads it from standard input.
+    system_prompt
+        System message, which tells the model how to answer.
+    json
+        Print each answer as one JSON object.
+    """
+    model = ChatModel.open(run, **vars(engine), progress=compiling())
+    repl = Repl(model, sampling, system=system_prompt, json=json)
+    if prompt is None:
+        repl.loop()
+        return
+    text = sys.stdin.read().strip() if prompt == "-" else prompt
+    if not text.strip():
+        raise UsageError("--prompt: is empty; expected a question")
+    repl.ask(text)
