@@ -34,7 +34,8 @@ class Mutant(NamedTuple):
         """The tests that ought to notice: the ladder's for this rung, or those of what all rungs share."""
         rung = self.file.removeprefix("engines/").split("/")[0].removesuffix(".py")
         if rung in LADDER:
-            more = ["tests/engines/fused/test_fused.py"] if rung == "fused" else []
+            parts = ("adam", "attention", "bfloat16", "engine", "matmul") if rung == "fused" else ()
+            more = [f"tests/engines/fused/test_{part}.py" for part in parts]
             return ["tests/engines/test_ladder.py", *more, "-k", rung]
         return ["tests/test_optim.py", "tests/engines/common/test_dropout.py", "tests/engines/test_ladder.py"]
 
@@ -109,8 +110,8 @@ MUTANTS = [
     Mutant(FUSED_PASSES, "a waiting update's norm lacks the embedding", "norm + squares(dw, c.layer)", "norm"),
     Mutant(FUSED_KERNELS, "an update that waits is lost in a step without rows", "c.layer if due else c.n)", "c.layer)"),
     Mutant(FUSED_UPDATE, "no correction of the second moment", "fma(sqrt(square), fix, eps)", "fma(sqrt(square), 1.0, eps)"),
-    Mutant(FUSED_LINEAR, "a row lies on the weights kept for the next", "room + a.fan_out * K", "room + a.fan_in * K"),
-    Mutant(FUSED_LINEAR, "a single row lies on its own weights", "o * K if more else room", "o * K if more else columns"),
+    Mutant(FUSED_LINEAR, "a row lies on the weights kept for the next", "workspace + a.fan_out * K", "workspace + a.fan_in * K"),
+    Mutant(FUSED_LINEAR, "a single row lies on its own weights", "o * K if more else workspace", "o * K if more else columns"),
     Mutant(FUSED_LINEAR, "later positions overwrite a weight's gradient", "fan_in, adding or n > 0)", "fan_in, adding)"),
     Mutant(FUSED_STREAMS, "a stream sees the sequence before it", "older = float(newest - s) - mine", "older = none"),
     Mutant(FUSED_STREAMS, "a key in the next slot", "i) * FOUR + slot % FOUR) * W", "i) * FOUR + (slot + 1) % FOUR) * W"),

@@ -140,9 +140,9 @@ def test_a_stream_does_not_depend_on_its_neighbours(monkeypatch: pytest.MonkeyPa
     assert drawn(7, 9) == many[:7]
     assert drawn(60, 9, min_p=1e-9) == many  # a filter that keeps all goes the plain way
     assert drawn(60, 10) != many
-    monkeypatch.setattr(sys.modules[type(made).__module__], "FEWER", 0)  # one vector of them at a time
+    monkeypatch.setattr(sys.modules[type(made).__module__], "TWO_VECTORS", 0)  # one vector of them at a time
     assert drawn(60, 9) == many
-    monkeypatch.setattr(sys.modules[type(made).__module__], "MOST", 0)  # no room to go side by side
+    monkeypatch.setattr(sys.modules[type(made).__module__], "MAX_BATCH", 0)  # no room to go side by side
     assert drawn(60, 9) == many
 
 
@@ -181,6 +181,6 @@ def test_temperatures_at_which_numbers_overflow_are_drawn_token_by_token(tempera
 
 def test_no_streams_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     made, state, _ = built("float64", {})
-    monkeypatch.setattr(sys.modules[type(made).__module__], "MOST", 0)
+    monkeypatch.setattr(sys.modules[type(made).__module__], "MAX_BATCH", 0)
     found, ends = generate_batch(made, state, [1, 2], 0, 20, Sampling(1.0), 9, 11)
     assert (found.tolist(), ends.tolist()) == ([], [0])

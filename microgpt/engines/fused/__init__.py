@@ -1,9 +1,9 @@
 """The manual pass as compiled SIMD loops.
 
-vectors.py and tiles.py are the vocabulary (vectors, tiles of products), passes.py the functions of manual.py in its
-order, linear.py and attention.py what they are mostly made of, update.py Adam, kernels.py what Python calls: a whole
-block of steps in one compiled call; library.py keeps the compiled code, state.py weights and moments. Here is the
-engine line: tensors into flat vectors, padded to whole registers, and back.
+simd/ has vectors, exponentials and products of tiles; passes.py the functions of manual.py in its order, linear.py and
+attention.py the larger ones; adam.py the update. entries.py lists the kernels that Python calls, each a whole block of
+steps or a whole text per call; jit/ compiles and caches them. layout.py and state.py say where everything lies in
+memory. This file is the Engine: it converts tensors to flat vectors, padded to whole registers, and back.
 """
 
 from __future__ import annotations
@@ -15,8 +15,18 @@ import numpy as np
 
 from microgpt.config import Model, Optim
 from microgpt.engines.fused.jit import cache
-from microgpt.engines.fused.layout import LINE, PAIR, Shape, apart, desk_size, fours, panels_size, room_size, side_size
-from microgpt.engines.fused.state import PARTS, Place, State, at, empty, turned
+from microgpt.engines.fused.layout import (
+    LINE,
+    PAIR,
+    Shape,
+    batch_workspace_size,
+    decode_workspace_size,
+    panels_size,
+    round_up_4,
+    stride,
+    workspace_size,
+)
+from microgpt.engines.fused.state import PARTS, Place, State, at, empty, transposed
 from microgpt.feed import Feed
 from microgpt.model import Tensors, table
 
@@ -24,11 +34,11 @@ Array = np.ndarray
 ACTIVATIONS = {"relu": 0, "relu2": 1, "gelu": 2}
 QKV = ("attn_wq", "attn_wk", "attn_wv")
 
-FEWER = 1 << 22  # numbers from which on no two vectors of sequences go side by side, as one stays near
-MOST = 1 << 26  # numbers that sequences side by side may work in; else they go one after another
-TABLE = 1 << 20  # numbers that a table of (token, position) may take
-HALVES = 32  # channels of which a model has a multiple whose products can be of bfloat16s
-SHARED = 100_000  # weights from which on several threads are worth their meetings
+TWO_VECTORS = 1 << 22  # numbers of a batch workspace up to which a batch is two vectors wide: it stays in the cache
+MAX_BATCH = 1 << 26  # numbers of a batch workspace beyond which sequences are generated one after another
+MAX_TABLE = 1 << 20  # numbers of the largest table by token and position
+BF16_MULTIPLE = 32  # n_embd must be a multiple of it for products in bfloat16
+MIN_THREADED = 100_000  # weights from which several threads are faster than one
 
 
 def cores() -> int:
@@ -48,35 +58,35 @@ def rotation(model: Model, width: int, dtype: str) -> tuple[Array, Array]:
     return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
 
 
-class Room:
-    """Memory to work in, by name, kept from call to call."""
+class Workspaces:
+    """Arrays to work in, by name, kept from call to call."""
 
     def __init__(self, dtype: str) -> None:
         self.dtype, self.kept = dtype, {"": np.zeros(0, dtype)}
 
     def __call__(self, size: int, name: str = "") -> Array:
-        """At least `size` numbers, whatever they are."""
+        """An array of `size` numbers; its content is arbitrary."""
         if len(self.kept.get(name, ())) < size:
             self.kept[name] = empty(size, self.dtype)
         return self.kept[name][:size]
 
 
 class Cache:
-    """Keys and values (layers, D, positions) of one row, and what a call that continues it works on."""
+    """Keys and values (layers, D, positions) of one row, and the arrays that a call of `decode` works on."""
 
     def __init__(self, n: int, dtype: str) -> None:
-        self.length, self.most = 0, -1  # positions; tokens at once that there is room for
+        self.length, self.capacity = 0, -1  # positions; tokens per call that the workspace is for
         self.flat = np.zeros((2, n), dtype)
         self.keys, self.values = at(self.flat[0]), at(self.flat[1])
 
-    def make_room(self, T: int, vocab: int, trace: int, operands: int) -> None:
-        """For T tokens at once; addresses are kept, since asking for one takes a microsecond."""
-        dtype, self.most = self.flat.dtype, T
+    def allocate(self, T: int, vocab: int, trace: int, operands: int) -> None:
+        """Arrays for up to T tokens per call, with their addresses, since asking for one takes a microsecond."""
+        dtype, self.capacity = self.flat.dtype, T
         self.tokens, self.span = np.zeros(T, np.int32), np.zeros(2, np.int64)
-        self.room, self.logits = empty(trace, dtype), np.empty((T, vocab), dtype)
+        self.workspace, self.logits = empty(trace, dtype), np.empty((T, vocab), dtype)
         self.at_tokens, self.at_span = at(self.tokens), at(self.span)
         self.operands = empty(operands, dtype)
-        self.at_room, self.at_operands, self.at_logits = at(self.room), at(self.operands), at(self.logits)
+        self.at_workspace, self.at_operands, self.at_logits = at(self.workspace), at(self.operands), at(self.logits)
 
 
 class Engine:
@@ -87,21 +97,23 @@ class Engine:
     ) -> None:
         self.model, self.optim = model, optim
         self.dtype = "float64" if dtype == "float64" else "float32"
-        self.kernels = cache.load(dtype if model.n_embd % HALVES == 0 else self.dtype)
-        self.halves = self.kernels.bf16_pairs
-        self.turned = "words" if self.halves else "turned"
+        self.kernels = cache.load(dtype if model.n_embd % BF16_MULTIPLE == 0 else self.dtype)
+        self.bf16 = self.kernels.bf16_pairs
+        self.transposed = "bf16_pairs" if self.bf16 else "transposed"
         self.lanes = self.kernels.vector // np.dtype(self.dtype).itemsize
         self.shape, self.where = self._lay_out()
         self.block = pad(model.block_size, self.lanes)
         self.width = self.block + self.lanes  # columns of the tables and the cache: vectors begin anywhere
-        self.columns = max(self.block, (1 + self.halves) * max(512, 4096 * self.lanes // self.shape.Dp))  # of a pass
+        self.columns = max(
+            self.block, (1 + self.bf16) * max(512, 4096 * self.lanes // self.shape.Dp)
+        )  # per micro-batch
         self.tables = rotation(model, self.width, self.dtype)
         self.cos, self.sin = at(self.tables[0]), at(self.tables[1])
-        self.room, self.operands = Room(self.dtype), Room("uint32" if self.halves else self.dtype)
-        self.threads = threads or (cores() if self.shape.n >= SHARED else 1)
+        self.workspace, self.operands = Workspaces(self.dtype), Workspaces("uint32" if self.bf16 else self.dtype)
+        self.threads = threads or (cores() if self.shape.n >= MIN_THREADED else 1)
 
     def _lay_out(self) -> tuple[Shape, dict[str, Place]]:
-        """The shape, and for each matrix its place."""
+        """The shape, and the place of each matrix in the flat vectors."""
         model, W = self.model, self.lanes
         D, F, V = pad(model.n_embd, W), pad(4 * model.n_embd, W), pad(model.vocab, W)
         tall = {"attn_wq": D, "attn_wk": D, "attn_wv": D, "attn_wo": D, "mlp_fc1": F, "mlp_fc2": D}
@@ -129,10 +141,10 @@ class Engine:
             Dp=D,
             Fp=F,
             Vp=V,
-            Ds=apart(D, W),
-            Qs=apart(3 * D, W),
-            Fs=apart(F, W),
-            Vs=apart(V, W),
+            Ds=stride(D, W),
+            Qs=stride(3 * D, W),
+            Fs=stride(F, W),
+            Vs=stride(V, W),
             learned=model.position == "learned",
             rope=model.position == "rope",
             half=model.rope_pairs == "half",
@@ -164,8 +176,8 @@ class Engine:
 
         if dtype != "bfloat16":
             return None
-        if model.n_embd % HALVES:
-            return f"its products stay float32: in bfloat16 they take an n_embd that is a multiple of {HALVES}"
+        if model.n_embd % BF16_MULTIPLE:
+            return f"its products stay float32: in bfloat16 they take an n_embd that is a multiple of {BF16_MULTIPLE}"
         return None if cpu()["bfloat16"] else "its products stay float32: this CPU has no instructions for bfloat16"
 
     def load(self, tensors: Tensors) -> State:
@@ -178,10 +190,10 @@ class Engine:
         return state
 
     def _arranged(self, state: State, how: str) -> int:
-        """The address of the weights as generation takes them: turned, or turned and in words of bfloat16s."""
+        """The address of the transposed weights, in numbers or in pairs of bfloat16s, as generation reads them."""
         if how not in state.arranged:
             given = self.shape, state.flat["w"], self.lanes
-            state.arranged[how] = turned(*given, how == "words")
+            state.arranged[how] = transposed(*given, how == "bf16_pairs")
         return at(state.arranged[how])
 
     def dump(self, state: State) -> Tensors:
@@ -208,23 +220,27 @@ class Engine:
         rates = np.empty((len(lrs), 3))
         rates.T[:] = lrs * optim.weight_decay, lrs / (1 - optim.beta1**k), 1 / (1 - optim.beta2**k)
         losses, seed = np.empty(len(lrs)), (feed.seed + 2**63) % 2**64 - 2**63  # its low bits, as the masks take them
-        crew = self.threads
-        meeting, sums = np.zeros(1, np.int64), np.zeros(crew * LINE)
+        n_threads = self.threads
+        arrivals, sums = np.zeros(1, np.int64), np.zeros(n_threads * LINE)
         trace, operands = self._trace(columns, columns), self._operands(columns)
-        dw, room, train = self.room(crew * self.shape.n, "dw"), self.room(crew * trace), self.kernels.train
-        places = self.operands(crew * operands)
-        several = longest > columns or feed.micro_batch_size > 0  # passes a step; else wt is not touched
-        wt = self.room(crew * self.shape.n, "wt") if several else dw
+        dw, workspace, train = (
+            self.workspace(n_threads * self.shape.n, "dw"),
+            self.workspace(n_threads * trace),
+            self.kernels.train,
+        )
+        places = self.operands(n_threads * operands)
+        several = longest > columns or feed.micro_batch_size > 0  # micro-batches per step; with one, wt is not used
+        wt = self.workspace(n_threads * self.shape.n, "wt") if several else dw
 
-        def work(me: int) -> int:
+        def work(thread_id: int) -> int:
             return train(
                 *self.shape, at(tokens), at(offsets), at(steps), len(steps) - 1, at(scored), feed.first_step,
-                feed.micro_batch_size, columns, seed, state.w, at(wt), at(dw), state.m, state.v, at(room), trace,
+                feed.micro_batch_size, columns, seed, state.w, at(wt), at(dw), state.m, state.v, at(workspace), trace,
                 at(places), operands, self.block, self.cos, self.sin, self.width, optim.beta1, optim.beta2, optim.eps,
-                optim.clip_norm, at(rates), at(losses), learning, me, crew, at(meeting), at(sums),
+                optim.clip_norm, at(rates), at(losses), learning, thread_id, n_threads, at(arrivals), at(sums),
             )  # fmt: skip
 
-        others = [Thread(target=work, args=(me,)) for me in range(1, crew)]
+        others = [Thread(target=work, args=(thread_id,)) for thread_id in range(1, n_threads)]
         for thread in others:
             thread.start()
         count = work(0)
@@ -233,21 +249,21 @@ class Engine:
         return losses[:count]
 
     def _trace(self, N: int, columns: int) -> int:
-        """Numbers that the trace of N positions takes, in whole cache lines."""
-        return pad(room_size(self.shape, N, columns, self.block, self.lanes), 16)
+        """Numbers in the trace of N positions, in whole cache lines."""
+        return pad(workspace_size(self.shape, N, columns, self.block, self.lanes), 16)
 
     def _operands(self, N: int) -> int:
-        """Numbers or words that the operands of products of N positions take, in whole cache lines."""
+        """Numbers, or pairs of bfloat16s, of the operands of products of N positions, in whole cache lines."""
         return pad(panels_size(self.shape, N, self.block, self.lanes), 16)
 
     def logits(self, state: State, tokens: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
         cache = cache or Cache(self.model.n_layer * self.shape.Dp * self.width, self.dtype)
         T = len(tokens)
-        if cache.most < T:
-            cache.make_room(T, self.model.vocab, self._trace(T, pad(T, self.lanes)), self._operands(T))
+        if cache.capacity < T:
+            cache.allocate(T, self.model.vocab, self._trace(T, pad(T, self.lanes)), self._operands(T))
         cache.tokens[:T], cache.span[1] = tokens, T + 1
         self.kernels.decode(
-            *self.shape, cache.at_tokens, T, state.w, self._arranged(state, self.turned), cache.at_room,
+            *self.shape, cache.at_tokens, T, state.w, self._arranged(state, self.transposed), cache.at_workspace,
             cache.at_operands, self.block, self.cos, self.sin, self.width, cache.keys, cache.values, self.width,
             cache.length, cache.at_span, cache.at_logits,
         )  # fmt: skip
@@ -255,54 +271,79 @@ class Engine:
         return cache.logits[:T].copy(), cache
 
     def generate(
-        self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
+        self,
+        state: State,
+        prompts: Array,
+        offsets: Array,
+        max_length: int,
+        temperature: float,
+        uniform: Array,
+        stop: int,
     ) -> tuple[Array, Array, int]:
         prompts, offsets = np.ascontiguousarray(prompts, np.int32), np.ascontiguousarray(offsets, np.int64)
         generate = self._generate_batch if uniform.ndim == 2 else self._generate_in_turn
-        return generate(state, prompts, offsets, room, float(temperature), np.ascontiguousarray(uniform, float), stop)
+        uniform = np.ascontiguousarray(uniform, float)
+        return generate(state, prompts, offsets, max_length, float(temperature), uniform, stop)
 
     def _generate_in_turn(
-        self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
+        self,
+        state: State,
+        prompts: Array,
+        offsets: Array,
+        max_length: int,
+        temperature: float,
+        uniform: Array,
+        stop: int,
     ) -> tuple[Array, Array, int]:
         c, S, lengths = self.shape, self.block, np.diff(offsets)
         longest = int(lengths.max(initial=1))
-        short = c.short and not self.halves and c.Dp % 4 == 0 and temperature > 0 and c.V * S * 4 * c.Dp <= TABLE
-        near = 128 * float(np.finfo(self.dtype).eps) / temperature if short else 0.0
-        desk = self.room(desk_size(c, S, self.lanes) if short else 1, "desk")
-        keys, values = (self.room(c.layers * c.Dp * self.width, name) for name in ("keys", "values"))
-        trace = self.room(self._trace(longest, pad(longest, self.lanes)), "trace")
-        out, ends = np.empty(int((room + 1 - lengths).clip(0).sum()), np.int32), np.zeros(len(offsets), np.int64)
+        short = c.short and not self.bf16 and c.Dp % 4 == 0 and temperature > 0 and c.V * S * 4 * c.Dp <= MAX_TABLE
+        tolerance = 128 * float(np.finfo(self.dtype).eps) / temperature if short else 0.0
+        workspace = self.workspace(decode_workspace_size(c, S, self.lanes) if short else 1, "decode")
+        keys, values = (self.workspace(c.layers * c.Dp * self.width, name) for name in ("keys", "values"))
+        trace = self.workspace(self._trace(longest, pad(longest, self.lanes)), "trace")
+        out, ends = np.empty(int((max_length + 1 - lengths).clip(0).sum()), np.int32), np.zeros(len(offsets), np.int64)
         places = self.operands(self._operands(longest))
-        known, odds = np.zeros(c.V * S if short else 1, np.uint8), np.empty(c.V + 64)
-        seen, span, used = np.zeros(max(longest, room) + 1, np.int32), np.zeros(2, np.int64), np.zeros(1, np.int64)
+        known, exponentials = np.zeros(c.V * S if short else 1, np.uint8), np.empty(c.V + 64)
+        seen = np.zeros(max(longest, max_length) + 1, np.int32)
+        span, used = np.zeros(2, np.int64), np.zeros(1, np.int64)
         done = self.kernels.generate(
-            *c, at(prompts), at(offsets), len(lengths), room, temperature, at(uniform), len(uniform), stop, state.w,
-            self._arranged(state, self.turned), at(desk), at(known), near, at(trace), at(places), S, self.cos,
-            self.sin, self.width, at(keys), at(values), self.width, at(odds), at(seen), at(span), at(out), at(ends),
-            at(used),
+            *c, at(prompts), at(offsets), len(lengths), max_length, temperature, at(uniform), len(uniform), stop,
+            state.w, self._arranged(state, self.transposed), at(workspace), at(known), tolerance, at(trace), at(places),
+            S, self.cos, self.sin, self.width, at(keys), at(values), self.width, at(exponentials), at(seen),
+            at(span), at(out), at(ends), at(used),
         )  # fmt: skip
         return out[: ends[done]], ends[: done + 1], int(used[0])
 
     def _generate_batch(
-        self, state: State, prompts: Array, offsets: Array, room: int, temperature: float, uniform: Array, stop: int
+        self,
+        state: State,
+        prompts: Array,
+        offsets: Array,
+        max_length: int,
+        temperature: float,
+        uniform: Array,
+        stop: int,
     ) -> tuple[Array, Array, int]:
         c, count, W = self.shape, len(offsets) - 1, self.lanes
-        slots = fours(room)
-        n = 2 * W if count > W and side_size(c, 2 * W, slots, W) <= FEWER else W
-        if side_size(c, n, slots, W) > MOST:
+        slots = round_up_4(max_length)
+        n = 2 * W if count > W and batch_workspace_size(c, 2 * W, slots, W) <= TWO_VECTORS else W
+        if batch_workspace_size(c, n, slots, W) > MAX_BATCH:
             pairs = zip(np.split(prompts, offsets[1:-1]), uniform, strict=True)
             parts = [
-                self._generate_in_turn(state, prompt, np.array([0, len(prompt)]), room, temperature, line, stop)[0]
+                self._generate_in_turn(state, prompt, np.array([0, len(prompt)]), max_length, temperature, line, stop)[
+                    0
+                ]
                 for prompt, line in pairs
             ]
             ends = np.cumsum([0, *map(len, parts)])
             return np.concatenate(parts), ends, int(ends[-1])
-        out, lengths = np.zeros((count, room), np.int32), np.zeros(count, np.int64)
-        place, owner = self.room(side_size(c, n, slots, W), "streams"), np.zeros(n, np.int64)
+        out, lengths = np.zeros((count, max_length), np.int32), np.zeros(count, np.int64)
+        workspace, owner = self.workspace(batch_workspace_size(c, n, slots, W), "batch"), np.zeros(n, np.int64)
         self.kernels.generate_batch(
-            *c, at(prompts), at(offsets), count, room, temperature, at(uniform), uniform.shape[1], stop, state.w,
-            self._arranged(state, "turned"), at(place), n, slots, self.cos, self.sin, self.width, at(owner), at(out),
-            at(lengths),
+            *c, at(prompts), at(offsets), count, max_length, temperature, at(uniform), uniform.shape[1], stop, state.w,
+            self._arranged(state, "transposed"), at(workspace), n, slots, self.cos, self.sin, self.width, at(owner),
+            at(out), at(lengths),
         )  # fmt: skip
         ends = np.concatenate([[0], np.cumsum(lengths)])
-        return out[np.arange(room) < lengths[:, None]], ends, int(ends[-1])
+        return out[np.arange(max_length) < lengths[:, None]], ends, int(ends[-1])

@@ -1,4 +1,4 @@
-"""Activations, forth and back."""
+"""Activations, forward and backward."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from microgpt.engines.fused.jit.functions import jit
 from microgpt.engines.fused.layout import P
 from microgpt.engines.fused.simd.exp import LOG2E, exp, exp2
-from microgpt.engines.fused.simd.intrinsics import once
+from microgpt.engines.fused.simd.intrinsics import noinline
 from microgpt.engines.fused.simd.vectors import fma, lanes, load, maximum, positive, splat, store
 
 GELU = math.sqrt(2 / math.pi)
@@ -18,7 +18,7 @@ POWER = -2.0 * GELU * LOG2E
 @jit
 def activate(kind: int, x: P, y: P, n: int) -> None:
     """ReLU, its square, or GELU in its tanh form, v (1 + tanh u) / 2 = v / (1 + 2^(-2 u log2 e))."""
-    once()
+    noinline()
     if kind == 0:
         for i in range(0, n, lanes(x)):
             v = load(x, i)
@@ -35,8 +35,8 @@ def activate(kind: int, x: P, y: P, n: int) -> None:
 
 @jit
 def activate_back(kind: int, dy: P, x: P, y: P, n: int) -> None:
-    """dx, in place of dy, and y once more, from the activation's input."""
-    once()
+    """dx, in place of dy, and y again, from the activation's input."""
+    noinline()
     if kind == 0:
         for i in range(0, n, lanes(x)):
             v = load(x, i)
@@ -60,9 +60,11 @@ def activate_back(kind: int, dy: P, x: P, y: P, n: int) -> None:
 
 @jit
 def softcap(z: Any, cap: float) -> Any:
-    """cap tanh(z / cap) (Gemma Team 2024, arXiv:2408.00118); within a half Lambert's fraction, where 1 - 2 / (1 + e^2y)
-    would cancel."""
-    once()
+    """cap tanh(z / cap) (Gemma Team 2024, arXiv:2408.00118).
+
+    For |z / cap| below a half Lambert's continued fraction, since 1 - 2 / (1 + e^2y) would cancel there.
+    """
+    noinline()
     y = z * (1.0 / cap)
     s = y * y
     near = y * fma(s, fma(s, s + 378.0, 17325.0), 135135.0)

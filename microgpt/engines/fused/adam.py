@@ -1,8 +1,8 @@
-"""Adam, at once or where the weights are next read.
+"""Adam, applied at once or deferred until the weights are next read. Legend: layout.py.
 
-Where weights, gradients and moments do not stay near, an update may wait for the next step's first pass, which reads
-the weights anyway: each part of a matrix is changed just before it is turned, and the product of the part before it
-brings what that takes nearer.
+Where weights, gradients and moments do not fit in the cache, an update is deferred to the next step's first
+micro-batch, which reads the weights anyway: each part of a matrix is updated just before it is transposed, and the
+product of the part before it prefetches that part.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import math
 from typing import NamedTuple
 
 from microgpt.engines.fused.jit.functions import inline, jit
-from microgpt.engines.fused.layout import NEAR, PAIR, Matrix, P
-from microgpt.engines.fused.simd.intrinsics import once
-from microgpt.engines.fused.simd.matmul import Coming, quarters
+from microgpt.engines.fused.layout import L1_SIZE, PAIR, Matrix, P
+from microgpt.engines.fused.simd.intrinsics import noinline
+from microgpt.engines.fused.simd.matmul import Prefetch, quarters
 from microgpt.engines.fused.simd.vectors import fma, inverse, lanes, load, splat, sqrt, store, total
 
 
 @jit
 def squares(x: P, n: int) -> float:
-    """The sum of x[:n]^2: a few thousand at a time in the vector's dtype, those sums in float64."""
-    once()
+    """The sum of x[:n]^2: of 4096 numbers at a time in the vector's dtype, of those sums in float64."""
+    noinline()
     W = lanes(x)
     whole = 0.0
     for low in range(0, n, 4096):
@@ -38,11 +38,12 @@ def squares(x: P, n: int) -> float:
     return whole
 
 
-FEW, MANY = 100_000, 4_000_000  # weights from which to which an update waits: fewer stay near, more come too slowly
+# Weights of models whose updates are deferred: fewer stay in the cache, more are limited by the memory's bandwidth.
+MIN_DEFERRED, MAX_DEFERRED = 100_000, 4_000_000
 
 
 class Update(NamedTuple):
-    """What one step of Adam needs beside the vectors."""
+    """The numbers of one step of Adam."""
 
     b1: float
     b2: float
@@ -56,7 +57,7 @@ class Update(NamedTuple):
 @jit
 def adam(u: Update, w: P, g: P, m: P, v: P, n: int) -> None:
     """microgpt.optim.adam of n weights, in place."""
-    once()
+    noinline()
     fix, eps = math.sqrt(u.fix), splat(w, u.eps)
     c1, c2 = (1.0 - u.b1) * u.scale, (1.0 - u.b2) * u.scale * u.scale
     for i in range(0, n, lanes(w)):
@@ -71,12 +72,12 @@ def adam(u: Update, w: P, g: P, m: P, v: P, n: int) -> None:
 
 
 class Weights(NamedTuple):
-    """Every matrix, and the update that may still be due."""
+    """All matrices, and the update that may be due."""
 
     w: P  # (out, in)
     wt: P  # (in, out)
-    turned: bool  # wt holds them already
-    keep: bool  # wt shall hold them from now on
+    transposed: bool  # wt holds them
+    keep: bool  # wt is to be filled
     due: bool
     u: Update
     g: P
@@ -85,21 +86,21 @@ class Weights(NamedTuple):
 
 
 @inline
-def settled(w: P, wt: P, turned: bool, keep: bool) -> Weights:
+def settled(w: P, wt: P, transposed: bool, keep: bool) -> Weights:
     """Weights without an update due."""
-    return Weights(w, wt, turned, keep, False, Update(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), w, w, w)
+    return Weights(w, wt, transposed, keep, False, Update(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), w, w, w)
 
 
 @inline
 def part_of(fan_in: int, wide: int) -> int:
-    """Rows of a matrix that are read at a time, when each is turned into `fan_in` numbers or words."""
-    return max(wide, NEAR // fan_in // wide * wide)
+    """Rows of a matrix per part, when each is transposed into `fan_in` numbers or pairs of bfloat16s."""
+    return max(wide, L1_SIZE // fan_in // wide * wide)
 
 
 @jit
 def update_rows(k: Weights, a: Matrix, o: int, count: int) -> None:
-    """The update of rows o .. o + count of a matrix, a piece of every panel."""
-    once()
+    """Update rows o .. o + count of a matrix, which are a piece of every panel."""
+    noinline()
     wide = PAIR * lanes(k.w)
     for j in range(0, a.fan_in, wide):
         width = min(wide, a.fan_in - j)
@@ -108,15 +109,15 @@ def update_rows(k: Weights, a: Matrix, o: int, count: int) -> None:
 
 
 @jit
-def coming(k: Weights, a: Matrix, o: int, count: int, then: Matrix, first: int) -> Coming:
-    """What is read of rows o .. o + count of a matrix, or behind its end of the first rows of the one that follows.
+def prefetch_rows(k: Weights, a: Matrix, o: int, count: int, then: Matrix, first: int) -> Prefetch:
+    """The memory of rows o .. o + count of a matrix or, behind its end, of the first rows of the next one.
 
-    That is what an update takes, or w alone.
+    With an update due also their gradients and moments.
     """
     wide = PAIR * lanes(k.w)
     if o >= a.fan_out:
         a, o, count = then, 0, first
-    at, panels, run, apart = a.at + o * wide, a.fan_in // wide, min(count, a.fan_out - o) * wide, a.fan_out * wide
+    at, panels, run, stride = a.at + o * wide, a.fan_in // wide, min(count, a.fan_out - o) * wide, a.fan_out * wide
     if k.due:
-        return Coming(k.w + at, k.g + at, k.m + at, k.v + at, panels, run, apart)
-    return quarters(k.w + at, panels, run, apart)
+        return Prefetch(k.w + at, k.g + at, k.m + at, k.v + at, panels, run, stride)
+    return quarters(k.w + at, panels, run, stride)

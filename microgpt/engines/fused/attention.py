@@ -1,7 +1,7 @@
-"""Attention of one row, forth and back.
+"""Attention of one row, forward and backward. Legend: layout.py.
 
-Positions lie in the lanes: queries, keys and values are (D, ld), one column a position, so that softmax, rotation and
-norm need no sums across lanes. Rows of few positions and small heads go a shorter way: short.py.
+Positions are in the lanes: queries, keys and values are (D, ld), one column per position, so that softmax, rotation
+and norm need no sums across lanes. Rows of few positions with small heads are computed by attention_short.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from microgpt.engines.fused.jit.functions import inline, jit
 from microgpt.engines.fused.layout import PAIR, QUERIES, Cache, P, Shape, Trace
 from microgpt.engines.fused.simd.bfloat16 import depth, operand, rows
 from microgpt.engines.fused.simd.exp import LOG2E, exp2
-from microgpt.engines.fused.simd.intrinsics import once
+from microgpt.engines.fused.simd.intrinsics import noinline
 from microgpt.engines.fused.simd.matmul import multiply, multiply_columns, transpose, transpose_back, zero
 from microgpt.engines.fused.simd.vectors import (
     first,
@@ -21,7 +21,7 @@ from microgpt.engines.fused.simd.vectors import (
     largest,
     load,
     maximum,
-    near,
+    prefetch_line,
     splat,
     sqrt,
     store,
@@ -31,8 +31,8 @@ from microgpt.engines.fused.simd.vectors import (
 
 @jit
 def rotate(half: bool, size: int, x: P, ld: int, cos: P, sin: P, ldr: int, T: int) -> None:
-    """RoPE on one head (size, T): channel pairs turn by their position's angle, given as (size / 2, T)."""
-    once()
+    """RoPE on one head (size, T): rotate channel pairs by their position's angle; cos, sin (size / 2, T)."""
+    noinline()
     pairs = size // 2
     for i in range(pairs):
         a = x + (i if half else 2 * i) * ld
@@ -45,8 +45,8 @@ def rotate(half: bool, size: int, x: P, ld: int, cos: P, sin: P, ldr: int, T: in
 
 @jit
 def rotate_back(half: bool, size: int, dy: P, ld: int, cos: P, sin: P, ldr: int, T: int) -> None:
-    """A rotation's derivative turns the other way."""
-    once()
+    """The derivative of rotate, in place of dy: the inverse rotation."""
+    noinline()
     pairs = size // 2
     for i in range(pairs):
         a = dy + (i if half else 2 * i) * ld
@@ -60,7 +60,7 @@ def rotate_back(half: bool, size: int, dy: P, ld: int, cos: P, sin: P, ldr: int,
 @jit
 def norm_head(x: P, ld: int, r: P, size: int, T: int) -> None:
     """RMSNorm of one head (size, T) over its channels, in place."""
-    once()
+    noinline()
     for t in range(0, T, lanes(x)):
         squares = splat(x, 0.0)
         for i in range(size):
@@ -74,7 +74,7 @@ def norm_head(x: P, ld: int, r: P, size: int, T: int) -> None:
 @jit
 def norm_head_back(dy: P, y: P, ld: int, r: P, size: int, T: int) -> None:
     """The derivative of norm_head, in place of dy."""
-    once()
+    noinline()
     for t in range(0, T, lanes(y)):
         dots = splat(y, 0.0)
         for i in range(size):
@@ -85,12 +85,12 @@ def norm_head_back(dy: P, y: P, ld: int, r: P, size: int, T: int) -> None:
 
 
 @jit
-def soften(p: P, ld: int, scale: float, seen: int, S: int, tops: P, inverse: P) -> None:
-    """Scores p (S, ld) of one vector of queries become 2^(scale (score - top)), `inverse` one over their sums.
+def exponentiate(p: P, ld: int, scale: float, seen: int, S: int, maxima: P, inverse: P) -> None:
+    """Replace scores p (S, ld) of one vector of queries by 2^(scale (score - maximum)); `inverse` is 1 / their sums.
 
-    Key `seen` is the last that all of these queries see; each sees one more than the one before it.
+    All of these queries see the keys up to `seen`; each sees one more than the one before it.
     """
-    once()
+    noinline()
     W = lanes(p)
     end = min(S, seen + W)
     high = load(p, 0)
@@ -109,34 +109,34 @@ def soften(p: P, ld: int, scale: float, seen: int, S: int, tops: P, inverse: P) 
         sums = sums + e
     for s in range(end, S):
         store(p, s * ld, splat(p, 0.0))
-    store(tops, 0, high)
+    store(maxima, 0, high)
     store(inverse, 0, 1.0 / sums)
 
 
 @jit
 def attention(
-    q: P, ldq: int, k: P, v: P, ld: int, y: P, tops: P, inverse: P, p: P, size: int, past: int, T: int, room: P
+    q: P, ldq: int, k: P, v: P, ld: int, y: P, maxima: P, inverse: P, p: P, size: int, past: int, T: int, workspace: P
 ) -> None:  # fmt: skip
     """One head: y = softmax(q k^T / sqrt(size)) v, causal, for T queries after `past` positions.
 
-    q, y (size, ldq); k, v (size, ld). `tops` and `inverse` keep what makes p again from scores s,
-    p = 2^(scale (s - tops)) inverse, the scale in powers of two. p is room for the scores of two vectors of queries,
-    `room` for operands in words.
+    q, y (size, ldq); k, v (size, ld). p is a workspace for the scores of two vectors of queries, `workspace` one for
+    operands in pairs of bfloat16s. The backward pass computes the weights again from scores s, as
+    2^(scale (s - maxima)) inverse.
     """
-    once()
+    noinline()
     scale = LOG2E / math.sqrt(size)
-    W, K, L = lanes(q), depth(size, room), depth(ld, room)
-    keys, queries = operand(k, ld, size, past + T, room), operand(q, ldq, size, T, room + K * ld)
-    left = room + K * (ld + ldq)
+    W, K, L = lanes(q), depth(size, workspace), depth(ld, workspace)
+    keys, queries = operand(k, ld, size, past + T, workspace), operand(q, ldq, size, T, workspace + K * ld)
+    left = workspace + K * (ld + ldq)
     values, right = rows(v, ld, size, past + T, left), left + size * L
     for t in range(0, T, PAIR * W):
         width = PAIR * W if T - t > W else W
         S = min(past + T, past + t + width)
         multiply_columns(keys, ld, queries + t, ldq, p, width, S, K, width, False)
         for j in range(0, width, W):
-            soften(p + j, width, scale, past + t + j, S, tops + (t + j), inverse + (t + j))
+            exponentiate(p + j, width, scale, past + t + j, S, maxima + (t + j), inverse + (t + j))
         weights = operand(p, width, S, width, right)
-        multiply(values, L, weights, width, y + t, ldq, size, depth(S, room), width, False)
+        multiply(values, L, weights, width, y + t, ldq, size, depth(S, workspace), width, False)
         for j in range(t, t + width, W):
             sums = load(inverse, j)
             for i in range(size):
@@ -145,8 +145,8 @@ def attention(
 
 @jit
 def attention_one(q: P, ldq: int, k: P, v: P, ld: int, y: P, p: P, size: int, S: int) -> None:
-    """`attention` for a single query that sees all of S keys, as in decoding: keys in the lanes."""
-    once()
+    """`attention` for a single query that sees all of S keys, as in decoding, with keys in the lanes."""
+    noinline()
     scale = LOG2E / math.sqrt(size)
     W = lanes(q)
     high = splat(q, -math.inf)
@@ -172,61 +172,61 @@ def attention_one(q: P, ldq: int, k: P, v: P, ld: int, y: P, p: P, size: int, S:
 
 
 @jit
-def slope(
-    p: P, ds: P, ld: int, scale: float, before: int, M: int, tops: P, inverse: P, delta: P, ahead: P, part: int
+def softmax_back(
+    p: P, ds: P, ld: int, scale: float, before: int, M: int, maxima: P, inverse: P, delta: P, prefetch: P, part: int
 ) -> None:
-    """Scores p (M, ld) of one vector of keys become weights, the weights' gradients ds those of scores.
+    """Replace scores p (M, ld) of one vector of keys by weights, and the weights' gradients ds by those of the scores.
 
-    A row is a query. Row 0 sees `before` of these keys and the next one, each row one more than the one before it.
-    Meanwhile what is needed next comes nearer, a line a row of four matrices that lie `part` apart.
+    Each row is a query. Row 0 sees `before` of these keys and the next one, each row one more than the one before it.
+    Prefetches one cache line per row of four matrices that are `part` numbers from each other.
     """
-    once()
+    noinline()
     W = lanes(p)
     for t in range(max(0, -before)):
         store(p, t * ld, splat(p, 0.0))
         store(ds, t * ld, splat(p, 0.0))
     whole = max(0, W - before - 1)
     for t in range(max(0, -before), min(M, whole)):
-        e = exp2((load(p, t * ld) - tops[t]) * (scale * LOG2E)) * inverse[t]
+        e = exp2((load(p, t * ld) - maxima[t]) * (scale * LOG2E)) * inverse[t]
         d = e * (load(ds, t * ld) - delta[t]) * scale
         store(p, t * ld, first(before + t + 1, e, 0.0))
         store(ds, t * ld, first(before + t + 1, d, 0.0))
     for t in range(whole, M):
         for i in range(4):
-            near(ahead, t * W + i * part)
-        e = exp2((load(p, t * ld) - tops[t]) * (scale * LOG2E)) * inverse[t]
+            prefetch_line(prefetch, t * W + i * part)
+        e = exp2((load(p, t * ld) - maxima[t]) * (scale * LOG2E)) * inverse[t]
         store(p, t * ld, e)
         store(ds, t * ld, e * (load(ds, t * ld) - delta[t]) * scale)
 
 
 @jit
 def attention_back(
-    dy: P, q: P, k: P, v: P, y: P, ld: int, tops: P, inverse: P, p: P, ds: P, dq: P, dk: P, dv: P, size: int, T: int,
-    room: P, apart: int,
+    dy: P, q: P, k: P, v: P, y: P, ld: int, maxima: P, inverse: P, p: P, ds: P, dq: P, dk: P, dv: P, size: int, T: int,
+    workspace: P, stride: int,
 ) -> None:  # fmt: skip
-    """dq, dk, dv (size, ld) of one head. The weights p are computed again, so that memory grows with T alone.
+    """dq, dk, dv (size, ld) of one head. The weights p are computed again, so that memory is linear in T.
 
-    Keys lie in the lanes, two vectors of them and QUERIES rows at a time, so that p and ds stay in the nearest cache;
-    ds is then turned, queries into the lanes, for dq. Behind ds lie what is turned and a number for each position. q,
-    k, v and y lie `apart` numbers from each other.
+    Keys are in the lanes, two vectors of them and QUERIES rows at a time, so that p and ds stay in the level 1 cache;
+    ds is then transposed, queries into the lanes, for dq. The workspace `ds` continues with the transposed block and a
+    number per position. q, k, v and y are `stride` numbers from each other.
     """
-    once()
+    noinline()
     scale = 1.0 / math.sqrt(size)
-    W, K, L = lanes(q), depth(size, room), depth(ld, room)
+    W, K, L = lanes(q), depth(size, workspace), depth(ld, workspace)
     part = K * ld
-    queries, keys = operand(q, ld, size, T, room), operand(k, ld, size, T, room + part)
-    gradients, values = operand(dy, ld, size, T, room + 2 * part), operand(v, ld, size, T, room + 3 * part)
-    left = room + 4 * part
+    queries, keys = operand(q, ld, size, T, workspace), operand(k, ld, size, T, workspace + part)
+    gradients, values = operand(dy, ld, size, T, workspace + 2 * part), operand(v, ld, size, T, workspace + 3 * part)
+    left = workspace + 4 * part
     dys, qs = rows(dy, ld, size, T, left), rows(q, ld, size, T, left + size * L)
     ks, right = rows(k, ld, size, T, left + 2 * size * L), left + 3 * size * L
-    turned = ds + QUERIES * PAIR * W
-    delta = turned + QUERIES * PAIR * W  # sum over keys of p dp, which is sum over channels of y dy
+    transposed = ds + QUERIES * PAIR * W
+    delta = transposed + QUERIES * PAIR * W  # sum over keys of p dp, which is sum over channels of y dy
     for t in range(0, T, W):
         dots = splat(q, 0.0)
         for i in range(size):
             dots = fma(load(dy, i * ld + t), load(y, i * ld + t), dots)
         store(delta, t, dots)
-    ahead = q + size * ld  # the next head, where there is one
+    prefetch = q + size * ld  # the next head, where there is one
     for s in range(0, T, PAIR * W):
         width = PAIR * W if T - s > W else W
         for t in range(s, T, QUERIES):
@@ -234,21 +234,23 @@ def attention_back(
             multiply_columns(queries + t, ld, keys + s, ld, p, width, M, K, width, False)
             multiply_columns(gradients + t, ld, values + s, ld, ds, width, M, K, width, False)
             for j in range(0, width, W):
-                slope(p + j, ds + j, width, scale, t - s - j, M, tops + t, inverse + t, delta + t, ahead, apart)
-                ahead = ahead + M * W
-            low, N = depth(t, room), depth(M, room)
+                softmax_back(
+                    p + j, ds + j, width, scale, t - s - j, M, maxima + t, inverse + t, delta + t, prefetch, stride
+                )
+                prefetch = prefetch + M * W
+            low, N = depth(t, workspace), depth(M, workspace)
             multiply(dys + low, L, operand(p, width, M, width, right), width, dv + s, ld, size, N, width, t > s)
             multiply(qs + low, L, operand(ds, width, M, width, right), width, dk + s, ld, size, N, width, t > s)
-            transpose(ds, width, turned, QUERIES, M, width)
+            transpose(ds, width, transposed, QUERIES, M, width)
             seen, columns = min(width, T - s), (M + W - 1) // W * W
-            weights = operand(turned, QUERIES, seen, columns, right)
-            low, N = depth(s, room), depth(seen, room)
+            weights = operand(transposed, QUERIES, seen, columns, right)
+            low, N = depth(s, workspace), depth(seen, workspace)
             multiply(ks + low, L, weights, QUERIES, dq + t, ld, size, N, columns, s > 0)
 
 
 @inline
 def attend(
-    c: Shape, t: Trace, qkv: P, heads: P, ld: int, cache: Cache, rq: P, tops: P, inverse: P, mix: P, cos: P, sin: P,
+    c: Shape, t: Trace, qkv: P, heads: P, ld: int, cache: Cache, rq: P, maxima: P, inverse: P, mix: P, cos: P, sin: P,
     ldr: int, T: int, given: bool,
 ) -> None:  # fmt: skip
     """All heads of one row: qkv (T, Qs), or `given` as (3 Dp, ld) in `heads`, -> mix (T, Ds).
@@ -279,7 +281,7 @@ def attend(
             )  # fmt: skip
             continue
         attention(
-            q + at * ld, ld, k + at * ldk, v + at * ldk, ldk, y + at * ld, tops + head * ld, inverse + head * ld, t.p,
+            q + at * ld, ld, k + at * ldk, v + at * ldk, ldk, y + at * ld, maxima + head * ld, inverse + head * ld, t.p,
             c.size, cache.past, T, t.head_panels,
         )  # fmt: skip
     zero(y + c.D * ld, (D - c.D) * ld)
@@ -288,7 +290,7 @@ def attend(
 
 @inline
 def attend_back(
-    c: Shape, t: Trace, dmix: P, heads: P, ld: int, rq: P, tops: P, inverse: P, dqkv: P, cos: P, sin: P, ldr: int,
+    c: Shape, t: Trace, dmix: P, heads: P, ld: int, rq: P, maxima: P, inverse: P, dqkv: P, cos: P, sin: P, ldr: int,
     T: int,
 ) -> None:  # fmt: skip
     """dqkv (T, Qs) of one row."""
@@ -299,7 +301,7 @@ def attend_back(
     for head in range(c.H):
         at = head * c.size * ld
         attention_back(
-            dy + at, q + at, k + at, v + at, y + at, ld, tops + head * ld, inverse + head * ld, t.p, t.ds, dq + at,
+            dy + at, q + at, k + at, v + at, y + at, ld, maxima + head * ld, inverse + head * ld, t.p, t.ds, dq + at,
             dk + at, dv + at, c.size, T, t.head_panels, D * ld,
         )  # fmt: skip
         if c.qk_norm:

@@ -1,6 +1,6 @@
-"""Attention of a row of at most a vector's length, with heads so small that several lie in a vector.
+"""Attention of a row of at most W positions, with heads so small that several fit in a vector. Legend: layout.py.
 
-Channels lie in the lanes here: what attention.py turns first is too little to be worth it.
+Channels are in the lanes: transposing, as attention.py does, does not pay for so few positions.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ import math
 from microgpt.engines.fused.jit.functions import jit
 from microgpt.engines.fused.layout import P
 from microgpt.engines.fused.simd.exp import LOG2E, exp2
-from microgpt.engines.fused.simd.intrinsics import once
-from microgpt.engines.fused.simd.matmul import apart, copy
+from microgpt.engines.fused.simd.intrinsics import noinline
+from microgpt.engines.fused.simd.matmul import copy, stride
 from microgpt.engines.fused.simd.vectors import fma, group_sum, lanes, load, maximum, splat, store
 
 
 @jit
 def attention(size: int, D: int, qkv: P, saved: P, pairs: P, y: P, T: int) -> None:
-    """All heads of a row of few positions: qkv (T, Qs) -> y (T, Ds), channels in the lanes.
+    """All heads of a row of few positions: qkv (T, Qs) -> y (T, Ds).
 
-    Several heads lie in a vector, and each of a head's lanes carries the head's number, so no sum leaves its lanes.
-    `saved` keeps qkv, `pairs` the weights of every query and key (T (T + 1) / 2, Dp).
+    Every lane of a head holds the head's score, so no sum leaves a head's lanes. `saved` keeps qkv, `pairs` the weights
+    of every query and key (T (T + 1) / 2, Dp).
     """
-    once()
+    noinline()
     scale = 1.0 / math.sqrt(size)
     W = lanes(qkv)
-    S, Q = apart(D, W), apart(3 * D, W)
+    S, Q = stride(D, W), stride(3 * D, W)
     copy(qkv, saved, T * Q)
     for j in range(0, D, W):
         p = pairs + j
@@ -51,11 +51,11 @@ def attention(size: int, D: int, qkv: P, saved: P, pairs: P, y: P, T: int) -> No
 
 @jit
 def attention_back(size: int, D: int, dy: P, saved: P, pairs: P, y: P, dqkv: P, T: int) -> None:
-    """dqkv (T, Qs) of attention."""
-    once()
+    """dqkv (T, Qs), given the gradient dy of y."""
+    noinline()
     scale = 1.0 / math.sqrt(size)
     W = lanes(dy)
-    S, Q = apart(D, W), apart(3 * D, W)
+    S, Q = stride(D, W), stride(3 * D, W)
     for j in range(0, D, W):
         q, k, v = saved + j, saved + (D + j), saved + (2 * D + j)
         dq, dk, dv = dqkv + j, dqkv + (D + j), dqkv + (2 * D + j)

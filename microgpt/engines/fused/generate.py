@@ -1,8 +1,8 @@
-"""Whole sequences in one compiled call, one after another: what Python does token by token, kept near.
+"""The kernel that generates whole sequences, one after another. Legend: layout.py.
 
-The plain way is `forward` with a cache. Small models take a shorter one: channels in the lanes, and everything that
-depends on a token and its position alone is looked up. Its logits may differ in the last digits, so a draw that falls
-near the edge between two tokens is made again the plain way: the sequences are the same.
+The general path is `forward` with a cache. Small models take a fast path: channels are in the lanes, and the results
+that depend on a token and its position alone come from a table. Its logits may differ in the last digits, so a draw
+that falls near the boundary between two tokens is repeated on the general path: the sequences are the same.
 """
 
 from __future__ import annotations
@@ -14,10 +14,22 @@ from microgpt.engines.fused import layout
 from microgpt.engines.fused.activations import activate, softcap
 from microgpt.engines.fused.adam import settled
 from microgpt.engines.fused.jit.functions import inline, jit
-from microgpt.engines.fused.layout import PAIR, Bytes, Cache, Desk, Doubles, Ints, Operands, P, Rows, Shape, Tokens
+from microgpt.engines.fused.layout import (
+    PAIR,
+    Bytes,
+    Cache,
+    DecodeWorkspace,
+    Doubles,
+    Ints,
+    Operands,
+    P,
+    Rows,
+    Shape,
+    Tokens,
+)
 from microgpt.engines.fused.passes import forward, rmsnorm
 from microgpt.engines.fused.simd.exp import LOG2E, exp, exp2
-from microgpt.engines.fused.simd.intrinsics import once
+from microgpt.engines.fused.simd.intrinsics import noinline
 from microgpt.engines.fused.simd.matmul import place
 from microgpt.engines.fused.simd.vectors import (
     first,
@@ -34,19 +46,19 @@ from microgpt.engines.fused.simd.vectors import (
 )
 from microgpt.engines.fused.train import lay_out
 
-USUAL = 16.0  # logits are seldom larger
+TYPICAL_LOGIT = 16.0  # few logits are larger
 
-desk = inline(layout.desk)
+decode_workspace = inline(layout.decode_workspace)
 
 
 @jit
 def draw(logits: P, V: int, temperature: float, uniform: float, e: P) -> Any:
-    """microgpt.inference.generate.draw at a temperature, and how far the draw was from an edge, as a share of the mass.
+    """A token as microgpt.inference.sampling draws it, and its distance from a boundary as a share of the mass.
 
-    Of logits beyond USUAL, whose errors are larger, less in proportion. In float64; e is room for V numbers in whole
-    vectors.
+    For logits beyond TYPICAL_LOGIT, whose errors are larger, the distance is reduced in proportion. In float64; e is a
+    workspace for V numbers in whole vectors.
     """
-    once()
+    noinline()
     if temperature == 0:
         best = 0
         for j in range(V):
@@ -58,7 +70,7 @@ def draw(logits: P, V: int, temperature: float, uniform: float, e: P) -> Any:
         e[j] = logits[j]
     for j in range(V, (V + W - 1) // W * W):
         e[j] = -math.inf
-    high, size = splat(e, -math.inf), splat(e, USUAL)
+    high, size = splat(e, -math.inf), splat(e, TYPICAL_LOGIT)
     for j in range(0, V, W):
         z = load(e, j)
         size = maximum(size, first(V - j, maximum(z, z * -1.0), 0.0))
@@ -68,23 +80,25 @@ def draw(logits: P, V: int, temperature: float, uniform: float, e: P) -> Any:
     top = largest(high)
     sums = splat(e, 0.0)
     for j in range(0, V, W):
-        odds = exp(load(e, j) - top)
-        store(e, j, odds)
-        sums = sums + odds
+        weights = exp(load(e, j) - top)
+        store(e, j, weights)
+        sums = sums + weights
     whole = total(sums)
     reach, mass, token = uniform * whole, e[0], 0
     while mass <= reach and token < V - 1:
         token += 1
         mass += e[token]
     gap = min(mass - reach, reach - mass + e[token] if token else 1.0 * whole)
-    return token, gap / whole * (USUAL / largest(size))
+    return token, gap / whole * (TYPICAL_LOGIT / largest(size))
 
 
 @jit
 def combine(x: P, w: P, K: int, N: int, j: int) -> Any:
-    """The vector of x w at column j, with w (K, N) in panels, K a multiple of four: four sums at once hide how long one
-    takes."""
-    once()
+    """The vector of x w at column j, with w (K, N) in panels and K a multiple of four.
+
+    Four independent sums hide the latency of an addition.
+    """
+    noinline()
     W = lanes(x)
     ld, w = min(PAIR * W, N - j + j % (PAIR * W)), w + place(0, j, K, N, W)
     a, b, c, d = splat(x, 0.0), splat(x, 0.0), splat(x, 0.0), splat(x, 0.0)
@@ -97,8 +111,8 @@ def combine(x: P, w: P, K: int, N: int, j: int) -> Any:
 
 
 @inline
-def look_up(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> P:
-    """The table's entry, computed the first time."""
+def look_up(c: Shape, w: P, wt: P, d: DecodeWorkspace, S: int, token: int, at: int) -> P:
+    """The table's entry of a token at a position, computed the first time."""
     D, W = c.Dp, lanes(w)
     x = d.table + (token * S + at) * 4 * D
     if d.known[token * S + at] == 0:
@@ -114,14 +128,14 @@ def look_up(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> P:
 
 
 @inline
-def step(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> None:
-    """The logits of one more token at position `at`: `forward` of the one token after a cache of the others."""
+def step(c: Shape, w: P, wt: P, d: DecodeWorkspace, S: int, token: int, at: int) -> None:
+    """The logits after one more token at position `at`, as `forward` of that token with a cache of the others."""
     D, F, W = c.Dp, c.Fp, lanes(w)
     scale = LOG2E / math.sqrt(c.size)
-    entry_ = look_up(c, w, wt, d, S, token, at)
+    found = look_up(c, w, wt, d, S, token, at)
     for j in range(0, D, W):
-        store(d.x, j, load(entry_, j))
-    qkv = entry_ + D
+        store(d.x, j, load(found, j))
+    qkv = found + D
     for i in range(c.layers):
         lw, keys, values = wt + (c.layer + i * c.step), d.keys + i * S * D, d.values + i * S * D
         if i > 0:
@@ -162,33 +176,35 @@ def step(c: Shape, w: P, wt: P, d: Desk, S: int, token: int, at: int) -> None:
 
 
 def generate(
-    c: Shape, prompts: Tokens, offsets: Ints, count: int, room: int, temperature: float, uniform: Doubles, numbers: int,
-    stop: int, w: P, wt: P, table: P, known: Bytes, near: float, trace: P, panels: Operands, S: int, cos: P, sin: P,
-    ldr: int, keys: P, values: P, ld: int, e: Doubles, seen: Tokens, span: Ints, out: Tokens, ends: Ints, used_up: Ints,
+    c: Shape, prompts: Tokens, offsets: Ints, count: int, max_length: int, temperature: float, uniform: Doubles,
+    numbers: int, stop: int, w: P, wt: P, table: P, known: Bytes, tolerance: float, trace: P, panels: Operands, S: int,
+    cos: P, sin: P, ldr: int, keys: P, values: P, ld: int, e: Doubles, seen: Tokens, span: Ints, out: Tokens,
+    ends: Ints, numbers_used: Ints,
 ) -> int:  # fmt: skip
-    """`count` sequences after the prompts, drawn with `uniform` in turn, into out; ends[i + 1] is where the i-th ends.
+    """Generate `count` sequences after the prompts into `out`; ends[i + 1] is where the i-th ends.
 
-    Tells how many sequences were written and numbers taken, up to where the numbers might not suffice for one more.
-    With `near` 0 all goes the plain way, else draws nearer than that to an edge.
+    The sequences draw from the `numbers` of `uniform` one after another and end early where these might not suffice for
+    one more. Returns how many sequences were generated; numbers_used[0] is how many numbers were drawn. With
+    `tolerance` 0 all tokens take the general path, else those drawn nearer than that to a boundary.
     """
     W = lanes(w)
-    d = desk(c, table, known, S, W)
+    d = decode_workspace(c, table, known, S, W)
     done, used, end = 0, 0, 0
     for i in range(count):
         begin, T = offsets[i], offsets[i + 1] - offsets[i]
-        if numbers - used < room - T + 1:
+        if numbers - used < max_length - T + 1:
             break
         for s in range(T):
             seen[s] = prompts[begin + s]
         short, past, first = 0, 0, T
-        while room >= T:
+        while max_length >= T:
             token, gap = 0, 0.0
-            if near > 0:
+            if tolerance > 0:
                 while short < T:
                     step(c, w, wt, d, S, seen[short], short)
                     short += 1
                 token, gap = draw(d.logits, c.V, temperature, uniform[used], e)
-            if gap <= near:
+            if gap <= tolerance:
                 while past < T:
                     new = first if past == 0 else 1
                     columns = (new + W - 1) // W * W
@@ -205,5 +221,5 @@ def generate(
             seen[T] = token
             out[end] = token
             T, end = T + 1, end + 1
-        done, ends[i + 1], used_up[0] = i + 1, end, used
+        done, ends[i + 1], numbers_used[0] = i + 1, end, used
     return done

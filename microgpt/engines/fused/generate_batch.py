@@ -1,8 +1,8 @@
-"""Many sequences side by side, each with random numbers of its own.
+"""The kernel that generates many sequences at once, each with random numbers of its own. Legend: layout.py.
 
-Linear layers take a sequence where `forward` takes a position; attention takes a sequence a lane. Where one sequence
-ends the lane takes the next, so lanes stand at different positions; keys and values go to the slots of a ring that all
-lanes share, and a lane sees those that are younger than its own sequence.
+Linear layers treat a sequence as `forward` treats a position; in attention each lane is a sequence. When a sequence
+ends, the next one takes its lane, so lanes are at different positions. Keys and values are stored in a ring of slots
+that all lanes share; a lane reads those that are not older than its own sequence.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from microgpt.engines.fused import layout
 from microgpt.engines.fused.activations import activate, softcap
 from microgpt.engines.fused.attention import norm_head, rotate
 from microgpt.engines.fused.jit.functions import inline, jit
-from microgpt.engines.fused.layout import FOUR, NEAR, Doubles, Ints, P, Shape, Side, Tokens
+from microgpt.engines.fused.layout import FOUR, L1_SIZE, BatchWorkspace, Doubles, Ints, P, Shape, Tokens
 from microgpt.engines.fused.passes import rmsnorm
 from microgpt.engines.fused.simd.exp import LOG2E, exp2
-from microgpt.engines.fused.simd.intrinsics import BYTES, once
+from microgpt.engines.fused.simd.intrinsics import BYTES, noinline
 from microgpt.engines.fused.simd.matmul import (
-    Coming,
+    Prefetch,
     multiply,
-    multiply_bringing,
+    multiply_prefetching,
     place,
     transpose,
     transpose_back,
@@ -29,13 +29,13 @@ from microgpt.engines.fused.simd.matmul import (
 )  # fmt: skip
 from microgpt.engines.fused.simd.vectors import fma, lanes, load, maximum, positive, splat, store
 
-FAR = 1e30  # taken from the score of a key that is not the lane's own: 2^-FAR is nothing beside any other
+FAR = 1e30  # subtracted from the score of a key of an earlier sequence: 2^-FAR is zero
 
-fours, side = inline(layout.fours), inline(layout.side)
+round_up_4, batch_workspace = inline(layout.round_up_4), inline(layout.batch_workspace)
 
 
 class Ring(NamedTuple):
-    """Slots in their order in memory: from `low` up to the newest, and from `rest` on those of before it came round."""
+    """The slots in use: from `low` up to the newest and, where the ring has wrapped around, from `rest` on."""
 
     slots: int
     slot: int  # the newest
@@ -45,10 +45,13 @@ class Ring(NamedTuple):
 
 @jit
 def score(size: int, n: int, q: P, k: P, low: int, high: int, newest: int, mine: Any, p: P, top: Any) -> Any:
-    """Scores of slots low .. high, the newest of which has number `newest`, and the largest of them and `top`."""
-    once()
+    """Scores of slots low .. high, of which slot `newest` is the newest; returns the largest of them and `top`.
+
+    `mine` is each lane's number of earlier positions.
+    """
+    noinline()
     W, none = lanes(q), splat(q, 0.0)
-    begin = min(high, fours(low))
+    begin = min(high, round_up_4(low))
     end = max(begin, high // FOUR * FOUR)
     for s in range(begin, end, FOUR):
         keys = k + s * size * W
@@ -69,7 +72,7 @@ def score(size: int, n: int, q: P, k: P, low: int, high: int, newest: int, mine:
         store(p, s * W + 2 * W, c)
         store(p, s * W + 3 * W, d)
         top = maximum(top, maximum(maximum(a, b), maximum(c, d)))
-    for part in range(2):  # what is no four
+    for part in range(2):  # the slots outside of whole fours
         for s in range(end if part else low, high if part else begin):
             keys, a = k + (s // FOUR * size * FOUR + s % FOUR) * W, none
             for i in range(size):
@@ -84,16 +87,18 @@ def score(size: int, n: int, q: P, k: P, low: int, high: int, newest: int, mine:
 def mixture(
     ring: Ring, p: P, scale: float, top: Any, scores: bool, inverse: Any, v: P, y: P, n: int, count: int
 ) -> Any:  # fmt: skip
-    """The first `count` of four channels y (4, n) of values v (slots, 4, a vector), weighed by p and `inverse`.
+    """The first `count` of four channels y (4, n): values v (slots, 4, a vector) weighted by p and `inverse`.
 
-    If p are `scores` they become weights, 2^(scale (score - top)), and one over their sum is the new `inverse`.
+    If p are `scores`, they are replaced by weights 2^(scale (score - top)), and `inverse` by 1 / their sum.
     """
-    once()
+    noinline()
     W, none = lanes(p), splat(p, 0.0)
     a, b, c, d, e, f, g, h, sums = none, none, none, none, none, none, none, none, none
     for part in range(2):
         low, high = (ring.rest, ring.slots) if part else (ring.low, ring.slot + 1)
-        for s in range(low * W, (high - 1) * W, 2 * W):  # two slots: eight sums at once hide how long one takes
+        for s in range(
+            low * W, (high - 1) * W, 2 * W
+        ):  # two slots: eight independent sums hide the latency of an addition
             one, two, values = load(p, s), load(p, s + W), v + s * FOUR
             if scores:
                 one, two = exp2((one - top) * scale), exp2((two - top) * scale)
@@ -133,12 +138,14 @@ def mixture(
 
 @inline
 def mix_slots(size: int, n: int, q: P, k: P, v: P, y: P, at: P, p: P, ring: Ring) -> None:
-    """One head of the newest position of every lane: q, y (size, n); k (slots / 4, size, 4, a vector) and v (size / 4,
-    slots, 4, a vector), one after another for every vector of lanes; p is room for a score a slot.
+    """Attention of one head, for the newest position of every lane: q, y (size, n).
+
+    k (slots / 4, size, 4, a vector) and v (size / 4, slots, 4, a vector) are stored one after another for every vector
+    of lanes; p is a workspace for one score per slot.
     """
     scale, W, slots = LOG2E / math.sqrt(size), lanes(q), ring.slots
     for j in range(0, n, W):
-        mine, keys, values = load(at, j), k + j * slots * size, v + j * slots * fours(size)
+        mine, keys, values = load(at, j), k + j * slots * size, v + j * slots * round_up_4(size)
         top = score(size, n, q + j, keys, ring.low, ring.slot + 1, ring.slot, mine, p, splat(q, -FAR))
         top = score(size, n, q + j, keys, ring.rest, slots, ring.slot + slots, mine, p, top)
         inverse = top
@@ -150,7 +157,7 @@ def mix_slots(size: int, n: int, q: P, k: P, v: P, y: P, at: P, p: P, ring: Ring
 
 @inline
 def choose(logits: P, V: int, n: int, temperature: float, uniform: P, drawn: P) -> None:
-    """A token for every lane from logits (V, n), by its uniform number; the likeliest at temperature 0."""
+    """Draw a token per lane from logits (V, n) by its uniform number; the likeliest one at temperature 0."""
     one = splat(logits, 1.0)
     for j in range(0, n, lanes(logits)):
         high, best = load(logits, j), splat(logits, 0.0)
@@ -173,25 +180,25 @@ def choose(logits: P, V: int, n: int, temperature: float, uniform: P, drawn: P) 
 
 @inline
 def keep(size: int, n: int, k: P, v: P, keys: P, values: P, ring: Ring) -> None:
-    """The newest key and value of one head, (size, n), go to their slot; see mix_slots."""
+    """Store the newest key and value of one head, (size, n), in their slot; see mix_slots."""
     W, slots, slot = lanes(k), ring.slots, ring.slot
     for i in range(size):
         to_k = ((slot // FOUR * size + i) * FOUR + slot % FOUR) * W
         to_v = ((i // FOUR * slots + slot) * FOUR + i % FOUR) * W
         for j in range(0, n, W):
             store(keys, j * slots * size + to_k, load(k, i * n + j))
-            store(values, j * slots * fours(size) + to_v, load(v, i * n + j))
+            store(values, j * slots * round_up_4(size) + to_v, load(v, i * n + j))
 
 
 @inline
-def two_heads(x: P, head: int, rows: int, run: int, apart: int) -> Coming:
-    """Keys or values of two heads, `head` numbers from one to the next, come nearer: 2 rows of each."""
-    return Coming(x, x + rows * apart, x + head, x + (head + rows * apart), rows, run, apart)
+def two_heads(x: P, head: int, rows: int, run: int, stride: int) -> Prefetch:
+    """Prefetch keys or values of two heads, `head` numbers from one to the next: 2 rows of each."""
+    return Prefetch(x, x + rows * stride, x + head, x + (head + rows * stride), rows, run, stride)
 
 
 @inline
 def proceed_all(
-    c: Shape, w: P, wt: P, n: int, d: Side, age: int, slot: int, slots: int, cos: P, sin: P, ldr: int
+    c: Shape, w: P, wt: P, n: int, d: BatchWorkspace, age: int, slot: int, slots: int, cos: P, sin: P, ldr: int
 ) -> None:  # fmt: skip
     """Logits (Vp, n) of every lane's token at its position; `age` is that of the longest sequence."""
     D, F, W = c.Dp, c.Fp, lanes(w)
@@ -211,17 +218,17 @@ def proceed_all(
     if c.norm_embedding:
         rmsnorm(d.x, d.x, d.r, n, c.D, D)
     zero(d.mixed + c.D * n, (D - c.D) * n)
-    a_key, a_value, low = c.size * slots * n, fours(c.size) * slots * n, ring.low * W
-    # the first heads' keys and values come nearer during the products before them, unless all are near
-    run = (slot + 1) * W - low if (slot + 1 - ring.low) * c.size * n > NEAR else 0
+    a_key, a_value, low = c.size * slots * n, round_up_4(c.size) * slots * n, ring.low * W
+    # prefetch the first heads' keys and values during the products before them, unless all are in the cache
+    run = (slot + 1) * W - low if (slot + 1 - ring.low) * c.size * n > L1_SIZE else 0
     for i in range(c.layers):
         lw = wt + (c.layer + i * c.step)
         keys, values, next_keys = (
             d.keys + i * c.H * a_key, d.values + i * c.H * a_value, d.keys + (i + 1) % c.layers * c.H * a_key
         )  # fmt: skip
         rmsnorm(d.x, d.y, d.r, n, c.D, D)
-        ahead = two_heads(values + low * FOUR, a_value, c.size // (2 * FOUR), run * FOUR, slots * W * FOUR)
-        multiply_bringing(d.y, c.Ds, lw, 0, d.qkv, c.Qs, n, D, 3 * D, False, False, ahead)
+        prefetch = two_heads(values + low * FOUR, a_value, c.size // (2 * FOUR), run * FOUR, slots * W * FOUR)
+        multiply_prefetching(d.y, c.Ds, lw, 0, d.qkv, c.Qs, n, D, 3 * D, False, False, prefetch)
         transpose(d.qkv, c.Qs, d.heads, n, n, 3 * D)
         for head in range(c.H):
             q = d.heads + head * c.size * n
@@ -241,8 +248,8 @@ def proceed_all(
         rmsnorm(d.x, d.y, d.r, n, c.D, D)
         multiply(d.y, c.Ds, lw + c.fc1, 0, d.h, c.Fs, n, D, F, False)
         activate(c.activation, d.h, d.h, n * c.Fs)
-        ahead = two_heads(next_keys + low * c.size, a_key, 1, run * c.size // 2, run * c.size // 2)
-        multiply_bringing(d.h, c.Fs, lw + c.fc2, 0, d.x, c.Ds, n, F, D, True, False, ahead)
+        prefetch = two_heads(next_keys + low * c.size, a_key, 1, run * c.size // 2, run * c.size // 2)
+        multiply_prefetching(d.h, c.Fs, lw + c.fc2, 0, d.x, c.Ds, n, F, D, True, False, prefetch)
     if c.final_norm:
         rmsnorm(d.x, d.x, d.r, n, c.D, D)
     multiply(d.x, c.Ds, wt + c.head, 0, d.z, c.Vs, n, D, c.Vp, False)
@@ -253,24 +260,27 @@ def proceed_all(
 
 
 def generate_batch(
-    c: Shape, prompts: Tokens, offsets: Ints, count: int, room: int, temperature: float, uniform: Doubles, numbers: int,
-    stop: int, w: P, wt: P, p: P, n: int, slots: int, cos: P, sin: P, ldr: int, owner: Ints, out: Tokens, lengths: Ints,
+    c: Shape, prompts: Tokens, offsets: Ints, count: int, max_length: int, temperature: float, uniform: Doubles,
+    numbers: int, stop: int, w: P, wt: P, p: P, n: int, slots: int, cos: P, sin: P, ldr: int, owner: Ints, out: Tokens,
+    lengths: Ints,
 ) -> int:  # fmt: skip
-    """Sequence i of `count` after prompt i into out (count, room), lengths[i] of them, on n lanes.
+    """Generate `count` sequences on n lanes: lengths[i] tokens after prompt i into out (count, max_length).
 
-    Each is drawn with a line of its own of `uniform` (count, numbers).
+    Sequence i draws from row i of `uniform` (count, numbers). Returns the number of tokens.
     """
-    d = side(c, p, n, slots, lanes(w))
+    d = batch_workspace(c, p, n, slots, lanes(w))
     token, at, chance, drawn = d.token, d.at, d.chance, d.drawn
-    below = 1.0 - 0.5 ** (24 if 4 * lanes(w) == BYTES else 53)  # the largest number below one, which a chance is not
-    coming, running, slot, total = 0, 0, 0, 0
+    below = 1.0 - 0.5 ** (
+        24 if 4 * lanes(w) == BYTES else 53
+    )  # the largest number below one: uniform numbers stay below one when rounded
+    upcoming, running, slot, total = 0, 0, 0, 0
     for j in range(n):
         owner[j], token[j], at[j], chance[j] = -1, 0, 0, 0
-        while owner[j] < 0 and coming < count:
-            if offsets[coming + 1] - offsets[coming] <= room:
-                owner[j], token[j] = coming, prompts[offsets[coming]]
+        while owner[j] < 0 and upcoming < count:
+            if offsets[upcoming + 1] - offsets[upcoming] <= max_length:
+                owner[j], token[j] = upcoming, prompts[offsets[upcoming]]
                 running += 1
-            coming += 1
+            upcoming += 1
     while running > 0:
         age = 0
         for j in range(n):
@@ -296,18 +306,18 @@ def generate_batch(
                 new = min(int(drawn[j]), c.V - 1)
                 going = new != stop
                 if going:
-                    out[i * room + position - T] = new
+                    out[i * max_length + position - T] = new
                     lengths[i] = position - T + 1
                     total += 1
                     token[j] = new
-                    going = position < room
+                    going = position < max_length
             at[j] = position
             if not going:
                 running -= 1
                 owner[j], at[j], token[j] = -1, 0, 0
-                while owner[j] < 0 and coming < count:
-                    if offsets[coming + 1] - offsets[coming] <= room:
-                        owner[j], token[j] = coming, prompts[offsets[coming]]
+                while owner[j] < 0 and upcoming < count:
+                    if offsets[upcoming + 1] - offsets[upcoming] <= max_length:
+                        owner[j], token[j] = upcoming, prompts[offsets[upcoming]]
                         running += 1
-                    coming += 1
+                    upcoming += 1
     return total

@@ -1,15 +1,18 @@
-"""What compiled code is told: the model in numbers, the rows to compute, and where everything lies.
+"""The memory layout: the records that kernels get, and the offsets and sizes of the arrays they work on.
 
-Legend: N positions of some rows, one row after another without padding; T positions of one row; D n_embd, H heads,
-V vocabulary. All widths in memory are padded to whole vectors; what pads is zero and stays so: it adds nothing to a
-product, a norm or a gradient.
+Legend for all files of this engine: c Shape, t Trace, k Weights, a Matrix, u Update, d a workspace; W lanes per vector;
+N positions of some rows, one row after another without padding; T positions of one row; S keys of one row; D n_embd,
+F 4 n_embd, H heads, V vocabulary; ld* numbers from one row of a matrix to the next; d* a gradient.
+
+All widths in memory are padded to whole vectors. The padding is zero and stays zero: it adds nothing to a product, a
+norm or a gradient.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-# Pointers: to numbers of the engine's float type, to those or words of two bfloat16s, to int32, int64, float64, uint8.
+# Pointers: to numbers of the engine's float type, to those or pairs of bfloat16s, to int32, int64, float64, uint8.
 P = Any
 Operands = Any
 Tokens = Any
@@ -17,27 +20,27 @@ Ints = Any
 Doubles = Any
 Bytes = Any
 
-FOUR = 4  # slots of keys, and channels of values, that lie side by side where a sequence is a lane
-PAIR = 2  # vectors in a row of a full tile, and of a panel
-QUERIES = 64  # rows of scores at a time on the way back, a multiple of a vector
-NEAR = 8192  # numbers that stay in the nearest cache beside others
-NEARBY = 65536  # and in the second one
-BLOCK = 256  # positions of which a weight's gradient takes so many at a time that a panel of them stays near
+FOUR = 4  # slots of keys, and channels of values, that are adjacent in a batch, where each lane is a sequence
+PAIR = 2  # vectors per row of a full tile, and of a panel
+QUERIES = 64  # rows of scores per block of the backward pass, a multiple of a vector
+L1_SIZE = 8192  # numbers that stay in the level 1 cache beside others
+L2_SIZE = 65536  # and in the level 2 cache
+BLOCK = 256  # positions per block of a weight's gradient: a panel of them stays in the level 2 cache
 LINE = 16  # float64s from one thread's sums to the next, so that no two share a cache line
 
 
 class Shape(NamedTuple):
-    """The model in numbers: widths in truth and padded, options, and where each matrix begins in the flat vectors."""
+    """The model in numbers: widths without and with padding, options, and the offset of each matrix."""
 
     D: int
     V: int
     H: int
-    size: int  # channels a head
+    size: int  # channels per head
     layers: int
     Dp: int
     Fp: int
     Vp: int
-    Ds: int  # apart: from one position's Dp numbers to the next
+    Ds: int  # stride from one position's Dp numbers to the next
     Qs: int  # of 3 Dp
     Fs: int
     Vs: int
@@ -48,7 +51,7 @@ class Shape(NamedTuple):
     norm_embedding: bool
     final_norm: bool
     qk_norm: bool
-    short: bool  # heads so small that several lie in a vector: rows of up to a vector's length go another way
+    short: bool  # several heads fit in a vector: attention_short.py takes rows of up to W positions
     softcap: float
     dropout: float
     wte: int
@@ -57,7 +60,7 @@ class Shape(NamedTuple):
     block: int  # rows of wpe
     head: int
     layer: int  # the first layer's qkv
-    wo: int  # from there
+    wo: int  # relative to `layer`
     fc1: int
     fc2: int
     step: int  # from a layer to the next
@@ -65,7 +68,7 @@ class Shape(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """Where a matrix (out, in) begins in the flat vectors, and its padded widths."""
+    """The offset of a matrix (out, in) in the flat vectors, and its padded widths."""
 
     at: int
     fan_in: int
@@ -73,7 +76,7 @@ class Matrix(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Rows low .. high of the feed, and what dropout must know of them."""
+    """Rows low .. high of the feed, and the keys of their dropout masks."""
 
     tokens: P
     offsets: P
@@ -83,11 +86,11 @@ class Rows(NamedTuple):
     dropping: bool
     seed: int
     step: int
-    alone: bool  # each has a product of its own that makes its queries, keys and values
+    separate: bool  # queries, keys and values are computed row by row
 
 
 class Cache(NamedTuple):
-    """Keys and values (layers, Dp, ld) of the positions so far, or none."""
+    """Keys and values (layers, Dp, ld) of `past` earlier positions; not `active`: none."""
 
     k: P
     v: P
@@ -97,7 +100,7 @@ class Cache(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What the backward pass needs of the forward pass, and room to work in; for every layer unless noted."""
+    """The forward pass's results that the backward pass reads, per layer unless noted, and a workspace."""
 
     x: P  # the residual stream, not by layer
     x0: P  # the normed embedding, not by layer
@@ -106,9 +109,9 @@ class Trace(NamedTuple):
     r1: P
     heads: P  # for each row queries, keys, values and mix (4 Dp, ld)
     rq: P  # of the norm of queries and keys (2 H, ld)
-    tops: P  # of the scores (H, ld)
+    maxima: P  # of the scores (H, ld)
     inverse: P
-    pairs: P  # of rows that go the short way, the weights of queries and keys
+    pairs: P  # attention weights of rows that attention_short.py takes
     mix: P
     n2: P
     r2: P
@@ -117,7 +120,7 @@ class Trace(NamedTuple):
     r: P
     logits: P
     dlogits: P
-    qkv: P  # room from here on
+    qkv: P  # workspace from here on
     o: P
     dx: P
     do: P
@@ -128,29 +131,29 @@ class Trace(NamedTuple):
     p: P
     ds: P
     end: P
-    panels: P  # room for the operands of products: turned, or of words where they are of bfloat16s
-    head_panels: P  # those of a head's attention: in there, behind those that make queries, keys and values
+    panels: P  # operands of products, transposed or in pairs of bfloat16s
+    head_panels: P  # operands of a head's attention, within `panels`, behind those of queries, keys and values
 
 
-def apart(n: int, W: int) -> int:
+def stride(n: int, W: int) -> int:
     """Numbers from one row of n activations to the next: an odd number of vectors, unless there are few.
 
-    Were it a large power of two, the beginnings of all rows would share a few places of the nearest cache.
+    With a large power of two, all rows would begin in the same few sets of the level 1 cache.
     """
     return n + W if n >= 16 * W and n // W % 2 == 0 else n
 
 
 def place(i: int, j: int, M: int, N: int, W: int) -> int:
-    """Where column j, at a whole vector, of row i lies in an (M, N) matrix in panels; see products.py."""
+    """The offset of row i, column j (a whole vector) in an (M, N) matrix in panels; see simd/matmul.py."""
     within = j % (PAIR * W)
     return (j - within) * M + i * min(PAIR * W, N - j + within) + within
 
 
 def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> Trace:
-    """The trace of N positions that take `columns` columns by row, at most S keys a row, W lanes; from p on."""
+    """The trace, from p on, of N positions that take `columns` columns by row, with at most S keys per row."""
     L, D = c.layers, c.Dp
-    slack = 2 * W * W  # blocks are read and written whole
-    numbers = N + W - N % W + slack  # one a position; every part begins at a whole vector
+    slack = 2 * W * W  # blocks of W x W are read and written whole
+    numbers = N + W - N % W + slack  # one per position; every part begins at a whole vector
     layers = L * N + W - L * N % W + slack
     stream, deep = N * c.Ds + slack, L * N * c.Ds + slack
     wide, deep_wide = N * c.Fs + slack, L * N * c.Fs + slack
@@ -163,8 +166,8 @@ def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> 
     r1 = n1 + deep
     qkvy = r1 + layers
     rq = qkvy + (4 * L * D * columns + slack)
-    tops = rq + 2 * heads
-    inverse = tops + heads
+    maxima = rq + 2 * heads
+    inverse = maxima + heads
     pairs = inverse + heads
     mix = pairs + (L * columns * (W + 1) // 2 * D + slack if c.short else 0)
     n2 = mix + deep
@@ -185,23 +188,23 @@ def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> 
     weights = dheads + (4 * D * columns + slack)
     ds = weights + scores
     end = ds + (2 * PAIR * W * QUERIES + S + slack)
-    head_panels = panels + (3 * D * D + 2 * D * (S + W) + 2 * NEAR)
+    head_panels = panels + (3 * D * D + 2 * D * (S + W) + 2 * L1_SIZE)
     return Trace(
-        x, x0, r0, n1, r1, qkvy, rq, tops, inverse, pairs, mix, n2, r2, h, y, r, z, dz, qkv, o, dx, do, dn, a, da,
+        x, x0, r0, n1, r1, qkvy, rq, maxima, inverse, pairs, mix, n2, r2, h, y, r, z, dz, qkv, o, dx, do, dn, a, da,
         dheads, weights, ds, end, panels, head_panels,
     )  # fmt: skip
 
 
-def room_size(c: Shape, N: int, columns: int, S: int, W: int) -> int:
-    """Numbers that a trace takes."""
+def workspace_size(c: Shape, N: int, columns: int, S: int, W: int) -> int:
+    """Numbers in a trace."""
     return int(lay_out(c, 0, 0, N, columns, S, W).end)
 
 
-class Desk(NamedTuple):
-    """What the short way works on."""
+class DecodeWorkspace(NamedTuple):
+    """The workspace of the fast path of generate.py."""
 
     table: P  # (V, S, 4 Dp): the residual stream and layer 0's query, key, value of a token at a position
-    known: P  # which of them are computed already
+    known: P  # 1 where the table's entry is computed
     keys: P  # (layers, S, Dp), as values
     values: P
     x: P
@@ -213,8 +216,8 @@ class Desk(NamedTuple):
     logits: P
 
 
-def desk(c: Shape, p: P, known: P, S: int, W: int) -> Desk:
-    """The places from p on."""
+def decode_workspace(c: Shape, p: P, known: P, S: int, W: int) -> DecodeWorkspace:
+    """The workspace that begins at p."""
     D = c.Dp
     keys = p + c.V * S * 4 * D
     values = keys + c.layers * S * D
@@ -224,28 +227,28 @@ def desk(c: Shape, p: P, known: P, S: int, W: int) -> Desk:
     h = mix + D
     r = h + c.Fp
     scores = r + W
-    return Desk(p, known, keys, values, x, n, mix, h, r, scores, scores + S * W)
+    return DecodeWorkspace(p, known, keys, values, x, n, mix, h, r, scores, scores + S * W)
 
 
-def desk_size(c: Shape, S: int, W: int) -> int:
-    """Numbers that the short way works on."""
-    return int(desk(c, 0, 0, S, W).logits) + c.Vp
+def decode_workspace_size(c: Shape, S: int, W: int) -> int:
+    """Numbers in a DecodeWorkspace."""
+    return int(decode_workspace(c, 0, 0, S, W).logits) + c.Vp
 
 
-def fours(n: int) -> int:
-    """n rounded up to whole fours."""
+def round_up_4(n: int) -> int:
+    """n rounded up to a multiple of four."""
     return (n + FOUR - 1) // FOUR * FOUR
 
 
-class Side(NamedTuple):
-    """What sequences side by side, n of them, work on."""
+class BatchWorkspace(NamedTuple):
+    """The workspace of a batch of n sequences, one per lane; see generate_batch.py."""
 
     token: P  # (n), as the next three
     at: P
     chance: P
     drawn: P
     logits: P  # (Vp, n)
-    keys: P  # by layer and head; see streams.mix_slots
+    keys: P  # by layer and head; see generate_batch.mix_slots
     values: P
     x: P
     y: P
@@ -260,8 +263,8 @@ class Side(NamedTuple):
     end: P
 
 
-def side(c: Shape, p: P, n: int, slots: int, W: int) -> Side:
-    """The places from p on."""
+def batch_workspace(c: Shape, p: P, n: int, slots: int, W: int) -> BatchWorkspace:
+    """The workspace that begins at p."""
     heads, slack = c.layers * c.H * slots * n, 2 * W * W  # blocks are read and written whole
     logits = p + 4 * n
     keys = logits + (c.Vp * n + slack)
@@ -277,19 +280,19 @@ def side(c: Shape, p: P, n: int, slots: int, W: int) -> Side:
     turns = z + (n * c.Vs + slack)
     scores = turns + c.size * n
     end = scores + slots * W
-    return Side(
+    return BatchWorkspace(
         p, p + n, p + 2 * n, p + 3 * n, logits, keys, values, x, y, r, qkv, in_lanes, mixed, h, z, turns, scores, end
     )
 
 
-def side_size(c: Shape, n: int, slots: int, W: int) -> int:
-    """Numbers that n sequences side by side take."""
-    return int(side(c, 0, n, slots, W).end)
+def batch_workspace_size(c: Shape, n: int, slots: int, W: int) -> int:
+    """Numbers in a BatchWorkspace of n sequences."""
+    return int(batch_workspace(c, 0, n, slots, W).end)
 
 
 def panels_size(c: Shape, N: int, S: int, W: int) -> int:
-    """Numbers, or words, that the operands of products take: of N positions, or of a row of S."""
+    """Numbers, or pairs of bfloat16s, of the operands of products of N positions, or of a row of S."""
     widest, panel = max(c.Fs, c.Qs, c.Vs), PAIR * W
     head = 4 * (c.size + 1) * (S + 2 * W) + panel * (max(S, QUERIES) + W)
-    linear = (N + 2) * (widest + c.Fs) + panel * (widest + W) + 2 * NEAR
+    linear = (N + 2) * (widest + c.Fs) + panel * (widest + W) + 2 * L1_SIZE
     return max(linear, int(lay_out(c, 0, 0, N, N, S, W).head_panels) + head)

@@ -1,6 +1,6 @@
 """The forward and the backward pass: the functions of manual.py, in its order, as loops over vectors.
 
-Weights are (out, in) in `w`, in panels as products read them; in `wt` they are (in, out). Legend: memory.py.
+Weights are (out, in) in `w`, in panels; in `wt` they are transposed, (in, out). Legend: layout.py.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from microgpt.engines.fused.jit.functions import inline, jit
 from microgpt.engines.fused.layout import Cache, Matrix, P, Rows, Shape, Trace
 from microgpt.engines.fused.linear import input_back, linear, linear_back, project, weights_back
 from microgpt.engines.fused.simd.exp import LOG2E, exp2
-from microgpt.engines.fused.simd.intrinsics import once
-from microgpt.engines.fused.simd.matmul import add, apart, copy, place, zero
+from microgpt.engines.fused.simd.intrinsics import noinline
+from microgpt.engines.fused.simd.matmul import add, copy, place, stride, zero
 from microgpt.engines.fused.simd.vectors import (
     first,
     fma,
@@ -35,9 +35,9 @@ from microgpt.engines.fused.simd.vectors import (
 @jit
 def rmsnorm(x: P, y: P, r: P, N: int, D: int, Dp: int) -> None:
     """y = x r with r = 1 / sqrt(mean(x^2) + 1e-5)."""
-    once()
+    noinline()
     for n in range(N):
-        at = n * apart(Dp, lanes(x))
+        at = n * stride(Dp, lanes(x))
         sums = splat(x, 0.0)
         for i in range(0, Dp, lanes(x)):
             v = load(x, at + i)
@@ -50,10 +50,10 @@ def rmsnorm(x: P, y: P, r: P, N: int, D: int, Dp: int) -> None:
 
 @jit
 def rmsnorm_back(dy: P, y: P, r: P, dx: P, N: int, D: int, Dp: int, adding: bool) -> None:
-    """dx = r (dy - y mean(dy y)), or added to dx, which may be dy."""
-    once()
+    """dx = r (dy - y mean(dy y)), or added to dx; dx may be dy."""
+    noinline()
     for n in range(N):
-        at = n * apart(Dp, lanes(y))
+        at = n * stride(Dp, lanes(y))
         dots = splat(y, 0.0)
         for i in range(0, Dp, lanes(y)):
             dots = fma(load(dy, at + i), load(y, at + i), dots)
@@ -77,7 +77,7 @@ def mix(x: int) -> int:
 @jit
 def drop(c: Shape, x: P, T: int, seed: int, step: int, row: int, place: int) -> None:
     """x (T, Ds) times microgpt.engines.common.dropout.scales, in place."""
-    once()
+    noinline()
     key = seed & U32
     for part in (seed >> 32, step, row, place):
         key = mix((key + (part & U32) + 0x9E3779B9) & U32)
@@ -90,7 +90,7 @@ def drop(c: Shape, x: P, T: int, seed: int, step: int, row: int, place: int) -> 
 @jit
 def drop_rows(c: Shape, rows: Rows, x: P, place: int) -> None:
     """Dropout on the positions (N, Ds) of some rows, in place."""
-    once()
+    noinline()
     for row in range(rows.low, rows.high):
         T = rows.offsets[row + 1] - rows.offsets[row] - 1
         drop(c, x, T, rows.seed, rows.step, row - rows.first_row, place)
@@ -101,9 +101,9 @@ def drop_rows(c: Shape, rows: Rows, x: P, place: int) -> None:
 def forward(
     c: Shape, k: Weights, rows: Rows, t: Trace, cache: Cache, cos: P, sin: P, ldr: int, N: int, NT: int
 ) -> None:
-    """Logits (N, Vp) of the rows' tokens, and what the way back needs; a cache continues one row.
+    """Logits (N, Vp) of the rows' tokens, and the trace for the backward pass; a cache continues one row.
 
-    Where the weights lie `turned` in wt, they need not be turned again; see linear.
+    NT is the number of columns where each row is padded to whole vectors.
     """
     w = k.w
     D, F, W = c.Dp, c.Fp, lanes(w)
@@ -129,7 +129,7 @@ def forward(
         fc1, fc2 = Matrix(at + c.fc1, D, F), Matrix(at + c.fc2, F, D)
         n1, mix, n2, h = t.n1 + i * N * c.Ds, t.mix + i * N * c.Ds, t.n2 + i * N * c.Ds, t.h + i * N * c.Fs
         rmsnorm(t.x, n1, t.r1 + i * N, N, c.D, D)
-        if not rows.alone:
+        if not rows.separate:
             linear(n1, k, qkv, wo, t.qkv, N, False, t.panels)
         n, column = 0, i * NT
         for row in range(rows.low, rows.high):
@@ -142,11 +142,11 @@ def forward(
                     c.size, D, t.qkv + n * c.Qs, heads, t.pairs + column * (W + 1) // 2 * D, mix + n * c.Ds, T
                 )
             else:
-                if rows.alone:
+                if rows.separate:
                     project(n1 + n * c.Ds, k, qkv, wo, heads, ld, T, row > rows.low, row + 1 < rows.high, t.panels)
                 attend(
-                    c, t, t.qkv + n * c.Qs, heads, ld, past, t.rq + 2 * c.H * column, t.tops + c.H * column,
-                    t.inverse + c.H * column, mix + n * c.Ds, cos, sin, ldr, T, rows.alone,
+                    c, t, t.qkv + n * c.Qs, heads, ld, past, t.rq + 2 * c.H * column, t.maxima + c.H * column,
+                    t.inverse + c.H * column, mix + n * c.Ds, cos, sin, ldr, T, rows.separate,
                 )  # fmt: skip
             n += T
             column += ld
@@ -169,7 +169,7 @@ def forward(
         rmsnorm(t.x, t.y, t.r, N, c.D, D)
     else:
         copy(t.x, t.y, N * c.Ds)
-    last = settled(w, k.wt, k.turned, k.keep)
+    last = settled(w, k.wt, k.transposed, k.keep)
     linear(t.y, last, Matrix(c.head, D, c.Vp), Matrix(c.head, D, c.Vp), t.logits, N, False, t.panels)
     if c.softcap > 0:
         for j in range(0, N * c.Vs, W):
@@ -180,7 +180,7 @@ def forward(
 def cross_entropy(c: Shape, rows: Rows, scored: P, weight: float, logits: P, dlogits: P) -> float:
     """The weighted sum of -log softmax(logits)[target]; dlogits = weight (softmax(logits) - onehot(target))."""
     # log a + log b = log a b: one logarithm for many positions
-    odds, score, whole = 0.0, 0.0, 1.0
+    logs, score, whole = 0.0, 0.0, 1.0
     W = lanes(logits)
     tail = c.Vp - W
     for row in range(rows.low, rows.high):
@@ -205,7 +205,7 @@ def cross_entropy(c: Shape, rows: Rows, scored: P, weight: float, logits: P, dlo
                 sums = group_sum(sums, W)
                 whole *= lane(sums)
                 if whole > 1e200:
-                    odds += math.log(whole)
+                    logs += math.log(whole)
                     whole = 1.0
                 scale = weight / sums
                 for j in range(0, c.Vp, W):
@@ -213,14 +213,14 @@ def cross_entropy(c: Shape, rows: Rows, scored: P, weight: float, logits: P, dlo
                 dlogits[target] -= weight
             logits = logits + c.Vs
             dlogits = dlogits + c.Vs
-    return weight * (odds + math.log(whole) - score)
+    return weight * (logs + math.log(whole) - score)
 
 
 @inline
 def backward(
     c: Shape, w: P, dw: P, rows: Rows, t: Trace, cos: P, sin: P, ldr: int, N: int, NT: int, adding: bool, last: bool
 ) -> float:
-    """The gradients of all weights, or added to dw, given those of the logits; the sum of their squares if `last`."""
+    """The gradients of all weights, or added to dw, given the logits'; returns the sum of their squares if `last`."""
     D, F, W, norm = c.Dp, c.Fp, lanes(w), 0.0
     if c.softcap > 0:
         for j in range(0, N * c.Vs, W):
@@ -257,7 +257,7 @@ def backward(
                 )
             else:
                 attend_back(
-                    c, t, t.dn + n * c.Ds, heads, ld, t.rq + 2 * c.H * column, t.tops + c.H * column,
+                    c, t, t.dn + n * c.Ds, heads, ld, t.rq + 2 * c.H * column, t.maxima + c.H * column,
                     t.inverse + c.H * column, t.qkv + n * c.Qs, cos, sin, ldr, T,
                 )  # fmt: skip
             n += T
@@ -265,7 +265,7 @@ def backward(
         linear_back(t.qkv, n1, lw, ldw, t.dn, N, D, 3 * D, adding, t.panels)
         rmsnorm_back(t.dn, n1, t.r1 + i * N, t.dx, N, c.D, D, True)
         if last:
-            norm += squares(ldw, c.step)  # while they are near
+            norm += squares(ldw, c.step)  # while they are in the cache
     if rows.dropping:
         drop_rows(c, rows, t.dx, 0)
     if c.norm_embedding:

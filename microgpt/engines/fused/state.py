@@ -1,4 +1,4 @@
-"""Weights and moments as the engine keeps them: flat vectors of padded matrices in panels; see products.py."""
+"""Weights and moments as the engine keeps them: flat vectors of padded matrices in panels; see simd/matmul.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARTS = (("w", ""), ("m", "m."), ("v", "v."))  # of a state, and how their tenso
 
 
 class Place(NamedTuple):
-    """Where a tensor lies in a flat vector: rows `first` to first + rows of a matrix (height, width) from `at` on."""
+    """The place of a tensor in a flat vector: rows `first` to first + rows of the matrix (height, width) at `at`."""
 
     at: int
     height: int
@@ -21,20 +21,20 @@ class Place(NamedTuple):
     rows: int
     columns: int
     width: int
-    wide: int  # columns of a panel
+    wide: int  # columns per panel
 
 
 class State:
-    """Weights (out, in) and moments, each one flat vector of padded matrices in panels; see products.py."""
+    """Weights (out, in) and moments, each one flat vector of padded matrices in panels; see simd/matmul.py."""
 
     def __init__(self, n: int, where: dict[str, Place], dtype: str) -> None:
         self.where = where
         self.flat = {part: empty(n, dtype) for part, _ in PARTS}
         self.w, self.m, self.v = (at(part) for part in self.flat.values())
-        self.arranged: dict[str, np.ndarray] = {}  # the weights for generation, made once after they were changed
+        self.arranged: dict[str, np.ndarray] = {}  # the weights for generation, made once after each change
 
     def parts(self, part: str, name: str) -> Iterator[tuple[slice, np.ndarray]]:
-        """A matrix of a flat vector without its padding: columns, and the view (rows, those columns)."""
+        """A matrix of a flat vector without its padding: pairs of columns and the view (rows, those columns)."""
         at, height, first, rows, columns, width, wide = self.where[name]
         for j, panel in panels(self.flat[part][at:], height, width, wide):
             end = min(columns, j + wide)
@@ -42,14 +42,14 @@ class State:
 
 
 def panels(matrix: np.ndarray, rows: int, columns: int, wide: int) -> Iterator[tuple[int, np.ndarray]]:
-    """A flat (rows, columns) matrix that lies in panels: the first column of each, and its view (rows, width)."""
+    """The panels of a flat (rows, columns) matrix: the first column of each, and its view (rows, width)."""
     for j in range(0, columns, wide):
         width = min(wide, columns - j)
         yield j, matrix[j * rows : j * rows + rows * width].reshape(rows, width)
 
 
 def matrices(c: Shape) -> Iterator[tuple[int, int, int]]:
-    """Where each matrix begins, its rows and columns; queries, keys and values are one."""
+    """The offset, rows and columns of each matrix; those of queries, keys and values are one."""
     D, F = c.Dp, c.Fp
     yield from ((at, c.Vp, D) for at in sorted({c.wte, c.head}))
     if c.learned:
@@ -59,17 +59,17 @@ def matrices(c: Shape) -> Iterator[tuple[int, int, int]]:
         yield from ((at, 3 * D, D), (at + c.wo, D, D), (at + c.fc1, F, D), (at + c.fc2, D, F))
 
 
-# What generation uses often is arranged once; in NumPy, so that it need not be compiled.
+# Generation reads the weights often, so they are transposed once; in NumPy, which needs no compiling.
 
 
-def turned(c: Shape, w: np.ndarray, W: int, words: bool) -> np.ndarray:
-    """w with every matrix (out, in) as (in, out), or as (in / 2, out) words of two bfloat16s where it began."""
+def transposed(c: Shape, w: np.ndarray, W: int, bf16_pairs: bool) -> np.ndarray:
+    """w with every matrix (out, in) as (in, out), or as (in / 2, out) pairs of bfloat16s, at the same offset."""
     wide, wt = PAIR * W, empty(c.n, w.dtype)
     for at, fan_out, fan_in in matrices(c):
         for j, part in panels(w[at:], fan_out, fan_in, wide):
-            for i, place in panels(wt[at:], fan_in // (1 + words), fan_out, wide):
+            for i, place in panels(wt[at:], fan_in // (1 + bf16_pairs), fan_out, wide):
                 block = part[i : i + place.shape[1]].T
-                if words:
+                if bf16_pairs:
                     place[j // 2 : (j + len(block)) // 2] = pair_rows(block)
                 else:
                     place[j : j + len(block)] = block
@@ -77,14 +77,14 @@ def turned(c: Shape, w: np.ndarray, W: int, words: bool) -> np.ndarray:
 
 
 def pair_rows(x: np.ndarray) -> np.ndarray:
-    """Words of neighbours in the columns of x (rows, columns), each rounded to the nearest bfloat16."""
+    """Pairs of neighbours in the columns of x (rows, columns), each rounded to the nearest bfloat16."""
     bits = np.ascontiguousarray(x).view(np.uint32)
     bits = bits + 0x7FFF + (bits >> 16 & 1)
     return (bits[::2] >> 16 | bits[1::2] & 0xFFFF0000).view(np.float32)
 
 
 def empty(n: int, dtype: Any) -> np.ndarray:
-    """n zeros that begin at a cache line."""
+    """n zeros, aligned to a cache line."""
     raw = np.zeros(n * np.dtype(dtype).itemsize + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + n * np.dtype(dtype).itemsize].view(dtype)

@@ -24,18 +24,19 @@ import sys
 import numpy as np
 from random import Random
 from microgpt.config import Model, Optim
-from microgpt.engines import engine, pack
+from microgpt.engines.ladder import engine
+from microgpt.feed import pack
 from microgpt.engines.common import compiling
 from microgpt.engines.fused.jit import functions
-from microgpt.model import first_values
+from microgpt.model import init_weights
 
 assert functions.INTERNALS is None
 heard = []
 compiling.listeners.append(lambda what, seconds: heard.append(what))
 options = {"n_head": 4, "n_embd": 16, "position": "learned"}
 model = Model(vocab_size=11, block_size=9, n_layer=2, init_std=0.4, **options)
-feed = pack([[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [10, 3], [4, 4, 4]] * 2, rows_a_step=3)
-tensors, found = first_values(model, Random(0)), []
+feed = pack([[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [10, 3], [4, 4, 4]] * 2, rows_per_step=3)
+tensors, found = init_weights(model, Random(0)), []
 for name in ("manual", "fused"):
     e = engine(name)(model, Optim(), dtype="float64")
     state, losses = e.train(e.load(tensors), feed, np.full(2, 0.01))
@@ -48,7 +49,7 @@ prompts, offsets = np.array([1, 2, 3]), np.array([0, 1, 3])
 uniform = np.random.default_rng(0).random((2, 9))
 text = {}
 for given in (uniform, uniform[0]):
-    tokens, ends, used = e.write(e.load(tensors), prompts, offsets, 9, 0.7, given, 10)
+    tokens, ends, used = e.generate(e.load(tensors), prompts, offsets, 9, 0.7, given, 10)
     text[given.ndim] = tokens[: ends[1]].tolist()
 assert text[1] == text[2] and len(text[1]) > 1, text
 print(heard[0])

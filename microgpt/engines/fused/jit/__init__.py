@@ -1,1 +1,1 @@
-"""From Python to machine code in memory: compiled once, kept on disk, loaded without the compiler."""
+"""From Python to machine code in memory: compiled once, cached on disk, loaded without the compiler."""

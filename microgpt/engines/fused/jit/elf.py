@@ -1,9 +1,9 @@
-"""Machine code in one piece that may lie anywhere: made from an ELF object, then placed in memory without LLVM.
+"""Position-independent machine code: an image made from an ELF object file, placed in memory without LLVM.
 
-LLVM's library alone takes 50 MB of memory and a tenth of a second to load, more than a small model and its training.
-This does the little that is left of a linker's work where code is position-independent and calls next to nothing, on
-Linux for x86-64. For other machines there is no image, and LLVM loads the object. Names: the documents of ELF and of
-its ABI.
+LLVM's library takes 50 MB of memory and a tenth of a second to load, more than a small model and its training. For
+code that is position-independent and calls few functions, little is left of a linker's work, which is done here, on
+Linux for x86-64. Elsewhere there is no image, and LLVM loads the object file. The names are those of the ELF
+specification and the System V ABI for x86-64.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ JUMP = b"\xff\x25"  # jmp to the address that lies at a 32-bit distance from the
 
 
 class Image(NamedTuple):
-    """Code, where in it the kernels begin, and where the addresses of what it calls are to be written."""
+    """Code, the offsets of its kernels, and those at which the addresses of called functions are to be written."""
 
     data: bytes
     entry_points: dict[str, int]
@@ -31,7 +31,7 @@ class Image(NamedTuple):
 
 
 class Section(NamedTuple):
-    """An ELF section header, without what is not needed here."""
+    """The fields of an ELF section header that are used here."""
 
     name: int
     kind: int
@@ -49,7 +49,7 @@ def possible() -> bool:
 
 
 def image(elf: bytes, entry_points: tuple[str, ...]) -> Image | None:
-    """The image of an object, or None where it holds what is not known here."""
+    """The image of an object file, or None where it has a relocation that is not known here."""
     start, size, count = struct.unpack_from("<40xQ10xHH", elf)[0], *struct.unpack_from("<58xHH", elf)
     fields = [struct.unpack_from("<IIQ8xQQIIQ", elf, start + size * i) for i in range(count)]
     sections = [Section(*field) for field in fields]
@@ -81,7 +81,7 @@ def image(elf: bytes, entry_points: tuple[str, ...]) -> Image | None:
 
 
 def _symbols(elf: bytes, sections: list[Section]) -> Iterator[tuple[str, int, int]]:
-    """Name, section (0 for what lies elsewhere) and place of every symbol."""
+    """Name, section (0 for an undefined symbol) and offset of every symbol."""
     table = next(section for section in sections if section.kind == SYMTAB)
     names = sections[table.link].offset
     for at in range(table.offset, table.offset + table.size, 24):
@@ -91,7 +91,7 @@ def _symbols(elf: bytes, sections: list[Section]) -> Iterator[tuple[str, int, in
 
 
 def place(code: Image) -> tuple[mmap.mmap, int]:
-    """Memory that holds the image, and its address. Raises OSError where nothing may be executed."""
+    """Memory that holds the image, and its address. Raises OSError where memory cannot be made executable."""
     memory = mmap.mmap(-1, len(code.data), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory[:] = code.data
     process = ctypes.CDLL(None, use_errno=True)

@@ -1,1 +1,1 @@
-"""A small vocabulary of SIMD, written as functions that the compiler turns into single instructions."""
+"""SIMD vectors, products and transposes: functions that compile to single instructions or short loops."""

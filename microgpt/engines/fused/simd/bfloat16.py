@@ -1,7 +1,8 @@
-"""Products of bfloat16 numbers, summed in float32: those of the linear layers and of attention.
+"""Products of bfloat16 numbers, summed in float32: those of the linear layers and of attention. Legend: layout.py.
 
-Two bfloat16s lie in a word: neighbours along the direction in which a product sums, so that one instruction adds both
-products to a float32. What a product reads is rounded just before; weights, gradients and sums stay float32.
+A pair of bfloat16s is stored in 32 bits: neighbours along the direction in which a product sums, so that one
+instruction adds both products to a float32. Operands are rounded just before a product; weights, gradients and sums
+stay float32.
 """
 
 from __future__ import annotations
@@ -12,39 +13,39 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from microgpt.engines.fused.adam import Weights, coming, part_of, update_rows
+from microgpt.engines.fused.adam import Weights, part_of, prefetch_rows, update_rows
 from microgpt.engines.fused.jit.functions import Function, builder, jit, overloads
 from microgpt.engines.fused.layout import PAIR, Matrix, P
-from microgpt.engines.fused.simd.intrinsics import I32, Vector, once, shuffle, to_bfloat16, to_bfloat16s, write
+from microgpt.engines.fused.simd.intrinsics import I32, Vector, noinline, shuffle, to_bfloat16, to_bfloat16s, write
 from microgpt.engines.fused.simd.matmul import (
-    apart,
     copy,
     multiply,
-    multiply_bringing,
     multiply_columns,
+    multiply_prefetching,
     quarters,
+    stride,
     transpose,
-    turn,
+    transpose_panels,
 )
 from microgpt.engines.fused.simd.vectors import first, lanes, load, splat
 
 
-def for_room(name: Function, function: Function, *, words: bool) -> None:
-    """Let compiled code that calls `name` call `function` where its last argument points to words, or to numbers.
+def for_operands(name: Function, function: Function, *, bf16_pairs: bool) -> None:
+    """Let kernels that call `name` call `function` if the last argument points to pairs of bfloat16s, or to numbers.
 
-    Then only what an engine's dtype needs is compiled.
+    So only the functions that a dtype uses are compiled.
     """
 
     def choose(*given: Any) -> Function | None:
-        return function if (given[-1].dtype == types.uint32) == words else None
+        return function if (given[-1].dtype == types.uint32) == bf16_pairs else None
 
     choose.__signature__ = inspect.signature(name)  # type: ignore[attr-defined]
-    overloads(name, inlined=not words)(choose)
+    overloads(name, inlined=not bf16_pairs)(choose)
 
 
 @builder
 def store_pairs(typing: Any, p: Any, i: Any, x: Any) -> Any:
-    """Words p[i:] = the numbers of x, two a word: half a vector of words."""
+    """Pairs p[i:] = the numbers of x, two per pair: half a vector of pairs."""
     if not isinstance(x, Vector):
         return None
 
@@ -57,7 +58,7 @@ def store_pairs(typing: Any, p: Any, i: Any, x: Any) -> Any:
 
 @builder
 def store_two(typing: Any, p: Any, i: Any, x: Any, y: Any) -> Any:
-    """Words p[i:] = the numbers of x, then those of y, two a word: a vector of words."""
+    """Pairs p[i:] = the numbers of x, then those of y, two per pair: a vector of pairs."""
     if not isinstance(x, Vector):
         return None
 
@@ -70,7 +71,7 @@ def store_two(typing: Any, p: Any, i: Any, x: Any, y: Any) -> Any:
 
 @builder
 def store_zipped(typing: Any, p: Any, i: Any, x: Any, y: Any) -> Any:
-    """Words p[i:] = the numbers of x and of y side by side: a vector of words."""
+    """Pairs p[i:] of a number of x and one of y each: a vector of pairs."""
     if not isinstance(x, Vector):
         return None
 
@@ -84,8 +85,8 @@ def store_zipped(typing: Any, p: Any, i: Any, x: Any, y: Any) -> Any:
 
 
 @builder
-def words(typing: Any, p: Any) -> Any:
-    """The same address, of words."""
+def as_pairs(typing: Any, p: Any) -> Any:
+    """The same address, of pairs."""
 
     def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         return b.bitcast(args[0], I32.as_pointer())
@@ -95,8 +96,8 @@ def words(typing: Any, p: Any) -> Any:
 
 @jit
 def pair_along(x: P, ldx: int, y: P, ldy: int, M: int, N: int) -> None:
-    """Words y (M, ldy) of neighbours in the rows of x (M, ldx), N numbers or whole vectors of them."""
-    once()
+    """Pairs y (M, ldy) of neighbours in the rows of x (M, ldx), N numbers, read up to the next whole vector."""
+    noinline()
     W = lanes(x)
     whole = N - N % (2 * W)
     for i in range(M):
@@ -109,8 +110,8 @@ def pair_along(x: P, ldx: int, y: P, ldy: int, M: int, N: int) -> None:
 
 @jit
 def pair_down(x: P, ldx: int, y: P, ldy: int, M: int, N: int) -> None:
-    """Words y (M / 2, ldy) of neighbours in the columns of x (M, ldx); the last of odd M goes with a zero."""
-    once()
+    """Pairs y (M / 2, ldy) of neighbours in the columns of x (M, ldx); for odd M the last one is paired with zero."""
+    noinline()
     for i in range(0, M - 1, 2):
         for j in range(0, N, lanes(x)):
             store_zipped(y, i // 2 * ldy + j, load(x, i * ldx + j), load(x, (i + 1) * ldx + j))
@@ -132,141 +133,141 @@ def pair_panel(x: P, ldx: int, y: P, M: int) -> None:
 
 
 @jit
-def pair_rows(w: P, y: P, turned: P, M: int, N: int, i: int, count: int) -> None:
-    """Words turned (N / 2, count) of the rows i .. i + count of w (M, N), which lies in panels; N whole panels.
+def pair_rows(w: P, y: P, transposed: P, M: int, N: int, i: int, count: int) -> None:
+    """Pairs `transposed` (N / 2, count) of rows i .. i + count of w (M, N) in panels; N whole panels.
 
-    `y` is room for half a panel of such rows.
+    `y` is a workspace for half a panel of such rows.
     """
-    once()
+    noinline()
     wide = PAIR * lanes(w)
     for j in range(0, N, wide):
         pair_along(w + (j * M + i * wide), 0, y, 0, 1, count * wide)
-        transpose(y, wide // 2, turned + j // 2 * count, count, count, wide // 2)
+        transpose(y, wide // 2, transposed + j // 2 * count, count, count, wide // 2)
 
 
-def operand(x: P, ld: int, M: int, N: int, room: P) -> P:
-    """Columns (M, N) of x as a product along them takes them: as they are; N in whole vectors."""
+def operand(x: P, ld: int, M: int, N: int, workspace: P) -> P:
+    """Columns (M, N) of x as the right operand of a product: unchanged; N in whole vectors."""
     return x
 
 
-def operand_halves(x: P, ld: int, M: int, N: int, room: P) -> P:
-    """As words (M / 2, N), in the room."""
-    once()
-    pair_down(x, ld, room, ld, M, N)
-    return room
+def operand_bf16(x: P, ld: int, M: int, N: int, workspace: P) -> P:
+    """As pairs (M / 2, N), in the workspace."""
+    noinline()
+    pair_down(x, ld, workspace, ld, M, N)
+    return workspace
 
 
-def rows(x: P, ld: int, M: int, n: int, room: P) -> P:
-    """Rows (M, n) of x as a product takes them on its left: as they are."""
+def rows(x: P, ld: int, M: int, n: int, workspace: P) -> P:
+    """Rows (M, n) of x as the left operand of a product: unchanged."""
     return x
 
 
-def rows_halves(x: P, ld: int, M: int, n: int, room: P) -> P:
-    """As words (M, ld / 2), in the room, with zeros behind them."""
-    once()
+def rows_bf16(x: P, ld: int, M: int, n: int, workspace: P) -> P:
+    """As pairs (M, ld / 2), in the workspace, followed by zeros."""
+    noinline()
     for i in range(M):
         for j in range(0, n, lanes(x)):
-            store_pairs(room, (i * ld + j) // 2, first(n - j, load(x, i * ld + j), 0.0))
-    return room
+            store_pairs(workspace, (i * ld + j) // 2, first(n - j, load(x, i * ld + j), 0.0))
+    return workspace
 
 
-def turned_rows(x: P, ld: int, M: int, N: int, room: P) -> None:
-    """Rows (M, N) of x as a product along them takes them on its right: turned, in panels, in the room."""
-    turn(x, ld, room, M, N)
+def transposed_rows(x: P, ld: int, M: int, N: int, workspace: P) -> None:
+    """Rows (M, N) of x as the right operand of a product: transposed, in panels, in the workspace."""
+    transpose_panels(x, ld, workspace, M, N)
 
 
-def turned_rows_halves(x: P, ld: int, M: int, N: int, room: P) -> None:
-    """As words (N / 2, M), which lie behind at first; N whole panels."""
-    once()
+def transposed_rows_bf16(x: P, ld: int, M: int, N: int, workspace: P) -> None:
+    """As pairs (N / 2, M); the workspace also holds them untransposed, behind; N whole panels."""
+    noinline()
     half, columns = N // 2, (M + lanes(x) - 1) // lanes(x) * lanes(x)
-    pair_along(x, ld, room + half * columns, half, M, N)
-    turn(room + half * columns, half, room, M, half)
+    pair_along(x, ld, workspace + half * columns, half, M, N)
+    transpose_panels(workspace + half * columns, half, workspace, M, half)
 
 
-def rows_of_panels(w: P, M: int, N: int, i: int, count: int, room: P) -> None:
-    """Rows i .. i + count of w (M, N), which lies in panels, as a product takes them on its left, in the room."""
+def rows_of_panels(w: P, M: int, N: int, i: int, count: int, workspace: P) -> None:
+    """Rows i .. i + count of w (M, N) in panels as the left operand of a product, in the workspace."""
     wide = PAIR * lanes(w)
     for j in range(0, N, wide):
         width = min(wide, N - j)
         for k in range(count):
-            copy(w + (j * M + (i + k) * width), room + (k * N + j), width)
+            copy(w + (j * M + (i + k) * width), workspace + (k * N + j), width)
 
 
-def rows_of_panels_halves(w: P, M: int, N: int, i: int, count: int, room: P) -> None:
-    """As words (count, N / 2); N whole panels."""
-    once()
+def rows_of_panels_bf16(w: P, M: int, N: int, i: int, count: int, workspace: P) -> None:
+    """As pairs (count, N / 2); N whole panels."""
+    noinline()
     wide = PAIR * lanes(w)
     for j in range(0, N, wide):
-        pair_along(w + (j * M + i * wide), wide, room + j // 2, N // 2, count, wide)
+        pair_along(w + (j * M + i * wide), wide, workspace + j // 2, N // 2, count, wide)
 
 
-def depth(M: int, room: P) -> int:
-    """Words, or numbers, that M numbers in the direction of a sum take."""
+def depth(M: int, workspace: P) -> int:
+    """Numbers, or pairs, that store M numbers in the direction of a sum."""
     return M
 
 
-def depth_halves(M: int, room: P) -> int:
-    """Two a word."""
+def depth_bf16(M: int, workspace: P) -> int:
+    """Two per pair."""
     return (M + 1) // 2
 
 
-for_room(operand, operand, words=False)
-for_room(operand, operand_halves, words=True)
-for_room(rows, rows, words=False)
-for_room(rows, rows_halves, words=True)
-for_room(turned_rows, turned_rows, words=False)
-for_room(turned_rows, turned_rows_halves, words=True)
-for_room(rows_of_panels, rows_of_panels, words=False)
-for_room(rows_of_panels, rows_of_panels_halves, words=True)
-for_room(depth, depth, words=False)
-for_room(depth, depth_halves, words=True)
+for_operands(operand, operand, bf16_pairs=False)
+for_operands(operand, operand_bf16, bf16_pairs=True)
+for_operands(rows, rows, bf16_pairs=False)
+for_operands(rows, rows_bf16, bf16_pairs=True)
+for_operands(transposed_rows, transposed_rows, bf16_pairs=False)
+for_operands(transposed_rows, transposed_rows_bf16, bf16_pairs=True)
+for_operands(rows_of_panels, rows_of_panels, bf16_pairs=False)
+for_operands(rows_of_panels, rows_of_panels_bf16, bf16_pairs=True)
+for_operands(depth, depth, bf16_pairs=False)
+for_operands(depth, depth_bf16, bf16_pairs=True)
 
 
-def linear_halves(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool, room: P) -> None:
-    """linear.linear; where W lies turned, it is of words."""
-    once()
+def linear_bf16(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool, workspace: P) -> None:
+    """linear.linear; a transposed W is in pairs."""
+    noinline()
     W, wide, half = lanes(y), PAIR * lanes(y), a.fan_in // 2
-    ldx, ldy = apart(half, W), apart(a.fan_out, W)
-    pair_along(x, apart(a.fan_in, W), room, ldx, N, a.fan_in)
-    if k.turned:
-        multiply(room, ldx, words(k.wt + a.at), 0, y, ldy, N, half, a.fan_out, adding)
+    ldx, ldy = stride(half, W), stride(a.fan_out, W)
+    pair_along(x, stride(a.fan_in, W), workspace, ldx, N, a.fan_in)
+    if k.transposed:
+        multiply(workspace, ldx, as_pairs(k.wt + a.at), 0, y, ldy, N, half, a.fan_out, adding)
     else:
-        b = room + (N * ldx + 2 * W)
+        b = workspace + (N * ldx + 2 * W)
         part = part_of(half, wide)
         y_room = b + half * part
         for o in range(0, a.fan_out, part):
             width = min(part, a.fan_out - o)
             if k.due:
                 update_rows(k, a, o, width)
-            columns = words(k.wt + a.at) + o * half if k.keep else b
+            columns = as_pairs(k.wt + a.at) + o * half if k.keep else b
             for i in range(o, o + width, wide):
                 count = min(wide, o + width - i)
                 pair_rows(k.w + a.at, y_room, columns + (i - o) * half, a.fan_out, a.fan_in, i, count)
-            ahead = coming(k, a, o + width, part, then, part_of(then.fan_in // 2, wide))
-            multiply_bringing(room, ldx, columns, 0, y + o, ldy, N, half, width, adding, False, ahead)
+            prefetch = prefetch_rows(k, a, o + width, part, then, part_of(then.fan_in // 2, wide))
+            multiply_prefetching(workspace, ldx, columns, 0, y + o, ldy, N, half, width, adding, False, prefetch)
 
 
-def weights_back_halves(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, room: P) -> None:
+def weights_back_bf16(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, workspace: P) -> None:
     """linear.weights_back."""
-    once()
+    noinline()
     W, half, wide = lanes(dw), (N + 1) // 2, PAIR * lanes(dw)
-    a, lda = room, apart(fan_out, W)
+    a, lda = workspace, stride(fan_out, W)
     b = a + (half * lda + wide)
     pair_down(dy, lda, a, lda, N, fan_out)
     for j in range(0, fan_in, wide):
-        pair_panel(x + j, apart(fan_in, W), b + j * half, N)
+        pair_panel(x + j, stride(fan_in, W), b + j * half, N)
     multiply_columns(a, lda, b, 0, dw, 0, fan_out, half, fan_in, adding)
 
 
-def input_back_halves(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, x: P, room: P) -> None:
+def input_back_bf16(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, x: P, workspace: P) -> None:
     """linear.input_back."""
-    once()
+    noinline()
     W, out, wide = lanes(dx), fan_out // 2, PAIR * lanes(dx)
-    a, lda = room, apart(out, W)
+    a, lda = workspace, stride(out, W)
     b, panel = a + (N * lda + wide), fan_out * wide
-    pair_along(dy, apart(fan_out, W), a, lda, N, fan_out)
+    pair_along(dy, stride(fan_out, W), a, lda, N, fan_out)
     for j in range(0, fan_in, wide):
         pair_panel(w + j * fan_out, wide, b, fan_out)
         following = w + min(j + wide, fan_in - wide) * fan_out
-        ahead = quarters(following, 4, panel // 4, panel // 4)
-        multiply_bringing(a, lda, b, wide, dx + j, apart(fan_in, W), N, out, wide, False, False, ahead)
+        prefetch = quarters(following, 4, panel // 4, panel // 4)
+        multiply_prefetching(a, lda, b, wide, dx + j, stride(fan_in, W), N, out, wide, False, False, prefetch)

@@ -1,4 +1,4 @@
-"""Exponentials: powers of e, and of two, which take fewer instructions."""
+"""Exponentials: powers of e and, in fewer instructions, of two."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LN2 = {32: (0.693359375, -2.12194440e-4), 64: (0.6931471803691238, 1.90821492927
 MAGIC = {32: 1.5 * 2**23, 64: 1.5 * 2**52}  # adding it rounds to an integer, which then lies in the low bits
 DEGREE = {32: 6, 64: 11}
 LIMIT = {32: 87.0, 64: 708.0}
-FLOOR = I32(1)  # the machine's way to round down
+FLOOR = I32(1)  # the rounding mode of an instruction: down
 
 
 @cache
@@ -62,7 +62,7 @@ def _own(b: ir.IRBuilder, name: str, *args: Any) -> ir.Value:
 
 
 def _times_power(b: ir.IRBuilder, y: ir.Value, n: ir.Value, shifted: ir.Value) -> ir.Value:
-    """y 2^n, where `shifted` holds the integer n in its low bits; the machine's own where it has that."""
+    """y 2^n, where `shifted` holds the integer n in its low bits; one instruction with AVX-512."""
     kind, bits = y.type, bits_of(y.type)
     if BYTES == 64:
         return _own(b, "scalef", y, n)
@@ -72,7 +72,7 @@ def _times_power(b: ir.IRBuilder, y: ir.Value, n: ir.Value, shifted: ir.Value) -
 
 
 def _between(b: ir.IRBuilder, x: ir.Value, low: float, high: float) -> ir.Value:
-    """x, or the nearer end where it lies outside; what is not a number stays so."""
+    """x, clamped to low .. high; NaN stays NaN."""
     least, most = everywhere(x.type, low), everywhere(x.type, high)
     x = b.select(b.fcmp_ordered("<", x, least), least, x)
     return x if high == inf else b.select(b.fcmp_ordered(">", x, most), most, x)
@@ -82,7 +82,7 @@ def _between(b: ir.IRBuilder, x: ir.Value, low: float, high: float) -> ir.Value:
 def exp(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """e^x within two units of the last place, for |x| up to 87 (float32) or 708.
 
-    Below, it is the least of these; above, the largest or, where the machine scales by itself, more, up to infinity.
+    Below, the result is the least of these; above, the largest or, with AVX-512, up to infinity.
     x = n ln 2 + r with |r| <= ln 2 / 2; a polynomial of r; n goes into the exponent.
     """
     bits = bits_of(x.type)

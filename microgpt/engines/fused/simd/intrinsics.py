@@ -1,4 +1,4 @@
-"""What vectors are built with: the CPU's registers, Numba's type for one, and LLVM code that the rest is made of."""
+"""The CPU's vector registers, Numba's type for one, and the emitters of LLVM code that vectors and tiles use."""
 
 from __future__ import annotations
 
@@ -18,17 +18,12 @@ I32, INT = ir.IntType(32), ir.IntType(64)
 
 
 def _registers() -> tuple[int, int]:
-    """Bytes a vector register holds and how many vectors a tile may keep in registers."""
+    """Bytes per vector register, and how many vectors a tile may keep in registers."""
     size = max(16, cpu()["vector_bits"] // 8)
     return size, 24 if size == 64 or "+neon" in compile_target()[1].split(",") else 12
 
 
 BYTES, REGISTERS = _registers()
-
-
-def lanes_of(dtype: str) -> int:
-    """Numbers in a vector."""
-    return BYTES // (8 if dtype == "float64" else 4)
 
 
 def has_bfloat16() -> bool:
@@ -111,7 +106,7 @@ class _BFloat(ir.types.Type):  # type: ignore[misc]
 
 
 def multiply_add_pairs(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
-    """z and, for the two bfloat16s in every word of x and y, the sum of their products."""
+    """z plus, for each pair of bfloat16s in x and y, the sum of their products."""
     pairs = ir.VectorType(_BFloat(), 2 * z.type.count)
     kind = ir.FunctionType(z.type, [z.type, pairs, pairs])
     function = declare(b.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
@@ -125,7 +120,7 @@ def to_bfloat16(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 def to_bfloat16s(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    """Two vectors of float32 one after the other, rounded so, as a vector of words."""
+    """Two vectors of float32, one after the other, rounded to a vector of pairs of bfloat16s."""
     kind = ir.FunctionType(ir.VectorType(_BFloat(), 2 * x.type.count), [x.type, x.type])
     function = declare(b.module, kind, "llvm.x86.avx512bf16.cvtne2ps2bf16.512")
     return b.bitcast(b.call(function, [y, x]), ir.VectorType(I32, x.type.count))
@@ -143,8 +138,8 @@ def write(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value, offset: ir.Value)
     b.store(value, b.bitcast(b.gep(pointer, [offset]), value.type.as_pointer())).align = 4
 
 
-def bring(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, writing: bool) -> None:
-    """Begin to bring the cache line of pointer[offset] into the nearest cache."""
+def prefetch(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, writing: bool) -> None:
+    """Prefetch the cache line of pointer[offset] into the level 1 cache."""
     place = b.bitcast(b.gep(pointer, [offset]), ir.IntType(8).as_pointer())
     kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
     prefetch = declare(b.module, kind, "llvm.prefetch.p0")
@@ -152,7 +147,7 @@ def bring(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, writing: bool) -
 
 
 def as_vector(context: Any, b: ir.IRBuilder, value: ir.Value, given: Any, kind: Vector) -> ir.Value:
-    """A vector as it is, a number in every lane."""
+    """A vector unchanged, or a number in every lane."""
     return value if isinstance(given, Vector) else spread(b, context.cast(b, value, given, kind.dtype), kind.ir)
 
 
@@ -194,8 +189,8 @@ def operation(scalar: bool = False) -> Callable[[Callable[..., ir.Value]], Any]:
 
 
 @builder
-def once(typing: Any) -> Any:
-    """Said in a function: keep its code in one place and call it there, which keeps compiling short."""
+def noinline(typing: Any) -> Any:
+    """Called in a function: do not inline it, which keeps compiling short."""
 
     def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         b.function.attributes.add("noinline")
@@ -205,13 +200,13 @@ def once(typing: Any) -> Any:
 
 
 @builder
-def meet(typing: Any, counter: Any, crew: Any) -> Any:
-    """Wait until all `crew` threads have come here; `counter` points to an int64 that begins at 0 and is theirs."""
+def barrier(typing: Any, counter: Any, n_threads: Any) -> Any:
+    """Wait until all `n_threads` threads have called this; `counter` points to their int64, which begins at 0."""
 
     def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        counter, crew = args
+        counter, n_threads = args
         ticket = b.atomic_rmw("add", counter, INT(1), "seq_cst")
-        wanted = b.mul(b.add(b.sdiv(ticket, crew), INT(1)), crew)
+        wanted = b.mul(b.add(b.sdiv(ticket, n_threads), INT(1)), n_threads)
         entry, look, wait, rest, done = (
             b.block,
             *(b.append_basic_block(name) for name in ("look", "wait", "rest", "done")),
@@ -223,7 +218,7 @@ def meet(typing: Any, counter: Any, crew: Any) -> Any:
         b.position_at_end(wait)
         more = b.add(turns, INT(1))
         b.cbranch(b.icmp_signed("==", b.and_(more, INT(0x3FF)), INT(0)), rest, look)
-        b.position_at_end(rest)  # the other thread may need this core
+        b.position_at_end(rest)  # another thread may need this core
         name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
         b.call(declare(b.module, ir.FunctionType(I32, []), name), [])
         b.branch(look)

@@ -1,4 +1,4 @@
-"""Products and transposes of whole matrices, tile by tile, and the small change of vectors in memory."""
+"""Products and transposes of whole matrices, tile by tile; filling, copying and adding vectors in memory."""
 
 from __future__ import annotations
 
@@ -7,63 +7,64 @@ from typing import Any, NamedTuple
 from microgpt.engines.fused import layout
 from microgpt.engines.fused.jit.functions import Function, inline, jit
 from microgpt.engines.fused.layout import PAIR, P
-from microgpt.engines.fused.simd.intrinsics import BYTES, once
+from microgpt.engines.fused.simd.intrinsics import BYTES, noinline
 from microgpt.engines.fused.simd.tiles import ROWS, WIDE, tile, transpose_block
 from microgpt.engines.fused.simd.vectors import lanes, load, numbers, splat, store
 
-apart = inline(layout.apart)
+stride = inline(layout.stride)
 place = inline(layout.place)
 
 
-class Coming(NamedTuple):
-    """What is needed after a product and comes nearer meanwhile: the same rows of four matrices."""
+class Prefetch(NamedTuple):
+    """Memory that a product prefetches, since it is read next: the same rows of four matrices."""
 
     one: P
     two: P
     three: P
     four: P
     rows: int
-    run: int  # numbers of a row
-    apart: int  # from one row to the next
+    run: int  # numbers per row
+    stride: int  # from one row to the next
 
 
 @jit
-def quarters(x: P, rows: int, run: int, apart: int) -> Coming:
-    """A matrix x in four parts of rows; up to three rows are left out."""
+def quarters(x: P, rows: int, run: int, stride: int) -> Prefetch:
+    """Prefetch a matrix x as four parts of its rows; up to three rows are left out."""
     rows //= 4
-    part = rows * apart
-    return Coming(x, x + part, x + 2 * part, x + 3 * part, rows, run, apart)
+    part = rows * stride
+    return Prefetch(x, x + part, x + 2 * part, x + 3 * part, rows, run, stride)
 
 
 @jit
-def spot(ahead: Coming, tile: int, turns: int, step: int, run: int) -> Any:
-    """Where tile number `tile` begins to bring something nearer, and its turns until the end of that row.
+def spot(prefetch: Prefetch, tile: int, iterations: int, step: int, run: int) -> Any:
+    """Where tile number `tile` begins to prefetch, and its iterations until the end of that row.
 
-    A tile has `turns`, each goes on by `step` numbers, `run` of them make a row; the matrices take tiles in turn.
+    A tile has so many `iterations`, each advances by `step` numbers, `run` of them make a row; the four matrices are
+    given to the tiles in turn.
     """
-    turn = tile // 4 * turns
-    within = turn % run
-    at = turn // run % ahead.rows * ahead.apart + within * step
+    position = tile // 4 * iterations
+    within = position % run
+    at = position // run % prefetch.rows * prefetch.stride + within * step
     if tile % 4 == 0:
-        return ahead.one + at, run - within
+        return prefetch.one + at, run - within
     if tile % 4 == 1:
-        return ahead.two + at, run - within
+        return prefetch.two + at, run - within
     if tile % 4 == 2:
-        return ahead.three + at, run - within
-    return ahead.four + at, run - within
+        return prefetch.three + at, run - within
+    return prefetch.four + at, run - within
 
 
 def _product(columns: bool) -> Function:
-    """A product whose left side lies by rows, or by `columns`: then every number of a tile's column has one address."""
+    """A product whose left operand is stored by rows, or by `columns`."""
 
     def product(a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool) -> None:
-        once()
+        noinline()
         down, along = (1, lda) if columns else (lda, 1)
         W, wide = lanes(c), PAIR * lanes(c)
         full = M - M % ROWS
         next_w, next_c = wide if ldw else wide * K, wide if ldc else wide * M
         j = 0
-        if M == 1:  # one row, as in decoding: many sums at once hide how long one takes
+        if M == 1:  # one row, as in decoding: many independent sums hide the latency of an addition
             while j + WIDE * W <= N:
                 tile(a, down, along, w, ldw if ldw else wide, next_w, c, wide, next_c, 1, K, WIDE, adding, None)
                 j, w, c = j + WIDE * W, w + WIDE // PAIR * next_w, c + WIDE // PAIR * next_c
@@ -86,30 +87,30 @@ def _product(columns: bool) -> Function:
 
 
 # C (M, N) = A (M, K) W (K, N), or added to C, in tiles; N whole vectors. A is (M, lda), or (K, lda) by columns. ld*:
-# from one row to the next, or 0 where W or C lies in panels: of two vectors' columns each, and what is left, one panel
-# after the other, so that what a column of tiles reads lies in one piece.
+# from one row to the next, or 0 where W or C is in panels: blocks of two vectors' columns (the last may have one) that
+# are stored one after the other, so that a column of tiles reads contiguous memory.
 multiply = _product(columns=False)
 multiply_columns = _product(columns=True)
 
 
 @jit
-def multiply_bringing(
-    a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool, far: bool, ahead: Coming
+def multiply_prefetching(
+    a: P, lda: int, w: P, ldw: int, c: P, ldc: int, M: int, K: int, N: int, adding: bool, far: bool, prefetch: Prefetch
 ) -> None:
-    """`multiply` whose last tiles bring `ahead` nearer: a cache line every other turn, or every turn if they are few.
+    """`multiply` whose last tiles prefetch: a cache line every other iteration, or every one if there are few tiles.
 
-    C lies by rows. What the first tiles brought, the others' own lines would drive out again. Where W itself is
-    `far`, in panels, the last tiles of each of them bring the next one.
+    C is stored by rows. Lines that the first tiles prefetched would be evicted by those of later tiles. Where W itself
+    is `far`, in panels, the last tiles of each panel prefetch the next one.
     """
-    once()
+    noinline()
     W, wide = lanes(c), PAIR * lanes(c)
     height, panels = M // ROWS, N // wide
     line, next_w = 64 * W // BYTES, wide if ldw else wide * K
-    own = min(height, 2 * wide // line) if far else 0  # tiles that bring the next panel
-    step = line // 2 if height * panels * K * line >= 8 * ahead.rows * ahead.run else line
-    run = (ahead.run + step - 1) // step
-    tiles, skip = (4 * ahead.rows * run + K - 1) // K, ahead.apart - (run - 1) * step
-    plain, bringing = max(0, (height - own) * panels + own - tiles), 0
+    own = min(height, 2 * wide // line) if far else 0  # tiles that prefetch the next panel
+    step = line // 2 if height * panels * K * line >= 8 * prefetch.rows * prefetch.run else line
+    run = (prefetch.run + step - 1) // step
+    tiles, skip = (4 * prefetch.rows * run + K - 1) // K, prefetch.stride - (run - 1) * step
+    plain, prefetching = max(0, (height - own) * panels + own - tiles), 0
     for j in range(panels):
         panel, lw = w + j * next_w, ldw if ldw else wide
         for i in range(height):
@@ -120,11 +121,11 @@ def multiply_bringing(
                 tile(rows, lda, 1, panel, lw, wide, sums, ldc, wide, ROWS, K, PAIR, adding, None)
             else:
                 if onward:
-                    at, left = numbers(panel, ahead.one) + (next_w + (i + own - height) * K * (line // 2)), K
+                    at, left = numbers(panel, prefetch.one) + (next_w + (i + own - height) * K * (line // 2)), K
                     route = at, line // 2, left, left, line // 2
                 else:
-                    at, left = spot(ahead, bringing, K, step, run)
-                    bringing += 1
+                    at, left = spot(prefetch, prefetching, K, step, run)
+                    prefetching += 1
                     route = at, step, left, run, skip
                 tile(rows, lda, 1, panel, lw, wide, sums, ldc, wide, ROWS, K, PAIR, adding, route)
     full, whole = height * ROWS, panels * wide
@@ -135,9 +136,9 @@ def multiply_bringing(
 
 
 @jit
-def turn_rows(w: P, y: P, M: int, N: int, i: int, count: int) -> None:
+def transpose_rows(w: P, y: P, M: int, N: int, i: int, count: int) -> None:
     """y (N, count) = the transpose of rows i .. i + count of w (M, N), both in panels; whole vectors of both."""
-    once()
+    noinline()
     wide = PAIR * lanes(w)
     for k in range(0, count, wide):
         height = min(wide, count - k)
@@ -147,9 +148,9 @@ def turn_rows(w: P, y: P, M: int, N: int, i: int, count: int) -> None:
 
 
 @jit
-def turn(x: P, ldx: int, y: P, M: int, N: int) -> None:
+def transpose_panels(x: P, ldx: int, y: P, M: int, N: int) -> None:
     """y (N, M) = x^T, in panels; N whole vectors, x is read up to the next whole vector of M."""
-    once()
+    noinline()
     W, wide = lanes(x), PAIR * lanes(x)
     for i in range(0, M, wide):
         width = wide if M - i > W else W
@@ -159,7 +160,7 @@ def turn(x: P, ldx: int, y: P, M: int, N: int) -> None:
 @jit
 def transpose(x: P, ldx: int, y: P, ldy: int, M: int, N: int) -> None:
     """y (N, M) = x^T. N whole vectors; x is read, and y's rows are written, up to the next whole vector of M."""
-    once()
+    noinline()
     for i in range(0, M, lanes(x)):
         for j in range(0, N, lanes(x)):
             transpose_block(x + (i * ldx + j), ldx, y + (j * ldy + i), ldy, lanes(x))
@@ -168,7 +169,7 @@ def transpose(x: P, ldx: int, y: P, ldy: int, M: int, N: int) -> None:
 @jit
 def transpose_back(x: P, ldx: int, y: P, ldy: int, M: int, N: int) -> None:
     """y (M, N) = x^T. N whole vectors; x is read up to the next whole vector of M, y holds M rows."""
-    once()
+    noinline()
     for i in range(0, M, lanes(x)):
         for j in range(0, N, lanes(x)):
             transpose_block(x + (j * ldx + i), ldx, y + (i * ldy + j), ldy, min(M - i, lanes(x)))

@@ -13,10 +13,10 @@ from microgpt.engines.fused.simd.intrinsics import (
     INT,
     REGISTERS,
     Vector,
-    bring,
     everywhere,
     multiply_add,
     multiply_add_pairs,
+    prefetch,
     read,
     shuffle,
     spread,
@@ -31,8 +31,8 @@ def _tile(
     b: ir.IRBuilder, kind: ir.VectorType, rows: int, vecs: int, places: Any, K: ir.Value, add: ir.Value, route: Any
 ) -> None:
     """One tile: rows x vecs accumulators in registers, a loop over k that broadcasts a and loads w."""
-    words = isinstance(places[0].type.pointee, ir.IntType)
-    sum_of = multiply_add_pairs if words else multiply_add
+    bf16_pairs = isinstance(places[0].type.pointee, ir.IntType)
+    sum_of = multiply_add_pairs if bf16_pairs else multiply_add
     a, down, along, w, ldw, next_w, c, ldc, next_c = places
     cells = [(m, j) for m in range(rows) for j in range(vecs)]
     a_rows = [b.gep(a, [b.mul(down, INT(m))]) for m in range(rows)]
@@ -41,9 +41,9 @@ def _tile(
         [b.add(b.mul(step, INT(j // PAIR)), INT(j % PAIR * kind.count)) for j in range(vecs)]
         for step in (next_w, next_c)
     )
-    with b.if_then(add):  # C comes nearer while the sums grow
+    with b.if_then(add):  # C is prefetched while the sums are computed
         for m, j in cells:
-            bring(b, c_rows[m], c_at[j], writing=True)
+            prefetch(b, c_rows[m], c_at[j], writing=True)
     begin, loop, done = b.block, b.append_basic_block("k"), b.append_basic_block("done")
     b.branch(loop)
     b.position_at_end(loop)
@@ -52,7 +52,7 @@ def _tile(
     if route:
         at, step, left, run, skip = route
         spot, rest = b.phi(at.type), b.phi(INT)
-        bring(b, spot, INT(0), writing=False)
+        prefetch(b, spot, INT(0), writing=False)
         fewer = b.sub(rest, INT(1))
         over = b.icmp_signed("==", fewer, INT(0))
         for value, first, later in (
@@ -66,7 +66,7 @@ def _tile(
     end = {}
     for m in range(rows):
         number = b.load(b.gep(a_rows[m], [a_k]))
-        value = spread(b, b.bitcast(number, kind.element) if words else number, kind)
+        value = spread(b, b.bitcast(number, kind.element) if bf16_pairs else number, kind)
         for j in range(vecs):
             end[m, j] = sum_of(b, value, ws[j], acc[m, j])
     k_next = b.add(k, INT(1))
@@ -108,12 +108,11 @@ def tile(
 
     `down` and `along` are the steps from one number of A to the next in its row's and column's number, so that A may
     lie either way; ld*: from one row to the next; next_*: from one pair of vectors in a row to the next. `rows`, if
-    fewer than ROWS, may be known only at run time; vecs is literal. Where A and W are words, each holds two
-    bfloat16s: halves.py.
+    fewer than ROWS, may be known only at run time; vecs is literal. A and W may be pairs of bfloat16s: bfloat16.py.
 
-    With a `route` (at, step, left, run, skip), not None, a cache line of something else comes nearer in each of the K
-    turns: at first that of at[0], then that `step` numbers further on; but after `left` turns, and from then on every
-    `run`, `skip` numbers further on.
+    With a `route` (at, step, left, run, skip), not None, each of the K iterations prefetches a cache line of something
+    else: first that of at[0], then the one `step` numbers further on; but after `left` iterations, and from then on
+    every `run`, the one `skip` numbers further on.
     """
     if not isinstance(vecs, types.IntegerLiteral):
         return None

@@ -1,4 +1,4 @@
-"""The vocabulary of the fused engine: places in memory and vectors in registers.
+"""Pointers to numbers in memory and vectors in registers, with their operations.
 
 A *pointer* is an address of numbers of one dtype; `p + n` is n numbers further on. A *vector* is what one register
 holds (16 float32 with AVX-512, 8 with AVX2, 4 with NEON): an LLVM value, so a running sum stays in its register.
@@ -24,12 +24,12 @@ from microgpt.engines.fused.simd.intrinsics import (
     Vector,
     as_vector,
     bits_of,
-    bring,
     call,
     declare,
     everywhere,
     multiply_add,
     operation,
+    prefetch,
     read,
     shuffle,
     spread,
@@ -80,18 +80,8 @@ lower_builtin(operator.add, types.CPointer, types.Integer)(lambda context, b, si
 
 
 @builder
-def pointer(typing: Any, array: Any) -> Any:
-    """The address of a contiguous array's first number. The caller keeps the array alive."""
-
-    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return context.make_array(sig.args[0])(context, b, args[0]).data
-
-    return types.CPointer(array.dtype)(array), emit
-
-
-@builder
 def lanes(typing: Any, p: Any) -> Any:
-    """Numbers that a vector of the pointer's dtype holds, a constant."""
+    """Numbers per vector of the pointer's dtype, a constant."""
 
     def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         return INT(Vector(p.dtype).lanes)
@@ -101,7 +91,7 @@ def lanes(typing: Any, p: Any) -> Any:
 
 @builder
 def numbers(typing: Any, p: Any, like: Any) -> Any:
-    """The address p, of what `like` points to."""
+    """The address p, as a pointer to the type that `like` points to."""
 
     def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         return b.bitcast(args[0], args[1].type)
@@ -133,11 +123,11 @@ def store(typing: Any, p: Any, i: Any, x: Any) -> Any:
 
 
 @builder
-def near(typing: Any, p: Any, i: Any) -> Any:
-    """Begin to bring the cache line of p[i] nearer."""
+def prefetch_line(typing: Any, p: Any, i: Any) -> Any:
+    """Prefetch the cache line of p[i] into the level 1 cache."""
 
     def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        bring(b, args[0], args[1], writing=False)
+        prefetch(b, args[0], args[1], writing=False)
         return context.get_dummy_value()
 
     return types.void(p, types.intp), emit
@@ -169,7 +159,7 @@ def sqrt(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 def _estimate(b: ir.IRBuilder, name: str, x: ir.Value) -> ir.Value | None:
-    """The machine's 14-bit estimate, one Newton step away from float32's precision, where it has one."""
+    """The CPU's 14-bit estimate, one Newton step away from float32's precision; None where it has none."""
     if BYTES != 64 or bits_of(x.type) != 32:
         return None
     mask = ir.IntType(16)
@@ -250,7 +240,7 @@ def lane(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 @operation()
 def group_sum(b: ir.IRBuilder, x: ir.Value, size: ir.Value) -> ir.Value:
-    """In every lane the sum over its group of `size` lanes, a power of two; over all of them if size is `lanes`."""
+    """In every lane the sum over its group of `size` lanes, a power of two up to all lanes."""
     step = 1
     while step < x.type.count:
         entry, more, after = b.block, b.append_basic_block("more"), b.append_basic_block("after")
