@@ -113,8 +113,8 @@ def ladder(config: Config, budget: float = 4.0) -> list[Measured]:
     The slowest engine comes first; the others run at least its steps, so that losses can be compared.
     """
     found: list[Measured] = []
-    for name, rung in LADDER.items():
-        for dtype in sorted({"float64", "float32"} & set(rung.dtypes), reverse=True):
+    for name, info in LADDER.items():
+        for dtype in sorted({"float64", "float32"} & set(info.dtypes), reverse=True):
             try:
                 setup = prepare(config.replace(run={"engine": name, "dtype": dtype, "device": "cpu"}))
             except (MachineError, UsageError):
@@ -143,9 +143,9 @@ def ladder_rows(found: list[Measured]) -> list[dict[str, Any]]:
     return rows
 
 
-def lines_of_code(rung: str) -> int:
+def lines_of_code(engine: str) -> int:
     """Lines of an engine's file or folder that are neither blank, comment nor docstring."""
-    spec = importlib.util.find_spec(f"microgpt.engines.{rung}")
+    spec = importlib.util.find_spec(f"microgpt.engines.{engine}")
     assert spec is not None
     assert spec.origin is not None
     origin = Path(spec.origin)
@@ -158,9 +158,9 @@ def _lines(source: str) -> int:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             docs |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
-    quiet = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    ignored = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
     code = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in quiet:
+        if token.type not in ignored:
             code |= set(range(token.start[0], token.end[0] + 1))
     return len(code - docs)
