@@ -1,67 +1,128 @@
-"""README's commands work, and the numbers that it prints are so."""
+"""The commands of README and of the pages with console blocks work as they stand, and the printed numbers are so."""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from microgpt.cli import main
+from microgpt.commands.scenarios import facts
 from microgpt.engines.ladder import LADDER
 from microgpt.errors import install
 from microgpt.training.bench import lines_of_code
+from tests.chats import conversations, write
+from tests.data.scrape.site import Site
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-
-
-def here() -> dict[str, str]:
-    """The environment, with this checkout's package."""
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-
-
-def commands() -> list[list[str]]:
-    """The microgpt commands of the section Use it."""
-    section = README.partition("## Use it")[2].partition("\n## ")[0]
-    found = re.findall(r"^\$ (?:\.venv/bin/)?microgpt (.*?)(?:\s+#.*)?$", section, flags=re.M)
-    return [shlex.split(line) for line in found]
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+sys.path.insert(0, str(ROOT / "docs"))
+import ladder  # noqa: E402
 
 
-def test_the_commands_work_as_they_stand(
-    real_data: Callable[[str], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a page in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
+
+
+def commands(page: str) -> list[list[str]]:
+    """The microgpt commands in the console blocks of a page, in order, without their comments."""
+    lines = re.findall(r"^\$ (.*?)(?:\s+#.*)?$", "".join(blocks((ROOT / page).read_text("utf-8"), "console")), re.M)
+    parts = [part.strip() for line in lines for part in line.split("&&")]
+    return [shlex.split(part)[1:] for part in parts if part.startswith("microgpt ")]
+
+
+def quick(words: list[str]) -> list[str]:
+    """A command whose training of a chat model ends early."""
+    long = words[0] == "finetune" or words[:2] == ["train", "chat"]
+    return [*words, "--max-time", "3s"] if long else words
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the files that the pages name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"hi\n/quit\n")))
+    for name in ("chats.jsonl", "more.jsonl"):
+        write(tmp_path / name, conversations())
+    return tmp_path
+
+
+def test_the_commands_of_readme_work(
+    real_data: Callable[[str], Path], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real_data("names")
-    monkeypatch.chdir(tmp_path)
-    assert len(commands()) >= 4
-    first_names = README.partition("```text\n")[2].partition("```")[0].split()
-    for words in commands():
-        assert main(words) == 0, words
+    assert [words[0] for words in commands("README.md")] == ["train", "generate", "train", "chat"]
+    first_names = [line for line in blocks(README, "console")[0].splitlines() if re.fullmatch(r"[a-z]+", line)]
+    assert len(first_names) == 5
+    for words in commands("README.md"):
+        assert main(quick(words)) == 0, words
         printed = capsys.readouterr().out
         if words == ["train", "names"]:
-            assert printed.split()[: len(first_names)] == first_names
+            assert printed.split()[:5] == first_names
             assert len(printed.split()) == 20
+        if words[0] == "generate":
+            assert [line[:2] for line in printed.splitlines()] == ["em"] * 3
 
 
-def test_the_python_example_runs(
-    real_data: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_commands_about_chats_work(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(commands("docs/chat.md")) == 6
+    for words in commands("docs/chat.md"):
+        assert main(quick(words)) == 0, f"{words}: {capsys.readouterr().err}"
+        printed = capsys.readouterr().out
+        if words[0] == "info":
+            assert re.search(r"^base +runs/chat, fine-tuned: adapters of rank 4", printed, re.M)
+
+
+def test_a_scenario_of_your_own(
+    real_data: Callable[[str], Path], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real_data("names")
-    monkeypatch.chdir(tmp_path)
-    example = README.partition("```python\n")[2].partition("```")[0]
-    assert "microgpt.load" in example
-    (tmp_path / "example.py").write_text(example, encoding="utf-8")
-    done = subprocess.run([sys.executable, "example.py"], capture_output=True, text=True, check=False, env=here())
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("em")
+    (here / "poems.txt").write_text("a rose is a rose\n" * 20, encoding="utf-8")
+    assert len(commands("docs/usage.md")) == 3
+    for words in commands("docs/usage.md"):
+        words, redirected = (words[:-2], words[-1]) if ">" in words else (words, None)
+        assert main(words) == 0, f"{words}: {capsys.readouterr().err}"
+        if redirected:
+            (here / redirected).write_text(capsys.readouterr().out, encoding="utf-8")
+    assert {path.name for path in (here / "runs").iterdir()} == {"mine", "poems"}
+
+
+def test_the_commands_about_the_web_work(here: Path, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("trafilatura")
+    ours = {
+        "https://example.org/a": f"http://{site.host}/page/1",
+        "https://example.org/b": f"http://{site.host}/page/2",
+    }
+    (here / "pages.txt").write_text(f"# one\n{ours['https://example.org/a']}\n", encoding="utf-8")
+    assert len(commands("docs/scraping.md")) == 4
+    for words in commands("docs/scraping.md"):
+        asks = words[0] == "data" or "--urls" in words
+        words = [ours.get(word, word) for word in words] + ["--allow-private", site.host] * asks
+        assert main(words) == 0, f"{words}: {capsys.readouterr().err}"
+    assert len((here / "corpus.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_more_tests_than_readme_says(request: pytest.FixtureRequest) -> None:
+    said = re.search(r"more than ([\d,]+) tests", README)
+    assert said
+    if request.session.testscollected > 1000:  # the whole suite, and not some files of it
+        assert request.session.testscollected > int(said[1].replace(",", ""))
 
 
 def test_the_ladder_table_is_the_ladder() -> None:
@@ -72,14 +133,60 @@ def test_the_ladder_table_is_the_ladder() -> None:
         assert int(lines) == lines_of_code(name), f"{name} has {lines_of_code(name)} lines"
 
 
+def test_times_faster_are_those_of_the_times() -> None:
+    slowest = ladder.rows()[0][2]
+    for name, _, microseconds, label in ladder.rows()[1:]:
+        times = int(label.split()[2].rstrip("×").replace(",", ""))
+        assert times == pytest.approx(slowest / microseconds, rel=0.01, abs=0.5), name
+
+
+def test_the_picture_is_the_table(tmp_path: Path) -> None:
+    drawn = re.findall(r"<!-- (.*?) -->", ladder.PICTURE.read_text(encoding="utf-8"))
+    for name, idea, _, label in ladder.rows():
+        assert {name, idea, label} <= {*drawn}, f"{name}: run python docs/ladder.py"
+    pytest.importorskip("matplotlib")
+    ladder.draw(tmp_path / "again.svg")
+    assert re.findall(r"<!-- (.*?) -->", (tmp_path / "again.svg").read_text(encoding="utf-8")) == drawn
+
+
+def test_the_tree_names_every_folder() -> None:
+    (tree,) = [block for block in blocks(README, "text") if "microgpt/\n" in block]
+    named = re.findall(r"^( *)(\S+?)(/?)  ", tree.replace("microgpt/\n", "microgpt/  \n"), flags=re.M)
+    inside = {name for indent, name, _ in named if indent}
+    assert inside == {path.parent.name for path in (ROOT / "microgpt").glob("*/__init__.py")}
+    for indent, name, slash in named:
+        path = ROOT / ("microgpt" if indent else "") / name
+        assert path.is_dir() if slash else path.is_file(), name
+
+
+def test_the_sizes_of_the_results_are_those_of_the_scenarios() -> None:
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d,]+) \|", page, flags=re.M)
+    assert len(rows) >= 6
+    for name, parameters, steps in rows:
+        assert (f"{facts(name)['n_params']:,}", f"{facts(name)['steps']:,}") == (parameters, steps), name
+    chat = (ROOT / "docs/chat.md").read_text(encoding="utf-8")
+    assert f"{facts('chat')['n_params']:,} parameters" in chat
+
+
+def test_the_python_examples_run(real_data: Callable[[str], Path], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_data("names")
+    (example,) = blocks((ROOT / "docs/usage.md").read_text(encoding="utf-8"), "python")
+    assert "microgpt.load" in example
+    (here / "example.py").write_text(example, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "example.py"], capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("em")
+
+
 def test_missing_parts_are_installed_from_the_checkout() -> None:
     """PyPI's `microgpt` is another project."""
-    root = Path(__file__).parents[1]
-    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     named = set()
     for path in (
-        *root.glob("*.md"),
-        *(p for top in ("microgpt", "benchmarks", "docs") for p in (root / top).rglob("*")),
+        *ROOT.glob("*.md"),
+        *(p for top in ("microgpt", "benchmarks", "docs") for p in (ROOT / top).rglob("*")),
     ):
         if path.suffix in (".py", ".md"):
             text = path.read_text(encoding="utf-8")
