@@ -35,12 +35,10 @@ class ChatCorpus:
 
     @property
     def n_documents(self) -> int:
-        """Rows in all."""
         return len(self.order)
 
     @property
     def n_held_out(self) -> int:
-        """Rows that are held out."""
         return len(self.order) - self.n_train
 
     @cached_property
@@ -52,26 +50,21 @@ class ChatCorpus:
         return digest.hexdigest()
 
     def mean_row(self, block_size: int) -> float:
-        """Positions trained per row, on average."""
         return float(np.minimum(np.diff(self.offsets) - 1, block_size).mean())
 
     def n_rows(self, block_size: int) -> int:
-        """Rows that are trained on before the first one comes again."""
         return self.n_train
 
     def place(self, row: int, block_size: int) -> int:
-        """The conversation, counted from 0 in the text, of a row of training."""
         return int(self.order[row % self.n_train])
 
     def feed(
         self, first_step: int, n_steps: int, rows: int, block_size: int, *, micro_batch_size: int = 0, seed: int = 0
     ) -> Feed:
-        """Steps first_step .. first_step + n_steps of `rows` rows each, in order, over and over."""
         at = np.arange(first_step * rows, (first_step + n_steps) * rows) % self.n_train
         return self._rows(at, np.arange(0, n_steps * rows + 1, rows), first_step, micro_batch_size, seed)
 
     def held_out(self, block_size: int) -> Iterator[Feed]:
-        """The held-out rows."""
         at = np.arange(self.n_train, self.n_documents)
         if len(at):
             yield self._rows(at, np.append(np.arange(0, len(at), EVAL_ROWS), len(at)), 0, 0, 0)

@@ -94,7 +94,6 @@ class DocumentCorpus:
 
     @property
     def tokens(self) -> np.ndarray:
-        """All tokens, int32 or smaller (N,)."""
         return self.encoded.tokens
 
     @property
@@ -104,12 +103,10 @@ class DocumentCorpus:
 
     @property
     def n_documents(self) -> int:
-        """Documents in all."""
         return len(self.offsets) - 1
 
     @property
     def n_held_out(self) -> int:
-        """Documents that are held out."""
         return len(self.order) - self.n_train
 
     @cached_property
@@ -120,15 +117,12 @@ class DocumentCorpus:
         return digest.hexdigest()
 
     def mean_row(self, block_size: int) -> float:
-        """Positions trained per row, on average."""
         return float(block_size if self.joined else np.minimum(np.diff(self.offsets) - 1, block_size).mean())
 
     def n_rows(self, block_size: int) -> int:
-        """Rows that are trained on before the first one comes again."""
         return max(1, int(self._ends[-1]) // block_size) if self.joined else self.n_train
 
     def place(self, row: int, block_size: int) -> int:
-        """The document, counted from 0 in the text, in which a row of training begins."""
         if not self.joined:
             return int(self.order[row % self.n_train])
         begin = self._row(np.array([row]), block_size)[0] * block_size
@@ -137,7 +131,6 @@ class DocumentCorpus:
     def feed(
         self, first_step: int, n_steps: int, rows: int, block_size: int, *, micro_batch_size: int = 0, seed: int = 0
     ) -> Feed:
-        """Steps first_step .. first_step + n_steps of `rows` rows each, in order, over and over."""
         at = np.arange(first_step * rows, (first_step + n_steps) * rows)
         steps = np.arange(0, n_steps * rows + 1, rows)
         if self.joined:
@@ -176,7 +169,6 @@ class DocumentCorpus:
         return int(self.encoded.sizes[self.order[self.n_train :]].sum())
 
     def example_prompt(self, rng: Random) -> Conversation:
-        """No messages: a sample is a document of its own."""
         return []
 
     def contains(self, texts: Sequence[str]) -> list[bool]:
