@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json as jsonlib
 from collections.abc import Callable
 from pathlib import Path
@@ -91,7 +92,7 @@ def scrape(
     url_file
         A file of URLs, one per line; # begins a comment.
     out
-        The corpus, as JSONL.
+        The corpus, as JSONL; a new file.
     depth
         Depth to which links on the same host are followed.
     max_pages
@@ -99,9 +100,9 @@ def scrape(
     max_bytes
         Maximum bytes per page, after decompression.
     page_seconds
-        Maximum seconds per page.
+        Maximum seconds to fetch a page, and again to parse it.
     allow_private
-        HOST or HOST:PORT of your own network to open; repeatable.
+        HOST or HOST:PORT of your own network to open ([::1]:PORT for IPv6); repeatable.
     allow_partial
         Write the corpus even if pages failed.
     cache
@@ -148,12 +149,9 @@ def crawler(
     for flag, value in limits.items():
         if not value > 0:
             raise UsageError(f"{flag}: expected a number above {-1 if flag == '--depth' else 0}")
-    try:
-        import httpcore2  # noqa: F401
-        import protego  # noqa: F401
-        import trafilatura  # noqa: F401
-    except ImportError as error:
-        raise MachineError(f"{error.name} is not installed; {install('scrape')}") from None
+    for module in ("httpcore2", "idna", "protego", "trafilatura"):
+        if importlib.util.find_spec(module) is None:  # importing takes a second, and is the worker's
+            raise MachineError(f"{module} is not installed; {install('scrape')}")
     from microgpt.data.scrape.addresses import Gate, Refused
     from microgpt.data.scrape.crawl import Crawl, web_cache
     from microgpt.data.scrape.fetch import Fetcher, Limits

@@ -147,7 +147,7 @@ def _scraped(urls: list[str], url_file: Path | None, allow_private: list[str], a
     from microgpt.data.scrape.crawl import as_text, scrape, text_file
 
     out = text_file(pages)
-    scrape(crawl, pages, out, allow_partial=allow_partial, line=as_text)
+    scrape(crawl, pages, out, allow_partial=allow_partial, line=as_text, replace=True)
     return out
 
 

@@ -45,6 +45,10 @@ HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*"
 NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
 
 
+class TooManyBytes(Exception):
+    """More bytes were received than are accepted."""
+
+
 class Refused(Exception):
     """A URL or an address that the scraper refuses to connect to; the text is the reason."""
 
@@ -60,13 +64,17 @@ class Target(NamedTuple):
     @property
     def origin(self) -> str:
         """Scheme, host and port, as robots.txt and links have them."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}" + ("" if self.port == PORTS[self.scheme] else f":{self.port}")
+        return f"{self.scheme}://{bracketed(self.host)}" + ("" if self.port == PORTS[self.scheme] else f":{self.port}")
 
     @property
     def url(self) -> str:
         """The URL in its canonical spelling."""
         return self.origin + self.path
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands before a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def parse(url: str) -> Target:
@@ -142,16 +150,18 @@ def system_resolve(host: str, port: int) -> list[str]:
 class Gate:
     """Decides on connections: ports 80 and 443 of public addresses, and hosts that the user opened by name.
 
-    `private` holds the opened hosts, HOST or HOST:PORT. Raises Refused for what is neither.
+    `private` holds the opened hosts, HOST or HOST:PORT, with an IPv6 address in brackets.
+    Raises Refused for anything else.
     """
 
     def __init__(self, private: Iterable[str] = (), resolve: Resolve = system_resolve) -> None:
         self.resolve = resolve
         self.private: set[tuple[str, int]] = set()
         for text in private:
-            found = re.fullmatch(r"(\[.+\]|[^:]+)(?::(\d{1,5}))?", text)
-            if not found:
-                raise Refused(f"{text!r} is no HOST or HOST:PORT")
+            found = re.fullmatch(r"(\[.+\]|[^:]+)(?::(\d{1,5}))?", text, re.A)
+            if not found or int(found[2] or 0) > 65535:
+                advice = "; an IPv6 address needs brackets, as in [::1]:8080" if text.count(":") > 1 else ""
+                raise Refused(f"{text!r} is no HOST or HOST:PORT{advice}")
             ports = (int(found[2]),) if found[2] else PORTS.values()
             self.private |= {(plain_host(found[1]), port) for port in ports}
 
@@ -160,9 +170,12 @@ class Gate:
         if (host, port) in self.private:
             return
         if port not in PORTS.values():
-            raise Refused(f"port {port}; only 80 and 443 are open (--allow-private {host}:{port} opens this one)")
+            raise Refused(
+                f"port {port}; only 80 and 443 are open (--allow-private {bracketed(host)}:{port} opens this one)"
+            )
         if re.fullmatch(r"[\d.]+|.*:.*", host) and closed(host):
-            raise Refused(f"{host} is a private or special address (--allow-private {host} opens it)")
+            opens = f"--allow-private {bracketed(host)} opens it"
+            raise Refused(f"{host} is a private or special address ({opens})")
 
     def addresses(self, host: str, port: int) -> list[str]:
         """The addresses to connect to, all of them checked. Raises Refused, OSError."""
@@ -175,11 +188,20 @@ class Gate:
 
 
 class Connector(httpcore2.NetworkBackend):
-    """Connections through the gate, which end at a deadline however slowly the server sends."""
+    """Connections through the gate, which end at a deadline however slowly the server sends.
+
+    Reading raises TooManyBytes beyond `max_bytes`, where it is a number.
+    """
 
     def __init__(
-        self, gate: Gate, deadline: float, now: Callable[[], float] = time.monotonic, backend: Any = None
+        self,
+        gate: Gate,
+        deadline: float,
+        now: Callable[[], float] = time.monotonic,
+        backend: Any = None,
+        max_bytes: int | None = None,
     ) -> None:
+        self.max_bytes, self.n_read = max_bytes, 0
         self.gate, self.deadline, self.now = gate, deadline, now
         self.backend = backend or httpcore2.SyncBackend()
 
@@ -189,6 +211,12 @@ class Connector(httpcore2.NetworkBackend):
         if left <= 0:
             raise httpcore2.ReadTimeout("the page took too long")
         return left if timeout is None else min(left, timeout)
+
+    def count(self, size: int) -> None:
+        """Count bytes that were read. Raises TooManyBytes."""
+        self.n_read += size
+        if self.max_bytes is not None and self.n_read > self.max_bytes:
+            raise TooManyBytes
 
     def connect_tcp(
         self,
@@ -221,7 +249,9 @@ class Stream(httpcore2.NetworkStream):
         self.connector, self.inner = connector, inner
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self.inner.read(max_bytes, self.connector.left(timeout))
+        data = self.inner.read(max_bytes, self.connector.left(timeout))
+        self.connector.count(len(data))
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self.inner.write(buffer, self.connector.left(timeout))

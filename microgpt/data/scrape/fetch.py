@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from email.message import Message
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import httpcore2
 
-from microgpt.data.scrape.addresses import Connector, Gate, Target, follow
+from microgpt.data.scrape.addresses import Connector, Gate, Target, TooManyBytes, follow
 
 AGENT = "microgpt"  # the product token that robots.txt addresses; a user agent begins with it
 MAX_HOPS = 5  # redirects, as in RFC 9309 for robots.txt
@@ -21,6 +21,8 @@ MEANT = 1 << 20  # bytes below which any ratio is harmless
 PIECE = 1 << 16
 TRIES = 3
 LONGEST_WAIT = 60.0  # seconds; a server that asks for a longer wait is not asked again
+MAX_HEAD = 1 << 18  # bytes of all headers, those of interim responses among them
+CHARSET = re.compile(r";\s*charset\s*=\s*\"?([\w.:+-]{1,40})", re.I | re.A)
 
 
 class PageError(Exception):
@@ -127,7 +129,7 @@ class Fetcher:
         """A reply, or the target of a redirect. Raises Refused, PageError."""
         self.gate.check(target.host, target.port)
         seconds = self.limits.seconds
-        connector = Connector(self.gate, time.monotonic() + seconds, backend=self.network)
+        connector = Connector(self.gate, time.monotonic() + seconds, backend=self.network, max_bytes=MAX_HEAD)
         headers: dict[bytes | str, bytes | str] = {
             "Host": target.origin.partition("://")[2],
             "User-Agent": self.user_agent,
@@ -144,37 +146,45 @@ class Fetcher:
                 ) as pool,
                 pool.stream("GET", _as_is(target), headers=headers, extensions={"timeout": waits}) as response,
             ):
+                connector.max_bytes = None  # the body is counted where it is read
                 return self._read(target, response, max_bytes)
+        except TooManyBytes:
+            raise PageError(f"more than {MAX_HEAD:,} bytes of headers") from None
         except httpcore2.TimeoutException:
             raise PageError(f"no complete answer within {seconds:.0f} s", retry=True) from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
             raise PageError(f"the connection failed ({str(error) or type(error).__name__})", retry=True) from None
 
     def _read(self, target: Target, response: Any, max_bytes: int) -> Reply | str:
-        headers = Message()
+        headers: dict[str, list[str]] = {}
         for key, value in response.headers:
-            headers[key.decode("latin-1")] = value.decode("latin-1")
-        status, place = response.status, headers["Location"]
+            headers.setdefault(key.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        status, place = response.status, _first(headers, "location")
         if status in (301, 302, 303, 307, 308) and place:
-            return str(place)
+            return place
         if status != 200:
             retry = status == 429 or status >= 500
-            raise PageError(f"the server answers {status}", status, _wait(headers["Retry-After"]), retry)
-        encodings = [
-            word.strip().lower() for value in headers.get_all("Content-Encoding", []) for word in value.split(",")
-        ]
+            raise PageError(f"the server answers {status}", status, _wait(_first(headers, "retry-after")), retry)
+        values = headers.get("content-encoding", [])
+        encodings = [word.strip().lower() for value in values for word in value.split(",")]
         encodings = [word for word in encodings if word not in ("", "identity")]
         if encodings not in ([], ["gzip"], ["x-gzip"]):
-            raise PageError(f"encoded as {', '.join(encodings)}; only gzip was asked for, once")
+            raise PageError(f"encoded as {', '.join(encodings)[:100]}; only gzip was asked for, once")
         pieces = response.iter_stream()
         data = bytearray()
         for piece in _unzipped(pieces, max_bytes) if encodings else pieces:
             data += piece
             if len(data) > max_bytes:
                 raise PageError(f"more than {max_bytes:,} bytes (--max-bytes)")
-        kind = headers.get_content_type() if headers["Content-Type"] else ""
-        charset = headers.get_content_charset() if headers["Content-Type"] else None
-        return Reply(target, bytes(data), kind, charset)
+        content_type = _first(headers, "content-type")
+        charset = CHARSET.search(content_type)
+        kind = content_type.partition(";")[0].strip().lower()
+        return Reply(target, bytes(data), kind[:100], charset[1].lower() if charset else None)
+
+
+def _first(headers: dict[str, list[str]], name: str) -> str:
+    """The first value of a header, or an empty text."""
+    return headers.get(name, [""])[0]
 
 
 def _as_is(target: Target) -> httpcore2.URL:
@@ -200,11 +210,13 @@ def _unzipped(pieces: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
             yield out
             if n_out > max_bytes:
                 return
+        if engine.eof:
+            return  # nothing after the end is read, however much there is
     if not engine.eof:
         raise PageError("the gzip data ends early", retry=True)
 
 
-def _wait(text: str | None) -> float | None:
+def _wait(text: str) -> float | None:
     """The seconds of a Retry-After header, which holds seconds or a date."""
     if not text:
         return None
@@ -212,5 +224,5 @@ def _wait(text: str | None) -> float | None:
         return max(
             0.0, float(text) if text.strip().isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
         )
-    except (ValueError, OverflowError):
+    except (ValueError, TypeError, IndexError, OverflowError, OSError):
         return None

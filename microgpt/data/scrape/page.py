@@ -59,6 +59,17 @@ def read_page(reply: Reply) -> Page:
     return Page(url, title, date, text, found)
 
 
+def checked(value: Any) -> Page:
+    """A page that was JSON on the way, in another process or in the cache. Raises ValueError for anything else."""
+    if not isinstance(value, dict) or set(value) != set(Page._fields):
+        raise ValueError("no page")
+    page = Page(**value)
+    texts = [page.url, page.text, *(text for text in (page.title, page.date) if text is not None)]
+    if not isinstance(page.links, list) or not all(isinstance(text, str) for text in (*texts, *page.links)):
+        raise ValueError("a page's fields are texts, and its links a list of texts")
+    return page
+
+
 def decode(body: bytes, charset: str | None) -> str:
     """Bytes as text, by byte order mark, header, <meta>, or the first charset that fits."""
     told = [name for mark, name in MARKS if body.startswith(mark)]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from microgpt.data.scrape.addresses import Refused, Target
-from microgpt.data.scrape.fetch import AGENT, LONGEST_WAIT, Fetcher, PageError
+from microgpt.data.scrape.fetch import LONGEST_WAIT, Fetcher, PageError
+from microgpt.data.scrape.worker import Worker
 
 LIMIT = 512_000  # bytes of robots.txt that are read; RFC 9309 asks for 500 KiB
 
@@ -15,11 +14,11 @@ class Disallowed(PageError):
 
 
 class Robots:
-    """The rules of each site, fetched once per crawl."""
+    """The rules of each site, fetched once per crawl and parsed by `worker`."""
 
-    def __init__(self, fetcher: Fetcher) -> None:
-        self.fetcher = fetcher
-        self.rules: dict[str, Any] = {}  # by origin; a string is the reason why nothing may be fetched
+    def __init__(self, fetcher: Fetcher, worker: Worker) -> None:
+        self.fetcher, self.worker = fetcher, worker
+        self.rules: dict[str, bytes | str] = {}  # by origin: its robots.txt; a string is why nothing may be fetched
 
     def allowed(self, target: Target) -> float:
         """Seconds between two requests to this host. Raises Disallowed, Refused."""
@@ -29,24 +28,28 @@ class Robots:
         rules = self.rules[target.origin]
         if isinstance(rules, str):
             raise Disallowed(rules)
-        if not rules.can_fetch(target.url, AGENT):
+        if not rules:
+            return 0.0
+        try:
+            allowed, delay = self.worker.may_fetch(rules, target.url)
+        except PageError as error:
+            reason = f"{target.origin}/robots.txt: {error}, so nothing may be fetched"
+            self.rules[target.origin] = reason
+            raise Disallowed(reason) from None
+        if not allowed:
             raise Disallowed(f"{target.origin}/robots.txt disallows it")
-        delay = rules.crawl_delay(AGENT) or 0.0
         if delay > LONGEST_WAIT:
             raise Disallowed(f"{target.origin}/robots.txt asks for {delay:.0f} s between requests")
-        return float(delay)
+        return delay
 
-    def _read(self, target: Target) -> Any:
+    def _read(self, target: Target) -> bytes | str:
         """The rules, or the reason why nothing may be fetched: a server that fails or is unreachable allows nothing."""
-        from protego import Protego
-
         place = target._replace(path="/robots.txt")
         try:
-            text = self.fetcher.fetch(place, lambda target: 0.0, LIMIT).body.decode("utf-8", "replace")
+            return self.fetcher.fetch(place, lambda target: 0.0, LIMIT).body
         except Refused:
             raise
         except PageError as error:
             if not 300 <= error.status < 500:
                 return f"{place.url} cannot be fetched ({error}), so nothing may be fetched"
-            text = ""  # there is none: anything may be fetched
-        return Protego.parse(text.removeprefix("\ufeff"))
+            return b""  # there is none: anything may be fetched

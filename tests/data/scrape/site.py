@@ -7,6 +7,7 @@ import threading
 import time
 import zlib
 from collections import Counter
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -123,6 +124,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def trap_tags(self) -> None:
         self.answer(b"<p>a" * 250_000)
+
+    def trap_attributes(self) -> None:  # one tag, whose parser takes time by the square of their number
+        self.answer(b"<html><body><p " + b" ".join(b"a%d=1" % n for n in range(400_000)) + b">text</p>")
+
+    def trap_nested_tags(self) -> None:
+        self.answer(b"<html><body>" + b"<p>" * 190_000 + PROSE.encode() * 20)
+
+    def trap_charset(self) -> None:  # the standard library's parser of headers raises a TypeError on it
+        self.answer(page(7).encode(), "text/html; charset*0*=utf-8''%ff; charset*=1")
+
+    def trap_continue(self) -> None:
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
 
     def trap_empty(self) -> None:
         self.answer(b"", "text/html")

@@ -14,6 +14,7 @@ from microgpt.data.scrape.addresses import Gate, parse
 from microgpt.data.scrape.crawl import Crawl, read_urls, scrape
 from microgpt.data.scrape.fetch import Clock, Fetcher, Limits, Pace
 from microgpt.data.scrape.page import decode, links
+from microgpt.data.scrape.worker import Worker
 from microgpt.errors import DataError
 from tests.data.scrape.site import N_PAGES, PROSE, Handler, Site
 
@@ -37,9 +38,18 @@ def site() -> Iterator[Site]:
     site.close()
 
 
+WORKER = Worker(30.0)  # one for all tests: starting takes a second
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _end_of_the_worker() -> Iterator[None]:
+    yield
+    WORKER.close()
+
+
 def crawl_of(site: Site, limits: Limits | None = None, **options: object) -> Crawl:
     fetcher = Fetcher(Gate([site.host]), limits or Limits(max_bytes=2_000_000, seconds=5.0), NoWait())
-    return Crawl(fetcher, **options)  # type: ignore[arg-type]
+    return Crawl(fetcher, **{"worker": WORKER, **options})  # type: ignore[arg-type]
 
 
 def reason(site: Site, path: str, limits: Limits | None = None) -> str:
@@ -54,9 +64,11 @@ def test_a_whole_site_by_its_links(site: Site, tmp_path: Path) -> None:
     out = tmp_path / "corpus.jsonl"
     with pytest.raises(DataError, match=r"1 of 61 pages failed.*/page/60: the server answers 404"):
         scrape(crawl, [f"http://{site.host}/page/0"], out, allow_partial=False)
-    assert list(tmp_path.iterdir()) == []
+    (kept,) = tmp_path.iterdir()  # no corpus, but what was fetched is lost neither
+    assert kept.name == "corpus-partial-1.jsonl"
     crawl = crawl_of(site, depth=N_PAGES)
     report = scrape(crawl, [f"http://{site.host}/page/0"], out, allow_partial=True)
+    assert kept.read_bytes() == out.read_bytes()
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [row["title"] for row in rows] == [f"Page {n}" for n in range(N_PAGES)]
     assert [row["url"] for row in rows] == [f"http://{site.host}/page/{n}" for n in range(N_PAGES)]
