@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup bench clean crash mutants proof-gradients proof-round-trip proof-memory
+.PHONY: demo test check setup bench clean crash mutants test-cpus proof-gradients proof-round-trip proof-memory
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -25,6 +25,9 @@ crash: .venv/full  ## 1000 random kills, signals, races: the figures of docs/cra
 
 mutants: .venv/full  ## break the engines in some fifty ways; the suite must catch each
 	$(BIN)/python -m tests.mutants
+
+test-cpus: .venv/full  ## the fused rung's suite with code for this CPU, AVX-512 without BF16, AVX2 and plain x86-64
+	$(BIN)/python -m tests.cpus
 
 proof-gradients: .venv/full  ## every rung's gradients against differences, 200 random sets of options
 	$(BIN)/python -m pytest tests/engines/test_ladder.py --long -k limit_of_differences

@@ -41,7 +41,7 @@ def _of_pairs(columns: bool, a: Any, lda: int, w: Any, c: Any, M: int, K: int, N
         matmul.multiply(pointer(a), lda, pointer(w), N, pointer(c), N, M, K, N, False)
 
 
-@pytest.mark.skipif(not intrinsics.has_bfloat16(), reason="this CPU has no instructions for bfloat16")
+@pytest.mark.hardware(intrinsics.has_bfloat16(), "products of bfloat16s: AVX-512 BF16")
 def test_pairs_of_bfloat16_are_rounded_arranged_and_multiplied() -> None:
     rounded = lambda x: tensors.from_bfloat16(tensors.to_bfloat16("x", x)).reshape(x.shape)  # noqa: E731
     W = lanes_of("float32")

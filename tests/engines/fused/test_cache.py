@@ -25,7 +25,7 @@ from microgpt.progress import ProgressCallback
 CODE = Code(64, False, {"train": "qd"}, {"train": 3}, {"log": 8}, bytes(range(256)) * 40)
 load = cache.load.__wrapped__
 
-IMAGES = pytest.mark.skipif(not elf.possible(), reason="this machine's code is loaded by LLVM")
+IMAGES = pytest.mark.hardware(elf.possible(), "images of code: Linux on x86-64 (elsewhere LLVM loads it)")
 
 
 def python(script: str, **environment: str) -> subprocess.Popen[str]:
@@ -155,6 +155,16 @@ def test_without_a_folder_it_is_compiled_in_memory(
     for _ in range(2):
         load("float32")
     assert compilations == ["float32"] * 2
+
+
+@pytest.mark.parametrize("instructions", [False, True])
+def test_without_instructions_for_it_bfloat16_is_the_code_of_float32(
+    cached: Path, compilations: list[str], monkeypatch: pytest.MonkeyPatch, instructions: bool
+) -> None:
+    monkeypatch.setattr(cache, "cpu", lambda: {"bfloat16": instructions})
+    for _ in range(2):
+        load("bfloat16")
+    assert compilations == ["bfloat16"] * instructions
 
 
 def test_what_nobody_used_for_long_is_swept(tmp_path: Path) -> None:

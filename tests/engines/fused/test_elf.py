@@ -14,7 +14,7 @@ import llvmlite.binding as llvm
 from microgpt.engines.fused.jit import elf
 from microgpt.engines.fused.jit.code import NAMES, Code
 
-IMAGES = pytest.mark.skipif(not elf.possible(), reason="this machine's code is loaded by LLVM")
+IMAGES = pytest.mark.hardware(elf.possible(), "images of code: Linux on x86-64 (elsewhere LLVM loads it)")
 
 
 def emitted(text: str) -> bytes:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from microgpt import files
 from microgpt.engines.common import compiling
+from microgpt.engines.common.hardware import cpu
 from microgpt.engines.fused.jit.code import Code, Kernels
 from microgpt.errors import MachineError
 
@@ -34,23 +35,30 @@ def load(dtype: str) -> Kernels:
 
     Raises MachineError where Numba is told not to compile, or the system runs no code that is made while it runs.
     """
-    key = _key(dtype)
-    path = _folder() / f"{dtype}-{key}"
-    code = read(path, key)
-    if code is None:
-        from microgpt.engines.fused.entries import KERNELS
-        from microgpt.engines.fused.jit.compiler import compile_kernels
-
-        compiled = compile_kernels(KERNELS, dtype, compiling.report)
-        if isinstance(compiled, Kernels):
-            return compiled
-        code = compiled
-        with suppress(OSError):
-            write(path, key, code)
+    code = _code(dtype)
     try:
-        return code.load()
+        return code if isinstance(code, Kernels) else code.load()
     except OSError as error:
         raise MachineError(f"--engine fused: {error.strerror}; take --engine manual", "E_JIT") from error
+
+
+def _code(dtype: str) -> Code | Kernels:
+    """The code of a float type, from its file or compiled into it; kernels where there can be no file."""
+    key = _key(dtype)
+    path = _folder() / f"{dtype}-{key}"
+    code: Code | Kernels | None = read(path, key)
+    if code is None:
+        if dtype == "bfloat16" and not cpu()["bfloat16"]:
+            code = _code("float32")
+        else:
+            from microgpt.engines.fused.entries import KERNELS
+            from microgpt.engines.fused.jit.compiler import compile_kernels
+
+            code = compile_kernels(KERNELS, dtype, compiling.report)
+        if isinstance(code, Code):
+            with suppress(OSError):
+                write(path, key, code)
+    return code
 
 
 def _folder() -> Path:
