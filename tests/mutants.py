@@ -34,7 +34,7 @@ class Mutant(NamedTuple):
         """The tests that ought to notice: the ladder's for this rung, or those of what all rungs share."""
         rung = self.file.removeprefix("engines/").split("/")[0].removesuffix(".py")
         if rung in LADDER:
-            parts = ("adam", "attention", "bfloat16", "engine", "matmul") if rung == "fused" else ()
+            parts = ("adam", "attention", "bfloat16", "denormals", "engine", "matmul") if rung == "fused" else ()
             more = [f"tests/engines/fused/test_{part}.py" for part in parts]
             return ["tests/engines/test_ladder.py", *more, "-k", rung]
         return ["tests/test_optim.py", "tests/engines/common/test_dropout.py", "tests/engines/test_ladder.py"]
@@ -43,6 +43,7 @@ class Mutant(NamedTuple):
 SCALAR, FUNCTIONAL, TENSOR, MANUAL = (f"engines/{rung}.py" for rung in ("scalar", "functional", "tensor", "manual"))
 PYTORCH, PYTORCH_MODEL = "engines/pytorch/__init__.py", "engines/pytorch/model.py"
 ARRAYS = "engines/common/arrays.py"
+FUSED_MODE, FUSED_COMPILER = "engines/fused/simd/float_mode.py", "engines/fused/jit/compiler.py"
 FUSED_ACTIVATIONS, FUSED_ATTENTION, FUSED_SHORT, FUSED_LINEAR, FUSED_PASSES, FUSED_KERNELS, FUSED_UPDATE, FUSED_STREAMS = (
     f"engines/fused/{part}.py"
     for part in ("activations", "attention", "attention_short", "linear", "passes", "train", "adam", "generate_batch")
@@ -115,6 +116,11 @@ MUTANTS = [
     Mutant(FUSED_LINEAR, "later positions overwrite a weight's gradient", "fan_in, adding or n > 0)", "fan_in, adding)"),
     Mutant(FUSED_STREAMS, "a stream sees the sequence before it", "older = float(newest - s) - mine", "older = none"),
     Mutant(FUSED_STREAMS, "a key in the next slot", "i) * FOUR + slot % FOUR) * W", "i) * FOUR + (slot + 1) % FOUR) * W"),
+    Mutant(FUSED_MODE, "denormal results are kept", "0x1F80 | 1 << 15 | 1 << 6", "0x1F80 | 1 << 6"),
+    Mutant(FUSED_MODE, "denormal operands are kept", "0x1F80 | 1 << 15 | 1 << 6", "0x1F80 | 1 << 15"),
+    Mutant(FUSED_MODE, "the caller's mode is lost", "write(b, before, machine)", "pass"),
+    Mutant(FUSED_COMPILER, "denormals are kept", "number is types.float32)", "False)"),
+    Mutant(FUSED_COMPILER, "float64 flushes them too", "number is types.float32)", "True)"),
     Mutant("optim.py", "a schedule off by one", "progress = (step - warmup)", "progress = (step + 1 - warmup)"),
     Mutant("optim.py", "no floor", "return low + (high - low) * (1 - progress)", "return high * (1 - progress)"),
     Mutant("optim.py", "no bias correction", "m_hat = m / (1 - optim.beta1 ** (step + 1))", "m_hat = m"),

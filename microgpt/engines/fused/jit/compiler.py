@@ -17,7 +17,8 @@ from microgpt.engines.fused.jit import elf
 from microgpt.engines.fused.jit.code import Code, Kernel, Kernels
 from microgpt.engines.fused.jit.functions import INTERNALS, jit
 from microgpt.engines.fused.layout import Shape
-from microgpt.engines.fused.simd.intrinsics import BYTES, has_bfloat16
+from microgpt.engines.fused.simd.float_mode import switches
+from microgpt.engines.fused.simd.intrinsics import BYTES, has_bfloat16, noinline
 from microgpt.errors import MachineError
 from microgpt.progress import ProgressCallback
 
@@ -49,7 +50,7 @@ def compile_kernels(functions: Functions, dtype: str, progress: ProgressCallback
     number = types.float64 if dtype == "float64" else types.float32
     kinds = {f.__name__: [kind_of(word, number, bf16_pairs) for word in _annotations(f)] for f in functions}
     forms = {name: "".join(map(_form, given)) for name, given in kinds.items()}
-    entry_points = {f.__name__: entry_point(f, kinds[f.__name__]) for f in functions}
+    entry_points = {f.__name__: entry_point(f, kinds[f.__name__], number is types.float32) for f in functions}
     if INTERNALS is None:
         progress(SLOW, None)
         found = []
@@ -107,9 +108,13 @@ def _form(kind: Any) -> str:
     return "".join(map(_form, kind.types)) if isinstance(kind, types.BaseTuple) else LETTERS.get(kind, "Q")
 
 
-def entry_point(function: Callable[..., int], kinds: list[Any]) -> Callable[[Any], int]:
-    """A function of a pointer to a kernel's arguments, eight bytes each, that calls it."""
+def entry_point(function: Callable[..., int], kinds: list[Any], flushing: bool) -> Callable[[Any], int]:
+    """A function of a pointer to a kernel's arguments, eight bytes each, that calls it.
+
+    The kernel runs in a floating-point mode of its own, `flushing` denormals or not; see float_mode.py.
+    """
     kernel = jit(function)
+    enter, leave = switches(flushing)
 
     def arguments(typing: Any, pointer: Any) -> Any:
         result = types.Tuple(kinds)
@@ -125,8 +130,16 @@ def entry_point(function: Callable[..., int], kinds: list[Any]) -> Callable[[Any
 
     given = intrinsic(arguments)
 
-    def call(pointer: Any) -> int:
+    @jit
+    def run(pointer: Any) -> int:
+        noinline()  # inlined into `call`, its arithmetic could be moved out of its mode
         return kernel(*given(pointer))
+
+    def call(pointer: Any) -> int:
+        before = enter()
+        result = run(pointer)
+        leave(before)
+        return result
 
     return call
 
