@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+PEERS = ("torch", "jax")
 
 
 @dataclass(frozen=True)
@@ -190,11 +191,21 @@ def script(family: Callable[[Options], list[Row]], about: str | None, cores: int
     pin(cores)
     options = chosen(args)
     where, rows = machine(), family(options)
+    alone(options.engine)
     if args.json:
         print(json.dumps({"machine": where, "rows": [{**asdict(row), "met": row.met} for row in rows]}))
     else:
         print(f"{describe(where)}\ncommit {where['commit']}, {where['date']}, {cores} core{'s' * (cores > 1)}\n")
         print(markdown(rows), end="")
+
+
+def alone(engine: str) -> None:
+    """Raise AssertionError where our side, which ran in this process, was not alone there: no peer may be imported."""
+    from microgpt.engines.ladder import ALIASES, LADDER
+
+    own = None if engine == "auto" else LADDER[ALIASES.get(engine, engine)].requires
+    beside = [name for name in PEERS if name in sys.modules and name != own]
+    assert not beside, f"{' and '.join(beside)} ran in our side's process, which may change it: see benchmarks/apart.py"
 
 
 def child(module: str, *args: str, env: dict[str, str] | None = None, timeout: float = 600) -> str:

@@ -8,17 +8,21 @@ stay in the cache, 16 here; the others follow in their places. Peers are checked
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from functools import partial
 from random import Random
 
 import numpy as np
 
+from benchmarks.apart import Side, apart
 from benchmarks.common import Options, Row, script
 from benchmarks.sampling import check, speeds
-from benchmarks.work import VIDYA, Drawing, Ours, Side, installed, ours, sized, synthetic
+from benchmarks.work import VIDYA, Drawing, Ours, installed, ours, sized, synthetic
+from microgpt.config import Model
 from microgpt.inference.generate import generate_batch, generate_many
 from microgpt.inference.sampling import Sampling
+from microgpt.model import Tensors
 
 FIRST, SAMPLING = 0, Sampling(temperature=1.0)
 TARGETS = (("float32", 1, 13_000.0), ("float32", 32, 60_000.0), ("bfloat16", 1, 20_000.0))  # tokens a second
@@ -33,24 +37,24 @@ def ours_draws(side: Ours, n: int, count: int) -> int:
 
 
 def peers(side: Ours, streams: int, count: int) -> list[Side]:
-    """JAX and PyTorch on the same weights, their logits compared with ours first."""
+    """JAX and PyTorch on the same weights, in processes of their own, their logits compared with ours first."""
     found: list[Side] = []
     text = side.work.feed.tokens[:20]
     want = side.engine.logits(side.state, text)[0].astype(np.float64)
-    model, tensors = side.work.model, side.work.tensors
-    if installed("torch"):
-        from benchmarks.peers import torch_gpt
-
-        torch_ = torch_gpt.Decoder(model, tensors, streams)
-        check("PyTorch", torch_.follow(text), want)
-        found.append(Drawing("PyTorch eager", lambda: torch_.generate(FIRST, count, 1.0).size))
-    if installed("jax"):
-        from benchmarks.peers import jax_gpt
-
-        jax_ = jax_gpt.Decoder(model, tensors, streams)
-        check("JAX", jax_.follow(text), want)
-        found.append(Drawing("JAX, scan over tokens", lambda: jax_.generate(FIRST, count, 1.0).size))
+    for library in ("torch", "jax"):
+        if installed(library):
+            found += apart(drawing, library, side.work.model, side.work.tensors, streams, count, text, want)
     return found
+
+
+def drawing(
+    library: str, model: Model, tensors: Tensors, streams: int, count: int, text: np.ndarray, want: np.ndarray
+) -> list[Side]:
+    """A peer that decodes; raises AssertionError where its logits of the text are not those that we want."""
+    name = {"torch": "PyTorch eager", "jax": "JAX, scan over tokens"}[library]
+    decoder = importlib.import_module(f"benchmarks.peers.{library}_gpt").Decoder(model, tensors, streams)
+    check(name, decoder.follow(text), want)
+    return [Drawing(name, lambda: decoder.generate(FIRST, count, 1.0).size)]
 
 
 def family(options: Options) -> list[Row]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from benchmarks.apart import Side
 from benchmarks.common import Options, Row, ratio, script
 from benchmarks.peers import yardstick
-from benchmarks.work import Side, Work, fastest, names, names_file, ours, peers, race
+from benchmarks.work import Work, fastest, names, names_file, ours, peers, race
 
 
 def one_document(options: Options) -> list[Row]:

@@ -9,16 +9,19 @@ of their own. A token is a pass of the model; the end of a name is one. Peers ar
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 
+from benchmarks.apart import Side, apart
 from benchmarks.common import Options, Row, say, script
 from benchmarks.peers import yardstick
-from benchmarks.work import Drawing, Ours, Side, Work, installed, names, race
+from benchmarks.work import Drawing, Ours, Work, installed, names, race
 from microgpt import files
+from microgpt.config import Model
 from microgpt.feed import pack
 from microgpt.inference.generate import generate_batch, generate_many
 from microgpt.inference.sampling import Sampling
@@ -51,13 +54,11 @@ def side_by_side(side: Ours, count: int) -> int:
     return int(np.minimum(np.diff(ends) + 1, block).sum())
 
 
-def of_jax(work: Work, weights: Tensors, want: np.ndarray, streams: int, steps: int) -> list[Side]:
+def of_jax(model: Model, weights: Tensors, want: np.ndarray, streams: int, steps: int) -> list[Side]:
     """JAX: streams that begin a new name as soon as one ends, all in one compiled loop."""
-    if not installed("jax"):
-        return []
     from benchmarks.peers.jax_gpt import Decoder
 
-    decoder = Decoder(work.model, weights, streams)
+    decoder = Decoder(model, weights, streams)
     check("JAX", decoder.follow(np.array(EMMA[:-1])), want)
     name = f"JAX, {streams} stream{'s' * (streams > 1)}"
     return [Drawing(name, lambda: decoder.generate(BOS, steps, SAMPLING.temperature, restart=True).size)]
@@ -95,10 +96,15 @@ def family(options: Options) -> list[Row]:
     loss = float(side.engine.loss(side.state, pack([EMMA]))[0])
     fast_path = side.engine.generate is not None
     few, steps = (3, 20) if options.quick else (20_000 if fast_path else 200, 2000)
-    ours: list[Side] = [Drawing(side.name, lambda: one_after_another(side, few))]
-    beside: list[Side] = [Drawing(side.name, lambda: side_by_side(side, few))]
-    single = speeds(ours + (of_jax(work, weights, want, 1, steps) if options.peers else []), options)
-    batched = speeds(beside + (of_jax(work, weights, want, 256, steps) if options.peers else []), options)
+
+    def against_jax(name: str, run: Callable[[], int], streams: int) -> list[tuple[str, float]]:
+        sides: list[Side] = [Drawing(name, run)]
+        if options.peers and installed("jax"):
+            sides += apart(of_jax, work.model, weights, want, streams, steps)
+        return speeds(sides, options)
+
+    single = against_jax(side.name, lambda: one_after_another(side, few), 1)
+    batched = against_jax(side.name, lambda: side_by_side(side, few), 256)
     theirs = dict(single[1:])
     if options.peers and (speed := c_speed(weights, loss, 1000 if options.quick else 200_000)):
         theirs["C yardstick"] = speed

@@ -14,8 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from benchmarks.apart import Side
 from benchmarks.common import Options, Row, ratio, script
-from benchmarks.work import TEN_MILLION, VIDYA, Ours, Side, Work, ours, race, sized, synthetic
+from benchmarks.work import TEN_MILLION, VIDYA, Ours, Work, ours, race, sized, synthetic
 
 
 class Twins:

@@ -10,10 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Protocol
 
 import numpy as np
 
+from benchmarks.apart import Failed, Side, apart, timed
 from benchmarks.common import Options, say
 from microgpt.config import Config, Model, Optim
 from microgpt.data import datasets
@@ -139,18 +139,6 @@ class Drawing:
         return np.zeros(0)
 
 
-class Side(Protocol):
-    """One program in a race."""
-
-    name: str
-
-    def reset(self) -> None:
-        """Back to the first values; not timed."""
-
-    def train(self) -> np.ndarray:
-        """The work, timed: the losses float64 (steps,), or an empty array where they cannot be compared."""
-
-
 class Ours:
     """Our side: an engine through the engine line."""
 
@@ -213,25 +201,21 @@ def race(sides: Sequence[Side], options: Options, *, rtol: float = 2e-4, least: 
     running: list[tuple[Side, Timing]] = []
     for side in sides:
         try:
-            side.reset()
-            losses = side.train()
+            _, losses = timed(side, options.cpu_time)
         except Exception as error:
             if side is sides[0]:
                 raise
-            say(f"  {side.name}: cannot run here ({type(error).__name__}: {str(error).splitlines()[0][:160]})")
+            why = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+            say(f"  {side.name}: cannot run here ({why.splitlines()[0][:160]})")
             continue
         same_losses(side.name, losses, running[0][1].losses if running else losses, rtol)
         running.append((side, Timing(side.name, losses)))
     done = [timing for _, timing in running]
-    clock = time.process_time if options.cpu_time else time.perf_counter
     started, budget = time.perf_counter(), options.seconds * len(running)
     rounds = 0
     while rounds < (2 if options.quick else least) or time.perf_counter() - started < budget:
         for side, timing in running:
-            side.reset()
-            start = clock()
-            side.train()
-            timing.seconds.append(clock() - start)
+            timing.seconds.append(timed(side, options.cpu_time)[0])
         rounds += 1
         if rounds == 1 and len(running) > 2:
             fastest = min(timing.best for _, timing in running[1:])
@@ -258,17 +242,30 @@ def fastest(timings: Sequence[Timing]) -> Timing | None:
 
 
 def peers(work: Work, options: Options) -> list[Side]:
-    """PyTorch and JAX on this work, in every form that a good user would try; what is missing is said."""
+    """PyTorch and JAX on this work, in every form that a good user would try, each library in a process of its own.
+
+    A library that is missing is said.
+    """
     found: list[Side] = []
     if options.peers and installed("torch"):
-        from benchmarks.peers import torch_gpt
-
-        found += torch_gpt.sides(work, compiled=not options.quick)
+        found += apart(torch_sides, work, not options.quick)
     if options.peers and installed("jax"):
-        from benchmarks.peers import jax_gpt
-
-        found += jax_gpt.sides(work)
+        found += apart(jax_sides, work)
     return found
+
+
+def torch_sides(work: Work, compiled: bool) -> list[Side]:
+    """PyTorch's."""
+    from benchmarks.peers import torch_gpt
+
+    return torch_gpt.sides(work, compiled)
+
+
+def jax_sides(work: Work) -> list[Side]:
+    """JAX's."""
+    from benchmarks.peers import jax_gpt
+
+    return jax_gpt.sides(work)
 
 
 @lru_cache(maxsize=8)

@@ -65,7 +65,8 @@ def main(words: list[str]) -> int:
             command, cwd=ROOT, env={**os.environ, "CI": "1", **environment}, stdout=-1, text=True, check=False
         )
         failed += done.returncode != 0
-        print(f"{done.stdout}{name}: {'FAILED' if done.returncode else 'passed'}, {time.perf_counter() - start:.0f} s")
+        seconds = time.perf_counter() - start
+        print(f"{done.stdout}{name}: {'FAILED' if done.returncode else 'passed'}, {seconds:.0f} s", flush=True)
     return failed
 
 

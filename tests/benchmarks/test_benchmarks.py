@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
+import multiprocessing
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +16,8 @@ import pytest
 
 import benchmarks.__main__ as every
 from benchmarks import peak, sizes, work
-from benchmarks.common import Options, Row, markdown
+from benchmarks.apart import Failed, apart, timed
+from benchmarks.common import ROOT, Options, Row, markdown
 from microgpt.model import n_params
 
 QUICK = Options(quick=True, peers=False, seconds=0.01)
@@ -42,11 +48,12 @@ def test_peers_compute_the_same_losses(library: str, name: str) -> None:
     ours = work.Ours(same)
     ours.reset()
     losses = ours.train()
-    module = importlib.import_module(f"benchmarks.peers.{library}_gpt")
-    for side in module.sides(same, compiled=False) if library == "torch" else module.sides(same)[:1]:
+    sides = apart(work.torch_sides, same, False) if library == "torch" else apart(work.jax_sides, same)[:1]
+    for side in sides:
         for _ in range(2):  # a reset must bring the first values back
-            side.reset()
-            work.same_losses(side.name, side.train(), losses, rtol=1e-4)
+            seconds, theirs = timed(side, cpu_time=True)
+            assert seconds > 0
+            work.same_losses(side.name, theirs, losses, rtol=1e-4)
 
 
 class Fake:
@@ -80,6 +87,65 @@ def test_a_peer_that_cannot_run_is_left_out_and_named(capsys: pytest.CaptureFixt
 def test_our_own_failure_is_not_hidden() -> None:
     with pytest.raises(OSError, match="no compiler"):
         work.race([Fake("ours", [])], QUICK)
+
+
+ALONE = """
+import sys
+from benchmarks import alice
+from benchmarks.common import Options, alone
+
+row = alice.family(Options(quick=True))[0]
+print(row.against, row.ours > 0, row.theirs > 0)
+alone("auto")
+sys.modules["torch"] = sys
+alone("pytorch")
+alone("auto")
+"""
+
+
+def test_no_peer_is_imported_in_our_sides_process() -> None:
+    """Peers race in processes of their own; were one imported in ours, the benchmark would end."""
+    done = subprocess.run([sys.executable, "-c", ALONE], cwd=ROOT, capture_output=True, text=True, check=False)
+    if all(map(importlib.util.find_spec, ("torch", "jax"))):
+        assert done.stdout.startswith(("PyTorch", "JAX"))
+        assert done.stdout.endswith("True True\n")
+    assert done.stderr.endswith(
+        "AssertionError: torch ran in our side's process, which may change it: see benchmarks/apart.py\n"
+    )
+
+
+def fakes(losses: list[float]) -> list[Fake]:
+    """Sides for another process: one whose losses are the number of that process, one that cannot run."""
+    if not losses:
+        raise AssertionError("other work")
+    return [Fake("there", [float(os.getpid())]), Fake("broken", [])]
+
+
+def test_a_side_apart_runs_in_its_own_process(capsys: pytest.CaptureFixture[str]) -> None:
+    there, broken = apart(fakes, [1.0])
+    timings = work.race([there, broken], QUICK)
+    assert [(t.name, t.losses[0] == os.getpid()) for t in timings] == [("there", False)]
+    assert len({timed(there, cpu_time)[1][0] for cpu_time in (False, True)}) == 1
+    assert "broken: cannot run here (OSError: no compiler)" in capsys.readouterr().err
+
+
+def test_a_side_apart_that_is_wrong_or_gone_is_told() -> None:
+    with pytest.raises(AssertionError, match="other work"):
+        apart(fakes, [])
+    with pytest.raises(Failed, match="TypeError"):
+        apart(fakes)
+    with pytest.raises(Failed, match="its process ended"):
+        apart(os._exit, 1)
+
+
+def test_the_process_of_sides_that_are_forgotten_ends() -> None:
+    sides = apart(fakes, [1.0])
+    process = int(sides[0].train()[0])
+    (child,) = [child for child in multiprocessing.active_children() if child.pid == process]
+    del sides
+    gc.collect()
+    child.join(30)
+    assert child.exitcode == 0
 
 
 def test_rectangles_are_the_feed_padded() -> None:
