@@ -22,7 +22,7 @@ class Side(Protocol):
     name: str
 
     def reset(self) -> None:
-        """Back to the first values; not timed."""
+        """Back to the initial weights; not timed."""
 
     def train(self) -> np.ndarray:
         """The work, timed: the losses float64 (steps,), or an empty array where they cannot be compared."""

@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.common import Options, Row, ratio, script
-from benchmarks.work import VIDYA, ours, race, sized, synthetic
+from benchmarks.race import ours, race
+from benchmarks.work import VIDYA, sized, synthetic
 from microgpt.engines.common.hardware import cpu
 from microgpt.optim import learning_rates
 

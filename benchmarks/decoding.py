@@ -17,8 +17,9 @@ import numpy as np
 
 from benchmarks.apart import Side, apart
 from benchmarks.common import Options, Row, script
+from benchmarks.race import Drawing, Ours, installed, ours
 from benchmarks.sampling import check, speeds
-from benchmarks.work import VIDYA, Drawing, Ours, installed, ours, sized, synthetic
+from benchmarks.work import VIDYA, sized, synthetic
 from microgpt.config import Model
 from microgpt.inference.generate import generate_batch, generate_many
 from microgpt.inference.sampling import Sampling

@@ -14,7 +14,8 @@ import sys
 import numpy as np
 
 from benchmarks.common import Options, Row, child, ratio, script
-from benchmarks.work import VIDYA, Ours, race, synthetic
+from benchmarks.race import Ours, race
+from benchmarks.work import VIDYA, synthetic
 from microgpt.config import Model
 from microgpt.training.bench import peak_rss_mb
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 
 from benchmarks.common import Options, Row, child, ratio, script
-from benchmarks.work import VIDYA, Ours, installed, synthetic
+from benchmarks.race import Ours, installed
+from benchmarks.work import VIDYA, synthetic
 from microgpt.training.bench import peak_rss_mb
 
 

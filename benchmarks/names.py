@@ -10,7 +10,8 @@ from dataclasses import replace
 from benchmarks.apart import Side
 from benchmarks.common import Options, Row, ratio, script
 from benchmarks.peers import yardstick
-from benchmarks.work import Work, fastest, names, names_file, ours, peers, race
+from benchmarks.race import fastest, ours, peers, race
+from benchmarks.work import Work, names, names_file
 
 
 def one_document(options: Options) -> list[Row]:

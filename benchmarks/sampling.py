@@ -19,7 +19,8 @@ import numpy as np
 from benchmarks.apart import Side, apart
 from benchmarks.common import Options, Row, say, script
 from benchmarks.peers import yardstick
-from benchmarks.work import Drawing, Ours, Work, installed, names, race
+from benchmarks.race import Drawing, Ours, installed, race
+from benchmarks.work import Work, names
 from microgpt import files
 from microgpt.config import Model
 from microgpt.feed import pack

@@ -16,7 +16,8 @@ from typing import Any
 
 from benchmarks import peak
 from benchmarks.common import Options, Row, arguments, chosen, describe, machine, number, pin, say
-from benchmarks.work import Ours, synthetic
+from benchmarks.race import Ours
+from benchmarks.work import synthetic
 from microgpt.config import Model
 from microgpt.engines.ladder import LADDER
 from microgpt.errors import MachineError, UsageError

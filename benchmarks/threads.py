@@ -16,7 +16,8 @@ import numpy as np
 
 from benchmarks.apart import Side
 from benchmarks.common import Options, Row, ratio, script
-from benchmarks.work import TEN_MILLION, VIDYA, Ours, Work, ours, race, sized, synthetic
+from benchmarks.race import Ours, ours, race
+from benchmarks.work import TEN_MILLION, VIDYA, Work, sized, synthetic
 
 
 class Twins:
@@ -28,7 +29,7 @@ class Twins:
         self.pair = [Ours(work, engine), Ours(work, engine)]
 
     def reset(self) -> None:
-        """Both back to the first values."""
+        """Both back to the initial weights."""
         for one in self.pair:
             one.reset()
 

@@ -37,8 +37,6 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-# Benchmarks whose circle is known and shall be opened.
-KNOWN_CIRCLES: list[set[str]] = [{"benchmarks.work", "benchmarks.peers.jax_gpt", "benchmarks.peers.torch_gpt"}]
 MOST_LINES = 350
 LONGER = f"Longer than {MOST_LINES} lines, because"  # the sentence at the head of a file that has more
 
@@ -101,7 +99,7 @@ def test_a_circle_is_found() -> None:
 
 @pytest.mark.parametrize("paths", [MODULES, BENCHMARKS], ids=["microgpt", "benchmarks"])
 def test_no_module_imports_itself_by_way_of_others(paths: list[Path]) -> None:
-    assert [sorted(circle) for circle in circles(graph(paths)) if circle not in KNOWN_CIRCLES] == []
+    assert [sorted(circle) for circle in circles(graph(paths))] == []
 
 
 @pytest.mark.parametrize("folder", ["microgpt", "benchmarks", "tests", "docs", "gpt.py"])

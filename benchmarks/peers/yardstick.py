@@ -47,7 +47,7 @@ def figures(name: str, *args: str) -> dict[str, float]:
 
 
 class Names:
-    """names.c as a side: it times itself (the best of seven runs) and has an order and first values of its own."""
+    """names.c as a side: it times itself (the best of seven runs) and has an order and initial weights of its own."""
 
     name = "C yardstick"
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import benchmarks.__main__ as every
-from benchmarks import peak, sizes, work
+from benchmarks import peak, race, sizes, work
 from benchmarks.apart import Failed, apart, timed
 from benchmarks.common import ROOT, Options, Row, markdown
 from microgpt.model import n_params
@@ -45,15 +45,15 @@ MODELS = {
 def test_peers_compute_the_same_losses(library: str, name: str) -> None:
     small = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 12, "init_std": 0.3} | MODELS[name]
     same = work.synthetic(getattr(work, name.upper()).model_copy(update=small), rows=3, steps=4)
-    ours = work.Ours(same)
+    ours = race.Ours(same)
     ours.reset()
     losses = ours.train()
-    sides = apart(work.torch_sides, same, False) if library == "torch" else apart(work.jax_sides, same)[:1]
+    sides = apart(race.torch_sides, same, False) if library == "torch" else apart(race.jax_sides, same)[:1]
     for side in sides:
         for _ in range(2):  # a reset must bring the first values back
             seconds, theirs = timed(side, cpu_time=True)
             assert seconds > 0
-            work.same_losses(side.name, theirs, losses, rtol=1e-4)
+            race.same_losses(side.name, theirs, losses, rtol=1e-4)
 
 
 class Fake:
@@ -73,20 +73,20 @@ class Fake:
 
 def test_a_race_over_other_work_is_off() -> None:
     with pytest.raises(AssertionError, match="other: losses differ"):
-        work.race([Fake("ours", [2.0, 1.0]), Fake("other", [2.0, 1.01])], QUICK)
+        race.race([Fake("ours", [2.0, 1.0]), Fake("other", [2.0, 1.01])], QUICK)
     with pytest.raises(AssertionError, match="other: losses differ"):
-        work.race([Fake("ours", [2.0, 1.0]), Fake("other", [2.0, float("nan")])], QUICK)
+        race.race([Fake("ours", [2.0, 1.0]), Fake("other", [2.0, float("nan")])], QUICK)
 
 
 def test_a_peer_that_cannot_run_is_left_out_and_named(capsys: pytest.CaptureFixture[str]) -> None:
-    timings = work.race([Fake("ours", [2.0]), Fake("broken", []), Fake("peer", [2.0])], QUICK)
+    timings = race.race([Fake("ours", [2.0]), Fake("broken", []), Fake("peer", [2.0])], QUICK)
     assert [t.name for t in timings] == ["ours", "peer"]
     assert "broken: cannot run here (OSError: no compiler)" in capsys.readouterr().err
 
 
 def test_our_own_failure_is_not_hidden() -> None:
     with pytest.raises(OSError, match="no compiler"):
-        work.race([Fake("ours", [])], QUICK)
+        race.race([Fake("ours", [])], QUICK)
 
 
 ALONE = """
@@ -123,7 +123,7 @@ def fakes(losses: list[float]) -> list[Fake]:
 
 def test_a_side_apart_runs_in_its_own_process(capsys: pytest.CaptureFixture[str]) -> None:
     there, broken = apart(fakes, [1.0])
-    timings = work.race([there, broken], QUICK)
+    timings = race.race([there, broken], QUICK)
     assert [(t.name, t.losses[0] == os.getpid()) for t in timings] == [("there", False)]
     assert len({timed(there, cpu_time)[1][0] for cpu_time in (False, True)}) == 1
     assert "broken: cannot run here (OSError: no compiler)" in capsys.readouterr().err
