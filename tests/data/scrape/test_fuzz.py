@@ -18,8 +18,9 @@ from tests.data.scrape.test_crawl import NoWait
 
 WORDS = [
     "text/html", "text/plain", "TEXT/HTML", "text", "/", "", "image/png", "application/xhtml+xml", "; charset=utf-8",
-    ";charset=utf-16", ";charset*=utf-8''%ff", "; charset*0*=utf-8''%ff", "; charset*1=x", ';charset="', ';charset=""',
-    "; charset=idna", "; charset=rot13", "; charset=\u00ff", "; charset=" + "x" * 5000, "; a=b" * 3000,
+    ";charset=utf-16", ";charset*=utf-8''%ff", "; charset*0*=utf-8''%ff; charset*=1", "; charset*1=x",
+    ';charset="', ';charset=""', "; charset=idna", "; charset=rot13", "; charset=\u00ff", "; charset=" + "x" * 5000,
+    "; a=b" * 3000,
     "; charset=utf-7", ";boundary=x", ",text/html", "\t", '; charset="utf-8\\"', "; charset=hz", "; charset==?x?=",
 ]  # fmt: skip
 ENCODINGS = [
