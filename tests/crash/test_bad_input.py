@@ -65,7 +65,7 @@ def test_a_byte_order_mark_and_crlf_change_nothing(
 ) -> None:
     path = tmp_path / "windows.txt"
     path.write_bytes(b"\xef\xbb\xbf" + reference.data.read_bytes().replace(b"\n", b"\r\n"))
-    assert main(new(path, tmp_path / "run")) == 0
+    assert main([*new(path, tmp_path / "run"), "--verbose"]) == 0
     said = capsys.readouterr().err
     assert "byte order mark dropped" in said
     assert "line ends CRLF read as LF" in said

@@ -183,7 +183,7 @@ def test_rejects_are_written_to_the_run(text: Path, tmp_path: Path, capsys: pyte
     out = tmp_path / "run"
     assert main(["train", str(text), "--steps", "2", "--out", str(out)]) == 3
     assert "byte 0xff is not UTF-8" in capsys.readouterr().err
-    assert main(["train", str(text), "--steps", "2", "--out", str(out), "--skip-bad"]) == 0
+    assert main(["train", str(text), "--steps", "2", "--out", str(out), "--skip-bad", "--verbose"]) == 0
     assert "rejects dropped (--skip-bad); rejects.jsonl lists them: 1" in capsys.readouterr().err
     (reject,) = map(json.loads, (out / "rejects.jsonl").read_text().splitlines())
     assert reject["why"] == "byte 0xff is not UTF-8 at character 3"
