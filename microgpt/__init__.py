@@ -6,6 +6,8 @@ trained = microgpt.train(microgpt.Config.of("names", run={"steps": 200}), "runs/
 model = microgpt.load(trained.path)
 for piece in model.generate("em", temperature=0.8):
     print(piece, end="")
+
+A model that was trained on conversations also answers: microgpt.load("runs/chat").answer("Who are you?").read()
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How well a model predicts text that it did not train on, in figures that can be compared across tokenizers."""
+"""How well a model predicts a text: loss, perplexity and, comparable across tokenizers, bits per byte."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from microgpt.errors import MicrogptError
 from microgpt.feed import Feed
 from microgpt.inference.language_model import LanguageModel
 
-BLOCK_SECONDS = 0.1  # the longest time between two pauses that is aimed at
+BLOCK_SECONDS = 0.1  # aimed-at time between two pauses
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of a text."""
+    """The measures of a model on a text."""
 
-    data: str  # which text was measured
+    data: str  # the text that was measured
     documents: int
     bytes: int  # of the documents' text in UTF-8
     tokens: int  # scored targets: all tokens, and each document's last BOS
@@ -43,7 +43,7 @@ class Evaluation:
 def held_out_loss(engine: Engine, state: Any, feeds: Iterable[Feed], pause: Callable[[], None] = lambda: None) -> float:
     """The mean of -log probability over all scored targets of the feeds, in nats.
 
-    `pause` is called every now and then; it may end the evaluation by raising.
+    `pause` is called several times per second where the engine allows; it may end the evaluation by raising.
     """
     return _total(engine, state, feeds, pause)[0]
 
@@ -51,7 +51,7 @@ def held_out_loss(engine: Engine, state: Any, feeds: Iterable[Feed], pause: Call
 def _total(
     engine: Engine, state: Any, feeds: Iterable[Feed], pause: Callable[[], None] = lambda: None
 ) -> tuple[float, int]:
-    """The mean loss, and how many targets it is the mean of."""
+    """The mean loss, and the number of targets."""
     nats, targets, size = 0.0, 0, 1
     for feed in feeds:
         losses: list[np.ndarray] = []
@@ -63,7 +63,7 @@ def _total(
             first += size
             size = 2 * size if time.perf_counter() - start < BLOCK_SECONDS / 2 else size
         counts = np.array([feed.targets(step) for step in range(feed.n_steps)])
-        nats += float(np.dot(np.concatenate(losses), counts))  # at once: how it was cut must not show in the sum
+        nats += float(np.dot(np.concatenate(losses), counts))  # in one sum, so that it does not depend on the blocks
         targets += int(counts.sum())
     return nats / max(1, targets), targets
 

@@ -1,4 +1,4 @@
-"""Logits → tokens → text: one text, many at once, many side by side, or one without end."""
+"""Logits → tokens → text: one sequence, many in turn, a batch, or one without end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def generate_tokens(
     never: Sequence[int] = (),
     allow_empty: bool = True,
 ) -> Iterator[int]:
-    """Tokens after the prompt until `stop` is drawn or `max_length` positions are used, prompt included.
+    """The tokens after the prompt until `stop` is drawn or `max_length` positions are used, prompt included.
 
     Tokens of `never` are never drawn; without `allow_empty`, neither is `stop` as the first.
     """
@@ -49,18 +49,18 @@ def generate_tokens(
         fresh = np.array([token], dtype=np.int32)
 
 
-MAX_TEMPERATURE = 1e6  # above it, and below its inverse, tokens are drawn one by one, where nothing overflows
+MAX_TEMPERATURE = 1e6  # above it, and below its inverse, the fast path could overflow
 
 
 def _fast_path(engine: Engine, sampling: Sampling) -> Any:
-    """The engine's way to write whole sequences, where it has one for this sampling."""
+    """The engine's fast path, where it has one for this sampling, or None."""
     temperature = sampling.temperature
     usual = temperature == 0 or 1 / MAX_TEMPERATURE <= temperature <= MAX_TEMPERATURE
     return engine.generate if usual and sampling == Sampling(temperature) else None
 
 
-DRAWS_PER_CALL = 1 << 16  # numbers that one call of an engine that writes whole sequences can take
-MIN_CALL_SECONDS = 0.1  # seconds; calls that take less write four times as many sequences the next time
+DRAWS_PER_CALL = 1 << 16  # maximum of random numbers per call of the fast path
+MIN_CALL_SECONDS = 0.1  # after a shorter call, the next one generates four times as many sequences
 
 
 def generate_many(
@@ -73,16 +73,16 @@ def generate_many(
     rng: Random,
     stop: int,
 ) -> Iterator[Iterable[int]]:
-    """What `generate_tokens` gives n times in turn, many at once where the engine has a fast path for it.
+    """The sequences of n calls of `generate_tokens` in turn, several per call where the engine has a fast path.
 
-    Take each whole before the next, and all of them: `rng` may be ahead of what was handed out.
+    Read each to its end before the next, and all of them: `rng` may be ahead of the tokens handed out.
     """
     most = max_length + 1 - len(prompt)
     generate = _fast_path(engine, sampling) if most > 0 else None
     if generate is None:
         yield from (generate_tokens(engine, state, prompt, max_length, sampling, rng, stop) for _ in range(n))
         return
-    count, each = 1, float(most)  # sequences of a call, and the numbers that one takes
+    count, each = 1, float(most)  # sequences per call, random numbers per sequence
     while n > 0:
         began, count = time.perf_counter(), min(n, count)
         generator, spare = to_numpy(rng), rng.getstate()[2]
@@ -102,10 +102,10 @@ def generate_many(
 def generate_batch(
     engine: Engine, state: Any, prompt: Sequence[int], n: int, max_length: int, sampling: Sampling, seed: int, stop: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `generate_tokens` gives n times, each with random numbers of its own, side by side where the engine can.
+    """n sequences of `generate_tokens`, each with its own random numbers, as one batch on the engine's fast path.
 
-    All their tokens, int, and where each sequence begins and the last ends (n + 1,). A sequence depends on the seed,
-    its number and the max_length alone, not on its neighbours.
+    Returns all tokens, int, and their offsets (n + 1,): sequence i is tokens[offsets[i]:offsets[i + 1]]. A sequence
+    depends on the seed, its number and max_length alone, not on the others.
     """
     uniform = np.random.Generator(np.random.Philox(key=seed)).random((n, max_length))
     if n and (generate := _fast_path(engine, sampling)):
@@ -117,19 +117,19 @@ def generate_batch(
 
 
 def _alike(prompt: Sequence[int], n: int) -> tuple[np.ndarray, np.ndarray]:
-    """n times the same prompt, as an engine's `generate` takes them."""
+    """The prompt n times, and the offsets (n + 1,), as the fast path takes them."""
     return np.tile(np.array(prompt, dtype=np.int32), n), np.arange(n + 1) * len(prompt)
 
 
 class _Given(Random):
-    """A generator that draws given numbers."""
+    """A generator that returns given numbers."""
 
     def __init__(self, numbers: np.ndarray) -> None:
         super().__init__(0)
         self.numbers = iter(numbers.tolist())
 
     def random(self) -> float:
-        """The next of them."""
+        """The next number."""
         return float(next(self.numbers))
 
 
@@ -144,9 +144,9 @@ def generate_endless(
     *,
     keep: int = 0,
 ) -> Iterator[int]:
-    """Tokens after the prompt past every BOS, which comes along as a token but never twice in a row.
+    """The tokens after the prompt, past the end of documents: BOS is among them, but never twice in a row.
 
-    They end with the context; with `keep` they go on without end, each time from BOS and the last `keep` tokens.
+    They end with the context; with `keep` they never end: each new context begins with BOS and the last `keep` tokens.
     """
     seen, cache = list(prompt), None
     fresh, used = seen, 0
@@ -169,7 +169,7 @@ def generate_endless(
 
 
 def decode_stream(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
-    """The text of tokens, piece by piece, never half a character."""
+    """The text of tokens in pieces of whole characters."""
     stream = tokenizer.stream()
     for token in tokens:
         if piece := stream.feed([token]):
@@ -179,7 +179,7 @@ def decode_stream(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
 
 
 def stop_at(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """The text of `pieces` up to the first of `stops`; what may be the beginning of one is held back."""
+    """The text of `pieces` up to the first of `stops`; a possible beginning of one is held back."""
     held = ""
     for piece in pieces:
         held += piece
@@ -196,5 +196,5 @@ def stop_at(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How much of the end of `text` is a beginning of `stop`."""
+    """The length of the longest end of `text` that `stop` begins with."""
     return next((n for n in range(min(len(text), len(stop)), 0, -1) if text.endswith(stop[:n])), 0)

@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is chosen. Temperature 0 is greedy; the filters are off by default."""
+    """How a token is drawn. Temperature 0 is greedy; the filters are off by default."""
 
     temperature: float = 0.5
     top_k: int = 0
@@ -21,10 +21,10 @@ class Sampling:
 
 
 def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int] = ()) -> np.ndarray:
-    """The distribution (V,) that a token is drawn from, float64; greedy puts all on the first largest.
+    """The distribution (V,) that a token is drawn from, float64; at temperature 0 all of it is on the first maximum.
 
     Repetition penalty (Keskar et al. 2019, arXiv:1909.05858), temperature, then top-k, top-p (Holtzman et al.
-    2020, arXiv:1904.09751) and min-p (Nguyen et al. 2024, arXiv:2407.01082), each on what the one before left.
+    2020, arXiv:1904.09751) and min-p (Nguyen et al. 2024, arXiv:2407.01082), in this order.
     """
     z = logits.astype(np.float64)
     if sampling.repetition_penalty != 1 and len(seen):
@@ -56,6 +56,6 @@ def _only(p: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 def draw(p: np.ndarray, rng: Random) -> int:
-    """A token from a distribution, the one that `rng.choices` would draw."""
+    """A token drawn from a distribution, the same that `rng.choices` draws."""
     mass = np.cumsum(p)
     return min(int(np.searchsorted(mass, rng.random() * mass[-1], side="right")), len(p) - 1)
