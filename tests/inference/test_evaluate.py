@@ -228,15 +228,20 @@ def test_why_samples_are_not_measured(text: Path, tmp_path: Path, capsys: pytest
     assert "% of 3" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("mapped", [False, True])
 def test_characters_that_the_tokenizer_does_not_know(
-    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mapped: bool
 ) -> None:
     """Without <unk> the figures are those of the text that is left; with it, each is a token."""
-    train(config(text), tmp_path / "run")
+    if mapped:
+        monkeypatch.setenv("MICROGPT_CACHE_DIR", str(tmp_path / "cache"))
+        monkeypatch.setattr("microgpt.data.documents.IN_MEMORY", 5)
+    train(config(text, engine="manual"), tmp_path / "run")
     other, left = tmp_path / "other.txt", tmp_path / "left.txt"
     other.write_text("the cat 猫 left.\na mat\n", encoding="utf-8")
     left.write_text("the cat  left.\na mat\n", encoding="utf-8")
-    run = ["eval", str(tmp_path / "run"), "--samples", "0", "--json", "--data"]
+    flags = ["--engine", "manual", "--samples", "0", "--json", "--data"]
+    run = ["eval", str(tmp_path / "run"), *flags]
     assert main([*run, str(other)]) == 3
     assert "character '猫' at position 9" in capsys.readouterr().err
     figures = []
@@ -247,9 +252,9 @@ def test_characters_that_the_tokenizer_does_not_know(
         found = json.loads(said.out)
         figures.append([found[key] for key in ("loss", "bits_per_byte", "bytes", "tokens")])
     assert figures[0] == figures[1]
-    train(config(text, {"unk": True}), tmp_path / "unk")
-    for flags in ([], ["--unk"]):
-        assert main(["eval", str(tmp_path / "unk"), "--samples", "0", "--json", "--data", str(other), *flags]) == 0
+    train(config(text, {"unk": True}, engine="manual"), tmp_path / "unk")
+    for more in ([], ["--unk"]):
+        assert main(["eval", str(tmp_path / "unk"), *flags, str(other), *more]) == 0
         found = json.loads(capsys.readouterr().out)
         assert (found["tokens"], found["bytes"], found["note"]) == (figures[0][3] + 1, figures[0][2] + 3, None)
 
