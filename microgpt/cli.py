@@ -37,13 +37,13 @@ app.command("microgpt.commands.generate:generate", name="generate", alias="sampl
 app.command("microgpt.commands.chat:chat", name="chat", help="Chat with a model.")
 app.command("microgpt.commands.finetune:finetune", name="finetune", help="Continue training a model on new data.")
 app.command("microgpt.commands.eval:evaluate", name="eval", help="Measure a model on held-out or other text.")
-app.command("microgpt.commands.scenarios:app", name="scenarios", help="List the scenarios, or show one's file.")
+app.command("microgpt.commands.scenarios:app", name="scenarios", help="List the scenarios, or print one.")
 app.command("microgpt.commands.info:info", name="info", help="Describe a run or model folder.")
 app.command("microgpt.commands.export:export", name="export", help="Export a model for other programs.")
 app.command("microgpt.commands.import_:import_", name="import", help="Import a model of another program.")
 app.command("microgpt.commands.bench:bench", name="bench", help="Measure how fast engines train.")
 app.command("microgpt.commands.doctor:doctor", name="doctor", help="Report the CPU, libraries and engines.")
-app.command("microgpt.commands.data:app", name="data", help="List and fetch data sets.")
+app.command("microgpt.commands.data:app", name="data", help="List, download and scrape data.")
 app.command("microgpt.commands.tokenizer:app", name="tokenizer", help="Train, apply and inspect tokenizers.")
 
 

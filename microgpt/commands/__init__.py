@@ -1,1 +1,9 @@
 """The verbs of the command line, a module each."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+Switch = Annotated[bool, Parameter(negative="", show_default=False)]  # a flag that is off unless given

@@ -9,8 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
-
+from microgpt.commands import Switch
 from microgpt.commands.flags import DataFlags, Flags, ModelFlags, OptimFlags, RunFlags, given, resolve
 from microgpt.commands.terminal import say
 from microgpt.engines.common.hardware import cpu
@@ -23,26 +22,26 @@ def bench(
     source: str = "ladder",
     *,
     scenario: str = "names",
-    full_context: Annotated[bool, Parameter(negative="")] = False,
+    full_context: Switch = False,
     plot: Path | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Switch = False,
     model: Annotated[ModelFlags, Flags] = ModelFlags(),  # type: ignore[valid-type]
     optim: Annotated[OptimFlags, Flags] = OptimFlags(),  # type: ignore[valid-type]
     data: Annotated[DataFlags, Flags] = DataFlags(),  # type: ignore[valid-type]
     run: Annotated[RunFlags, Flags] = RunFlags(),  # type: ignore[valid-type]
 ) -> None:
-    """Measure how fast engines train: `bench ladder` all of them, `bench SCENARIO` one.
+    """Measure how fast engines train: `bench ladder` measures all, `bench SCENARIO` one.
 
     Parameters
     ----------
     source
-        ladder, or a scenario or text file to train with one engine (--engine, --dtype, --threads, --steps).
+        ladder, or a scenario or text to train with one engine (--engine, --dtype, --threads, --steps).
     scenario
-        The scenario that the ladder trains.
+        Scenario that the ladder trains.
     full_context
-        Fill every row to the block instead of taking the documents as they are.
+        Fill every row to the full context instead of using the documents as they are.
     plot
-        Draw the ladder into this PNG or SVG file; only with ladder.
+        PNG or SVG file to draw the ladder into; with ladder only.
     json
         Print one JSON object.
     """
@@ -51,7 +50,7 @@ def bench(
         _ladder(resolve(scenario, None, flags), plot, json)
         return
     if plot:
-        raise UsageError("--plot: draws the ladder alone; leave it out, or run microgpt bench ladder --plot FILE")
+        raise UsageError("--plot: draws the ladder only; leave it out, or run microgpt bench ladder --plot FILE")
     config = resolve(source, None, flags)
     setup = prepare(config)
     choice, steps = setup.choice, config.run.steps
@@ -78,7 +77,7 @@ def _ladder(config: Any, plot: Path | None, json: bool) -> None:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """The ladder as a table with bars, each tenfold in speed a bar's step longer."""
+    """Print the ladder as a table; a bar's length is the logarithm of the speed."""
     from rich.console import Console
     from rich.table import Table
 
@@ -104,7 +103,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def draw(rows: list[dict[str, Any]], path: Path, machine: str) -> None:
-    """The ladder as a picture: time per step, logarithmic. Raises MachineError without matplotlib."""
+    """Draw the time per step of each rung on a logarithmic scale. Raises MachineError without matplotlib."""
     import importlib.util
 
     from microgpt.errors import MachineError, install

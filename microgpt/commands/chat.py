@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from microgpt.commands import Switch
 from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags
 from microgpt.commands.repl import Repl
 from microgpt.commands.terminal import compiling
@@ -22,7 +23,7 @@ def chat(
     system_prompt: Annotated[str | None, Parameter(alias="--system")] = None,
     sampling: Annotated[SamplingFlags, Flags] = SamplingFlags(),
     engine: Annotated[EngineFlags, Flags] = EngineFlags(),
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Switch = False,
 ) -> None:
     """Chat with a model.
 

@@ -12,17 +12,18 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from microgpt import __version__
+from microgpt.commands import Switch
 from microgpt.commands.terminal import say
 from microgpt.data import datasets
 from microgpt.errors import MachineError, UsageError, install
 
 USER_AGENT = f"microgpt/{__version__} (collects text to train a small language model)"
 
-app = App(name="data", help="List and download data sets, scrape pages of the web.")
+app = App(name="data", help="List, download and scrape data.")
 
 
 @app.command(name="list")
-def list_datasets(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
+def list_datasets(*, json: Switch = False) -> None:
     """List the data sets and their files on this machine.
 
     Parameters
@@ -35,7 +36,7 @@ def list_datasets(*, json: Annotated[bool, Parameter(negative="")] = False) -> N
         path = datasets.locate(name)
         rows[name] = {"about": facts.about, "bytes": facts.size, "licence": facts.licence, "path": path and str(path)}
     rows[datasets.PYDOCS] = {
-        "about": "the language's own documentation, made here: needs no network",
+        "about": "Python's documentation, read from this Python",
         "bytes": len(datasets.pydocs().encode()),
         "licence": "PSF",
         "path": "(in this Python)",
@@ -57,12 +58,12 @@ def list_datasets(*, json: Annotated[bool, Parameter(negative="")] = False) -> N
 
 @app.command
 def fetch(name: str) -> None:
-    """Download a data set into the user's cache, checked by its SHA-256.
+    """Download a data set into the cache and verify its SHA-256.
 
     Parameters
     ----------
     name
-        The data set.
+        Data set (microgpt data list).
     """
     print(datasets.fetch(name))
 
@@ -77,9 +78,9 @@ def scrape(
     max_bytes: int = 5_000_000,
     page_seconds: float = 30.0,
     allow_private: Annotated[list[str] | None, Parameter(negative="")] = None,
-    allow_partial: Annotated[bool, Parameter(negative="")] = False,
+    allow_partial: Switch = False,
     cache: bool = True,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Switch = False,
 ) -> None:
     """Scrape the main text of web pages into a JSONL corpus: text, title, URL and date, one page per line.
 

@@ -7,10 +7,9 @@ import platform
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
-
+from microgpt.commands import Switch
 from microgpt.config import Model, Optim
 from microgpt.data import datasets
 from microgpt.engines.common.compiling import compiler, verify_compiler
@@ -19,7 +18,7 @@ from microgpt.engines.ladder import LADDER, choose
 from microgpt.errors import MicrogptError
 
 
-def doctor(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
+def doctor(*, json: Switch = False) -> None:
     """Report the CPU, libraries and engines of this machine.
 
     Parameters

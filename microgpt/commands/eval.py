@@ -7,8 +7,7 @@ import json as jsonlib
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
+from microgpt.commands import Switch
 from microgpt.commands.flags import EngineFlags, Flags
 from microgpt.commands.terminal import compiling, say
 from microgpt.errors import UsageError
@@ -18,11 +17,11 @@ def evaluate(
     run: Path,
     *,
     data: str | None = None,
-    unk: Annotated[bool, Parameter(negative="")] = False,
+    unk: Switch = False,
     samples: int = 100,
     seed: int = 42,
     engine: Annotated[EngineFlags, Flags] = EngineFlags(),
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Switch = False,
 ) -> None:
     """Measure how well a model predicts text: loss, perplexity, bits per byte.
 

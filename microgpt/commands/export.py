@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json as jsonlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
-
+from microgpt.commands import Switch
 from microgpt.errors import MicrogptError, UsageError
-
-Switch = Parameter(negative="")
 
 
 def export(
@@ -19,14 +16,14 @@ def export(
     *,
     to: str,
     out: Path | None = None,
-    half: Annotated[bool, Switch] = False,
-    bf16: Annotated[bool, Switch] = False,
-    int8: Annotated[bool, Switch] = False,
-    custom_code: Annotated[bool, Switch] = False,
-    merge: Annotated[bool, Switch] = False,
+    half: Switch = False,
+    bf16: Switch = False,
+    int8: Switch = False,
+    custom_code: Switch = False,
+    merge: Switch = False,
     data: Path | None = None,
     quality: bool = True,
-    json: Annotated[bool, Switch] = False,
+    json: Switch = False,
 ) -> None:
     """Export a model for other programs.
 
@@ -35,8 +32,7 @@ def export(
     run
         A run, checkpoint or exported folder.
     to
-        safetensors (a model folder of microgpt without training state), kgx (its model.json), moonbase (muchq),
-        hf (transformers), gguf (llama.cpp), onnx (ONNX Runtime) or html (one page that runs the model).
+        safetensors (microgpt's), kgx, moonbase (muchq), hf (transformers), gguf (llama.cpp), onnx or html (a page).
     out
         The file or folder to write (default: named after the model, in the current folder).
     half

@@ -6,10 +6,9 @@ import json as jsonlib
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
+from microgpt.commands import Switch
 from microgpt.commands.flags import Flags, OptimFlags, RunFlags, given
-from microgpt.commands.train import run_and_tell
+from microgpt.commands.train import run_and_report
 from microgpt.errors import UsageError
 from microgpt.runs.folder import new_folder
 
@@ -25,36 +24,35 @@ def finetune(
     replay: float = 0.0,
     val_fraction: float | None = None,
     max_time: str | None = None,
-    verbose: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    verbose: Switch = False,
+    json: Switch = False,
     optim: Annotated[OptimFlags, Flags] = OptimFlags(),  # type: ignore[valid-type]
     settings: Annotated[RunFlags, Flags] = RunFlags(),  # type: ignore[valid-type]
 ) -> None:
-    """Continue from a model on new text or conversations, as a run of its own. The model that it begins with stays
-    as it is.
+    """Continue training a model on new text or conversations, as a new run. The base model stays unchanged.
 
     Parameters
     ----------
     run
         A run, checkpoint or exported folder.
     data
-        The new text, or conversations (JSONL, one a line).
+        New text, or conversations (JSONL, one per line).
     out
-        The new run's folder (default: runs/NAME-tuned, numbered if it is taken).
+        Run folder (default: runs/NAME-tuned, numbered if taken).
     score
-        Conversations: count the loss on the answers (assistant, the default) or on every turn (all).
+        Turns of a conversation that count in the loss: assistant (the default) or all.
     lora_rank
-        Train adapters of this rank and leave the model's own weights as they are; 0 trains all weights.
+        Train LoRA adapters of this rank and keep the base's weights fixed; 0 trains all weights.
     lora_alpha
-        Adapters count alpha / rank (default: 2 rank).
+        Scale of the adapters, alpha / rank (default: 2 rank).
     replay
-        The share of rows (0 to 1) that is old training data, so that less of it is forgotten.
+        Fraction of rows from the base's training data, so that less of it is forgotten.
     val_fraction
-        The share of the new data that is held out (default: 0.1 with --eval-every, else 0).
+        Fraction of the new data to hold out (default: 0.1 with --eval-every, else 0).
     max_time
-        Save and end in time: seconds, or 90s, 30m, 1h30m.
+        Save and end within this time: seconds, or 90s, 30m, 1h30m.
     verbose
-        Also print the whole configuration, which run.toml in the run's folder holds.
+        Print the whole configuration, which run.toml in the run folder holds as well.
     json
         Print the result as one JSON object.
     """
@@ -70,6 +68,6 @@ def finetune(
     }
     config = finetuned(run, data, flags)
     out = out or new_folder(config.name)
-    result = run_and_tell(config, out, max_time=max_time, verbose=verbose, as_json=json)
+    result = run_and_report(config, out, max_time=max_time, verbose=verbose, as_json=json)
     if json:
         print(jsonlib.dumps(result))

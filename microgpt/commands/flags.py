@@ -122,7 +122,7 @@ def base(source: str) -> dict[str, Any]:
 
 
 def run_name(source: str) -> str:
-    """What a run on a scenario or text is called: the file's name without what a folder's name should not have."""
+    """The name of a run on a scenario or text: the file's, without characters that a folder's name should not have."""
     if source == "-":
         return "stdin"
     return re.sub(r"[^\w.-]+", "", Path(source).resolve().stem.removesuffix(".txt")) or "text"
@@ -142,7 +142,9 @@ class SamplingFlags:
         Parameter(alias="--temp", help="0 always takes the likeliest token (default: the model's, mostly 0.5)."),
     ] = None
     top_k: Annotated[int, Parameter(help="Draw from this many likeliest tokens; 0 is off.")] = 0
-    top_p: Annotated[float, Parameter(help="Draw from the likeliest tokens of this probability; 1 is off.")] = 1.0
+    top_p: Annotated[float, Parameter(help="Draw from the likeliest tokens that hold this probability; 1 is off.")] = (
+        1.0
+    )
     min_p: Annotated[
         float, Parameter(help="Draw from tokens at least this likely relative to the likeliest; 0 is off.")
     ] = 0.0

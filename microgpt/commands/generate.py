@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from microgpt.commands import Switch
 from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags
 from microgpt.commands.terminal import compiling, for_stdout, say
 from microgpt.errors import DataError, UsageError
@@ -22,11 +23,11 @@ def generate(
     num_samples: Annotated[int, Parameter(alias="-n")] = 20,
     sampling: Annotated[SamplingFlags, Flags] = SamplingFlags(),
     stop_at_bos: bool = True,
-    chain: Annotated[bool, Parameter(negative="")] = False,
+    chain: Switch = False,
     max_chars: int | None = None,
     chain_context: int | None = None,
     engine: Annotated[EngineFlags, Flags] = EngineFlags(),
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Switch = False,
 ) -> None:
     """Generate text. A prompt is continued.
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json as jsonlib
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
+from microgpt.commands import Switch
 
 
-def import_(path: Path, *, out: Path, json: Annotated[bool, Parameter(negative="")] = False) -> None:
+def import_(path: Path, *, out: Path, json: Switch = False) -> None:
     """Import a model of another program.
 
     Parameters
     ----------
     path
-        muchq's folder (weights.safetensors and meta.json), kgx's model.json, or a Hugging Face folder of the
-        architecture Arcee or NanoChat.
+        muchq's folder, kgx's model.json, or a Hugging Face folder of the architecture Arcee or NanoChat.
     out
         The model folder to write.
     json

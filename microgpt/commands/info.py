@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json as jsonlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
-
+from microgpt.commands import Switch
 from microgpt.model import flops_per_token, n_params, table
 from microgpt.runs import checkpoint
 from microgpt.runs.folder import RunFolder
 
 
-def info(run: Path, *, json: Annotated[bool, Parameter(negative="")] = False) -> None:
-    """Show what a run or model folder holds: configuration, parameters, tokenizer, data, losses, files.
+def info(run: Path, *, json: Switch = False) -> None:
+    """Describe a run or model folder: configuration, parameters, tokenizer, data, losses, files.
 
     Parameters
     ----------

@@ -40,11 +40,21 @@ def describe_plan(setup: RunSetup, out: Path) -> list[str]:
         trained = f"adapters of rank {tuned.lora_rank}" if tuned.lora_rank else "all weights"
         replayed = f", {tuned.replay:.0%} of the rows replayed" if tuned.replay else ""
         lines.insert(2, _end_of(tuned.base, f": {trained}{replayed}", "base    "))
-    notes = [f"note    {note.removeprefix(f'{setup.documents.source}: ')}" for note in setup.documents.notes]
-    if len(notes) > PLAN_LINES - len(lines):
-        shown = PLAN_LINES - len(lines) - 1
-        notes = [*notes[:shown], f"note    {len(notes) - shown} more notes about the data: --verbose prints them"]
-    return [_beginning_of(line) for line in [*notes, *lines]]
+    notes = [note.removeprefix(f"{setup.documents.source}: ") for note in setup.documents.notes]
+    return [_beginning_of(line) for line in [*_packed(notes, PLAN_LINES - len(lines)), *lines]]
+
+
+def _packed(notes: list[str], most: int) -> list[str]:
+    """Notes on at most `most` lines, several on one where they fit; the last line counts those that do not."""
+    lines: list[list[str]] = []
+    for note in notes:
+        if lines and len("note    " + "; ".join([*lines[-1], note])) <= PLAN_COLUMNS:
+            lines[-1].append(note)
+        else:
+            lines.append([note])
+    if hidden := sum(map(len, lines[most - 1 :])) if len(lines) > most else 0:
+        lines[most - 1 :] = [[f"{hidden} more about the data: --verbose prints them"]]
+    return ["note    " + "; ".join(line) for line in lines]
 
 
 def _beginning_of(line: str) -> str:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json as jsonlib
 import re
 import sys
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from microgpt import scenarios
+from microgpt.commands import Switch
 from microgpt.config import Config
 
-app = App(name="scenarios", help="List the scenarios, or show one's file.")
+app = App(name="scenarios", help="List the scenarios, or print one.")
 
 
 @app.default
-def list_scenarios(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
-    """List the scenarios: model size, data, steps, and the time they take on this machine.
+def list_scenarios(*, json: Switch = False) -> None:
+    """List the scenarios: size, data, steps and estimated time on this machine.
 
     Parameters
     ----------
@@ -43,18 +44,18 @@ def list_scenarios(*, json: Annotated[bool, Parameter(negative="")] = False) -> 
         drawn.add_row(name, size, f"{row['steps']:,}", about, row["data"], row["description"])
     Console(highlight=False).print(drawn)
     print(
-        "time here: estimated for --engine auto; microgpt train NAME starts one, microgpt scenarios show NAME prints it"
+        "time here: estimated for --engine auto; microgpt train NAME trains one, microgpt scenarios show NAME prints it"
     )
 
 
 @app.command
 def show(name: str) -> None:
-    """Print a scenario's file, to copy and change: microgpt train --config FILE trains the copy.
+    """Print the file of a scenario, to be copied and changed; microgpt train --config FILE trains the copy.
 
     Parameters
     ----------
     name
-        The scenario.
+        Scenario.
     """
     content = scenarios.path_of(name).read_bytes()
     sys.stdout.flush()

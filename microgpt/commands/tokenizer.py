@@ -6,11 +6,11 @@ import json as jsonlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from microgpt import files, tokenizers
+from microgpt.commands import Switch
 from microgpt.commands.terminal import say
 from microgpt.config import Data
 from microgpt.data.documents import Documents
@@ -19,9 +19,7 @@ from microgpt.errors import CheckpointError, DataError, UsageError
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import Tokenizer
 
-app = App(name="tokenizer", help="Train, use and show tokenizers.")
-
-Flag = Parameter(negative="")
+app = App(name="tokenizer", help="Train, apply and inspect tokenizers.")
 
 
 @app.command
@@ -30,9 +28,9 @@ def train(
     kind: str = "bpe",
     vocab_size: int | None = None,
     merges: int | None = None,
-    roles: Annotated[bool, Flag] = False,
-    unk: Annotated[bool, Flag] = False,
-    whole: Annotated[bool, Flag] = False,
+    roles: Switch = False,
+    unk: Switch = False,
+    whole: Switch = False,
     out: Path = Path("tokenizer.json"),
 ) -> None:
     """Learn a tokenizer from text files.
@@ -85,7 +83,7 @@ def _documents(texts: tuple[Path, ...], whole: bool) -> Iterator[str]:
 
 
 @app.command
-def encode(*, tokenizer: Path, unk: Annotated[bool, Flag] = False, json: Annotated[bool, Flag] = False) -> None:
+def encode(*, tokenizer: Path, unk: Switch = False, json: Switch = False) -> None:
     """Turn the text on standard input into token ids.
 
     Parameters
@@ -125,8 +123,8 @@ def show(
     text: str | None = None,
     *,
     tokenizer: Path,
-    unk: Annotated[bool, Flag] = False,
-    merges: Annotated[bool, Flag] = False,
+    unk: Switch = False,
+    merges: Switch = False,
 ) -> None:
     """Show the tokens of a text in colours, or the table of merges.
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from microgpt.commands import Switch
 from microgpt.commands.flags import DataFlags, Flags, ModelFlags, OptimFlags, RunFlags, base, given, resolve, run_name
 from microgpt.commands.progress import TrainingProgress
 from microgpt.commands.terminal import for_stdout, say
@@ -27,16 +28,16 @@ def train(
     out: Path | None = None,
     config: Path | None = None,
     size: str | None = None,
-    resume: Annotated[bool, Parameter(negative="")] = False,
+    resume: Switch = False,
     extend: int | None = None,
     stop_at: int | None = None,
     max_time: str | None = None,
     urls: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     url_file: Path | None = None,
     allow_private: Annotated[list[str] | None, Parameter(negative="")] = None,
-    allow_partial: Annotated[bool, Parameter(negative="")] = False,
-    verbose: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    allow_partial: Switch = False,
+    verbose: Switch = False,
+    json: Switch = False,
     model: Annotated[ModelFlags, Flags] = ModelFlags(),  # type: ignore[valid-type]
     optim: Annotated[OptimFlags, Flags] = OptimFlags(),  # type: ignore[valid-type]
     data: Annotated[DataFlags, Flags] = DataFlags(),  # type: ignore[valid-type]
@@ -47,33 +48,31 @@ def train(
     Parameters
     ----------
     source
-        A scenario's name (default: names), or text: a file, folder, glob, or - for standard input.
+        Scenario (default: names), or text: a file, folder, glob, or - for standard input.
     out
-        The run's folder (default: runs/NAME, numbered if it is taken).
+        Run folder (default: runs/NAME, numbered if taken).
     config
-        A TOML file of settings, such as a copy of a scenario's (microgpt scenarios show NAME); it overrides SOURCE's
-        scenario, and flags override it.
+        TOML file with settings, such as a copy of a scenario (microgpt scenarios show NAME); flags override it.
     size
-        nano, micro, mini, small or medium: sets width, depth, heads, context, learning rate and batch.
+        nano, micro, mini, small or medium; sets width, depth, heads, context, learning rate and batch.
     resume
-        Go on from the newest checkpoint of the run, to the very same end; --steps then is a new total.
+        Continue from the newest checkpoint; the result is bit-identical. --steps sets a new total.
     extend
-        Go on with a finished run for this many more steps, at the learning rate where it ended; flags of the
-        schedule (--learning-rate, --schedule, …) set another one from there.
+        Continue a finished run for this many steps, at its last learning rate or with the schedule that flags set.
     stop_at
-        Save and end at this step, while the schedule stays that of --steps.
+        Save and end at this step; the learning-rate schedule stays that of --steps.
     max_time
-        Save and end in time: seconds, or 90s, 30m, 1h30m.
+        Save and end within this time: seconds, or 90s, 30m, 1h30m.
     urls
-        Pages of the web to train on instead, line by line (microgpt data scrape has more to choose).
+        Web pages to train on, one document per line of text (microgpt data scrape has more options).
     url_file
-        A file of such pages, one a line; # begins a comment.
+        File of URLs, one per line; # begins a comment.
     allow_private
-        HOST or HOST:PORT of your own network that such pages may come from; can be given again.
+        HOST or HOST:PORT of your own network to open; repeatable.
     allow_partial
-        Train even if some of the pages failed.
+        Train even if pages failed.
     verbose
-        Also print the whole configuration, which run.toml in the run's folder holds.
+        Print the whole configuration, which run.toml in the run folder holds as well.
     json
         Print the result as one JSON object.
     """
@@ -81,7 +80,7 @@ def train(
     _one_text(source, flags["data"], bool(urls or url_file))
     if urls or url_file:
         if resume or extend is not None:
-            raise UsageError("--urls: a run that goes on has its text; leave it out")
+            raise UsageError("--urls: a resumed run has its text; leave it out")
         text = _scraped(urls or [], url_file, allow_private or [], allow_partial)
         flags["data"] |= {"path": str(text)}
         source = source or str(text)
@@ -91,16 +90,14 @@ def train(
 
         out = out or last_folder(run_name(source or "names"))
         if config or size:
-            raise UsageError(
-                f"--{'config' if config else 'size'}: a run that goes on has its own run.toml; leave it out"
-            )
+            raise UsageError(f"--{'config' if config else 'size'}: a resumed run has its run.toml; leave it out")
         resolved = resumed(out, _of_source(source, flags, out), extend)
     else:
         resolved = resolve(source, config, flags, size)
-        if any(key in SCHEDULE for key in flags["optim"]):  # another schedule is one of the whole run
+        if any(key in SCHEDULE for key in flags["optim"]):  # a new schedule is that of the whole run
             resolved = resolved.model_copy(update={"schedule_from": 0, "phases": ()})
         out = out or new_folder(resolved.name)
-    result = run_and_tell(
+    result = run_and_report(
         resolved, out, resume=resume, stop_at=stop_at, max_time=max_time, verbose=verbose, as_json=json
     )
     if json:
@@ -108,7 +105,7 @@ def train(
 
 
 def _one_text(source: str | None, data: Mapping[str, Any], urls: bool) -> None:
-    """Raises UsageError where the text is named in two ways; a scenario's may be replaced by another."""
+    """Raise UsageError where the text is named in two ways; beside a scenario one way is allowed."""
     ways = {
         f"SOURCE {source}": source is not None and source not in scenarios(),
         "--urls": urls,
@@ -121,7 +118,7 @@ def _one_text(source: str | None, data: Mapping[str, Any], urls: bool) -> None:
 
 
 def _of_source(source: str | None, flags: dict[str, dict[str, Any]], out: Path) -> dict[str, dict[str, Any]]:
-    """The flags of a run that goes on, with the text that SOURCE names, whose content is compared.
+    """The flags of a resumed run, with the text that SOURCE names; its content is compared later.
 
     Raises CheckpointError for another scenario than the run's.
     """
@@ -151,7 +148,7 @@ def _scraped(urls: list[str], url_file: Path | None, allow_private: list[str], a
     return out
 
 
-def run_and_tell(
+def run_and_report(
     config: Config,
     out: Path,
     *,
@@ -161,7 +158,7 @@ def run_and_tell(
     verbose: bool = False,
     as_json: bool = False,
 ) -> dict[str, Any]:
-    """Train with a report on stderr; samples on stdout unless `as_json`; say what to do next."""
+    """Train, with progress and the next command on stderr and samples on stdout unless `as_json`."""
     from microgpt.training.train import train as train_run
 
     limit = None if max_time is None else seconds(max_time)
@@ -170,14 +167,14 @@ def run_and_tell(
         with TrainingProgress(out, verbose) as callbacks:
             result = train_run(config, out, resume=resume, stop_at=stop_at, max_time=limit, callbacks=callbacks)
     except MicrogptError as error:
-        begun = isinstance(error, Stopped) or callbacks.tokens
-        if begun and not isinstance(error, NumericError):  # what is no number would be none again
-            say(f"go on   {again}")
+        started = isinstance(error, Stopped) or callbacks.tokens
+        if started and not isinstance(error, NumericError):  # it would fail at the same step again
+            say(f"resume  {again}")
         raise
     for sample in [] if as_json else result.samples:
         print(for_stdout(sample))
     if result.step < config.run.steps and not result.stopped_early:
-        say(f"go on   {again}")
+        say(f"resume  {again}")
     else:
         say(f"try     {shlex.join(['microgpt', result.verb, str(out)])}")
     return _result(result)
@@ -188,7 +185,7 @@ def _result(result: Any) -> dict[str, Any]:
 
 
 def seconds(text: str) -> float:
-    """A length of time: 90, 90s, 30m, 1h30m, 2d. Raises UsageError."""
+    """The seconds in a length of time: 90, 90s, 30m, 1h30m, 2d. Raises UsageError."""
     found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
     total = (
         sum(float(n or 0) * unit for n, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True)) if found else 0

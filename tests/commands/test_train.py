@@ -91,3 +91,12 @@ def test_lengths_of_time() -> None:
     for bad in ("", "soon", "0", "1h30x", "-5"):
         with pytest.raises(UsageError, match="--max-time"):
             seconds(bad)
+
+
+def test_notes_share_lines_and_those_that_do_not_fit_are_counted() -> None:
+    short, long = "b" * 40, "c" * 89
+    assert progress._packed([short, short, long], 2) == [f"note    {short}; {short}", f"note    {long}"]
+    assert progress._packed([long, short, short, long], 2) == [
+        f"note    {long}",
+        "note    3 more about the data: --verbose prints them",
+    ]

@@ -102,7 +102,7 @@ def test_a_byte_order_mark_and_crlf_change_nothing(
         (["train", "--steps"], 2, "--steps: needs a value; see microgpt train --help"),
         (["train", "names", "poems.txt"], 2, "train: unexpected argument 'poems.txt'; it takes one source"),
         (["info", "none", "more"], 2, "info: unexpected argument 'more'; see microgpt info --help"),
-        (["bench", "names", "--plot", "x.svg"], 2, "--plot: draws the ladder alone"),
+        (["bench", "names", "--plot", "x.svg"], 2, "--plot: draws the ladder only"),
         (["trian"], 2, "trian"),
         (["generate", "none"], 4, "none: no such folder"),
     ],

@@ -37,7 +37,7 @@ def test_at_random_instants(reference: Reference, tmp_path: Path, n: int) -> Non
     if status:
         assert said[-1].startswith("microgpt: ")
         if "everything is saved" in said[-1]:
-            assert said[-2] == f"go on   microgpt train --resume --out {out}"
+            assert said[-2] == f"resume  microgpt train --resume --out {out}"
     end = finish(start, out)
     for what in ("tensors", "metrics"):  # the state of a stop in the last evaluation: see below
         assert end[what] == reference.end[what]
@@ -80,7 +80,7 @@ def test_in_every_phase(
         assert main(new(reference.data, out)) == STATUS[number]
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith("microgpt: stopped at step ")
-    assert said[-2].startswith("go on   microgpt train --resume")
+    assert said[-2].startswith("resume  microgpt train --resume")
     assert finish([], out) == reference.end
 
 

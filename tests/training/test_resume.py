@@ -191,6 +191,6 @@ def test_another_source_is_refused(
     assert main(["train", source, *how, "--out", str(out)]) == 4
     said = capsys.readouterr().err
     assert "is not what this checkpoint was trained with" in said.splitlines()[-1]
-    assert "go on " not in said
+    assert "resume  " not in said
     assert before == (out / "run.toml").read_bytes()
     assert main(["train", str(tmp_path / "names.txt"), *how, "--out", str(out)]) == 0

@@ -45,7 +45,7 @@ def test_what_can_go_on_says_how(
     monkeypatch.setattr(Trainer, "save" if step else "restore", full)
     assert main(["train", "--resume", "--out", str(out)]) == 5
     said = capsys.readouterr().err
-    assert (f"go on   microgpt train --resume --out {out}" in said) == (step is not None)
+    assert (f"resume  microgpt train --resume --out {out}" in said) == (step is not None)
 
 
 def test_max_time_saves_and_tells_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
