@@ -15,15 +15,19 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from microgpt.errors import CheckpointError, MachineError, UsageError
 
 TEMPORARY = ".microgpt-tmp-"  # a name that nobody else gives to what they would miss
+SMALL = 2**22  # bytes of a file that a person or a program writes about a model: settings, manifest, state, template
+LARGE = 2**26  # bytes of a file that holds a vocabulary
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EXDEV}
 
 
@@ -33,8 +37,8 @@ def temporary_path(path: Path) -> Path:
 
 
 @contextmanager
-def disk(doing: str, path: Path) -> Iterator[None]:
-    """Turn an OSError into one line that names the file, the reason and what to do.
+def disk(doing: str, path: Path, then: str = "run the command again") -> Iterator[None]:
+    """Turn an OSError into one line that names the file, the reason and what to do; `then` follows on a full disk.
 
     Raises UsageError (E_EXISTS) for a name that is taken, MachineError (E_DISK) for everything else.
     """
@@ -48,7 +52,7 @@ def disk(doing: str, path: Path) -> Iterator[None]:
         where = _asked_for(f"{error.filename or path}")
         cached = any(Path(at).absolute().is_relative_to(cache_folder("").absolute()) for at in (where, path))
         flag = "MICROGPT_CACHE_DIR" if cached else "--out"
-        raise MachineError(f"{where}: cannot {doing} ({reason}){_advice(error.errno, flag)}", "E_DISK") from error
+        raise MachineError(f"{where}: cannot {doing} ({reason}){_advice(error.errno, flag, then)}", "E_DISK") from error
 
 
 def _asked_for(name: str) -> str:
@@ -56,10 +60,10 @@ def _asked_for(name: str) -> str:
     return re.sub(rf"{re.escape(TEMPORARY)}(.*?)-[0-9a-f]{{16}}(?=[/\\]|$)", r"\1", name)
 
 
-def _advice(number: int | None, flag: str) -> str:
+def _advice(number: int | None, flag: str, then: str) -> str:
     return {
-        errno.ENOSPC: "; free some space and go on with --resume",
-        errno.EDQUOT: "; your quota is used up: free some space and go on with --resume",
+        errno.ENOSPC: f"; free some space and {then}",
+        errno.EDQUOT: f"; your quota is used up: free some space and {then}",
         errno.EACCES: f"; choose a folder that you may write to with {flag}",
         errno.EPERM: f"; choose a folder that you may write to with {flag}",
         errno.EROFS: f"; the file system is read-only: choose another folder with {flag}",
@@ -226,25 +230,48 @@ def discard(path: Path) -> None:
         os.unlink(path)
 
 
+def plain_size(path: Path) -> int:
+    """The size of a regular file: reading a pipe, socket or device might never end. Raises OSError."""
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "a NUL character in its name", str(path).replace("\0", "\\0"))
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    return found.st_size
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """A regular file, opened for reading. Raises OSError."""
+    plain_size(path)
+    return open(path, "rb")
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a regular file, whose size is looked at first. Raises OSError, also beyond `limit` bytes."""
+    size = plain_size(path)
+    if size <= limit:
+        with open(path, "rb") as file:
+            return file.read(size)
+    raise OSError(errno.EFBIG, f"larger than {limit:,} bytes, which no such file is", str(path))
+
+
 def sha256(path: Path) -> str:
     """A file's SHA-256 in hexadecimal. Raises OSError."""
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_json(path: Path, limit: int = 2**26) -> Any:
+def read_json(path: Path, limit: int = SMALL) -> Any:
     """A JSON file, strictly: UTF-8, no duplicate keys, no NaN, not nested beyond reason, at most `limit` bytes.
 
     Raises CheckpointError with the reason.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read(limit + 1)
+        return parse_json(read_bytes(path, limit), str(path))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(data) > limit:
-        raise CheckpointError(f"{path}: larger than {limit} bytes; not a file of ours")
-    return parse_json(data, str(path))
 
 
 def parse_json(data: bytes, where: str) -> Any:
@@ -269,7 +296,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(read_bytes(path, SMALL).decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); name a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json as jsonlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from microgpt.commands import Switch
 from microgpt.errors import MicrogptError, UsageError
+
+if TYPE_CHECKING:
+    from microgpt.runs.checkpoint import Checkpoint
 
 
 def export(
@@ -60,9 +63,9 @@ def export(
         raise UsageError("--half, --bf16 and --int8: give one of them")
     measured: dict[str, Any] = {}
 
-    def measure(storage: str) -> None:
+    def measure(saved: Checkpoint, storage: str) -> None:
         if quality and storage in ("float16", "bfloat16", "int8"):
-            measured.update(_quality(run, to, storage, data))
+            measured.update(_quality(saved, to, storage, data))
 
     stored = chosen[0] if chosen else None
     done = write(run, to, out, storage=stored, custom_code=custom_code, merge=merge, measure=measure)
@@ -80,12 +83,11 @@ def export(
         say(f"note    {note}")
 
 
-def _quality(run: Path, to: str, stored: str, data: Path | None) -> dict[str, Any]:
+def _quality(saved: Checkpoint, to: str, stored: str, data: Path | None) -> dict[str, Any]:
     from microgpt.formats.quality import table
-    from microgpt.runs import checkpoint
 
     try:
-        rows, about = table(checkpoint.read(run), [stored], str(data) if data else None, to)
+        rows, about = table(saved, [stored], str(data) if data else None, to)
     except (MicrogptError, OSError) as error:
         if data is not None:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,14 @@ def info(run: Path, *, json: Switch = False) -> None:
 
 def gather(run: Path) -> dict[str, Any]:
     """The facts about a folder, ready for JSON. Raises CheckpointError."""
-    saved = checkpoint.read(run)
-    saved.weights()
+    saved = checkpoint.read(run, weights=True)
     model = saved.config.model
-    files = sorted(entry for entry in saved.path.rglob("*") if entry.is_file())
     losses: dict[str, Any] = {key: saved.state.get(key) for key in ("loss", "val_loss", "best")}
-    lines = [line["loss"] for line in RunFolder(run).metrics() if "loss" in line]
-    if lines:
-        losses |= {"first": lines[0], "mean_of_last_50": sum(lines[-50:]) / len(lines[-50:])}
+    lines = (line["loss"] for line in RunFolder(run).metrics() if "loss" in line)
+    if (first := next(lines, None)) is not None:
+        last = deque([first], maxlen=50)
+        last.extend(lines)
+        losses |= {"first": first, "mean_of_last_50": sum(last) / len(last)}
     return {
         "path": str(saved.path),
         "name": saved.config.name,
@@ -57,7 +58,7 @@ def gather(run: Path) -> dict[str, Any]:
         "engine": {key: saved.state.get(key) for key in ("engine", "dtype", "threads")},
         "losses": losses,
         "checkpoints": [str(path) for path in checkpoint.list_steps(run / "checkpoints")],
-        "files": {str(entry.relative_to(saved.path)): entry.stat().st_size for entry in files},
+        "files": saved.sizes,
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cyclopts import App
 
-from microgpt import scenarios
+from microgpt import files, scenarios
 from microgpt.commands import Switch
 from microgpt.config import Config
 
@@ -57,7 +57,7 @@ def show(name: str) -> None:
     name
         Scenario.
     """
-    content = scenarios.path_of(name).read_bytes()
+    content = files.read_bytes(scenarios.path_of(name), files.SMALL)
     sys.stdout.flush()
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()

@@ -62,8 +62,8 @@ def train(
     trained = tokenizers.train(
         kind, _documents(texts, whole), vocab_size=vocab_size, merges=merges, roles=roles, unk=unk
     )
-    with files.disk("write the tokenizer", out):
-        files.write_atomic(out, trained.to_json())
+    with files.disk("be written", out):
+        files.write_atomic(out, trained.to_json(), replace=False)
     print(out)
     say(f"wrote   {trained.kind} tokenizer, {trained.vocab_size:,} tokens")
 
@@ -175,13 +175,13 @@ def visible(text: str) -> str:
 def open_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a file, of a folder's tokenizer.json or of a run. Raises CheckpointError."""
     if path.is_dir():
-        path = (path if (path / "tokenizer.json").exists() else checkpoint.find(path)) / "tokenizer.json"
+        if not (path / "tokenizer.json").exists():
+            return checkpoint.read(path).tokenizer
+        path = path / "tokenizer.json"
     try:
-        with open(path, "rb") as file:
-            data = file.read(tokenizers.MAX_BYTES + 1)
+        return tokenizers.read(files.read_bytes(path, tokenizers.MAX_BYTES), str(path))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); expected a tokenizer.json") from None
-    return tokenizers.read(data, str(path))
 
 
 def _stdin() -> str:

@@ -95,11 +95,11 @@ def export(
     storage: str | None = None,
     custom_code: bool = False,
     merge: bool = False,
-    measure: Callable[[str], None] = lambda storage: None,
+    measure: Callable[[Checkpoint, str], None] = lambda saved, storage: None,
 ) -> Exported:
     """Write the model of `run` in the format `to`, its adapters merged; with `merge` there must be some.
 
-    `measure` is called with the storage before anything is written, and may refuse by raising.
+    `measure` is called with the opened model and the storage before anything is written, and may refuse by raising.
 
     Raises UsageError, CheckpointError, NumericError or MachineError.
     """
@@ -109,7 +109,7 @@ def export(
         raise UsageError(f"--to {to}: cannot hold {storage}, only {', '.join(facts.storages)}")
     if custom_code and to != "hf":
         raise UsageError(f"--custom-code: only with --to hf, got --to {to}")
-    saved = checkpoint.read(run)
+    saved = checkpoint.read(run, weights=True)
     loaded = saved.weights()
     weights = {w.name: loaded[w.name] for w in table(saved.config.model)}  # the same file from the same model
     if storage is None:
@@ -123,7 +123,7 @@ def export(
     out = out or Path(saved.config.name + facts.suffix)
     if out.exists():
         raise UsageError(f"{out}: exists already; name another file or folder with --out", "E_EXISTS")
-    measure(storage)
+    measure(saved, storage)
     with files.disk("be written", out):
         files.make_folders(out.absolute().parent)
         notes = module.write(ExportJob(saved, weights, storage, custom_code), out)

@@ -16,7 +16,7 @@ from microgpt.config import Config
 from microgpt.errors import CheckpointError, DataError, UsageError
 from microgpt.formats.byte_level import is_byte_level
 from microgpt.model import Tensors
-from microgpt.runs.tensors import HEADER_LIMIT, read_tensors
+from microgpt.runs.tensors import read_tensors
 from microgpt.tokenizers import MAX_BYTES, Tokenizer, read
 from microgpt.tokenizers.byte_letters import LETTERS
 
@@ -62,20 +62,8 @@ def configure(name: str, model: dict[str, Any], file_size: int, where: str, **se
         raise CheckpointError(f"{where}: {error}") from None
 
 
-def file_size(path: Path) -> int:
-    """Bytes of a file. Raises CheckpointError."""
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-
-
 def read_safetensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> Tensors:
     """A safetensors file of exactly these tensors. Raises CheckpointError."""
-    limit = sum(8 * int(np.prod(shape, dtype=object)) for shape in shapes.values()) + HEADER_LIMIT
-    size = file_size(path)
-    if size > limit:
-        raise CheckpointError(f"{path}: {size} bytes, at most {limit} for this model", "E_SAFETENSORS")
     return read_tensors(path.parent, path.name, None, shapes)
 
 

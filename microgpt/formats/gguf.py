@@ -16,7 +16,6 @@ from microgpt import files
 from microgpt.formats import ExportJob
 from microgpt.formats.byte_level import as_byte_level
 from microgpt.formats.convert import EPS, normed, pair_rows, require
-from microgpt.formats.safetensors import kept
 from microgpt.model import Tensors
 from microgpt.runs import tensors
 
@@ -46,7 +45,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
         _write(job, path, vocabulary, tokenizer.bos)
-        files.write_atomic(out, path.read_bytes())
+        files.write_atomic(out, path.read_bytes(), replace=False)
     return []
 
 
@@ -113,7 +112,7 @@ def _write(job: ExportJob, path: Path, vocabulary: tuple[list[str], list[str], l
     writer.add_add_bos_token(True)
     if "<end_turn>" in special:
         writer.add_eot_token_id(tokens.index("<end_turn>"))
-    if template := kept(job.saved).get("chat_template.jinja"):
+    if template := job.saved.copied.get("chat_template.jinja"):
         writer.add_chat_template(template.decode())
     for name, values in matrices(job).items():
         data, kind = _stored(gguf, name, values, job.storage)

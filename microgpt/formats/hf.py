@@ -19,11 +19,10 @@ from microgpt.config import Model
 from microgpt.errors import CheckpointError
 from microgpt.formats import ExportJob
 from microgpt.formats.convert import EPS, normed, pair_rows, require
-from microgpt.formats.foreign import Foreign, configure, file_size, in_order, read_safetensors, read_tokenizer, sizes
-from microgpt.formats.safetensors import kept
+from microgpt.formats.foreign import Foreign, configure, in_order, read_safetensors, read_tokenizer, sizes
 from microgpt.model import Tensors, table
 from microgpt.runs import tensors
-from microgpt.runs.manifest import seal
+from microgpt.runs.manifest import plain_size, seal
 from microgpt.runs.model_folder import describe
 from microgpt.tokenizers import BOS
 from microgpt.tokenizers.base import bos_first
@@ -83,7 +82,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
     saved = job.saved
     model, tokenizer = saved.config.model, saved.tokenizer
     contents = describe(saved.config, tokenizer, job.storage, saved.step, saved.state.get("loss"))
-    contents |= kept(saved) | tokenizer_files(tokenizer.to_json(), model.block_size)
+    contents |= saved.copied | tokenizer_files(tokenizer.to_json(), model.block_size)
     notes = []
     if job.custom_code:
         about = files.parse_json(contents["config.json"], "config.json")
@@ -227,7 +226,7 @@ def read(path: Path) -> Foreign:
         raise CheckpointError(f"{weights_file}: no such file; one safetensors file is read, no shards and no pickle")
     section = architecture(given, where, family)
     check_fixed(given, where, section)
-    config = configure(path.resolve().name, section, file_size(weights_file), where)
+    config = configure(path.resolve().name, section, plain_size(weights_file), where)
     tokenizer, order = read_tokenizer(path, config.model.vocab, given.get("bos_token_id"))
     weights = read_weights(weights_file, config.model, family, bool(given.get("tie_word_embeddings", False)))
     if family == "arcee":

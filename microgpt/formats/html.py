@@ -67,7 +67,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
         "script": script,
     }
     page = re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template("page.html"))
-    files.write_atomic(out, page.encode())
+    files.write_atomic(out, page.encode(), replace=False)
     return []
 
 

@@ -13,9 +13,11 @@ from microgpt.errors import CheckpointError, UsageError
 from microgpt.formats.foreign import Foreign
 from microgpt.model import n_params
 from microgpt.runs.checkpoint import MOMENTS, STATE
-from microgpt.runs.manifest import seal
+from microgpt.runs.manifest import read_to_copy, seal
 from microgpt.runs.model_folder import WEIGHTS, describe
 from microgpt.runs.tensors import encode
+
+TEMPLATE = "chat_template.jinja"
 
 # The file by which a folder is recognized, and the file of this package whose `read` opens it; the first wins.
 READERS = {"meta.json": "moonbase", "model.json": "kgx", "config.json": "hf"}
@@ -47,9 +49,8 @@ def import_model(path: Path, out: Path) -> Imported:
     contents[WEIGHTS] = encode(found.weights, stored)
     if found.moments:
         contents |= {MOMENTS: encode(found.moments, stored), STATE: files.to_json({"step": found.step})}
-    template = path / "chat_template.jinja"
-    if path.is_dir() and template.is_file() and template.stat().st_size < 2**20:
-        contents["chat_template.jinja"] = template.read_bytes()
+    if path.is_dir() and (path / TEMPLATE).exists():
+        contents[TEMPLATE] = read_to_copy(path, TEMPLATE, None)
     with files.disk("be written", out):
         files.make_folders(out.absolute().parent)
         files.write_folder(out, seal(contents, found.step))
@@ -78,7 +79,7 @@ def _reader(name: str, path: Path) -> Foreign:
 
 def _begins_as_json(path: Path) -> bool:
     try:
-        with open(path, "rb") as file:
+        with files.open_plain(path) as file:
             return file.read(1) == b"{"
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None

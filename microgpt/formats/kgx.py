@@ -14,9 +14,10 @@ from microgpt import files
 from microgpt.errors import CheckpointError
 from microgpt.formats import ExportJob
 from microgpt.formats.convert import gist_needs, require
-from microgpt.formats.foreign import Foreign, char_tokenizer, configure, file_size, sizes
+from microgpt.formats.foreign import Foreign, char_tokenizer, configure, sizes
 from microgpt.model import table
 from microgpt.runs import tensors
+from microgpt.runs.manifest import plain_size
 
 SIZES = ("n_embd", "n_head", "n_layer", "block_size", "vocab_size")
 LARGEST = 2**30  # bytes of a file that is read; that of a model of 50 million numbers
@@ -38,7 +39,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
         "activation": model.activation,
         "state_dict": {name: values.tolist() for name, values in weights.items()},
     }
-    files.write_atomic(out, files.to_json(content, indent=None))
+    files.write_atomic(out, files.to_json(content, indent=None), replace=False)
     if model.activation == "relu2":
         return []
     return [f"kgx's own program computes ReLU squared; this model's activation is {model.activation} (a key beside)"]
@@ -54,7 +55,7 @@ def read(path: Path) -> Foreign:
     config = configure(
         path.resolve().parent.name or "kgx",
         {**model, "init_std": 0.02, "residual_init": "zero"},
-        file_size(path),
+        plain_size(path),
         where,
         optim={"beta1": 0.9, "beta2": 0.95, "schedule": "cosine"},
     )

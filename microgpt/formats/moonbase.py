@@ -15,7 +15,6 @@ from microgpt.formats.foreign import (
     Foreign,
     char_tokenizer,
     configure,
-    file_size,
     in_order,
     read_safetensors,
     read_tokenizer,
@@ -23,6 +22,7 @@ from microgpt.formats.foreign import (
 )
 from microgpt.model import Tensors, table
 from microgpt.runs import tensors
+from microgpt.runs.manifest import plain_size
 from microgpt.tokenizers import Tokenizer
 
 SIZES = ("vocab_size", "n_embd", "n_head", "n_layer", "block_size")
@@ -56,9 +56,9 @@ def write(job: ExportJob, out: Path) -> list[str]:
 def read(path: Path) -> Foreign:
     """A folder with its tokenizer, and the state of its training if it is there. Raises CheckpointError."""
     meta_file, weights_file = path / "meta.json", path / "weights.safetensors"
-    meta, where = files.read_json(meta_file), str(meta_file)
+    meta, where = files.read_json(meta_file, files.LARGE), str(meta_file)
     model = {"family": "classic", **sizes(meta, where, {key: key for key in SIZES})}
-    config = configure(path.resolve().name, model, file_size(weights_file), where)
+    config = configure(path.resolve().name, model, plain_size(weights_file), where)
     shapes: dict[str, tuple[int, ...]] = {w.name: w.shape for w in table(config.model)}
     tokenizer, order = _tokenizer(path, meta, config.model.vocab)
     weights = in_order(read_safetensors(weights_file, shapes), order)

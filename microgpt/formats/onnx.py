@@ -34,7 +34,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
     ):
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, value
-    files.write_atomic(out, proto.SerializeToString())
+    files.write_atomic(out, proto.SerializeToString(), replace=False)
     return []
 
 

@@ -91,7 +91,7 @@ class LanguageModel:
         `progress` reports the kernels that are compiled, see microgpt.engines.common.compiling.
         Raises CheckpointError if the folder is damaged, UsageError if the engine does not have what is asked.
         """
-        saved = checkpoint.read(Path(path))
+        saved = checkpoint.read(Path(path), weights=True)
         weights = saved.weights()
         if dtype == "auto" and engine == "auto":
             dtype = str(weights["wte"].dtype)

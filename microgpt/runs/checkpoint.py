@@ -6,10 +6,11 @@ A checkpoint is never changed once it has its name, and no file of it is trusted
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,7 +21,7 @@ from microgpt.engines import lora
 from microgpt.errors import CheckpointError
 from microgpt.model import Tensors, table
 from microgpt.runs import manifest, model_folder
-from microgpt.runs.manifest import MANIFEST, Entries, read_file
+from microgpt.runs.manifest import MANIFEST, Entries, read_file, read_to_copy
 from microgpt.runs.model_folder import ADAPTERS, WEIGHTS
 from microgpt.runs.tensors import PT, read_tensors
 from microgpt.tokenizers import Tokenizer
@@ -28,7 +29,11 @@ from microgpt.tokenizers import Tokenizer
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
 MOMENTS = "trainer/optimizer.safetensors"
 STATE = "trainer/state.json"
+COPIED = ("chat_template.jinja", "tokenizer_config.json")  # files that belong to the model, whatever its format
 
+TRIES = 100  # to read a run whose checkpoints a trainer replaces meanwhile
+
+T = TypeVar("T")
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -71,13 +76,19 @@ def to_rng(generator: Any) -> Random:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An open model folder, with or without a trainer's state; its tensors are read on demand."""
+    """An open model folder, with or without a trainer's state.
+
+    Its tensors are read on demand, when a trainer may have removed the folder; see `read`.
+    """
 
     path: Path
     config: Config
     tokenizer: Tokenizer
     state: dict[str, Any]  # trainer/state.json; empty in a folder without it
     files: Entries | None  # the manifest's; None in a folder without it
+    sizes: dict[str, int]  # bytes of every file of the folder
+    copied: dict[str, bytes]  # the files that an export copies as they are
+    merged: Tensors | None = None  # the result of `weights`, where they were read together with the rest
 
     @property
     def step(self) -> int:
@@ -99,6 +110,8 @@ class Checkpoint:
 
     def weights(self) -> Tensors:
         """The matrices that the model computes with, its adapters merged in. Raises CheckpointError if damaged."""
+        if self.merged is not None:
+            return self.merged
         weights, tuned = self.base(), self.config.finetune
         return lora.merge(weights, self.adapters(), tuned.alpha / tuned.lora_rank) if tuned.lora_rank else weights
 
@@ -173,29 +186,62 @@ def find(path: Path) -> Path:
     """The model folder at a path: itself, or the newest checkpoint of a run. Raises CheckpointError."""
     if (path / "config.json").is_file():
         return path
-    steps = list_steps(path / "checkpoints")
-    if steps:
-        return steps[-1]
+    for _ in range(TRIES):
+        if steps := list_steps(path / "checkpoints"):
+            return steps[-1]
+        if not any(STEP_FOLDER.fullmatch(entry.name) for entry in (path / "checkpoints").glob("step-*")):
+            break  # else a trainer replaced the ones that were listed
     if not path.exists():
         raise CheckpointError(f"{path}: no such folder; name a run or model folder (microgpt train makes one)")
     raise CheckpointError(f"{path}: neither a model folder (config.json) nor a run with checkpoints")
 
 
-def read(path: Path) -> Checkpoint:
-    """Open a run, checkpoint or exported folder. Raises CheckpointError with the file that is wrong."""
-    path = find(path)
+def read_newest(path: Path, read_folder: Callable[[Path], T]) -> T:
+    """`read_folder` of the model folder at a path: itself, or the newest checkpoint of a run.
+
+    Where a trainer removes the folder while it is read, the one that is then the newest is read instead.
+    Raises CheckpointError, and the OSError of a file that cannot be read.
+    """
+    for left in reversed(range(TRIES)):
+        folder = find(path)
+        try:
+            return read_folder(folder)
+        except (CheckpointError, OSError):
+            if not left or folder.exists():
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def read(path: Path, *, weights: bool = False) -> Checkpoint:
+    """Open a run, checkpoint or exported folder, with `weights` including what `Checkpoint.weights` returns.
+
+    A reader of a run that may be in training asks for them here, since its folder may be gone later.
+    Raises CheckpointError with the file that is wrong.
+    """
+
+    def read_folder(folder: Path) -> Checkpoint:
+        found = _read_folder(folder)
+        return replace(found, merged=found.weights()) if weights else found
+
+    return read_newest(path, read_folder)
+
+
+def _read_folder(path: Path) -> Checkpoint:
     named = STEP_FOLDER.fullmatch(path.name)
     entries: Entries | None = None
     if (path / MANIFEST).is_file():
         step, entries = manifest.read(path, int(named[1]) if named else None)
         for name in entries:
             if not name.endswith(".safetensors"):  # those are checked when they are loaded
-                read_file(path, name, entries)
+                read_file(path, name, entries, files.LARGE)
     elif named or (path / "trainer").exists():
         raise CheckpointError(f"{path / MANIFEST}: missing; the checkpoint is not complete", "E_MANIFEST")
     config, tokenizer = model_folder.read(path, entries)
     state = {} if entries is None else _read_state(path, step, entries)
-    return Checkpoint(path, config, tokenizer, state, entries)
+    there = [name for name in COPIED if (name in entries if entries is not None else (path / name).exists())]
+    copied = {name: read_to_copy(path, name, entries) for name in there}
+    sizes = {str(entry.relative_to(path)): entry.stat().st_size for entry in sorted(path.rglob("*")) if entry.is_file()}
+    return Checkpoint(path, config, tokenizer, state, entries, sizes, copied)
 
 
 def _read_state(path: Path, step: int, entries: Entries) -> dict[str, Any]:

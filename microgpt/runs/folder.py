@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import socket
 import sys
@@ -20,6 +21,9 @@ from microgpt.runs import checkpoint
 
 if TYPE_CHECKING:
     from filelock import FileLock
+
+
+LONGEST_LINE = 4096  # bytes; a line of the metrics has about 120
 
 
 class RunFolder:
@@ -127,30 +131,56 @@ class RunFolder:
 
         Raises OSError.
         """
-        if not self.metrics_file.exists():
-            return
-        kept = []
-        for line in self.metrics_file.read_bytes().splitlines(keepends=True):
-            try:
-                entry = json.loads(line)
-                later = entry["step"] > (evaluated if "val_loss" in entry else step)
-            except (ValueError, KeyError, TypeError):
-                break  # a line cut short by a crash
-            if not line.endswith(b"\n") or later:
+        kept, damaged = bytearray(), bytearray()
+        for line in self._metrics_lines():
+            entry = _entry(line)
+            if entry is None:
+                damaged += line if len(damaged) < files.LARGE else b""
+            elif entry["step"] > (evaluated if "val_loss" in entry else step):
                 break
-            kept.append(line)
-        files.write_atomic(self.metrics_file, b"".join(kept))
+            else:
+                kept += line
+        if b"\n" in damaged:  # no line that a crash cut short
+            place = self.metrics_file.with_suffix(".damaged")
+            files.append_bytes(place, bytes(damaged))
+            print(f"microgpt: {self.metrics_file}: damaged lines; they are moved to {place.name}", file=sys.stderr)
+        if self.metrics_file.exists():
+            files.write_atomic(self.metrics_file, bytes(kept))
 
-    def metrics(self) -> Iterator[dict[str, float]]:
-        """The lines of the metrics without a last one that a crash cut short."""
-        if not self.metrics_file.exists():
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """The lines of the metrics: `step`, and `loss` or `val_loss`. Damaged ones are left out, and counted at the
+        end on stderr; a last one that a crash cut short is no damage. Raises CheckpointError.
+        """
+        damaged = 0
+        for line in self._metrics_lines():
+            if entry := _entry(line):
+                yield entry
+            else:
+                damaged += line.endswith(b"\n")
+        if damaged:
+            print(f"microgpt: {self.metrics_file}: {damaged:,} damaged lines are left out", file=sys.stderr)
+
+    def _metrics_lines(self) -> Iterator[bytes]:
+        """The lines of the metrics, one longer than LONGEST_LINE in pieces. Raises CheckpointError."""
+        try:
+            with files.open_plain(self.metrics_file) as file:
+                while line := file.readline(LONGEST_LINE):
+                    yield line
+        except FileNotFoundError:
             return
-        with open(self.metrics_file, encoding="utf-8") as file:
-            for line in file:
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    return
+        except OSError as error:
+            raise CheckpointError(f"{self.metrics_file}: cannot be read ({error.strerror})") from None
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """A line of the metrics; None for one that is damaged or cut short."""
+    try:
+        entry: Any = json.loads(line) if line.endswith(b"\n") else None
+        numbers = [value for key, value in entry.items() if key in ("loss", "val_loss")]
+        good = type(entry["step"]) is int and all(map(math.isfinite, [entry["step"], *numbers]))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+    return entry if good else None
 
 
 def new_folder(name: str) -> Path:

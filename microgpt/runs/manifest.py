@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import stat
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,13 +42,15 @@ def read(folder: Path, step: int | None = None) -> tuple[int, Entries]:
             isinstance(entry, dict) and isinstance(entry.get("size"), int) and isinstance(entry.get("sha256"), str)
         ):
             raise CheckpointError(f"{where}: no size and sha256 for {name!r}")
+        if "\0" in name:
+            raise CheckpointError(f"{where}: {name!r} is no name of a file")
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise CheckpointError(f"{where}: {name!r} lies outside the folder")
     return found, dict(manifest["files"])
 
 
-def read_file(folder: Path, name: str, entries: Entries | None) -> bytes:
-    """The bytes of a file, equal to its manifest entry where there is a manifest. Raises CheckpointError."""
+def read_file(folder: Path, name: str, entries: Entries | None, limit: int = files.SMALL) -> bytes:
+    """The bytes of a file, at most `limit`, equal to its manifest entry where there is one. Raises CheckpointError."""
     where = folder / name
     size = plain_size(where)
     if entries is not None:
@@ -60,7 +61,7 @@ def read_file(folder: Path, name: str, entries: Entries | None) -> bytes:
                 f"{where}: {size} bytes, the manifest says {entries[name]['size']}; the file is damaged", "E_HASH"
             )
     try:
-        data = where.read_bytes()
+        data = files.read_bytes(where, limit)
     except OSError as error:
         raise CheckpointError(f"{where}: cannot be read ({error.strerror})") from error
     if entries is not None and hashlib.sha256(data).hexdigest() != entries[name]["sha256"]:
@@ -71,9 +72,15 @@ def read_file(folder: Path, name: str, entries: Entries | None) -> bytes:
 def plain_size(where: Path) -> int:
     """The size of a regular file; reading a pipe or device might never end. Raises CheckpointError."""
     try:
-        found = where.stat()
+        return files.plain_size(where)
     except OSError as error:
         raise CheckpointError(f"{where}: cannot be read ({error.strerror})") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise CheckpointError(f"{where}: not a plain file")
-    return found.st_size
+
+
+def read_to_copy(folder: Path, name: str, entries: Entries | None) -> bytes:
+    """`read_file` for a file that is copied as it is. Raises CheckpointError, also for a link out of the folder:
+    a file of the system must not come into a model."""
+    where = folder / name
+    if not where.resolve().is_relative_to(folder.resolve()):
+        raise CheckpointError(f"{where}: a link out of the folder; copy the folder with its links resolved (cp -rL)")
+    return read_file(folder, name, entries)

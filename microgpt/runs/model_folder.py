@@ -14,7 +14,7 @@ from microgpt.data import chat_template
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.model import n_params
 from microgpt.runs.manifest import Entries, plain_size, read_file
-from microgpt.tokenizers import Tokenizer
+from microgpt.tokenizers import MAX_BYTES, Tokenizer
 from microgpt.tokenizers import read as read_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -49,7 +49,7 @@ def read(folder: Path, entries: Entries | None) -> tuple[Config, Tokenizer]:
     if config.model.n_layer > plain_size(folder / WEIGHTS):
         raise CheckpointError(f"{where}: {config.model.n_layer} layers do not fit in {WEIGHTS}")
     where = folder / "tokenizer.json"
-    tokenizer = read_tokenizer(read_file(folder, where.name, entries), str(where))
+    tokenizer = read_tokenizer(read_file(folder, where.name, entries, MAX_BYTES), str(where))
     if tokenizer.vocab_size != config.model.vocab_size:
         raise CheckpointError(f"{where}: {tokenizer.vocab_size} tokens, but the model has {config.model.vocab_size}")
     return config, tokenizer

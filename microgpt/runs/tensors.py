@@ -16,7 +16,7 @@ import numpy as np
 from microgpt import files
 from microgpt.errors import CheckpointError, NumericError
 from microgpt.model import Tensors
-from microgpt.runs.manifest import Entries, read_file
+from microgpt.runs.manifest import Entries, plain_size, read_file
 
 HEADER_LIMIT = 10_000_000  # bytes of a safetensors header; ours have about 100 per tensor
 PT = {"format": "pt"}  # the metadata that Hugging Face tools ask for
@@ -67,7 +67,11 @@ def read_tensors(folder: Path, name: str, entries: Entries | None, shapes: Mappi
     """
     from safetensors import SafetensorError
 
-    where, data = folder / name, read_file(folder, name, entries)
+    where = folder / name
+    limit = HEADER_LIMIT + sum(8 * math.prod(shape) for shape in shapes.values())
+    if (size := plain_size(where)) > limit:
+        raise CheckpointError(f"{where}: {size} bytes, at most {limit} for this model", "E_SAFETENSORS")
+    data = read_file(folder, name, entries, limit)
     check_header(data, str(where), shapes)
     try:
         return decode(data)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from microgpt.errors import CheckpointError, DataError, UsageError
-from microgpt.files import parse_json
+from microgpt.files import LARGE, parse_json
 
 if TYPE_CHECKING:
     from microgpt.tokenizers.base import Base
@@ -29,7 +29,7 @@ KINDS = {
     "bpe-words": "merges of characters within words, an end mark on each",
 }
 
-MAX_BYTES = 2**26  # of a tokenizer.json
+MAX_BYTES = LARGE  # of a tokenizer.json
 MAX_TOKENS = 2**20  # of a vocabulary
 
 

@@ -64,7 +64,7 @@ def prepare(
         raise UsageError("--patience: counts held-out losses; set --eval-every as well")
     if source is None:
         _refuse_unused(config)
-        source = checkpoint.read(Path(config.finetune.base)) if config.finetune.base else None
+        source = checkpoint.read(Path(config.finetune.base), weights=True) if config.finetune.base else None
     rng, block = Random(run.seed), config.model.block_size
     text = load(data, block, source.tokenizer if source else None, progress)
     tokenizer = text.tokenizer

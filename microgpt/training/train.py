@@ -57,11 +57,12 @@ def train(
         folder.require(run=resume)  # another trainer may have come and gone while the data was read
         stop = stack.enter_context(listen())
         stack.enter_context(watch_compiler(callbacks.compiling))
-        stack.enter_context(files.disk("be written", folder.path))
+        stack.enter_context(files.disk("be written", folder.path, "go on with --resume"))
         trainer = Trainer(setup, folder, callbacks, stop, deadline)
         if saved:
             trainer.restore(saved)
         else:
-            trainer.begin()
+            with files.disk("be written", folder.path):  # there is nothing yet to go on from
+                trainer.begin()
         del saved  # its tensors are the engine's now
         return trainer.run(stop_at or config.run.steps)

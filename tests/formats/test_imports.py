@@ -230,3 +230,58 @@ def test_every_command_opens_it(
     same = {n for n in names if (tmp_path / "again" / n).read_bytes() == (tmp_path / "theirs" / n).read_bytes()}
     assert {"weights.safetensors", "model.safetensors", "tokenizer.json"} & {*names} <= same | {"model.safetensors"}
     assert np.abs(logits(tmp_path / "ours", [26, 1]) - logits(source, [26, 1])).max() < 1e-4
+
+
+def test_only_files_of_the_folder_come_into_a_model(build: Build, tmp_path: Path) -> None:
+    """A link out of the folder is followed by none of the files that are copied as they are."""
+    secret = tmp_path / "passwords"
+    secret.write_text("root")
+    theirs = export(build(**MODERN), "hf", tmp_path / "hf").path
+    (theirs / "chat_template.jinja").symlink_to(secret)
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja: a link out of the folder; copy the folder with"):
+        import_model(theirs, tmp_path / "ours")
+    (theirs / "chat_template.jinja").unlink()
+    (theirs / "a").write_text("template")
+    (theirs / "chat_template.jinja").symlink_to("a")
+    imported = import_model(theirs, tmp_path / "ours").path
+    assert (imported / "chat_template.jinja").read_text() == "template"
+    (imported / "MANIFEST.json").unlink()
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        (imported / name).unlink(missing_ok=True)
+        (imported / name).symlink_to(secret)
+        with pytest.raises(CheckpointError, match=f"{name}: a link out of the folder"):
+            export(imported, "safetensors", tmp_path / "copy")
+        (imported / name).unlink()
+
+
+def test_what_is_parsed_may_be_a_link(build: Build, tmp_path: Path) -> None:
+    """As in Hugging Face's cache, whose snapshots are links to ../../blobs."""
+    theirs, blobs = export(build(**MODERN), "hf", tmp_path / "snapshots" / "1").path, tmp_path / "blobs"
+    blobs.mkdir()
+    for i, file in enumerate(sorted(theirs.iterdir())):
+        os.rename(file, blobs / str(i))
+        file.symlink_to(f"../../blobs/{i}")
+    assert import_model(theirs, tmp_path / "ours").vocab_size == 27
+
+
+@pytest.mark.parametrize("given", [["silu"], {"name": "silu"}, 3, None], ids=repr)
+def test_an_activation_that_is_no_name_is_refused(build: Build, tmp_path: Path, given: Any) -> None:
+    theirs = export(build(**MODERN), "hf", tmp_path / "hf").path
+    content = json.loads((theirs / "config.json").read_text()) | {"hidden_act": given}
+    (theirs / "config.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"hidden_act .*; expected one of relu"):
+        import_model(theirs, tmp_path / "ours")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja"])
+@pytest.mark.parametrize("kind", ["pipe", "sparse"])
+def test_no_pipe_is_waited_for_and_nothing_huge_is_read(build: Build, tmp_path: Path, name: str, kind: str) -> None:
+    theirs = export(build(**MODERN), "hf", tmp_path / "hf").path
+    (theirs / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(theirs / name)
+    else:
+        (theirs / name).touch()
+        os.truncate(theirs / name, 3 << 30)
+    with pytest.raises(CheckpointError, match=r"not a plain file|larger than|no such file|not a model|at most"):
+        import_model(theirs, tmp_path / "ours")

@@ -62,6 +62,7 @@ def test_a_pipe_is_refused(folder: Path) -> None:
     ("change", "said"),
     [
         ({"format": 2}, "this version reads format 1"),
+        ({"files": {"a\0.json": {"size": 2, "sha256": ""}}}, r"'a\\x00.json' is no name of a file"),
         ({"files": []}, "not a manifest"),
         ({"step": None}, "not a number of steps"),
         ({"step": True}, "not a number of steps"),

@@ -70,6 +70,22 @@ def compilations(cached: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
+@pytest.mark.parametrize("kind", ["pipe", "huge", "folder"])
+def test_no_pipe_is_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "huge":
+        path.touch()
+        os.truncate(path, 3 << 30)
+    else:
+        path.mkdir()
+    assert cache.read(path, "key") is None
+    if kind != "folder":
+        cache.write(path, "key", CODE)
+        assert cache.read(path, "key") == CODE
+
+
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     cache.write(tmp_path / "new" / "a", "key", CODE)
     assert cache.read(tmp_path / "new" / "a", "key") == CODE

@@ -95,7 +95,7 @@ def _cpu() -> str:
 def read(path: Path, key: str) -> Code | None:
     """The code of a file, or None where there is none, it is damaged, or its key is another."""
     try:
-        content = path.read_bytes()
+        content = files.read_bytes(path, files.LARGE)
     except OSError:
         return None
     checksum, rest = content[:32], content[32:]
