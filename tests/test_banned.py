@@ -61,6 +61,56 @@ def writes(tree: ast.AST) -> list[str]:
     return found
 
 
+# Reads beside those of files.py, which look at the kind and the size of a file first: by file and function.
+READS = {
+    ("cli.py", "_open_streams"): "the null device",
+    ("bench.py", "peak_rss_mb"): "/proc, of this process",
+    ("bench.py", "lines_of_code"): "the package's own source files",
+    ("cache.py", "_key"): "the package's own source files, and Numba's",
+    ("cache.py", "_cpu"): "/proc, whose files have no size",
+    ("elf.py", "place"): "memory, no file",
+    ("gguf.py", "write"): "a temporary file that was just written",
+    ("hf.py", "write"): "a file of the package",
+    ("html.py", "template"): "a file of the package",
+    ("sources.py", "_open"): "texts, larger than memory; file_source looks at their kind",
+    ("encode.py", "_open"): "the cache of a long text, mapped, whose size is compared",
+}
+
+
+def reads(tree: ast.AST) -> list[tuple[str, str]]:
+    """The function and the call of each read of a file."""
+    found = []
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call):
+                name = dotted(node.func)
+                method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+                opens = name in {"open", "io.open", "gzip.open", "zstandard.open", "codecs.open"}
+                path_opens = method == "open" and not name.startswith(("os.", "?.")) and name[0].islower() and not opens
+                maps = name in {"np.memmap", "np.fromfile", "np.loadtxt", "np.load", "mmap.mmap"}
+                whole = method in {"read_text", "read_bytes"} and name != "files.read_bytes"
+                if opens or maps or whole or (path_opens and name != "source.open"):
+                    found.append((function.name, name))
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_files_are_read_in_one_place(path: Path) -> None:
+    """No pipe is waited for, and no file is read whole before its size was looked at."""
+    found = reads(ast.parse(path.read_text(encoding="utf-8")))
+    if path.name == "files.py":
+        assert {function for function, _ in found} == {"open_plain", "read_bytes"}
+    else:
+        assert [read for read in found if (path.name, read[0]) not in READS] == []
+
+
+def test_every_exception_for_a_read_is_needed() -> None:
+    found = {(path.name, function) for path in FILES for function, _ in reads(ast.parse(path.read_text("utf-8")))}
+    assert READS.keys() <= found
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_no_file_is_run_as_code(path: Path) -> None:
     assert code_as_data(ast.parse(path.read_text(encoding="utf-8"))) == []
@@ -92,3 +142,12 @@ def test_the_test_sees_code(code: str) -> None:
 def test_the_test_sees_writes(code: str) -> None:
     assert writes(ast.parse(code))
     assert not writes(ast.parse("open(p); open(p, 'rb'); p.open(); Image.open(p)"))
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["open(p)", "open(p, 'rb')", "p.open()", "p.read_text()", "Path(p).read_bytes()", "gzip.open(p)", "np.memmap(p)"],
+)
+def test_the_test_sees_reads(code: str) -> None:
+    assert reads(ast.parse(f"def f(): {code}"))
+    assert not reads(ast.parse("def f(): files.read_bytes(p, 1); files.open_plain(p); source.open(); Model.open(p)"))

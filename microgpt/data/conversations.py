@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 
 from microgpt.config import Data
 from microgpt.data.documents import REJECTS, Reject, unreadable
-from microgpt.data.sources import find_sources, pieces
+from microgpt.data.sources import beginning, find_sources, pieces
 from microgpt.errors import DataError, UsageError
 from microgpt.files import unique_keys
 
@@ -51,8 +51,7 @@ def is_chat(data: Data) -> bool:
     first = find_sources(data.path)[0]
     if first.suffix != ".jsonl":
         return False
-    with first.open() as file:
-        return looks_like_chats(file.read(1 << 20).decode("utf-8-sig", errors="replace"))
+    return looks_like_chats(beginning(first).decode("utf-8-sig", errors="replace"))
 
 
 def read_chats(data: Data) -> Chats:

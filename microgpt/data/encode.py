@@ -25,7 +25,7 @@ from microgpt.data.documents import COPIES, Documents, Reject
 from microgpt.data.sources import sha256
 from microgpt.errors import DataError
 from microgpt.progress import ProgressCallback, no_progress
-from microgpt.tokenizers import KINDS, Tokenizer
+from microgpt.tokenizers import KINDS, MAX_BYTES, Tokenizer
 from microgpt.tokenizers import read as read_tokenizer
 from microgpt.tokenizers import train as train_tokenizer
 
@@ -69,7 +69,7 @@ def learn(data: Data, texts: Iterable[str], *, roles: bool = False) -> Tokenizer
     if data.tokenizer not in KINDS:
         path = Path(data.tokenizer)
         try:
-            return read_tokenizer(path.read_bytes(), str(path))
+            return read_tokenizer(files.read_bytes(path, MAX_BYTES), str(path))
         except OSError as error:
             raise DataError(
                 f"--tokenizer {path}: cannot be read ({error.strerror}); name a tokenizer.json, or {', '.join(KINDS)}"
@@ -188,7 +188,7 @@ def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, 
         progress(_amount("encoding", done, total), None)
     if not n:
         raise documents.nothing()
-    with open(parts[1], "rb") as written:
+    with files.open_plain(parts[1]) as written:
         while data := written.read(1 << 22):
             digest.update(data)
     if copies:
@@ -214,14 +214,16 @@ def _short_hash(text: str) -> bytes:
 
 def _open(folder: Path, documents: Documents) -> tuple[Tokenizer, Encoded]:
     """The arrays of a cache folder; raises DataError if a file is not the one that was written."""
-    meta: dict[str, Any] = files.read_json(folder / "meta.json")
-    tokenizer = read_tokenizer((folder / "tokenizer.json").read_bytes(), str(folder / "tokenizer.json"))
+    meta: dict[str, Any] = files.read_json(folder / "meta.json", files.LARGE)
+    place = folder / "tokenizer.json"
+    tokenizer = read_tokenizer(files.read_bytes(place, MAX_BYTES), str(place))
     documents.tally = Counter(meta["tally"])
     documents.rejects = [Reject(*reject) for reject in meta["rejects"]]
     dtype = np.dtype(meta["dtype"])
-    if (folder / "tokens.bin").stat().st_size != meta["tokens"] * dtype.itemsize:
+    stored = {name: files.plain_size(folder / name) for name in ("tokens.bin", "offsets.bin", "sizes.bin")}
+    if stored["tokens.bin"] != meta["tokens"] * dtype.itemsize:
         raise DataError(f"{folder}: its files are incomplete; remove this folder, and it is made again")
-    with open(folder / "tokens.bin", "rb") as file:
+    with files.open_plain(folder / "tokens.bin") as file:
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     tokens = np.frombuffer(pages, dtype)
     offsets = np.memmap(folder / "offsets.bin", np.dtype("<i8"), "r")

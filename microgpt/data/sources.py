@@ -25,6 +25,7 @@ from microgpt.data.datasets import cache_folder
 from microgpt.errors import DataError, MachineError, install
 
 PIECE = 1 << 20  # bytes read at once
+LARGEST = 1 << 30  # characters of a text that is read as a whole
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl")
 COMPRESSED = (".gz", ".zst")
 BAD = re.compile("[\0\udc80-\udcff]")  # NUL, and bytes that are not UTF-8 after surrogateescape
@@ -81,9 +82,7 @@ def _inside(folder: Path) -> list[Path]:
 def file_source(path: Path) -> Source:
     """A file, decompressed by its suffix. Raises DataError if it does not exist."""
     try:
-        size = path.stat().st_size
-        if path.is_dir():
-            raise IsADirectoryError(21, "Is a directory")
+        size = files.plain_size(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; name a text file, a folder or a glob with --data") from None
     except OSError as error:
@@ -91,9 +90,20 @@ def file_source(path: Path) -> Source:
     return Source(str(path), lambda: _open(path), size)
 
 
-def read_text(path: Path) -> str:
-    """A whole small file as text. Raises DataError."""
-    return "".join(pieces(file_source(path), Counter()))
+def read_text(path: Path, limit: int = LARGEST) -> str:
+    """A whole file of at most `limit` characters as text. Raises DataError."""
+    found, size = [], 0
+    for piece in pieces(file_source(path), Counter()):
+        found.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise DataError(f"{path}: more than {limit:,} characters, too long to be read at once; name a shorter file")
+    return "".join(found)
+
+
+def beginning(source: Source) -> bytes:
+    """The first megabyte of a source, or all of a shorter one. Raises DataError."""
+    return next(_read(source))
 
 
 def text_source(name: str, text: str) -> Source:
@@ -128,8 +138,9 @@ def sha256(sources: list[Source]) -> str:
     """The SHA-256 of the bytes of all sources and of their boundaries. Raises DataError."""
     whole = hashlib.sha256()
     for source in sources:
-        with source.open() as file:
-            part = hashlib.file_digest(cast("io.BytesIO", file), "sha256")
+        part = hashlib.sha256()
+        for data in _read(source):
+            part.update(data)
         whole.update(part.digest())
     return whole.hexdigest()
 
@@ -176,8 +187,7 @@ SKIP = "or drop such documents (--skip-bad of microgpt train)"  # not every comm
 def _describe(char: str, source: Source) -> str:
     if char == "\0":
         return f"a NUL character; this is no text, or UTF-16: save it as UTF-8, {SKIP}"
-    with source.open() as file:
-        wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    wide = beginning(source)[:2] in (b"\xff\xfe", b"\xfe\xff")
     hint = " (the file looks like UTF-16)" if wide else ""
     return f"byte 0x{ord(char) - 0xDC00:02x} is not UTF-8{hint}; save the file as UTF-8, {SKIP}"
 
@@ -205,11 +215,11 @@ def _open(path: Path) -> IO[bytes]:
         return cast("IO[bytes]", gzip.open(path, "rb"))
     if path.suffix == ".zst":
         try:
-            import zstandard
+            from microgpt.data.zstd import ZstdFile
         except ImportError:
             raise MachineError(f"{path}: zstandard is not installed; {install('data')}") from None
-        return cast("IO[bytes]", zstandard.open(path, "rb"))
-    return open(path, "rb")
+        return cast("IO[bytes]", ZstdFile(path))
+    return files.open_plain(path)
 
 
 def _without_gutenberg(found: Iterator[str], tally: Counter[str]) -> Iterator[str]:

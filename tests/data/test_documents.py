@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from microgpt.config import Data
 from microgpt.data import documents, sources
 from microgpt.data.documents import chunks, fold, read_documents
+from microgpt.data.load import load
+from microgpt.data.sources import find_sources
 from microgpt.errors import DataError, UsageError
 
 
@@ -129,6 +132,46 @@ def test_a_broken_archive_is_named(tmp_path: Path) -> None:
         for damaged in (b"not packed at all", data[:-6]):
             with pytest.raises(DataError, match=f"{name}"):
                 texts(write(tmp_path / name, damaged))
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.txt.zst", "a.jsonl.zst"])
+@pytest.mark.parametrize("cut", [0, 1, 4, 20, -6])
+def test_a_broken_archive_is_named_wherever_it_is_read(tmp_path: Path, name: str, cut: int) -> None:
+    """Before its documents are read: whether they are conversations, and the hash of a long text."""
+    import zstandard
+
+    line = b"".join(b'{"text": "word %d"}\n' % i for i in range(999))
+    packed = gzip.compress(line) if name.endswith("gz") else zstandard.compress(line)
+    path = write(tmp_path / name, packed[:cut] + (b"\xff" * 9 if cut >= 0 else b""))
+    for read in (
+        lambda: load(Data(path=str(path)), 8),
+        lambda: sources.sha256(find_sources(str(path))),
+        lambda: sources.read_text(path),
+    ):
+        with pytest.raises(DataError, match=name):
+            read()
+
+
+def test_zstd_is_read_to_its_end_or_refused(tmp_path: Path) -> None:
+    import zstandard
+
+    text = "".join(f"word {i}\n" for i in range(999))
+    for packer in (zstandard.ZstdCompressor(), zstandard.ZstdCompressor(write_content_size=False)):
+        packed = packer.compress(text.encode())
+        assert sources.read_text(write(tmp_path / "a.zst", packed + packed)) == text + text
+        for size in [*range(1, 40), *range(40, len(packed), 97), len(packed) - 1]:
+            with pytest.raises(DataError, match=r"a\.zst"):
+                sources.read_text(write(tmp_path / "a.zst", packed[:size]))
+
+
+def test_no_pipe_is_read_as_a_text_and_nothing_too_long_as_a_whole(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(DataError, match=r"pipe\.txt: cannot be read \(not a plain file\)"):
+        texts(tmp_path / "pipe.txt")
+    with pytest.raises(DataError, match=r"a\.txt: more than 4 characters"):
+        sources.read_text(write(tmp_path / "a.txt", "12345"), 4)
+    with pytest.raises(DataError, match="a NUL character in its name"):
+        texts(Path("a\0b"))
 
 
 def test_byte_order_mark_and_crlf_are_made_right_and_told(tmp_path: Path) -> None:
