@@ -52,8 +52,9 @@ class Documents:
 
     @property
     def notes(self) -> list[str]:
-        """Notes on the text for the user, one line each."""
-        return [*self._notes, *(f"{self.source}: {what}: {count:,}" for what, count in self.tally.items() if count)]
+        """Notes on the text for the user, one line each, dropped rejects first."""
+        counts = sorted(self.tally.items(), key=lambda item: item[0] != REJECTS)
+        return [*self._notes, *(f"{self.source}: {what}: {count:,}" for what, count in counts if count)]
 
     def batches(self) -> Iterator[list[str]]:
         """The documents in lists of a few megabytes. Raises DataError."""
