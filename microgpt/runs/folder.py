@@ -10,7 +10,8 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.lock_file = path / ".lock"
         self.owner_file = path / ".owner.json"
+        self._held: BufferedReader | None = None  # the lock file, while this trainer holds the lock
 
     def config(self) -> Config:
         """The configuration that the run was started with. Raises CheckpointError if there is no run."""
@@ -91,9 +93,24 @@ class RunFolder:
                 files.write_atomic(
                     self.owner_file, files.to_json({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
                 )
+            with suppress(OSError):
+                self._held = files.open_plain(self.lock_file)
             yield
         finally:
+            if self._held:
+                self._held.close()
+                self._held = None
             lock.release()
+
+    def is_in_place(self) -> bool:
+        """Whether the folder at `path` is still the one that was locked, neither moved, removed nor replaced.
+
+        The lock file tells: it is held open, so that no other file gets its number.
+        """
+        try:
+            return self._held is None or os.path.samestat(os.stat(self.lock_file), os.fstat(self._held.fileno()))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def _acquire(self, lock: FileLock) -> None:
         from filelock import Timeout
@@ -188,6 +205,12 @@ def new_folder(name: str) -> Path:
     return next(path for path in _folders(name) if not RunFolder(path).is_taken())
 
 
+def folder_beside(lost: Path) -> Path:
+    """A folder for a run whose own is gone: NAME-moved, -moved-2, … beside it, which holds no run yet."""
+    paths = (lost.with_name(f"{lost.name}-moved{suffix}") for suffix in _suffixes())
+    return next(path for path in paths if not path.exists())
+
+
 def last_folder(name: str) -> Path:
     """The last of runs/NAME, runs/NAME-2, … that holds a run; runs/NAME if none does."""
     last = Path("runs") / name
@@ -199,5 +222,9 @@ def last_folder(name: str) -> Path:
 
 
 def _folders(name: str) -> Iterator[Path]:
-    yield Path("runs") / name
-    yield from (Path("runs") / f"{name}-{n}" for n in itertools.count(2))
+    return (Path("runs") / f"{name}{suffix}" for suffix in _suffixes())
+
+
+def _suffixes() -> Iterator[str]:
+    yield ""
+    yield from (f"-{n}" for n in itertools.count(2))

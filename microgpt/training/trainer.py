@@ -22,14 +22,14 @@ from microgpt import files
 from microgpt.data import chat_template
 from microgpt.data.conversations import Conversation
 from microgpt.engines import lora
-from microgpt.errors import NumericError, Stopped
+from microgpt.errors import MachineError, NumericError, Stopped
 from microgpt.inference.chat import ChatModel
 from microgpt.inference.evaluate import held_out_loss
 from microgpt.inference.language_model import LanguageModel
 from microgpt.model import init_weights, n_params
 from microgpt.optim import rate_of_run
 from microgpt.runs import checkpoint
-from microgpt.runs.folder import RunFolder
+from microgpt.runs.folder import RunFolder, folder_beside
 from microgpt.signals import StopRequest
 from microgpt.training.prepare import RunSetup
 from microgpt.training.report import Callbacks
@@ -214,12 +214,14 @@ class Trainer:
                 f'{{"step": {self.step + i + 1}, "loss": {loss!r}, "lr": {lr!r}, "tokens": {self.tokens}, '
                 f'"seconds": {seconds:.6f}}}\n'
             )
-        files.append_text(self.folder.metrics_file, "".join(lines))
         self.step += len(losses)
         self.seconds += spent
         if len(losses):
             self.loss = float(losses[-1])
             self.recent.extend(losses.tolist())
+        self.require_place()
+        files.append_text(self.folder.metrics_file, "".join(lines))
+        if len(losses):
             self.callbacks.progress(self.step, fmean(self.recent), self.tokens - before)
 
     def _diverged(self, loss: float) -> None:
@@ -248,6 +250,7 @@ class Trainer:
         at_the_end = self.step == self.target  # nothing would repeat an evaluation that a signal cut short
         self.val_loss = held_out_loss(self.engine, self.state, feeds, (lambda: None) if at_the_end else self.pause)
         self.evaluated = self.step
+        self.require_place()
         files.append_text(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
         self.callbacks.evaluated(self.step, self.val_loss)
         if self.best is None or self.val_loss < self.best["val_loss"]:
@@ -279,10 +282,29 @@ class Trainer:
             text += piece
         return text
 
+    def require_place(self) -> None:
+        """If the run's folder was moved, removed or replaced, save in a new one and raise MachineError with its name.
+
+        Called before each write, so that nothing is written into a folder that another trainer made meanwhile.
+        """
+        if self.folder.is_in_place():
+            return
+        lost, self.folder, self.saved = self.folder.path, RunFolder(folder_beside(self.folder.path)), None
+        with self.folder.lock():
+            self.folder.begin(self.setup.config)
+            self.save()
+        raise MachineError(
+            f"{lost}: is no longer the folder of this run, it was moved or removed; step {self.step} is saved "
+            f"in a new folder, {self.folder.path}, without the metrics up to here; go on with --resume --out "
+            f"{self.folder.path}",
+            "E_MOVED",
+        )
+
     def save(self) -> None:
         """Write this step's checkpoint unless it exists, then remove the oldest ones. Raises NumericError, OSError."""
         if self.saved == self.step:
             return
+        self.require_place()
         setup, began = self.setup, time.monotonic()
         tensors = self.engine.dump(self.state)
         for name, value in tensors.items():

@@ -48,7 +48,7 @@ class Report:
 
 def read_urls(path: Path) -> list[str]:
     """The URLs of a file, one per line; # begins a comment. Raises DataError."""
-    lines = read_text(path).split("\n")
+    lines = read_text(path, files.SMALL).split("\n")
     return [url for line in lines if (url := line.partition(" #")[0].strip()) and not url.startswith("#")]
 
 
