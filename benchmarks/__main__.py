@@ -27,6 +27,7 @@ FAMILIES = (
     "long_context",
     "startup",
     "memory",
+    "estimates",
 )
 RECORDS = Path(__file__).with_name("RECORDS.md")
 

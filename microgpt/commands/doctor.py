@@ -12,9 +12,10 @@ from typing import Any
 from microgpt.commands import Switch
 from microgpt.config import Model, Optim
 from microgpt.data import datasets
+from microgpt.engines.common import calibration
 from microgpt.engines.common.compiling import compiler, verify_compiler
 from microgpt.engines.common.hardware import cpu, pytorch
-from microgpt.engines.ladder import LADDER, choose
+from microgpt.engines.ladder import LADDER, calibrate, choose
 from microgpt.errors import MicrogptError
 
 
@@ -56,6 +57,7 @@ def examine() -> dict[str, Any]:
         "compiler": compiler(),
         "torch_library": pytorch(),
         "engines": engines(),
+        "speed": speed(),
         "auto": auto(),
         "data_folders": {str(folder): folder.is_dir() for folder in datasets.data_folders()},
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
@@ -78,6 +80,20 @@ def engines() -> dict[str, str]:
         name: f"{info.requires} is not installed" if info.requires and not find_spec(info.requires) else "ready"
         for name, info in LADDER.items()
     }
+
+
+def speed() -> dict[str, str]:
+    """Measured microseconds per training step, which --engine auto and expected times are reckoned from."""
+    calibrate()
+    found = {
+        name: "; ".join(
+            f"{parameters:,} parameters "
+            + ", ".join(f"{1e6 * seconds:,.0f} µs per step of {tokens:.0f} tokens" for tokens, seconds in points)
+            for parameters, points in figures
+        )
+        for name, figures in calibration.read().items()
+    }
+    return found | {"kept in": f"{calibration.path()} (remove it to measure anew)"}
 
 
 def auto() -> dict[str, str]:

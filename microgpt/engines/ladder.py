@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from statistics import median
 from typing import NamedTuple
 
 from microgpt.config import Model, Optim
 from microgpt.engines import Engine, lora
+from microgpt.engines.common import calibration
 from microgpt.errors import MachineError, UsageError, install, nearest
-from microgpt.model import flops_per_token
+from microgpt.model import n_params
+from microgpt.progress import ProgressCallback, no_progress
 
 
 class EngineInfo(NamedTuple):
@@ -20,12 +23,12 @@ class EngineInfo(NamedTuple):
     dtypes: tuple[str, ...]  # the float types that it computes in, the default first
     devices: tuple[str, ...]  # the devices that it computes on, the default first
     requires: str | None  # the module that must be installed
-    overhead: float  # seconds per training step beside its arithmetic
-    flops: float  # floating-point operations per second that its arithmetic reaches
+    overhead: float  # seconds per training step beside its arithmetic, until it is measured on this machine
+    flops: float  # floating-point operations per second that its arithmetic reaches, until it is measured
 
 
 # The two figures of each are fitted to what `python -m benchmarks.sizes` measured on one core of a server CPU with
-# 512-bit vectors, 2,000 weights to 100 million.
+# 512-bit vectors, 2,000 weights to 100 million. They serve until `calibrate` has measured this machine.
 LADDER: dict[str, EngineInfo] = {
     "scalar": EngineInfo("every number remembers where it came from", ("float64",), ("cpu",), None, 0.0, 6e6),
     "functional": EngineInfo("value and the way back; nothing is mutated", ("float64",), ("cpu",), None, 0.0, 8e7),
@@ -104,14 +107,13 @@ def choose(
 
     Raises UsageError where the engine has not the dtype or device; MachineError where its library is missing.
     """
-    work = flops_per_token(model) * (tokens_per_step + UPDATE)
+    figures = calibration.read()
 
     def seconds(rung: str) -> float:
-        return LADDER[rung].overhead + work / LADDER[rung].flops
+        return _seconds(figures, rung, dtype, device, n_params(model), tokens_per_step)
 
     def choice(rung: str, cls: type[Engine], why: str) -> Choice:
-        numbers = LADDER[rung].dtypes[0] if dtype == "auto" else dtype
-        place = _devices(rung)[0] if device == "auto" else device
+        numbers, place = _defaults(rung, dtype, device)
         remark = cls.remark(model, numbers)
         return Choice(rung, cls, numbers, place, seconds(rung), f"{why}; {remark}" if remark else why)
 
@@ -133,6 +135,64 @@ def choose(
             continue
         return choice(rung, cls, "the fastest for this model here" + (f" ({'; '.join(reasons)})" if reasons else ""))
     raise UsageError(f"--engine auto: no engine can do this: {'; '.join(reasons)}")
+
+
+def calibrate(
+    name: str = "auto",
+    dtype: str = "auto",
+    device: str = "auto",
+    progress: ProgressCallback = no_progress,
+    *,
+    anew: bool = False,
+) -> None:
+    """Measure how fast an engine, or for `auto` each that may be chosen, trains on this machine, unless it was.
+
+    `choose` then estimates from that. An engine that cannot be used here is left out: `choose` says why.
+    """
+    rungs = [ALIASES.get(name, name)] if name != "auto" else [rung for rung in LADDER if _may_be_fastest(rung)]
+    for rung in rungs:
+        try:
+            cls = engine(rung)
+            if _problem(rung, dtype, device):
+                continue
+            key = calibration.key(rung, *_defaults(rung, dtype, device))
+            if anew or key not in calibration.read():
+                progress(f"measuring {rung}, once on this machine", None)
+                calibration.write(key, calibration.measure(cls, *_defaults(rung, dtype, device)))
+        except (MachineError, UsageError):
+            continue
+
+
+def _may_be_fastest(rung: str) -> bool:
+    """Not an engine on Python's own floats, nor one whose library takes seconds to import."""
+    return "float32" in LADDER[rung].dtypes and len(LADDER[rung].devices) == 1
+
+
+def _seconds(
+    figures: dict[str, calibration.Figures], rung: str, dtype: str, device: str, parameters: int, tokens: float
+) -> float:
+    """The estimated seconds per step: as measured, else as stated in LADDER at the pace of the engines measured."""
+
+    def stated(rung: str) -> float:
+        info = LADDER[rung]
+        slower = 2 if dtype == "float64" and info.dtypes[0] != "float64" else 1
+        return slower * (info.overhead + 6 * parameters * (tokens + UPDATE) / info.flops)
+
+    def measured(rung: str) -> float | None:
+        numbers = LADDER[rung].dtypes[0] if dtype == "auto" else dtype
+        places = LADDER[rung].devices if device == "auto" else (device,)
+        found = (figures.get(calibration.key(rung, numbers, place)) for place in places)
+        return next((calibration.estimate(each, parameters, tokens) for each in found if each), None)
+
+    if known := measured(rung):
+        return known
+    paces = [known / stated(other) for other in LADDER if (known := measured(other))]
+    return stated(rung) * (median(paces) if paces else 1.0)
+
+
+def _defaults(rung: str, dtype: str, device: str) -> tuple[str, str]:
+    """The dtype and the device for what is asked for."""
+    return (LADDER[rung].dtypes[0] if dtype == "auto" else dtype, _devices(rung)[0] if device == "auto" else device)
 
 
 def _problem(rung: str, dtype: str, device: str) -> str | None:

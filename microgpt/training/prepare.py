@@ -16,7 +16,7 @@ from microgpt.data.documents import Documents
 from microgpt.data.load import load
 from microgpt.data.mix import Mix
 from microgpt.data.sources import keep_stdin
-from microgpt.engines.ladder import Choice, choose
+from microgpt.engines.ladder import Choice, calibrate, choose
 from microgpt.errors import UsageError
 from microgpt.progress import ProgressCallback, no_progress
 from microgpt.runs import checkpoint
@@ -43,10 +43,15 @@ class RunSetup:
 
 
 def prepare(
-    config: Config, progress: ProgressCallback = no_progress, source: checkpoint.Checkpoint | None = None
+    config: Config,
+    progress: ProgressCallback = no_progress,
+    source: checkpoint.Checkpoint | None = None,
+    *,
+    measure: bool = False,
 ) -> RunSetup:
-    """Read the data, learn the tokenizer, choose the engine. Writes nothing but the cache of long texts.
+    """Read the data, learn the tokenizer, choose the engine. Writes nothing but the user's cache.
 
+    With `measure`, engines whose speed on this machine is not known are measured before one is chosen.
     A run that continues from a checkpoint (`source`, or the base of a fine-tuning) uses the tokenizer of that.
     Raises UsageError, DataError, CheckpointError or MachineError.
     """
@@ -78,6 +83,8 @@ def prepare(
         corpus = Mix(corpus, old, config.finetune.replay)
     config = config.with_vocab(tokenizer.vocab_size)
     per_step = run.batch_size * run.grad_accum * corpus.mean_row(config.model.block_size)
+    if measure:
+        calibrate(run.engine, run.dtype, run.device, progress)
     choice = choose(
         config.model, config.optim, name=run.engine, dtype=run.dtype, device=run.device, tokens_per_step=per_step
     )

@@ -157,7 +157,7 @@ def read_newest(folder: RunFolder) -> SavedRun | None:
 def prepare_resumed(config: Config, saved: Checkpoint, progress: ProgressCallback) -> RunSetup:
     """`prepare` for a run that continues. Raises CheckpointError where it would not be the run of the checkpoint."""
     try:
-        setup = prepare(config, progress, saved)
+        setup = prepare(config, progress, saved, measure=True)
     except DataError as error:
         if error.code != "E_UNKNOWN_TOKEN":
             raise

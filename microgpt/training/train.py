@@ -45,18 +45,18 @@ def train(
         else:
             folder.require_free()
         saved = read_newest(folder) if resume else None
+        stack.enter_context(watch_compiler(callbacks.compiling))
         with files.disk("be written", files.cache_folder("")):
             setup = (
                 prepare_resumed(config, saved.checkpoint, callbacks.reading)
                 if saved
-                else prepare(config, callbacks.reading)
+                else prepare(config, callbacks.reading, measure=True)
             )
         callbacks.plan(setup)
         if not resume:  # a new folder is made when nothing can be refused any more
             stack.enter_context(folder.lock())
         folder.require(run=resume)  # another trainer may have come and gone while the data was read
         stop = stack.enter_context(listen())
-        stack.enter_context(watch_compiler(callbacks.compiling))
         stack.enter_context(files.disk("be written", folder.path, "go on with --resume"))
         trainer = Trainer(setup, folder, callbacks, stop, deadline)
         if saved:

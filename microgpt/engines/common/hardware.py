@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 # Widest first: a feature of the CPU, as LLVM names it, and the bits of the vectors that the fused kernels then use.
@@ -36,6 +38,26 @@ def cpu() -> dict[str, Any]:
         "vector_bits": width,
         "bfloat16": width == 512 and "avx512bf16" in present,  # the one kind of such products that an engine here uses
     }
+
+
+def identity() -> str:
+    """The CPU's model and features, however this system describes them, and the cores that this process may use."""
+    return f"{cpu_text()}\n{cores()} cores"
+
+
+def cpu_text() -> str:
+    """The CPU's model and features, however this system describes them."""
+    with suppress(OSError):
+        first = Path("/proc/cpuinfo").read_text("utf-8").partition("\n\n")[0]
+        return "\n".join(line for line in first.splitlines() if "MHz" not in line and "bogomips" not in line.lower())
+    import llvmlite.binding as llvm
+
+    return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pytorch() -> dict[str, Any] | None:

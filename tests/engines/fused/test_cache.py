@@ -132,7 +132,7 @@ def test_the_key_covers_the_cpu_the_versions_and_the_type(monkeypatch: pytest.Mo
         patch.setenv("NUMBA_CPU_FEATURES", "+none")
         keys.append(cache._key("float32"))
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "_cpu", lambda: "another")
+        patch.setattr(cache, "cpu_text", lambda: "another")
         keys.append(cache._key("float32"))
         patch.setenv("MICROGPT_NUMBA", "public")
         keys.append(cache._key("float32"))

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from microgpt import files
 from microgpt.engines.common import compiling
-from microgpt.engines.common.hardware import cpu
+from microgpt.engines.common.hardware import cpu, cpu_text
 from microgpt.engines.fused.jit.code import Code, Kernels
 from microgpt.errors import MachineError
 
@@ -73,23 +73,15 @@ def _key(dtype: str) -> str:
         if spec and spec.origin:
             parts.append(Path(spec.origin).with_name("_version.py").read_bytes())
     variables = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "MICROGPT_NUMBA")
-    parts += [word.encode() for word in (dtype, platform.system(), _cpu(), *(os.environ.get(v, "") for v in variables))]
+    parts += [
+        word.encode() for word in (dtype, platform.system(), cpu_text(), *(os.environ.get(v, "") for v in variables))
+    ]
     return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:32]
 
 
 def sources() -> list[Path]:
     """All of this engine's source files, and the one that says which CPU is compiled for."""
     return [*sorted(Path(__file__).parents[1].rglob("*.py")), Path(__file__).parents[2] / "common" / "hardware.py"]
-
-
-def _cpu() -> str:
-    """The CPU's model and features, however this system describes them."""
-    with suppress(OSError):
-        first = Path("/proc/cpuinfo").read_text("utf-8").partition("\n\n")[0]
-        return "\n".join(line for line in first.splitlines() if "MHz" not in line and "bogomips" not in line.lower())
-    import llvmlite.binding as llvm
-
-    return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
 
 
 def read(path: Path, key: str) -> Code | None:
