@@ -16,7 +16,8 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.common import Options, Row, say, script
-from benchmarks.work import ADAM, TEN_MILLION, VIDYA, Ours, Work, sized, text, values
+from benchmarks.race import Ours
+from benchmarks.work import ADAM, TEN_MILLION, VIDYA, Work, sized, text, values
 from microgpt.config import Model
 from microgpt.engines.ladder import LADDER, calibrate
 from microgpt.feed import pack

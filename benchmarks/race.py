@@ -14,7 +14,6 @@ import numpy as np
 from benchmarks.apart import Failed, Side, apart, timed
 from benchmarks.common import Options, say
 from benchmarks.work import Work
-from microgpt.config import Model, Optim
 from microgpt.engines.ladder import Choice, choose
 from microgpt.errors import MachineError, UsageError, install
 
@@ -39,7 +38,8 @@ class Ours:
     """Our side: an engine through the engine line."""
 
     def __init__(self, work: Work, engine: str = "auto", dtype: str = "float32", threads: int = 1) -> None:
-        self.work, self.choice = work, chosen(work.model, work.optim, engine, dtype, work.feed.n_targets / work.steps)
+        self.work = work
+        self.choice = chosen(work, engine, dtype)
         self.name = f"{self.choice.name} {self.choice.dtype}" + (f", {threads} threads" if threads > 1 else "")
         self.engine = self.choice.build(work.model, work.optim, threads=threads)
 
@@ -51,17 +51,25 @@ class Ours:
         return losses
 
 
-def chosen(model: Model, optim: Optim, engine: str, dtype: str, tokens_per_step: float) -> Choice:
+def chosen(work: Work, engine: str, dtype: str) -> Choice:
     """Our engine. Raises UsageError or MachineError where there is none for this dtype."""
-    return choose(model, optim, name=engine, dtype=dtype, device="cpu", tokens_per_step=tokens_per_step)
+    feed = work.feed
+    return choose(
+        work.model,
+        work.optim,
+        name=engine,
+        dtype=dtype,
+        device="cpu",
+        tokens_per_step=feed.n_targets / work.steps,
+        rows_per_step=int(np.diff(feed.steps).max()),
+    )
 
 
 def ours(work: Work, engine: str, dtype: str = "float32", threads: int = 1) -> Ours | None:
     """Our side, or None where it has not the dtype; `auto` is the engine that it is in float32."""
     try:
         if engine == "auto":
-            per_step = work.feed.n_targets / work.steps
-            engine = chosen(work.model, work.optim, engine, "float32", per_step).name
+            engine = chosen(work, engine, "float32").name
         return Ours(work, engine, dtype, threads)
     except (MachineError, UsageError) as error:
         say(f"  ours in {dtype}: {error}")

@@ -86,12 +86,14 @@ def speed() -> dict[str, str]:
     """Measured microseconds per training step, which --engine auto and expected times are reckoned from."""
     calibrate()
     found = {
-        name: "; ".join(
-            f"{parameters:,} parameters "
-            + ", ".join(f"{1e6 * seconds:,.0f} µs per step of {tokens:.0f} tokens" for tokens, seconds in points)
-            for parameters, points in figures
+        f"{name}, {tokens:,} tokens per step": "; ".join(
+            f"{1e6 * seconds:,.1f} µs with {parameters:,} parameters"
+            for parameters, points, _ in figures
+            for at, seconds in points
+            if at == tokens
         )
         for name, figures in calibration.read().items()
+        for tokens in calibration.TOKENS
     }
     return found | {"kept in": f"{calibration.path()} (remove it to measure anew)"}
 

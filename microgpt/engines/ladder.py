@@ -102,6 +102,7 @@ def choose(
     dtype: str = "auto",
     device: str = "auto",
     tokens_per_step: float = 1.0,
+    rows_per_step: int = 1,
 ) -> Choice:
     """The engine `name`, or for `auto` the one with the shortest estimated step that has the dtype and the device.
 
@@ -110,7 +111,7 @@ def choose(
     figures = calibration.read()
 
     def seconds(rung: str) -> float:
-        return _seconds(figures, rung, dtype, device, n_params(model), tokens_per_step)
+        return _seconds(figures, rung, dtype, device, n_params(model), tokens_per_step, rows_per_step)
 
     def choice(rung: str, cls: type[Engine], why: str) -> Choice:
         numbers, place = _defaults(rung, dtype, device)
@@ -157,7 +158,7 @@ def calibrate(
                 continue
             key = calibration.key(rung, *_defaults(rung, dtype, device))
             if anew or key not in calibration.read():
-                progress(f"measuring {rung}, once on this machine", None)
+                progress(f"measure the speed of {rung} on this machine, once", None)
                 calibration.write(key, calibration.measure(cls, *_defaults(rung, dtype, device)))
         except (MachineError, UsageError):
             continue
@@ -169,7 +170,13 @@ def _may_be_fastest(rung: str) -> bool:
 
 
 def _seconds(
-    figures: dict[str, calibration.Figures], rung: str, dtype: str, device: str, parameters: int, tokens: float
+    figures: dict[str, calibration.Figures],
+    rung: str,
+    dtype: str,
+    device: str,
+    parameters: int,
+    tokens: float,
+    rows: int,
 ) -> float:
     """The estimated seconds per step: as measured, else as stated in LADDER at the pace of the engines measured."""
 
@@ -182,7 +189,7 @@ def _seconds(
         numbers = LADDER[rung].dtypes[0] if dtype == "auto" else dtype
         places = LADDER[rung].devices if device == "auto" else (device,)
         found = (figures.get(calibration.key(rung, numbers, place)) for place in places)
-        return next((calibration.estimate(each, parameters, tokens) for each in found if each), None)
+        return next((calibration.estimate(each, parameters, tokens, rows) for each in found if each), None)
 
     if known := measured(rung):
         return known

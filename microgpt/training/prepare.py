@@ -82,11 +82,17 @@ def prepare(
         old = load(config.replay_data, block, tokenizer, progress).split(rng, 0.0)
         corpus = Mix(corpus, old, config.finetune.replay)
     config = config.with_vocab(tokenizer.vocab_size)
-    per_step = run.batch_size * run.grad_accum * corpus.mean_row(config.model.block_size)
+    rows = run.batch_size * run.grad_accum
     if measure:
         calibrate(run.engine, run.dtype, run.device, progress)
     choice = choose(
-        config.model, config.optim, name=run.engine, dtype=run.dtype, device=run.device, tokens_per_step=per_step
+        config.model,
+        config.optim,
+        name=run.engine,
+        dtype=run.dtype,
+        device=run.device,
+        tokens_per_step=rows * corpus.mean_row(config.model.block_size),
+        rows_per_step=rows,
     )
     config = config.replace(
         data={**data.model_dump(exclude_none=True), "val_fraction": fraction},

@@ -154,10 +154,12 @@ def read_newest(folder: RunFolder) -> SavedRun | None:
         raise CheckpointError(f"{error}{older}", error.code) from None
 
 
-def prepare_resumed(config: Config, saved: Checkpoint, progress: ProgressCallback) -> RunSetup:
+def prepare_resumed(
+    config: Config, saved: Checkpoint, progress: ProgressCallback, *, measure: bool = False
+) -> RunSetup:
     """`prepare` for a run that continues. Raises CheckpointError where it would not be the run of the checkpoint."""
     try:
-        setup = prepare(config, progress, saved, measure=True)
+        setup = prepare(config, progress, saved, measure=measure)
     except DataError as error:
         if error.code != "E_UNKNOWN_TOKEN":
             raise

@@ -17,6 +17,9 @@ from microgpt.training.report import Callbacks
 from microgpt.training.resume import prepare_resumed, read_newest
 from microgpt.training.trainer import Trained, Trainer
 
+# The first run on a machine measures the engines, which takes seconds; unless it may not take longer than this.
+LONG = 60.0
+
 
 def train(
     config: Config,
@@ -34,6 +37,7 @@ def train(
     Stopped after a signal, when the state is saved.
     """
     deadline = None if max_time is None else time.monotonic() + max_time
+    measure = max_time is None or max_time >= LONG
     callbacks = callbacks or Callbacks()
     folder = RunFolder(Path(out) if out else new_folder(config.name))
     folder.require(run=resume)
@@ -48,9 +52,9 @@ def train(
         stack.enter_context(watch_compiler(callbacks.compiling))
         with files.disk("be written", files.cache_folder("")):
             setup = (
-                prepare_resumed(config, saved.checkpoint, callbacks.reading)
+                prepare_resumed(config, saved.checkpoint, callbacks.reading, measure=measure)
                 if saved
-                else prepare(config, callbacks.reading, measure=True)
+                else prepare(config, callbacks.reading, measure=measure)
             )
         callbacks.plan(setup)
         if not resume:  # a new folder is made when nothing can be refused any more

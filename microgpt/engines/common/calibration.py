@@ -1,8 +1,8 @@
 """How long a training step takes on this machine: measured once per engine, then kept in the user's cache folder.
 
-A few models of different size take steps of a few, some and many tokens. The time for another model and another number
-of tokens is interpolated between those, linearly in the logarithms. A file that is damaged, or was written by another
-version or on another CPU, counts for nothing. Where no file can be written, the figures live in this process alone.
+A few models of different size take steps of a few, some and many tokens. The time for another number of tokens is
+interpolated linearly, that for another size linearly in the logarithms. A file that is damaged or of another version or
+CPU is ignored. Where no file can be written, the figures live in this process alone.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 
-import microgpt
 from microgpt import files
 from microgpt.config import Model, Optim
 from microgpt.engines import Engine, State
@@ -25,18 +24,23 @@ from microgpt.errors import CheckpointError
 from microgpt.feed import Feed, pack
 from microgpt.model import Tensors, n_params, table
 
+Scale = Callable[[float], float]
 Points = list[tuple[float, float]]  # x and y, both positive, x ascending
-Figures = list[tuple[int, Points]]  # for each measured model its parameters, and seconds per step over tokens per step
+# For each measured model its parameters, the seconds per step over the tokens of one row, and how many times less time
+# a token takes in many rows, which an engine may divide among threads.
+Figures = list[tuple[int, Points, float]]
 
+VERSION = 1  # of the figures: to be raised when others are measured, or an engine becomes faster
 MODELS = (  # the one between comes last, since without it two others are left to interpolate between
-    Model(vocab_size=27),
+    Model(vocab_size=27, block_size=32),
     Model(vocab_size=580, n_layer=6, n_embd=128, n_head=8, block_size=128, position="rope", activation="gelu"),
     Model(vocab_size=65, n_layer=2, n_embd=32, n_head=4, block_size=64),
 )
-TOKENS = (4, 32, 256)  # per step, in rows of at most 32
-BUDGET = 0.5  # seconds per engine, without compiling its kernels and loading its libraries
+TOKENS = (4, 32, 128)  # per step, in one row where the model's context allows
+ROWS = (8, 32)  # many rows, and tokens in each
+BUDGET = 0.6  # seconds per engine, without compiling its kernels and loading its libraries
 BUSY = 3  # times the budget that may pass on a machine that is busy with other work
-POINT = 0.02  # seconds per point, of which the fastest call counts
+POINT = 0.04  # seconds per point, of which the fastest call counts
 CALL = 0.002  # seconds per call, so that a call's own cost is divided among its steps as it is in a run
 
 _unsaved: dict[str, Figures] = {}
@@ -64,21 +68,25 @@ def measure(cls: type[Engine], dtype: str, device: str) -> Figures:
             continue
         engine = cls(model, Optim(), dtype=dtype, device=device)
         state = engine.load(_weights(model))
-        points: Points = []
+        points, gain = Points(), 1.0
         for tokens in TOKENS:
             if points and not budget.has(interpolate(points, tokens) / 2):  # more tokens at once take less time each
                 break
-            state, seconds = _fastest(engine, state, model, tokens, budget)
+            state, seconds = _fastest(engine, state, model, (1, tokens), budget)
             points.append((tokens, seconds))
-        found = sorted([*found, (n_params(model), points)])
+        rows, tokens = ROWS
+        if budget.has(interpolate(points, rows * tokens)):
+            state, seconds = _fastest(engine, state, model, ROWS, budget)
+            gain = interpolate(points, rows * tokens) / seconds
+        found = sorted([*found, (n_params(model), points, gain)])
     return found
 
 
-def _fastest(engine: Engine, state: State, model: Model, tokens: int, budget: _Budget) -> tuple[State, float]:
-    """The state after some steps, and the seconds per step of the fastest of several calls."""
+def _fastest(engine: Engine, state: State, model: Model, rows: tuple[int, int], budget: _Budget) -> tuple[State, float]:
+    """The state after some steps of so many rows of so many tokens, and the seconds per step of the fastest call."""
     steps, calls, best, stop = 1, 0, math.inf, budget.clock() + POINT
     while calls == 0 or ((calls == 1 or budget.clock() < stop) and budget.has(best * steps)):
-        feed, rates = _feed(model, tokens, steps), np.zeros(steps)
+        feed, rates = _feed(model, *rows, steps), np.zeros(steps)
         start = budget.clock()
         state, _ = engine.train(state, feed, rates)
         spent, calls = budget.clock() - start, calls + 1
@@ -93,26 +101,28 @@ def _weights(model: Model) -> Tensors:
     return {w.name: (rng.random(w.shape, np.float32) - 0.5) * w.std for w in table(model)}
 
 
-def _feed(model: Model, tokens: int, steps: int) -> Feed:
-    length = min(tokens, 32, model.block_size)
-    rows = np.random.default_rng(1).integers(0, model.vocab, (steps * tokens // length, length + 1))
-    return pack(rows.tolist(), rows_per_step=tokens // length)
+def _feed(model: Model, rows: int, length: int, steps: int) -> Feed:
+    short = min(length, model.block_size)
+    rows = rows * length // short
+    tokens = np.random.default_rng(1).integers(0, model.vocab, (steps * rows, short + 1))
+    return pack(tokens.tolist(), rows_per_step=rows)
 
 
-def estimate(figures: Figures, parameters: int, tokens: float) -> float:
-    """Seconds per training step of a model with this many parameters."""
-    return interpolate([(n, interpolate(points, tokens)) for n, points in figures], parameters)
+def estimate(figures: Figures, parameters: int, tokens: float, rows: int = 1) -> float:
+    """Seconds per training step of a model with this many parameters, on so many tokens in so many rows."""
+    points = [(n, interpolate(curve, tokens) / (gain if rows > 1 else 1.0)) for n, curve, gain in figures]
+    return interpolate(points, parameters, math.log, math.exp)
 
 
-def interpolate(points: Sequence[tuple[float, float]], x: float) -> float:
-    """y at x: linear in log x and log y between two points, constant before the first, proportional to x after the
-    last."""
+def interpolate(points: Sequence[tuple[float, float]], x: float, scale: Scale = float, back: Scale = float) -> float:
+    """y at x: linear between two points in the given scale, whose inverse is `back`; constant before the first point,
+    proportional to x after the last."""
     if x <= points[0][0]:
         return points[0][1]
     for (x0, y0), (x1, y1) in pairwise(points):
         if x <= x1:
-            share = math.log(x / x0) / math.log(x1 / x0)
-            return math.exp((1 - share) * math.log(y0) + share * math.log(y1))
+            share = (scale(x) - scale(x0)) / (scale(x1) - scale(x0))
+            return back((1 - share) * scale(y0) + share * scale(y1))
     return points[-1][1] * x / points[-1][0]
 
 
@@ -127,7 +137,7 @@ def path() -> Path:
 
 
 def _origin() -> str:
-    return f"microgpt {microgpt.__version__}\n{identity()}"
+    return f"{VERSION}\n{identity()}"
 
 
 def read() -> dict[str, Figures]:
@@ -140,17 +150,19 @@ def _stored() -> dict[str, Figures]:
         content = files.read_json(path())
         if content["origin"] != _origin():
             return {}
-        return {name: [_curve(*entry) for entry in figures] for name, figures in content["figures"].items() if figures}
+        return {
+            name: [_checked(*entry) for entry in figures] for name, figures in content["figures"].items() if figures
+        }
     except (CheckpointError, AttributeError, KeyError, TypeError, ValueError):
         return {}
 
 
-def _curve(parameters: int, points: list[list[float]]) -> tuple[int, Points]:
-    """The figures of one model, checked. Raises TypeError or ValueError."""
+def _checked(parameters: int, points: list[list[float]], gain: float) -> tuple[int, Points, float]:
+    """The figures of one model. Raises TypeError or ValueError."""
     curve = [(float(tokens), float(seconds)) for tokens, seconds in points]
-    if not curve or not all(0 < value < math.inf for value in (parameters, *chain(*curve))):
+    if not curve or not all(0 < value < math.inf for value in (parameters, gain, *chain(*curve))):
         raise ValueError("not figures")
-    return int(parameters), curve
+    return int(parameters), curve, float(gain)
 
 
 def write(name: str, figures: Figures) -> None:

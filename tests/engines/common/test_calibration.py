@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from microgpt.engines.common import calibration
 from microgpt.engines.ladder import calibrate, choose
 from microgpt.model import n_params
 
-FIGURES: calibration.Figures = [(1000, [(4.0, 1e-3), (64.0, 16e-3)]), (100_000, [(4.0, 1e-1)])]
+FIGURES: calibration.Figures = [(1000, [(4.0, 1e-3), (64.0, 16e-3)], 2.0), (100_000, [(4.0, 1e-1)], 1.0)]
 SMALL = Model(vocab_size=27)
 
 
@@ -78,16 +79,17 @@ def damaged(content: dict[str, Any]) -> dict[str, bytes]:
         "cut": good[: len(good) // 2],
         "not an object": b"[]",
         "another file": b"{}",
-        "no points": with_figures([[1000, []]]),
-        "negative": with_figures([[1000, [[4, -1.0]]]]),
-        "words": with_figures([[1000, [["four", 1.0]]]]),
-        "a point less": with_figures([[1000, [[4]]]]),
+        "no points": with_figures([[1000, [], 1.0]]),
+        "negative": with_figures([[1000, [[4, -1.0]], 1.0]]),
+        "words": with_figures([[1000, [["four", 1.0]], 1.0]]),
+        "a point less": with_figures([[1000, [[4]], 1.0]]),
+        "no gain": with_figures([[1000, [[4, 1.0]]]]),
         "another CPU": json.dumps({**content, "origin": "another"}).encode(),
         "not lists": with_figures(figures[0][0]),
     }
 
 
-@pytest.mark.parametrize("fault", [*damaged({"figures": {"manual float32 cpu": [[1, [[1, 1]]]]}})])
+@pytest.mark.parametrize("fault", [*damaged({"figures": {"manual float32 cpu": [[1, [[1, 1]], 1]]}})])
 def test_a_file_that_holds_no_figures_of_this_machine_is_measured_anew(measured: list[str], fault: str) -> None:
     calibrate("manual")
     content = json.loads(calibration.path().read_bytes())
@@ -107,7 +109,7 @@ def test_another_cpu_and_another_version_have_files_of_their_own(
         assert calibration.read() == {}
         calibrate("manual")
     with monkeypatch.context() as patch:
-        patch.setattr("microgpt.__version__", "another")
+        patch.setattr(calibration, "VERSION", 2)
         assert calibration.read() == {}
     assert measured == ["manual", "manual"]
     assert calibration.read() == {"manual float32 cpu": FIGURES}
@@ -138,27 +140,29 @@ def test_choose_estimates_from_what_was_measured(measured: list[str]) -> None:
 
 def test_auto_takes_what_is_measured_to_be_the_fastest(measured: list[str]) -> None:
     for name in ladder.LADDER:
-        figures = [(1000, [(4.0, 1e-9 if name == "tensor" else 1.0)])]
+        figures = [(1000, [(4.0, 1e-9 if name == "tensor" else 1.0)], 1.0)]
         for dtype in ladder.LADDER[name].dtypes:
             calibration.write(calibration.key(name, dtype, "cpu"), figures)
     choice = choose(SMALL, Optim(), device="cpu")
     assert (choice.name, choice.seconds_per_step) == ("tensor", pytest.approx(4.192e-9))
 
 
-def test_between_points_it_follows_a_power_and_beyond_them_proportion() -> None:
+def test_between_points_it_is_linear_or_a_power_and_beyond_them_proportional() -> None:
     points = [(4.0, 2.0), (16.0, 8.0), (64.0, 8.0)]
-    expected = {1.0: 2.0, 4.0: 2.0, 8.0: 4.0, 16.0: 8.0, 32.0: 8.0, 64.0: 8.0, 128.0: 16.0}
-    for x, y in expected.items():
+    for x, y in {1.0: 2.0, 4.0: 2.0, 10.0: 5.0, 16.0: 8.0, 32.0: 8.0, 64.0: 8.0, 128.0: 16.0}.items():
         assert calibration.interpolate(points, x) == pytest.approx(y)
+    assert calibration.interpolate(points, 8.0, math.log, math.exp) == pytest.approx(4.0)
     assert calibration.estimate(FIGURES, 10_000, 4) == pytest.approx(1e-2)
     assert calibration.estimate(FIGURES, 1_000_000, 8) == pytest.approx(2.0)
+    assert calibration.estimate(FIGURES, 1000, 8, rows=2) == pytest.approx(1e-3)  # half of one row's
 
 
 def test_measuring_gives_positive_figures_in_order() -> None:
     figures = calibration.measure(ladder.engine("manual"), "float32", "cpu")
     assert figures
-    assert [n for n, _ in figures] == sorted(n for n, _ in figures)
-    for _, points in figures:
+    assert [n for n, *_ in figures] == sorted(n for n, *_ in figures)
+    for _, points, gain in figures:
+        assert gain > 0
         assert points
         assert all(seconds > 0 for _, seconds in points)
         assert [tokens for tokens, _ in points] == list(calibration.TOKENS[: len(points)])
