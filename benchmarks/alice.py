@@ -1,4 +1,4 @@
-"""The alice model (34,240 parameters, context 128), one document a step, on synthetic text of its shape.
+"""The alice model (34,240 parameters, context 128), one document per step, on synthetic text of its shape.
 
 python -m benchmarks.alice
 """

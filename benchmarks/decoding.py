@@ -26,7 +26,7 @@ from microgpt.inference.sampling import Sampling
 from microgpt.model import Tensors
 
 FIRST, SAMPLING = 0, Sampling(temperature=1.0)
-TARGETS = (("float32", 1, 13_000.0), ("float32", 32, 60_000.0), ("bfloat16", 1, 20_000.0))  # tokens a second
+TARGETS = (("float32", 1, 13_000.0), ("float32", 32, 60_000.0), ("bfloat16", 1, 20_000.0))  # tokens per second
 
 
 def ours_draws(side: Ours, n: int, count: int) -> int:

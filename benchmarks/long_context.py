@@ -1,4 +1,4 @@
-"""A context of 1024 tokens against one of 128: time a token with the same tokens a step, and memory by the block.
+"""A context of 1024 tokens against one of 128: time per token with the same tokens per step, and memory by the block.
 
     python -m benchmarks.long_context
 
@@ -25,8 +25,8 @@ def vidya(block: int) -> Model:
     return VIDYA.model_copy(update={"block_size": block})
 
 
-def time_a_token(options: Options) -> Row:
-    """Eight rows of 128 tokens a step against one of 1024."""
+def time_per_token(options: Options) -> Row:
+    """Eight rows of 128 tokens per step against one of 1024."""
     far = 256 if options.quick else 1024
     long = Ours(synthetic(vidya(far), rows=1, steps=1), options.engine)
     short = Ours(synthetic(vidya(128), rows=far // 128, steps=1), options.engine)
@@ -34,7 +34,7 @@ def time_a_token(options: Options) -> Row:
     long.name += f", block {far}"
     timings = race([_Quiet(long), _Quiet(short)], options)
     mine, theirs = (t.best * 1e6 / far for t in timings)
-    name = "1.25 M, block 1024, time a token"
+    name = "1.25 M, block 1024, time per token"
     return Row(name, "our block 128", "µs/token", mine, theirs, ratio(mine, theirs), "<=", 2.2, note=long.choice.name)
 
 
@@ -61,7 +61,7 @@ def memory(options: Options) -> Row:
 
 def family(options: Options) -> list[Row]:
     """The rows."""
-    return [time_a_token(options), memory(options)]
+    return [time_per_token(options), memory(options)]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m benchmarks.medium
 
-The share of the peak counts 6 operations a parameter and token against the multiply-adds that one core can do.
+The share of the peak counts 6 operations per parameter and token against the multiply-adds that one core can do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Peak memory of a whole process that trains the 1.25 M model, 1 x 128 tokens a step, against PyTorch.
+"""Peak memory of a whole process that trains the 1.25 M model, 1 x 128 tokens per step, against PyTorch.
 
 python -m benchmarks.memory
 """

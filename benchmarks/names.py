@@ -1,4 +1,4 @@
-"""The names model (4,192 parameters): one document a step in float32 and float64, and 64 documents a step.
+"""The names model (4,192 parameters): one document per step in float32 and float64, and 64 documents per step.
 
 python -m benchmarks.names
 """
@@ -19,7 +19,7 @@ def one_document(options: Options) -> list[Row]:
     work = names(1, 50 if options.quick else 1000, options)
     rows = []
     for dtype, target in (("float32", 0.6), ("float64", 2.2)):
-        row = Row(f"names, 1 document a step, {dtype}", "C yardstick, float32", "µs/step", rule="<=", target=target)
+        row = Row(f"names, 1 document per step, {dtype}", "C yardstick, float32", "µs/step", rule="<=", target=target)
         us = ours(work, options.engine, dtype)
         if us is None:
             rows.append(replace(row, note="no engine"))
@@ -37,13 +37,13 @@ def one_document(options: Options) -> list[Row]:
         if best := fastest([t for t in timings[1:] if t.name != "C yardstick"]):
             theirs = best.best * 1e6 / work.steps
             rows.append(
-                Row(f"names, 1 document a step, {dtype}", best.name, "µs/step", mine, theirs, ratio(theirs, mine))
+                Row(f"names, 1 document per step, {dtype}", best.name, "µs/step", mine, theirs, ratio(theirs, mine))
             )
     return rows
 
 
 def against_peers(name: str, work: Work, target: float, options: Options, dtype: str = "float32") -> Row:
-    """Our engine against the fastest form of PyTorch and JAX: microseconds a step."""
+    """Our engine against the fastest form of PyTorch and JAX: microseconds per step."""
     us = ours(work, options.engine, dtype)
     if us is None:
         return Row(name, "best of PyTorch, JAX", "µs/step", target=target, note="no engine")
@@ -67,7 +67,7 @@ def against_peers(name: str, work: Work, target: float, options: Options, dtype:
 def family(options: Options) -> list[Row]:
     """The rows."""
     batch = names(64, 4 if options.quick else 100, options)
-    return [*one_document(options), against_peers("names, 64 documents a step, float32", batch, 8.0, options)]
+    return [*one_document(options), against_peers("names, 64 documents per step, float32", batch, 8.0, options)]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What one core can do at most: multiply-adds a second from registers, and bytes a second from caches and memory.
+"""What one core can do at most: multiply-adds per second from registers, and bytes per second from caches and memory.
 
 The loop keeps independent accumulators in vector registers, more of them than multiply-adds are in flight, so the
 units never wait. It is written in LLVM's own terms, because a compiler may drop or split a plain loop.
@@ -88,7 +88,7 @@ def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 @lru_cache(maxsize=1)
 def measured() -> float:
-    """Float32 operations a second of one core, the best of 20 runs of about 2 ms."""
+    """Float32 operations per second of one core, the best of 20 runs of about 2 ms."""
     from microgpt.engines.common.hardware import cpu
 
     flops, lanes = _compiled()[0], max(128, cpu()["vector_bits"]) // 32
@@ -99,7 +99,7 @@ def measured() -> float:
 
 @lru_cache(maxsize=16)
 def bandwidth(size: int = 1 << 28) -> float:
-    """Bytes a second that one core reads, over and over, from this many bytes: from the cache that they fit in."""
+    """Bytes per second that one core reads, over and over, from this many bytes: from the cache that they fit in."""
     read, a = _compiled()[1], np.ones(max(1024, size // 4), np.float32)
     read(a)
     times = max(1, (1 << 26) // a.nbytes)

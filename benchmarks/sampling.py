@@ -80,12 +80,12 @@ def c_speed(weights: Tensors, loss: float, count: int) -> float | None:
         files.write_atomic(path, b"".join(w.astype("<f4").tobytes() for w in weights.values()))
         found = yardstick.figures("sample", str(path), str(count))
     check("C yardstick", np.array(found["emma"]), np.array(loss))
-    say(f"  C yardstick: {found['tokens_per_s']:,.0f} tokens/s, {found['tokens_a_name']:.2f} tokens a name")
+    say(f"  C yardstick: {found['tokens_per_s']:,.0f} tokens/s, {found['tokens_per_name']:.2f} tokens per name")
     return found["tokens_per_s"]
 
 
 def speeds(sides: list[Any], options: Options) -> list[tuple[str, float]]:
-    """Name and tokens a second of each side."""
+    """Name and tokens per second of each side."""
     by_name = {side.name: side for side in sides}
     return [(t.name, by_name[t.name].drawn / t.best) for t in race(sides, options)]
 

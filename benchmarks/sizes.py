@@ -1,4 +1,4 @@
-"""Time a token over the size of the model, 1e3 to 1e8 parameters, for every engine that is here, on one core.
+"""Time per token over the size of the model, 1e3 to 1e8 parameters, for every engine that is here, on one core.
 
     python -m benchmarks.sizes --plot sizes.png
 
@@ -23,7 +23,7 @@ from microgpt.engines.ladder import LADDER
 from microgpt.errors import MachineError, UsageError
 from microgpt.model import n_params
 
-# layers, width, heads, block, rows a step: larger models are trained on more tokens a step
+# layers, width, heads, block, rows per step: larger models are trained on more tokens per step
 SHAPES = [
     (1, 8, 2, 16, 1),
     (1, 16, 4, 16, 1),
@@ -35,8 +35,8 @@ SHAPES = [
     (8, 640, 10, 256, 4),
     (14, 768, 12, 256, 4),
 ]
-ADAM_BYTES = 28  # moved a parameter and step
-STATE_BYTES = 16  # kept a parameter: weight, gradient and two moments, which decide the cache that they fit in
+ADAM_BYTES = 28  # moved per parameter and step
+STATE_BYTES = 16  # kept per parameter: weight, gradient and two moments, which decide the cache that they fit in
 
 
 def model_of(shape: tuple[int, int, int, int, int]) -> Model:
@@ -46,7 +46,7 @@ def model_of(shape: tuple[int, int, int, int, int]) -> Model:
 
 
 def limit(shape: tuple[int, int, int, int, int]) -> tuple[float, float]:
-    """Microseconds a token that arithmetic alone takes, and arithmetic with Adam's traffic."""
+    """Microseconds per token that arithmetic alone takes, and arithmetic with Adam's traffic."""
     n, tokens = n_params(model_of(shape)), shape[3] * shape[4]
     compute = 6 * n / peak.measured()
     traffic = ADAM_BYTES * n / peak.bandwidth(min(STATE_BYTES * n, 1 << 28)) / tokens
@@ -79,8 +79,8 @@ def point(name: str, shape: tuple[int, int, int, int, int], options: Options) ->
         side.train()
         times.append(clock() - begin)
     us = 1e6 * min(times) / (tokens * steps)
-    say(f"  {name:12} {n:12,} parameters  {us:14.3f} µs a token")
-    return {"engine": name, "dtype": dtype, "n_params": n, "tokens_a_step": tokens, "us_per_token": us}
+    say(f"  {name:12} {n:12,} parameters  {us:14.3f} µs per token")
+    return {"engine": name, "dtype": dtype, "n_params": n, "tokens_per_step": tokens, "us_per_token": us}
 
 
 def measure(options: Options) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ def summary(points: list[dict[str, Any]]) -> list[Row]:
         if here := [p for p in points if p["n_params"] == n]:
             best = min(here, key=lambda p: p["us_per_token"])
             us = best["us_per_token"]
-            work, note = f"time a token, {number(n)} parameters", f"{best['engine']} {best['dtype']}"
+            work, note = f"time per token, {number(n)} parameters", f"{best['engine']} {best['dtype']}"
             rows.append(Row(work, "6 N / peak", "µs/token", us, floor, us / floor, "<=", note=note))
     return rows
 
@@ -130,8 +130,8 @@ def draw(points: list[dict[str, Any]], path: Path, where: dict[str, Any]) -> Non
     floors = [limit(shape) for shape in SHAPES]
     axes.plot(sizes, [f[0] for f in floors], "k-", linewidth=1, label="limit: 6 N / peak of the core")
     axes.plot(sizes, [f[1] for f in floors], "k:", linewidth=1, label="limit with Adam's memory traffic")
-    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="microseconds a token, training")
-    axes.set_title("Time a token over the size of the model, one core", loc="left")
+    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="microseconds per token, training")
+    axes.set_title("Time per token over the size of the model, one core", loc="left")
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.text(0.01, 0.01, f"{where['cpu']}, commit {where['commit']}, {where['date']}", fontsize=6, color="#555753")
@@ -154,7 +154,7 @@ def main() -> None:
         print(json.dumps({"machine": where, "points": points}))
         return
     print(describe(where))
-    print(f"{'engine':12} {'dtype':8} {'parameters':>12} {'µs a token':>12} {'of the limit':>12}")
+    print(f"{'engine':12} {'dtype':8} {'parameters':>12} {'µs per token':>12} {'of the limit':>12}")
     floors = {n_params(model_of(shape)): limit(shape)[0] for shape in SHAPES}
     for p in points:
         share = f"{100 * floors[p['n_params']] / p['us_per_token']:.2g} %"

@@ -16,7 +16,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="the long forms: 200 random gradient checks a rung")
+    parser.addoption("--long", action="store_true", help="the long forms: 200 random gradient checks per rung")
 
 
 @pytest.fixture

@@ -68,5 +68,5 @@ class Names:
 
     @property
     def best(self) -> float:
-        """Microseconds a step."""
+        """Microseconds per step."""
         return min(self.us)

@@ -6,7 +6,7 @@
  *   gcc -O3 -march=native -ffast-math -o sample sample.c -lm && taskset -c 0 ./sample weights.f32 200000
  *
  * weights.f32: wte wpe lm_head wq wk wv wo fc1 fc2 as float32, row by row, (out, in). It prints the best of 5 runs
- * in tokens a second (the end of a name is a token), letters a name, and the loss of the name "emma".
+ * in tokens per second (the end of a name is a token), letters per name, and the loss of the name "emma".
  */
 #include <math.h>
 #include <stdint.h>
@@ -144,5 +144,5 @@ int main(int argc, char **argv) {
     double speed = tokens / (now() - start);
     if (speed > best) best = speed;
   }
-  printf("tokens_per_s %.0f  tokens_a_name %.4f  emma %.6f\n", best, (double)tokens / names, loss / 5);
+  printf("tokens_per_s %.0f  tokens_per_name %.4f  emma %.6f\n", best, (double)tokens / names, loss / 5);
 }

@@ -47,7 +47,7 @@ class Corpus(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides which tokens a step sees."""
+        """SHA-256 of everything that determines the tokens of each step."""
 
     def mean_row(self, block_size: int) -> float:
         """Positions trained per row, on average."""

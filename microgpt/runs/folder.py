@@ -59,7 +59,7 @@ class RunFolder:
         if run:
             self.config()
         elif self.is_taken():
-            raise UsageError(f"{self.path}: holds a run already; go on with --resume, or choose another --out")
+            raise UsageError(f"{self.path}: holds a run already; continue with --resume, or choose another --out")
 
     def require_free(self) -> None:
         """Raise MachineError if another trainer holds the lock. Writes nothing where no run was."""

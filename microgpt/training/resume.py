@@ -71,7 +71,7 @@ def _with_past(config: Config, saved: Config, step: int) -> Config:
 def other_run(path: Path, what: str, change: str = "") -> CheckpointError:
     """The error for a run that would continue with another `what` than it was trained with."""
     return CheckpointError(
-        f"{path}: {what} is not what this checkpoint was trained with{change}, so going on would not be the same run; "
+        f"{path}: {what} is not what this checkpoint was trained with{change}, so the result would be another run; "
         f"restore it, or start a new run with another --out",
         "E_OTHER_RUN",
     )
@@ -150,7 +150,7 @@ def read_newest(folder: RunFolder) -> SavedRun | None:
         newest = checkpoint.read(steps[-1])
         return SavedRun(newest, newest.trainer(), newest.tensors())
     except CheckpointError as error:
-        older = f"; remove {steps[-1]} to go on from {steps[-2].name}" if steps[1:] else ""
+        older = f"; remove {steps[-1]} to continue from {steps[-2].name}" if steps[1:] else ""
         raise CheckpointError(f"{error}{older}", error.code) from None
 
 

@@ -61,12 +61,12 @@ def train(
             stack.enter_context(folder.lock())
         folder.require(run=resume)  # another trainer may have come and gone while the data was read
         stop = stack.enter_context(listen())
-        stack.enter_context(files.disk("be written", folder.path, "go on with --resume"))
+        stack.enter_context(files.disk("be written", folder.path, "continue with --resume"))
         trainer = Trainer(setup, folder, callbacks, stop, deadline)
         if saved:
             trainer.restore(saved)
         else:
-            with files.disk("be written", folder.path):  # there is nothing yet to go on from
+            with files.disk("be written", folder.path):  # there is nothing yet to continue from
                 trainer.begin()
         del saved  # its tensors are the engine's now
         return trainer.run(stop_at or config.run.steps)

@@ -320,7 +320,7 @@ def test_the_newest_is_damaged_and_the_older_one_is_named(
     newest = checkpoint.list_steps(out / "checkpoints")[-1]
     (newest / "model.safetensors").write_bytes(b"")
     assert main(["train", "names", "--resume", "--out", str(out)]) == 4
-    assert f"remove {newest} to go on from step-00000015" in capsys.readouterr().err
+    assert f"remove {newest} to continue from step-00000015" in capsys.readouterr().err
     shutil.rmtree(newest)
     assert main(["train", "names", "--resume", "--out", str(out)]) == 0
 

@@ -123,7 +123,7 @@ def test_a_full_disk_says_what_to_do(copy: Copy, capsys: pytest.CaptureFixture[s
     at = next(i for i, (name, args) in enumerate(shim.trace) if name == "write" and args is largest)
     with installed(Shim(at, fail("ENOSPC"))):
         assert main(one_save(copy())) == 5
-    assert "No space left on device); free some space and go on with --resume" in capsys.readouterr().err
+    assert "No space left on device); free some space and continue with --resume" in capsys.readouterr().err
 
 
 def test_a_failed_fsync_is_not_tried_again(copy: Copy) -> None:

@@ -130,7 +130,7 @@ def test_a_run_in_the_way_stays(reference: Reference, copy: Copy, capsys: pytest
     out = copy()
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert main(new(reference.data, out)) == 2
-    assert "holds a run already; go on with --resume" in capsys.readouterr().err
+    assert "holds a run already; continue with --resume" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 

@@ -72,11 +72,13 @@ def checked(value: Any) -> Page:
 
 def decode(body: bytes, charset: str | None) -> str:
     """Bytes as text, by byte order mark, header, <meta>, or the first charset that fits."""
-    told = [name for mark, name in MARKS if body.startswith(mark)]
+    declared = [name for mark, name in MARKS if body.startswith(mark)]
     meta = META.search(body[:2048])
-    told += [name for name in (charset, meta and meta[1].decode()) if name]
+    declared += [name for name in (charset, meta and meta[1].decode()) if name]
     names = [
-        "cp1252" if ASCII.fullmatch(name) else name for name in told if name == "utf-8-sig" or CHARSETS.fullmatch(name)
+        "cp1252" if ASCII.fullmatch(name) else name
+        for name in declared
+        if name == "utf-8-sig" or CHARSETS.fullmatch(name)
     ]
     for name in (*names, "utf-8", "cp1252"):
         try:

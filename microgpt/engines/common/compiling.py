@@ -1,4 +1,4 @@
-"""The just-in-time compiler: is it here, does it compile, and who is told while it does."""
+"""The just-in-time compiler: whether it is installed and works, and the callbacks called while it compiles."""
 
 from __future__ import annotations
 

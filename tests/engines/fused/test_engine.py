@@ -48,7 +48,7 @@ def test_micro_batches_use_the_weights_that_the_first_one_transposed(dtype: str,
 
 
 def trains_as_the_manual_pass(model: Model, lengths: tuple[int, ...], dtype: str) -> None:
-    """Two rows a step of so many tokens each, the last alone if they are odd; the gradient clipped by its norm."""
+    """Two rows per step of so many tokens each, the last alone if they are odd; the gradient clipped by its norm."""
     rng = Random(0)
     feed = pack([[rng.randrange(model.vocab) for _ in range(n)] for n in lengths], rows_per_step=2)
     trained = []
