@@ -1,4 +1,4 @@
-"""Value and the way back; nothing is mutated.
+"""Each function returns its value and its backward; nothing is mutated.
 
 Every operation takes a matrix and returns a `Value`: a new matrix, and its backward function, from the gradient of
 the result to that of the operand. Two operations in a row are one operation, so the whole model is one value with one

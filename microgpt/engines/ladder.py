@@ -30,15 +30,19 @@ class EngineInfo(NamedTuple):
 # The two figures of each are fitted to what `python -m benchmarks.sizes` measured on one core of a server CPU with
 # 512-bit vectors, 2,000 weights to 100 million. They serve until `calibrate` has measured this machine.
 LADDER: dict[str, EngineInfo] = {
-    "scalar": EngineInfo("every number remembers where it came from", ("float64",), ("cpu",), None, 0.0, 6e6),
-    "functional": EngineInfo("value and the way back; nothing is mutated", ("float64",), ("cpu",), None, 0.0, 8e7),
+    "scalar": EngineInfo("autograd on single numbers", ("float64",), ("cpu",), None, 0.0, 6e6),
+    "functional": EngineInfo(
+        "each function returns its backward; nothing is mutated", ("float64",), ("cpu",), None, 0.0, 8e7
+    ),
     "tensor": EngineInfo("one graph node per matrix", ("float32", "float64"), ("cpu",), None, 4e-4, 4.5e10),
-    "manual": EngineInfo("no graph: the backward pass by hand", ("float32", "float64"), ("cpu",), None, 1.5e-4, 5e10),
+    "manual": EngineInfo(
+        "no graph: the backward pass written by hand", ("float32", "float64"), ("cpu",), None, 1.5e-4, 5e10
+    ),
     "fused": EngineInfo(
         "the manual pass as compiled SIMD loops", ("float32", "float64", "bfloat16"), ("cpu",), "numba", 2e-6, 1.8e11
     ),
     "pytorch": EngineInfo(
-        "the chain rule as a library",
+        "autograd from a library",
         ("float32", "float64", "bfloat16"),
         ("cuda", "mps", "cpu"),  # the first that this machine has
         "torch",

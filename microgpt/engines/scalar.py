@@ -1,4 +1,4 @@
-"""Every number remembers where it came from.
+"""Autograd on single numbers: every number remembers where it came from.
 
 The definition that all faster rungs are tested against: gpt.py with the interface of an engine and every option.
 One node per number, one function per formula; standard library alone, float64 alone.

@@ -1,4 +1,4 @@
-"""The chain rule as a library: the forward pass is in model.py, PyTorch's autograd computes the backward pass.
+"""Autograd from a library: the forward pass is in model.py, PyTorch's autograd computes the backward pass.
 
 Weights lie in one flat tensor, so that its gradient is one tensor too and the optimizer one expression. bfloat16 means
 mixed precision: matrix products in bfloat16, while weights, moments, norms and the loss stay float32.
