@@ -39,7 +39,7 @@ MODELS = (  # the one between comes last, since without it two others are left t
 TOKENS = (4, 32, 128)  # per step, in one row where the model's context allows
 ROWS = (8, 32)  # many rows, and tokens in each
 BUDGET = 0.6  # seconds per engine, without compiling its kernels and loading its libraries
-BUSY = 3  # times the budget that may pass on a machine that is busy with other work
+BUSY = 3  # the most that the clock may show, in budgets, on a machine that is busy with other work
 POINT = 0.04  # seconds per point, of which the fastest call counts
 CALL = 0.002  # seconds per call, so that a call's own cost is divided among its steps as it is in a run
 
@@ -47,8 +47,11 @@ _unsaved: dict[str, Figures] = {}
 
 
 class _Budget:
-    """Time to measure in: this thread's own on a CPU, which on an idle machine is the clock's and on a busy one what
-    the clock's would be without the other work."""
+    """The time that is left to measure in.
+
+    On a CPU it is this thread's own time: on an idle machine the same as the clock's, and on a busy one without the
+    time that other programs take.
+    """
 
     def __init__(self, device: str) -> None:
         self.clock = time.thread_time if device == "cpu" else time.perf_counter

@@ -8,12 +8,13 @@ memory. This file is the Engine: it converts tensors to flat vectors, padded to 
 
 from __future__ import annotations
 
-import os
 from threading import Thread
 
 import numpy as np
 
 from microgpt.config import Model, Optim
+from microgpt.engines.common.arrays import rope_angles
+from microgpt.engines.common.hardware import cores
 from microgpt.engines.fused.jit import cache
 from microgpt.engines.fused.layout import (
     LINE,
@@ -41,11 +42,6 @@ BF16_MULTIPLE = 32  # n_embd must be a multiple of it for products in bfloat16
 MIN_THREADED = 100_000  # weights from which several threads are faster than one
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def pad(n: int, W: int) -> int:
     """n rounded up to whole vectors of W lanes."""
     return -(-n // W) * W
@@ -53,8 +49,7 @@ def pad(n: int, W: int) -> int:
 
 def rotation(model: Model, width: int, dtype: str) -> tuple[Array, Array]:
     """RoPE's cosines and sines (size / 2, width positions)."""
-    size = model.head_dim
-    angle = model.rope_base ** (-2 * np.arange(size // 2) / size)[:, None] * np.arange(width)
+    angle = np.ascontiguousarray(rope_angles(0, width, model.head_dim, model.rope_base).T)
     return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
 
 
