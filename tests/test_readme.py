@@ -94,13 +94,13 @@ def test_a_scenario_of_your_own(
 ) -> None:
     real_data("names")
     (here / "poems.txt").write_text("a rose is a rose\n" * 20, encoding="utf-8")
-    assert len(commands("docs/usage.md")) == 3
+    assert len(commands("docs/usage.md")) == 4
     for words in commands("docs/usage.md"):
         words, redirected = (words[:-2], words[-1]) if ">" in words else (words, None)
         assert main(words) == 0, f"{words}: {capsys.readouterr().err}"
         if redirected:
             (here / redirected).write_text(capsys.readouterr().out, encoding="utf-8")
-    assert {path.name for path in (here / "runs").iterdir()} == {"mine", "poems"}
+    assert {path.name for path in (here / "runs").iterdir()} == {"mine", "mine-2", "poems"}
 
 
 def test_the_commands_about_the_web_work(here: Path, site: Site, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,6 +62,20 @@ def gather(run: Path) -> dict[str, Any]:
     }
 
 
+def _losses(losses: dict[str, Any]) -> dict[str, str]:
+    """The losses that are known, in nats per token, by their labels."""
+    labels = {
+        "loss": "last loss",
+        "val_loss": "held-out loss",
+        "first": "first loss",
+        "mean_of_last_50": "mean of last 50",
+    }
+    rows = {labels[key]: f"{losses[key]:.4f}" for key in labels if losses.get(key) is not None}
+    if best := losses.get("best"):
+        rows["best"] = f"{best['val_loss']:.4f} held out, at step {best['step']:,}"
+    return rows
+
+
 def _base(facts: dict[str, Any]) -> str:
     """The model that a fine-tuning continued from, and the weights that it trained."""
     rank = facts["config"]["finetune"]["lora_rank"]
@@ -93,7 +107,7 @@ def show(facts: dict[str, Any]) -> None:
         "tokenizer": f"{tokenizer['kind']}, vocabulary {tokenizer['vocab_size']}, BOS {tokenizer['bos']}",
         "data": f"{data.get('source', 'unknown')}, {data.get('documents', '?')} documents",
         "engine": " ".join(str(value) for value in facts["engine"].values() if value),
-        **{f"loss, {key}": value for key, value in facts["losses"].items() if value is not None},
+        **_losses(facts["losses"]),
     }
     grid(facts["name"], summary)
     for section in ("model", "optim", "data", "run", *(["finetune"] if facts["base"] else [])):
