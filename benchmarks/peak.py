@@ -34,7 +34,8 @@ def _kernels(bits: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
             zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
             wide = b.shuffle_vector(lane0, lane0, zeros)
             kind = ir.FunctionType(vector, [vector] * 3)
-            fma = cgutils.get_or_insert_function(b.module, kind, f"llvm.fma.v{lanes}f32")
+            # one instruction, or two where the CPU has no fused one
+            fma = cgutils.get_or_insert_function(b.module, kind, f"llvm.fmuladd.v{lanes}f32")
             entry, loop, done = b.block, b.append_basic_block("loop"), b.append_basic_block("done")
             b.branch(loop)
             b.position_at_end(loop)
