@@ -15,11 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from microgpt import scenarios
 from microgpt.errors import UsageError, nearest
 from microgpt.files import read_toml
-
-Positive = Annotated[int, Field(gt=0, strict=True)]
-Count = Annotated[int, Field(ge=0, strict=True)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+from microgpt.limits import MAX_SIZE, Count, Fraction, Layers, Positive, Real, Samples, Seed, Size, Threads
 
 # The keys that a family sets; keys given beside it override them.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -83,21 +79,21 @@ class Model(Section):
     """The architecture: everything that determines the shapes and the arithmetic of the model."""
 
     family: Literal["classic", "modern", "nanochat"] = key("classic", "preset of position, activation and norms")
-    vocab_size: Positive | None = key(None, "tokens in the vocabulary (default: the tokenizer's)")
-    block_size: Positive = key(16, "context length in tokens")
-    n_layer: Positive = key(1, "transformer blocks")
-    n_head: Positive = key(4, "attention heads; must divide n_embd")
-    n_embd: Positive = key(16, "width of the residual stream")
+    vocab_size: Size | None = key(None, "tokens in the vocabulary (default: the tokenizer's)")
+    block_size: Size = key(16, "context length in tokens")
+    n_layer: Layers = key(1, "transformer blocks")
+    n_head: Size = key(4, "attention heads; must divide n_embd")
+    n_embd: Size = key(16, "width of the residual stream")
     position: Literal["learned", "rope"] = key("learned", "position encoding")
     rope_pairs: Literal["interleaved", "half"] = key("interleaved", "channel pairs that RoPE rotates")
-    rope_base: float = key(10000.0, "base of RoPE's wavelengths", gt=1)
+    rope_base: float = key(10000.0, "base of RoPE's wavelengths", gt=1, le=1e12, allow_inf_nan=False)
     activation: Literal["relu", "relu2", "gelu"] = key("relu", "activation of the MLP")
     norm_embedding: bool = key(True, "RMSNorm after the embedding")
     final_norm: bool = key(False, "RMSNorm before the output head")
     tie_embeddings: bool = key(False, "share the token embedding with the output head")
     qk_norm: bool = key(False, "RMSNorm on queries and keys, per head")
-    softcap: Rate = key(0.0, "soft cap of the logits, cap * tanh(logits / cap); 0 disables")
-    init_std: Rate = key(0.08, "standard deviation of the initial weights")
+    softcap: Real = key(0.0, "soft cap of the logits, cap * tanh(logits / cap); 0 disables")
+    init_std: Real = key(0.08, "standard deviation of the initial weights")
     residual_init: Literal["same", "zero", "scaled"] = key(
         "same", "initial attn_wo and mlp_fc2: same as the rest, zero, or scaled by 1 / sqrt(2 n_layer)"
     )
@@ -131,15 +127,15 @@ class Model(Section):
 class Optim(Section):
     """Adam (Kingma & Ba 2015, arXiv:1412.6980) and the learning rate's schedule."""
 
-    learning_rate: Rate = key(0.01, "peak learning rate")
+    learning_rate: Real = key(0.01, "peak learning rate")
     beta1: Fraction = key(0.85, "decay rate of the first moment")
     beta2: Fraction = key(0.99, "decay rate of the second moment")
-    eps: float = key(1e-8, "Adam's epsilon", gt=0)
-    weight_decay: Rate = key(0.0, "decoupled weight decay (AdamW)")
+    eps: float = key(1e-8, "Adam's epsilon", gt=0, le=1, allow_inf_nan=False)
+    weight_decay: Real = key(0.0, "decoupled weight decay (AdamW)")
     schedule: Literal["constant", "linear", "cosine"] = key("linear", "learning-rate schedule")
     warmup_steps: Count = key(0, "steps of linear warmup to the peak learning rate")
-    min_learning_rate: Rate = key(0.0, "final learning rate of the schedule")
-    clip_norm: Rate = key(0.0, "maximum global gradient norm; 0 disables")
+    min_learning_rate: Real = key(0.0, "final learning rate of the schedule")
+    clip_norm: Real = key(0.0, "maximum global gradient norm; 0 disables")
 
     @model_validator(mode="after")
     def _check_floor(self) -> Self:
@@ -171,8 +167,10 @@ class Data(Section):
     drop_duplicates: bool = key(False, "drop exact copies of earlier documents")
     skip_bad: bool = key(False, "drop unreadable documents; rejects.jsonl lists them")
     tokenizer: str = key("char", "char, word, bpe (or another kind), or the path of a tokenizer.json", min_length=1)
-    tokenizer_size: Positive | None = key(None, "vocabulary size that a word or bpe tokenizer learns")
-    bpe_merges: Count | None = key(None, "merges that a bpe tokenizer learns, in place of a vocabulary size")
+    tokenizer_size: Size | None = key(None, "vocabulary size that a word or bpe tokenizer learns")
+    bpe_merges: Annotated[int, Field(ge=0, le=MAX_SIZE, strict=True)] | None = key(
+        None, "merges that a bpe tokenizer learns, in place of a vocabulary size"
+    )
     unk: bool = key(False, "add a token for text outside of the vocabulary")
     trailing_bos: bool = key(True, "end each document with BOS")
     packing: Literal["rows", "joined"] = key("rows", "one document per row, or documents joined to full contexts")
@@ -198,20 +196,20 @@ class Run(Section):
     """Length, batch, engine, checkpoints, evaluation and samples."""
 
     steps: Positive = key(1000, "optimizer steps in total")
-    batch_size: Positive = key(1, "rows per micro-batch")
-    grad_accum: Positive = key(1, "micro-batches per optimizer step")
-    seed: Count = key(42, "seed of the shuffle, the initial weights, dropout and samples")
+    batch_size: Size = key(1, "rows per micro-batch")
+    grad_accum: Size = key(1, "micro-batches per optimizer step")
+    seed: Seed = key(42, "seed of the shuffle, the initial weights, dropout and samples")
     engine: str = key("auto", "auto, or an engine of the ladder")
     dtype: Literal["auto", "float64", "float32", "bfloat16"] = key("auto", "floating-point type")
     device: str = key("auto", "auto, cpu, cuda or mps")
-    threads: Count = key(0, "threads of the engine; 0 chooses automatically")
+    threads: Threads = key(0, "threads of the engine; 0 chooses automatically")
     checkpoint_every: Count = key(0, "steps between checkpoints; 0 saves at the end alone")
     keep: Positive = key(3, "newest checkpoints to keep")
     eval_every: Count = key(0, "steps between evaluations on held-out text; 0 disables")
     patience: Count = key(0, "evaluations without a new best loss before training stops; 0 disables")
     sample_every: Count = key(0, "steps between samples; 0 disables")
-    samples: Count = key(20, "samples at the end of training")
-    temperature: Rate = key(0.5, "sampling temperature")
+    samples: Samples = key(20, "samples at the end of training")
+    temperature: Real = key(0.5, "sampling temperature")
 
 
 class Finetune(Section):
@@ -219,7 +217,7 @@ class Finetune(Section):
 
     base: str | None = key(None, "path of the base model")
     lora_rank: Count = key(0, "rank of the LoRA adapters; 0 trains all weights")
-    lora_alpha: Rate = key(0.0, "LoRA alpha: adapters are scaled by alpha / rank; 0 means 2 rank")
+    lora_alpha: Real = key(0.0, "LoRA alpha: adapters are scaled by alpha / rank; 0 means 2 rank")
     replay: Fraction = key(0.0, "fraction of rows from the base model's training data")
 
     @property
@@ -341,4 +339,5 @@ def _one_line(error: ValidationError) -> str:
     sentence = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if first["type"] == "value_error":
         return f"{where}: {sentence}"
-    return f"{where}: {sentence}, got {first['input']!r}"
+    got = repr(first["input"])
+    return f"{where}: {sentence}, got {got if len(got) <= 60 else got[:59] + '…'}"

@@ -75,3 +75,24 @@ def test_every_key_has_a_description_and_one_section() -> None:
     names = [key for key, _ in fields]
     assert len(names) == len(set(names)), "a key in two sections could not be a flag"
     assert all(field.description for _, field in fields)
+
+
+def _limits(name: str, key: str) -> dict[str, Any]:
+    """The JSON schema of a key that is a number; empty for another."""
+    found = SECTIONS[name].model_json_schema()["properties"][key]
+    numbers = [each for each in found.get("anyOf", [found]) if each.get("type") in ("integer", "number")]
+    return numbers[0] if numbers else {}
+
+
+NUMBERS = [(name, key) for name, section in SECTIONS.items() for key in section.model_fields if _limits(name, key)]
+
+
+@pytest.mark.parametrize(("name", "key"), NUMBERS)
+def test_every_number_has_an_upper_limit(name: str, key: str) -> None:
+    limits = _limits(name, key)
+    assert limits.keys() & {"maximum", "exclusiveMaximum"}, limits
+    assert limits.keys() & {"minimum", "exclusiveMinimum"}, limits
+    for value in (float("inf"), float("-inf"), float("nan"), 2**63, 2**64, 10**400, -1, 1e308):
+        with pytest.raises(UsageError, match=rf"{name}\.{key}: must be") as caught:
+            Config.from_dict({name: {key: value}})
+        assert len(str(caught.value)) < 250

@@ -13,9 +13,11 @@ from cyclopts import App, Parameter
 
 from microgpt import __version__
 from microgpt.commands import Switch
+from microgpt.commands.flags import require
 from microgpt.commands.terminal import say
 from microgpt.data import datasets
 from microgpt.errors import MachineError, UsageError, install
+from microgpt.limits import MAX_COUNT
 
 USER_AGENT = f"microgpt/{__version__} (collects text to train a small language model)"
 
@@ -146,10 +148,10 @@ def crawler(
     cache: bool = True,
 ) -> Any:
     """A crawl of the web that prints its progress. Raises UsageError, MachineError."""
-    limits = {"--max-pages": max_pages, "--max-bytes": max_bytes, "--page-seconds": page_seconds, "--depth": depth + 1}
-    for flag, value in limits.items():
-        if not value > 0:
-            raise UsageError(f"{flag}: expected a number above {-1 if flag == '--depth' else 0}")
+    require("--depth", depth, 0, MAX_COUNT)
+    require("--max-pages", max_pages, 1, MAX_COUNT)
+    require("--max-bytes", max_bytes, 1, MAX_COUNT)
+    require("--page-seconds", page_seconds, 0.001, 86_400)
     for module in ("httpcore2", "idna", "protego", "trafilatura"):
         if importlib.util.find_spec(module) is None:  # importing takes a second, and is the worker's
             raise MachineError(f"{module} is not installed; {install('scrape')}")

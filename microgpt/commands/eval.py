@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import EngineFlags, Flags
+from microgpt.commands.flags import EngineFlags, Flags, require
 from microgpt.commands.terminal import compiling, say
-from microgpt.errors import UsageError
+from microgpt.limits import MAX_SEED
 
 
 def evaluate(
@@ -43,8 +43,8 @@ def evaluate(
     from microgpt.inference.evaluate import evaluate as measure
     from microgpt.inference.language_model import LanguageModel
 
-    if samples < 0:
-        raise UsageError(f"--samples: must be 0 (off) or more, got {samples}")
+    require("--samples", samples, 0, 10**6, " (off)")
+    require("--seed", seed, -MAX_SEED, MAX_SEED)
     model = LanguageModel.open(run, **vars(engine), progress=compiling())
     result = measure(model, data, samples=samples, seed=seed, unk=unk)
     if result.note:

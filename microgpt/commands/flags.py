@@ -14,6 +14,7 @@ from cyclopts import Group, Parameter
 
 from microgpt.config import SECTIONS, Config, merge
 from microgpt.errors import UsageError, nearest
+from microgpt.limits import MAX_COUNT, MAX_REAL, MAX_SEED
 from microgpt.scenarios import read, scenario, scenarios, size
 
 if TYPE_CHECKING:
@@ -133,6 +134,15 @@ def os_separator(source: str) -> bool:
     return "/" in source or "\\" in source
 
 
+def require(flag: str, value: float, least: float, most: float, off: str = "") -> None:
+    """Raise UsageError for a number outside of its limits, one that is not finite too; `off` explains the least."""
+    if not least <= value <= most:
+        raise UsageError(f"{flag}: must be {least:,}{off} to {most:,}, got {value}")
+
+
+PENALTIES = f"{1 / MAX_REAL:.6f} to {MAX_REAL:,.0f}; 1 is off"
+
+
 @dataclasses.dataclass(frozen=True)
 class SamplingFlags:
     """How tokens are drawn. Raises UsageError with the flag and its limits."""
@@ -162,12 +172,13 @@ class SamplingFlags:
     def __post_init__(self) -> None:
         t, penalty, most = self.temperature, self.repetition_penalty, self.max_tokens
         for flag, value, good, limits in (
-            ("--temperature", t, t is None or 0 <= t < float("inf"), "0 or more"),
-            ("--top-k", self.top_k, self.top_k >= 0, "0 (off) or more"),
+            ("--temperature", t, t is None or 0 <= t <= MAX_REAL, f"0 to {MAX_REAL:,.0f}"),
+            ("--top-k", self.top_k, 0 <= self.top_k <= MAX_COUNT, f"0 (off) to {MAX_COUNT:,}"),
             ("--top-p", self.top_p, 0 < self.top_p <= 1, "above 0, up to 1 (off)"),
             ("--min-p", self.min_p, 0 <= self.min_p <= 1, "0 (off) to 1"),
-            ("--repetition-penalty", penalty, 0 < penalty < float("inf"), "above 0; 1 is off"),
-            ("--max-tokens", most, most is None or most > 0, "1 or more"),
+            ("--repetition-penalty", penalty, 1 / MAX_REAL <= penalty <= MAX_REAL, PENALTIES),
+            ("--max-tokens", most, most is None or 0 < most <= MAX_COUNT, f"1 to {MAX_COUNT:,}"),
+            ("--seed", self.seed, abs(self.seed or 0) <= MAX_SEED, f"at most {MAX_SEED}, either sign"),
             ("--stop", "''", "" not in self.stops, "some text"),  # every text begins with the empty one
         ):
             if not good:

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags
+from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags, require
 from microgpt.commands.terminal import compiling, for_stdout, say
 from microgpt.errors import DataError, UsageError
+from microgpt.limits import MAX_COUNT
 
 
 def generate(
@@ -54,8 +55,11 @@ def generate(
     """
     from microgpt.inference.language_model import LanguageModel
 
-    if num_samples < 1:
-        raise UsageError(f"--num-samples: must be 1 or more, got {num_samples}")
+    require("--num-samples", num_samples, 1, MAX_COUNT)
+    if max_chars is not None:
+        require("--max-chars", max_chars, 1, MAX_COUNT)
+    if chain_context is not None:
+        require("--chain-context", chain_context, 1, MAX_COUNT)
     model = LanguageModel.open(run, **vars(engine), progress=compiling())
     options: dict[str, Any] = {"max_tokens": sampling.max_tokens, "stops": sampling.stops}
     options |= {"endless": chain or not stop_at_bos, "live": sys.stdout.isatty()}
@@ -87,8 +91,6 @@ def _chain(
             if value is not None:
                 raise UsageError(f"{flag}: belongs to --chain; give both, or use --max-tokens")
         return {}
-    if max_chars is not None and max_chars < 1:
-        raise UsageError(f"--max-chars: must be 1 or more, got {max_chars}")
     most = block_size - 2
     if most < 1:
         raise UsageError(f"--chain: a context of {block_size} tokens is too short to keep a part of it")

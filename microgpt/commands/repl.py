@@ -15,6 +15,7 @@ from microgpt.data.conversations import Message
 from microgpt.errors import DataError, MicrogptError, UsageError
 from microgpt.inference.chat import ChatModel
 from microgpt.inference.language_model import Completion
+from microgpt.limits import MAX_COUNT, MAX_REAL
 
 HELP = """\
 /help               list the commands
@@ -131,14 +132,14 @@ class Repl:
     def set_temperature(self, text: str) -> None:
         """Set the temperature, or print it."""
         if text:
-            value = _number(text, float, "/temperature", "0 or more")
+            value = _number(text, float, "/temperature", MAX_REAL)
             self.sampling = dataclasses.replace(self.sampling, temperature=value)
         say(f"temperature {self.sampling.temperature:g}")
 
     def set_top_k(self, text: str) -> None:
         """Set top-k, or print it."""
         if text:
-            value = int(_number(text, int, "/topk", "0 (off) or more"))
+            value = int(_number(text, int, "/topk", MAX_COUNT))
             self.sampling = dataclasses.replace(self.sampling, top_k=value)
         say(f"topk {self.sampling.top_k}")
 
@@ -158,13 +159,13 @@ class Repl:
         return [Message("system", self.system)] if self.system else []
 
 
-def _number(text: str, kind: type[int] | type[float], command: str, limits: str) -> float:
+def _number(text: str, kind: type[int] | type[float], command: str, most: float) -> float:
     try:
         value = kind(text)
     except ValueError:
         value = -1
-    if not 0 <= value < float("inf"):
-        raise UsageError(f"{command} {text}: must be {limits}")
+    if not 0 <= value <= most:
+        raise UsageError(f"{command} {text}: must be 0 to {most:,.0f}")
     return value
 
 

@@ -13,11 +13,23 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import DataFlags, Flags, ModelFlags, OptimFlags, RunFlags, base, given, resolve, run_name
+from microgpt.commands.flags import (
+    DataFlags,
+    Flags,
+    ModelFlags,
+    OptimFlags,
+    RunFlags,
+    base,
+    given,
+    require,
+    resolve,
+    run_name,
+)
 from microgpt.commands.progress import TrainingProgress
 from microgpt.commands.terminal import for_stdout, say
 from microgpt.config import SCHEDULE, Config
 from microgpt.errors import MicrogptError, NumericError, Stopped, UsageError
+from microgpt.limits import MAX_COUNT
 from microgpt.runs.folder import RunFolder, last_folder, new_folder
 from microgpt.scenarios import scenarios
 
@@ -77,6 +89,8 @@ def train(
         Print the result as one JSON object.
     """
     flags = given(model=model, optim=optim, data=data, run=run)
+    if extend is not None:
+        require("--extend", extend, 1, MAX_COUNT)
     _one_text(source, flags["data"], bool(urls or url_file))
     if urls or url_file:
         if resume or extend is not None:
@@ -190,6 +204,6 @@ def seconds(text: str) -> float:
     total = (
         sum(float(n or 0) * unit for n, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True)) if found else 0
     )
-    if not total:
+    if not 0 < total <= 1e9:  # 30 years
         raise UsageError(f"--max-time {text!r}: expected seconds or a length such as 90s, 30m or 1h30m")
     return total

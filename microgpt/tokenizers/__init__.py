@@ -108,6 +108,8 @@ def train(
     for option, value in (("vocab_size", vocab_size), ("merges", merges)):
         if value is not None and option not in cls.takes:
             raise UsageError(f"{option}: not for a {kind} tokenizer; leave it out or choose bpe")
+        if value is not None and not 0 <= value <= MAX_TOKENS:
+            raise UsageError(f"{option}: must be 0 to {MAX_TOKENS:,}, got {value:,}")
     if vocab_size is not None and merges is not None:
         raise UsageError("vocab_size and merges both set the size of a BPE; give one of them")
     special = (*(["unk"] if unk else []), *(ROLES if roles else ()), "bos")

@@ -16,8 +16,10 @@ from microgpt.data.documents import Documents
 from microgpt.data.load import load
 from microgpt.data.mix import Mix
 from microgpt.data.sources import keep_stdin
+from microgpt.engines.common.hardware import memory
 from microgpt.engines.ladder import Choice, calibrate, choose
-from microgpt.errors import UsageError
+from microgpt.errors import MachineError, UsageError
+from microgpt.model import n_params
 from microgpt.progress import ProgressCallback, no_progress
 from microgpt.runs import checkpoint
 from microgpt.tokenizers import KINDS, Tokenizer
@@ -70,6 +72,7 @@ def prepare(
     if source is None:
         _refuse_unused(config)
         source = checkpoint.read(Path(config.finetune.base), weights=True) if config.finetune.base else None
+    require_memory(config)
     rng, block = Random(run.seed), config.model.block_size
     text = load(data, block, source.tokenizer if source else None, progress)
     tokenizer = text.tokenizer
@@ -98,7 +101,37 @@ def prepare(
         data={**data.model_dump(exclude_none=True), "val_fraction": fraction},
         run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device},
     )
+    require_memory(config, rows * corpus.mean_row(block))
     return RunSetup(config, text.documents, tokenizer, corpus, validation, choice, rng, source)
+
+
+BYTES_PER_NUMBER = {"float64": 8, "float32": 4}  # bfloat16: weights and moments are kept in float32
+BYTES_PER_TOKEN = 16  # of a step's rows: token, target, mask and offsets
+
+
+def require_memory(config: Config, tokens_per_step: float = 0.0) -> None:
+    """Raise MachineError for a model that cannot fit into the memory, before anything of it is built.
+
+    Counted is the least that any engine needs: weights, gradients and two moments; with adapters, and on another device
+    than the CPU, the weights alone. A vocabulary that is not known yet counts as one token.
+    """
+    most, run = memory(), config.run
+    parameters = n_params(config.model.model_copy(update={"vocab_size": config.model.vocab_size or 1}))
+    copies = 1 if config.finetune.lora_rank or run.device not in ("auto", "cpu") else 4
+    model = parameters * copies * BYTES_PER_NUMBER.get(run.dtype, 4)
+    rows = int(max(tokens_per_step, run.batch_size * run.grad_accum) * BYTES_PER_TOKEN)
+    if most is None or model + rows <= most:
+        return
+    lower = "--n-layer, --n-embd, --vocab-size or --block-size" if model > rows else "--batch-size or --grad-accum"
+    raise MachineError(
+        f"model of {parameters:,} parameters: needs at least {_gigabytes(model + rows)} of memory (weights, gradients, "
+        f"moments and rows), and this process may use {_gigabytes(most)}; lower {lower}",
+        "E_MEMORY",
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB"
 
 
 def _refuse_unused(config: Config) -> None:

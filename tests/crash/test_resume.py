@@ -181,7 +181,7 @@ def test_a_run_that_diverges_keeps_its_last_good_state(
     reference: Reference, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert main(new(reference.data, out, learning_rate=1e300)) == 6
+    assert main(new(reference.data, out, learning_rate=1e6, weight_decay=1e6)) == 6
     assert "stopped before the update" in capsys.readouterr().err
     saved = checkpoint.read(out)
     assert all(np.isfinite(value).all() for value in saved.tensors().values())

@@ -1,4 +1,4 @@
-"""The machine: its CPU, and the devices that PyTorch finds."""
+"""The machine: its CPU, its memory, and the devices that PyTorch finds."""
 
 from __future__ import annotations
 
@@ -58,6 +58,25 @@ def cpu_text() -> str:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of version 2 and 1
+
+
+def memory() -> int | None:
+    """The bytes of memory that a process may use: the machine's, a container's or `ulimit -v`; None if unknown."""
+    found = []
+    with suppress(AttributeError, ValueError, OSError):  # Windows has none of this
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in CGROUPS:
+        with suppress(ValueError, OSError):  # "max" is no number
+            found.append(int(Path(path).read_text(encoding="ascii")))
+    with suppress(ImportError):
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        found += [] if soft == resource.RLIM_INFINITY else [soft]
+    return min((size for size in found if size > 0), default=None)
 
 
 def pytorch() -> dict[str, Any] | None:
