@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup bench clean crash mutants test-cpus proof-gradients proof-round-trip proof-memory
+.PHONY: demo test check setup bench clean crash fuzz mutants test-cpus proof-gradients proof-round-trip proof-memory
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -22,6 +22,9 @@ bench: .venv/full  ## the table of targets with today's figures, against PyTorch
 
 crash: .venv/full  ## 1000 random kills, signals, races: the figures of docs/crash.md
 	$(BIN)/python -m tests.crash.long_form
+
+fuzz: .venv/full  ## 20,000 extreme flags and damaged files against the command line: docs/security.md
+	$(BIN)/python -m tests.fuzz
 
 mutants: .venv/full  ## break the engines in some fifty ways; the suite must catch each
 	$(BIN)/python -m tests.mutants
