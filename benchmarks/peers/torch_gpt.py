@@ -34,8 +34,8 @@ class GPT(nn.Module):
         angle = torch.arange(model.block_size)[:, None] * model.rope_base ** (-2 * half / model.head_dim)
         self.register_buffer("cos", angle.cos().float())
         self.register_buffer("sin", angle.sin().float())
-        future = torch.full((model.block_size, model.block_size), float("-inf")).triu(1)
-        self.register_buffer("future", future)
+        causal_mask = torch.full((model.block_size, model.block_size), float("-inf")).triu(1)
+        self.register_buffer("causal_mask", causal_mask)
 
     def norm(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), eps=1e-5)
@@ -50,7 +50,7 @@ class GPT(nn.Module):
         if self.sdpa:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
         T = q.shape[2]
-        scores = q @ k.transpose(-1, -2) * self.m.head_dim**-0.5 + self.future[:T, :T]
+        scores = q @ k.transpose(-1, -2) * self.m.head_dim**-0.5 + self.causal_mask[:T, :T]
         return scores.softmax(-1) @ v
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def test_peers_compute_the_same_losses(library: str, name: str) -> None:
     losses = ours.train()
     sides = apart(race.torch_sides, same, False) if library == "torch" else apart(race.jax_sides, same)[:1]
     for side in sides:
-        for _ in range(2):  # a reset must bring the first values back
+        for _ in range(2):  # a reset must restore the initial weights
             seconds, theirs = timed(side, cpu_time=True)
             assert seconds > 0
             race.same_losses(side.name, theirs, losses, rtol=1e-4)

@@ -43,7 +43,7 @@ CASES: dict[str, Mapping[str, Any]] = {
 
 
 def built(dtype: str, case: Mapping[str, Any]) -> tuple[Any, Any, Model]:
-    """The engine with a fast path, the state of a model with large first values, and the model."""
+    """The engine with a fast path, the state of a model with large initial weights, and the model."""
     model = Model(**{**SMALL, **case})
     for rung in LADDER:
         try:

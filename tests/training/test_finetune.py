@@ -1,4 +1,4 @@
-"""Fine-tuning: from a model, on new data, with all weights or with adapters, and with old data strewn in."""
+"""Fine-tuning: from a model, on new data, with all weights or with adapters, and with some rows of the old data."""
 
 from __future__ import annotations
 
