@@ -63,10 +63,10 @@ def test_a_run_that_came_and_went_while_the_data_was_read(
 ) -> None:
     out, real = tmp_path / "run", train.prepare
 
-    def slow(*given: Any) -> prepare.RunSetup:
+    def slow(*given: Any, **options: Any) -> prepare.RunSetup:
         monkeypatch.setattr(train, "prepare", real)
         assert main(new(reference.data, out)) == 0
-        return real(*given)
+        return real(*given, **options)
 
     monkeypatch.setattr(train, "prepare", slow)
     assert main(new(reference.data, out)) == 2
