@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from microgpt import scenarios
 from microgpt.errors import UsageError, nearest
 from microgpt.files import read_toml
-from microgpt.limits import MAX_SIZE, Count, Fraction, Layers, Positive, Real, Samples, Seed, Size, Threads
+from microgpt.limits import MAX_SIZE, Cap, Count, Fraction, Layers, Positive, Real, Samples, Seed, Size, Threads
 
 # The keys that a family sets; keys given beside it override them.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -92,7 +92,7 @@ class Model(Section):
     final_norm: bool = key(False, "RMSNorm before the output head")
     tie_embeddings: bool = key(False, "share the token embedding with the output head")
     qk_norm: bool = key(False, "RMSNorm on queries and keys, per head")
-    softcap: Real = key(0.0, "soft cap of the logits, cap * tanh(logits / cap); 0 disables")
+    softcap: Cap = key(0.0, "soft cap of the logits, cap * tanh(logits / cap); 0 disables")
     init_std: Real = key(0.08, "standard deviation of the initial weights")
     residual_init: Literal["same", "zero", "scaled"] = key(
         "same", "initial attn_wo and mlp_fc2: same as the rest, zero, or scaled by 1 / sqrt(2 n_layer)"

@@ -21,5 +21,6 @@ Layers = Annotated[int, Field(gt=0, le=1024, strict=True)]
 Threads = Annotated[int, Field(ge=0, le=1024, strict=True)]
 Samples = Annotated[int, Field(ge=0, le=10**6, strict=True)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, strict=True)]
+Cap = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]  # of logits: far above them it changes nothing
 Real = Annotated[float, Field(ge=0, le=MAX_REAL, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]

@@ -58,8 +58,6 @@ def generate(
     require("--num-samples", num_samples, 1, MAX_COUNT)
     if max_chars is not None:
         require("--max-chars", max_chars, 1, MAX_COUNT)
-    if chain_context is not None:
-        require("--chain-context", chain_context, 1, MAX_COUNT)
     model = LanguageModel.open(run, **vars(engine), progress=compiling())
     options: dict[str, Any] = {"max_tokens": sampling.max_tokens, "stops": sampling.stops}
     options |= {"endless": chain or not stop_at_bos, "live": sys.stdout.isatty()}

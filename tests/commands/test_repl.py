@@ -95,7 +95,7 @@ def test_a_conversation(person: Callable[..., Person], tmp_path: Path) -> None:
     me.types("/temperature 0.25\n")
     me.sees("temperature 0.25")
     me.types("/temperature -1\n")
-    me.sees("must be 0 or more")
+    me.sees("must be 0 to 1,000,000")
     me.types("/temperature 0\n")
     me.sees("temperature 0\n")
     me.types("/topk 3\n")
@@ -194,7 +194,7 @@ def test_a_command_that_fails_does_not_end_piped_input(chat_run: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "hello there\n")
     assert [line.split(";")[0] for line in done.stderr.splitlines()] == [
         "microgpt: /nonsense: no such command",
-        "microgpt: /topk x: must be 0 (off) or more",
+        "microgpt: /topk x: must be 0 to 2,147,483,647",
     ]
     done = subprocess.run(command, input="é\nhi\n", text=True, capture_output=True)
     assert (done.returncode, done.stdout) == (3, "")

@@ -100,7 +100,7 @@ def test_past_the_end_of_a_document(model: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--chain", "--max-chars", "0"], "--max-chars: must be 1 or more, got 0"),
+        (["--chain", "--max-chars", "0"], "--max-chars: must be 1 to 2,147,483,647, got 0"),
         (["--max-chars", "9"], "--max-chars: belongs to --chain"),
         (["--chain-context", "9"], "--chain-context: belongs to --chain"),
         (["--chain", "--chain-context", "15"], "--chain-context: must be 1 to 14"),

@@ -242,7 +242,7 @@ def test_rare_words_become_unknown_where_there_is_no_room() -> None:
         ("char", {"vocab_size": 30}, "vocab_size: not for a char tokenizer"),
         ("bpe", {"vocab_size": 256}, "at least 257"),
         ("bpe-vidya", {"vocab_size": 3}, "no room for the alphabet"),
-        ("bpe", {"merges": -1}, "negative"),
+        ("bpe", {"merges": -1}, "merges: must be 0 to 1,048,576, got -1"),
         ("bpe-words", {"merges": 10**6}, "too many"),
         ("word", {"vocab_size": 2}, "no room for words"),
     ],
