@@ -22,6 +22,7 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 FLOORS = [
     {"errors", "limits", "progress", "rng", "signals"},
     {"files"},
+    {"terminal"},
     {"scenarios"},
     {"tokenizers"},
     {"config", "feed", "model", "optim"},

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 from microgpt.commands import Switch
 from microgpt.commands.flags import DataFlags, Flags, ModelFlags, OptimFlags, RunFlags, given, resolve
-from microgpt.commands.terminal import say
 from microgpt.engines.common.hardware import cpu
 from microgpt.errors import UsageError
+from microgpt.terminal import say
 from microgpt.training import bench as measuring
 from microgpt.training.prepare import prepare
 

@@ -11,9 +11,9 @@ from cyclopts import Parameter
 from microgpt.commands import Switch
 from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags
 from microgpt.commands.repl import Repl
-from microgpt.commands.terminal import compiling
 from microgpt.errors import UsageError
 from microgpt.inference.chat import ChatModel
+from microgpt.terminal import compiling
 
 
 def chat(

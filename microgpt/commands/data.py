@@ -14,10 +14,10 @@ from cyclopts import App, Parameter
 from microgpt import __version__
 from microgpt.commands import Switch
 from microgpt.commands.flags import require
-from microgpt.commands.terminal import say
 from microgpt.data import datasets
 from microgpt.errors import MachineError, UsageError, install
 from microgpt.limits import MAX_COUNT
+from microgpt.terminal import say
 
 USER_AGENT = f"microgpt/{__version__} (collects text to train a small language model)"
 
@@ -168,6 +168,6 @@ def crawler(
 
 
 def _printable(log: Callable[[str], None]) -> Callable[[str], None]:
-    from microgpt.commands.terminal import printable
+    from microgpt.terminal import printable
 
     return lambda line: log(printable(line))

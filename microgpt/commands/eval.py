@@ -9,8 +9,8 @@ from typing import Annotated
 
 from microgpt.commands import Switch
 from microgpt.commands.flags import EngineFlags, Flags, require
-from microgpt.commands.terminal import compiling, say
 from microgpt.limits import MAX_SEED
+from microgpt.terminal import compiling, say
 
 
 def evaluate(

@@ -55,8 +55,8 @@ def export(
     json
         Print the result as one JSON object.
     """
-    from microgpt.commands.terminal import say
     from microgpt.formats import export as write
+    from microgpt.terminal import say
 
     chosen = [name for name, given in (("float16", half), ("bfloat16", bf16), ("int8", int8)) if given]
     if len(chosen) > 1:

@@ -11,9 +11,9 @@ from cyclopts import Parameter
 
 from microgpt.commands import Switch
 from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags, require
-from microgpt.commands.terminal import compiling, for_stdout, say
 from microgpt.errors import DataError, UsageError
 from microgpt.limits import MAX_COUNT
+from microgpt.terminal import compiling, for_stdout, say
 
 
 def generate(

@@ -21,8 +21,8 @@ def import_(path: Path, *, out: Path, json: Switch = False) -> None:
     json
         Print the result as one JSON object.
     """
-    from microgpt.commands.terminal import say
     from microgpt.formats.imports import import_model
+    from microgpt.terminal import say
 
     done = import_model(path, out)
     if json:

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from microgpt.commands.terminal import count, duration, printable, say
 from microgpt.model import n_params
+from microgpt.terminal import count, duration, printable, say
 from microgpt.training.prepare import RunSetup
 from microgpt.training.report import Callbacks
 

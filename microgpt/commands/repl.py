@@ -10,12 +10,12 @@ from pathlib import Path
 
 from microgpt import files
 from microgpt.commands.flags import SamplingFlags
-from microgpt.commands.terminal import for_stdout, say
 from microgpt.data.conversations import Message
 from microgpt.errors import DataError, MicrogptError, UsageError
 from microgpt.inference.chat import ChatModel
 from microgpt.inference.language_model import Completion
 from microgpt.limits import MAX_COUNT, MAX_REAL
+from microgpt.terminal import for_stdout, say
 
 HELP = """\
 /help               list the commands

@@ -32,7 +32,7 @@ def list_scenarios(*, json: Switch = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from microgpt.commands.terminal import duration
+    from microgpt.terminal import duration
 
     drawn = Table(box=None, pad_edge=False, expand=True)
     for title in ("name", "parameters", "steps", "time here", "data"):

@@ -11,12 +11,12 @@ from cyclopts import App
 
 from microgpt import files, tokenizers
 from microgpt.commands import Switch
-from microgpt.commands.terminal import say
 from microgpt.config import Data
 from microgpt.data.documents import Documents
 from microgpt.data.sources import file_source, read_text
 from microgpt.errors import CheckpointError, DataError, UsageError
 from microgpt.runs import checkpoint
+from microgpt.terminal import say
 from microgpt.tokenizers import Tokenizer
 
 app = App(name="tokenizer", help="Train, apply and inspect tokenizers.")

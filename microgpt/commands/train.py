@@ -26,12 +26,12 @@ from microgpt.commands.flags import (
     run_name,
 )
 from microgpt.commands.progress import TrainingProgress
-from microgpt.commands.terminal import for_stdout, say
 from microgpt.config import SCHEDULE, Config
 from microgpt.errors import MicrogptError, NumericError, Stopped, UsageError
 from microgpt.limits import MAX_COUNT
 from microgpt.runs.folder import RunFolder, last_folder, new_folder
 from microgpt.scenarios import scenarios
+from microgpt.terminal import for_stdout, say
 
 
 def train(

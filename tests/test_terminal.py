@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from microgpt.commands.terminal import printable
+from microgpt.terminal import printable
 
 
 def test_control_characters_do_not_reach_a_terminal() -> None:
