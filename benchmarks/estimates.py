@@ -40,15 +40,18 @@ def steps_of(model: Model, length: int, rows: int, steps: int) -> Work:
 
 
 def measured(side: Ours, seconds: float, clock: Callable[[], float]) -> float:
-    """Seconds per step of the fastest of several calls of about a tenth of a second, as in a run."""
+    """Seconds per step of calls of about a tenth of a second, one after another as in a run.
+
+    Their mean, not the fastest: a shared machine changes its pace from one second to the next, and a run goes through
+    all of it.
+    """
     side.reset()
     side.train()
-    best, stop, calls = float("inf"), time.perf_counter() + seconds, 0
+    start, stop, calls = clock(), time.perf_counter() + seconds, 0
     while calls < 3 or time.perf_counter() < stop:
-        start = clock()
         side.train()
-        best, calls = min(best, (clock() - start) / side.work.steps), calls + 1
-    return best
+        calls += 1
+    return (clock() - start) / (calls * side.work.steps)
 
 
 def family(options: Options) -> list[Row]:

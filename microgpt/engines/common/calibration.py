@@ -30,7 +30,7 @@ Points = list[tuple[float, float]]  # x and y, both positive, x ascending
 # a token takes in many rows, which an engine may divide among threads.
 Figures = list[tuple[int, Points, float]]
 
-VERSION = 1  # of the figures: to be raised when others are measured, or an engine becomes faster
+VERSION = 2  # of the figures: to be raised when others are measured, or an engine becomes faster
 MODELS = (  # the one between comes last, since without it two others are left to interpolate between
     Model(vocab_size=27, block_size=32),
     Model(vocab_size=580, n_layer=6, n_embd=128, n_head=8, block_size=128, position="rope", activation="gelu"),
@@ -40,7 +40,7 @@ TOKENS = (4, 32, 128)  # per step, in one row where the model's context allows
 ROWS = (8, 32)  # many rows, and tokens in each
 BUDGET = 0.6  # seconds per engine, without compiling its kernels and loading its libraries
 BUSY = 3  # the most that the clock may show, in budgets, on a machine that is busy with other work
-POINT = 0.04  # seconds per point, of which the fastest call counts
+POINT = 0.02  # seconds per point, of which the fastest call counts
 CALL = 0.002  # seconds per call, so that a call's own cost is divided among its steps as it is in a run
 
 _unsaved: dict[str, Figures] = {}
@@ -63,26 +63,44 @@ class _Budget:
 
 
 def measure(cls: type[Engine], dtype: str, device: str) -> Figures:
-    """Train each of MODELS for a moment. Models and numbers of tokens that would exceed the budget are left out."""
+    """Train each of MODELS for a moment. Models and numbers of tokens that would exceed the budget are left out.
+
+    They take turns twice, and the faster time counts: a shared machine changes its pace from one moment to the next.
+    """
     cls(MODELS[0], Optim(), dtype=dtype, device=device)  # compiles kernels and loads libraries
-    budget, found = _Budget(device), Figures()
-    for model in MODELS:
-        if found and not budget.has(estimate(found, n_params(model), TOKENS[0])):
+    budget, times = _Budget(device), dict[Model, dict[tuple[int, int], float]]()
+    for model in MODELS * 2:
+        known = times.get(model, {})
+        if times and not budget.has(known.get((1, TOKENS[0])) or estimate(_figures(times), n_params(model), TOKENS[0])):
             continue
-        engine = cls(model, Optim(), dtype=dtype, device=device)
-        state = engine.load(_weights(model))
-        points, gain = Points(), 1.0
-        for tokens in TOKENS:
-            if points and not budget.has(interpolate(points, tokens) / 2):  # more tokens at once take less time each
-                break
-            state, seconds = _fastest(engine, state, model, (1, tokens), budget)
-            points.append((tokens, seconds))
-        rows, tokens = ROWS
-        if budget.has(interpolate(points, rows * tokens)):
-            state, seconds = _fastest(engine, state, model, ROWS, budget)
-            gain = interpolate(points, rows * tokens) / seconds
-        found = sorted([*found, (n_params(model), points, gain)])
-    return found
+        times[model] = _times(cls(model, Optim(), dtype=dtype, device=device), model, budget, known)
+    return _figures(times)
+
+
+def _times(
+    engine: Engine, model: Model, budget: _Budget, known: dict[tuple[int, int], float]
+) -> dict[tuple[int, int], float]:
+    """The seconds per step by rows and tokens in each; the smaller where they are known."""
+    state, times, points = engine.load(_weights(model)), dict(known), Points()
+    for tokens in TOKENS:
+        if points and not budget.has(interpolate(points, tokens) / 2):  # more tokens at once take less time each
+            return times
+        state, seconds = _fastest(engine, state, model, (1, tokens), budget)
+        points.append((tokens, seconds))
+        times[1, tokens] = min(seconds, times.get((1, tokens), math.inf))
+    if budget.has(interpolate(points, math.prod(ROWS))):
+        state, seconds = _fastest(engine, state, model, ROWS, budget)
+        times[ROWS] = min(seconds, times.get(ROWS, math.inf))
+    return times
+
+
+def _figures(times: dict[Model, dict[tuple[int, int], float]]) -> Figures:
+    found = []
+    for model, known in times.items():
+        points = [(float(tokens), seconds) for (rows, tokens), seconds in known.items() if rows == 1]
+        many = interpolate(points, math.prod(ROWS))
+        found.append((n_params(model), points, many / known.get(ROWS, many)))
+    return sorted(found)
 
 
 def _fastest(engine: Engine, state: State, model: Model, rows: tuple[int, int], budget: _Budget) -> tuple[State, float]:
