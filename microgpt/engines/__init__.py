@@ -6,7 +6,7 @@ named NumPy arrays, integers and floats. Its file or folder has its name, and is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,26 @@ from microgpt.model import Tensors
 State = Any  # weights and moments in the engine's own form
 Cache = Any  # keys and values of the positions so far, in the engine's own form
 Generate = Callable[..., tuple[np.ndarray, np.ndarray, int]]
+
+
+class Slots(Protocol):
+    """Places for n sequences side by side, each with a cache of its own. Not thread-safe.
+
+    All logits of a sequence are those of `Engine.logits` of its whole prompt, then of one token at a time, bit for
+    bit, whatever the other slots hold.
+    """
+
+    def admit(self, tokens: Sequence[int]) -> int:
+        """A free slot for a prompt of 1 to block_size tokens; computes nothing. Raises ValueError if none is free."""
+
+    def prefill(self, slot: int, limit: int) -> np.ndarray | None:
+        """Compute about `limit` more of the prompt's tokens: the last one's logits (V,), or None if some are left."""
+
+    def step(self, slots: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+        """Logits (n, V) after one more token in each of n >= 1 slots whose prompts are done; a slot occurs once."""
+
+    def release(self, slot: int) -> None:
+        """Free a slot, at any time after `admit`."""
 
 
 class Engine(Protocol):
@@ -61,3 +81,7 @@ class Engine(Protocol):
         `uniform` float64 (n,) is drawn from by one sequence after another; where it might not suffice for one more,
         the sequences end; `used` numbers were taken. Of (sequences, max_length) each sequence has a row of its own.
         """
+
+    @property
+    def slots(self) -> Callable[[State, int], Slots] | None:
+        """None, or the fast path: slots(state, n) computes n sequences in one product; see inference.slots."""

@@ -368,6 +368,7 @@ class Engine:
     threads: int = 0
 
     generate = None
+    slots = None
 
     @staticmethod
     def remark(model: Model, dtype: str) -> str | None:

@@ -84,6 +84,7 @@ class Adapted:
         self.inner = inside(model, still, dtype=dtype, device=device, threads=threads)
 
     generate = None
+    slots = None
 
     @staticmethod
     def remark(model: Model, dtype: str) -> str | None:

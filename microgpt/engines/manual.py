@@ -324,6 +324,7 @@ class Engine:
         self.model, self.optim, self.dtype, self.threads = model, optim, dtype, threads
 
     generate = None
+    slots = None
 
     @staticmethod
     def remark(model: Model, dtype: str) -> str | None:

@@ -267,6 +267,7 @@ class Engine:
         self.model, self.optim = model, optim
 
     generate = None
+    slots = None
 
     @staticmethod
     def remark(model: Model, dtype: str) -> str | None:

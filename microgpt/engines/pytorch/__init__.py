@@ -62,6 +62,7 @@ class Engine:
         self.stored = torch.float64 if dtype == "float64" else torch.float32
 
     generate = None
+    slots = None
 
     @staticmethod
     def remark(model: Model, dtype: str) -> str | None:
