@@ -43,7 +43,7 @@ def generate(
     num_samples
         Samples per prompt.
     stop_at_bos
-        End where a document ends; otherwise continue with the next one, to the end of the context.
+        End where a document ends; otherwise continue with the next one, up to as many tokens as the context has.
     chain
         Continue past the end of the context, until --max-chars.
     max_chars

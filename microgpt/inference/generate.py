@@ -143,29 +143,34 @@ def generate_endless(
     bos: int,
     *,
     keep: int = 0,
+    restart: bool = False,
 ) -> Iterator[int]:
     """The tokens after the prompt, past the end of documents: BOS is among them, but never twice in a row.
 
-    They end with the context; with `keep` they never end: each new context begins with BOS and the last `keep` tokens.
+    With `restart` each BOS begins a new context, as in training where a row holds one document. Without `keep` there
+    are as many tokens as the context has room for after the prompt. With `keep` they never end: a full context is
+    followed by one that begins with BOS and the last `keep` tokens.
     """
-    seen, cache = list(prompt), None
-    fresh, used = seen, 0
-    while True:
-        used += len(fresh)
-        if used > block_size:
-            if not keep:
-                return
-            kept = seen[-keep:]
-            seen = kept if kept[0] == bos else [bos, *kept]
-            fresh, used, cache = seen, len(seen), None
+    context, cache = list(prompt), None
+    fresh = context
+    left = block_size + 1 - len(prompt)
+    while keep or left > 0:
         logits, cache = engine.logits(state, np.array(fresh, dtype=np.int32), cache)
         last = np.array(logits[-1], dtype=np.float64)
-        if seen[-1] == bos:
+        if context[-1] == bos:
             last[bos] = -np.inf
-        token = draw(probabilities(last, sampling, seen), rng)
+        token = draw(probabilities(last, sampling, context), rng)
         yield token
-        seen.append(token)
+        left -= 1
+        context.append(token)
         fresh = [token]
+        if restart and token == bos:
+            fresh = context = [bos]
+            cache = None
+        elif keep and len(context) > block_size:
+            kept = context[-keep:]
+            fresh = context = kept if kept[0] == bos else [bos, *kept]
+            cache = None
 
 
 def decode_stream(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:

@@ -181,8 +181,9 @@ class LanguageModel:
 
         They are those of `stream`, one after another; where an engine generates several per call, a text is one
         piece, unless `live` asks for each piece as soon as its tokens are drawn. An `endless` text goes on past the
-        end of documents, and past the end of the context where `keep` tokens of it begin the next one; it ends with
-        max_tokens, max_chars, or, with keep 0, a full context.
+        end of documents, where a new context begins if rows of training held one document, and past the end of the
+        context where `keep` tokens of it begin the next one; it ends with max_tokens, max_chars, as many tokens
+        without a character as the context has, or, with keep 0, as many tokens as fit in the context.
         """
         if endless:
             return (self._endless(prompt, sampling, rng, max_tokens, max_chars, keep, stops) for _ in range(n))
@@ -208,7 +209,9 @@ class LanguageModel:
         stops: Sequence[str],
     ) -> Iterator[str]:
         block, bos = self.config.model.block_size, self.tokenizer.bos
-        drawn = generate_endless(self.engine, self.state, prompt, block, sampling, rng, bos, keep=keep)
+        data = self.config.data
+        restart = data.packing == "rows" and data.format != "chunks"  # chunks are parts of one text
+        drawn = generate_endless(self.engine, self.state, prompt, block, sampling, rng, bos, keep=keep, restart=restart)
         left = max_chars
         for piece in stop_at(self._documents(itertools.islice(drawn, max_tokens)), stops):
             yield piece[:left]
@@ -216,15 +219,22 @@ class LanguageModel:
                 return
 
     def _documents(self, tokens: Iterable[int]) -> Iterator[str]:
-        """Tokens as text, BOS as the separator of documents in the run's format."""
+        """Tokens as text, BOS as the separator of documents in the run's format.
+
+        A context of tokens without a character is the end: a chat model can repeat its role tokens for ever.
+        """
         separator = {"chunks": "", "paragraphs": "\n\n"}.get(self.config.data.format, "\n")
-        stream = self.tokenizer.stream()
+        stream, silent = self.tokenizer.stream(), 0
         for token in tokens:
             if token == self.tokenizer.bos:
-                yield stream.end() + separator
+                piece = stream.end() + separator
                 stream = self.tokenizer.stream()
             else:
-                yield stream.feed([token])
+                piece = stream.feed([token])
+            yield piece
+            silent = 0 if piece else silent + 1
+            if silent >= self.config.model.block_size:
+                break
         yield stream.end()
 
     def generate(

@@ -58,7 +58,7 @@ def computed_by(path: str) -> list[str]:
 
 
 def said(run: Run, path: str) -> dict[str, Any]:
-    """The texts of a model: with a seed, from its own generator, and with the likeliest tokens to the context's end."""
+    """The texts of a model: with a seed, from its own generator, and the likeliest tokens past a document's end."""
     found = {}
     for how, flags in {
         "seeded": ["--num-samples", "6", "--seed", "1", "--temperature", "0.8"],
@@ -68,6 +68,11 @@ def said(run: Run, path: str) -> dict[str, Any]:
         samples = json.loads(run("generate", path, *flags, "--json", *computed_by(path)))["samples"]
         found[how] = [sample["text"] for sample in samples]
     return found
+
+
+def comparable(texts: dict[str, Any]) -> dict[str, Any]:
+    """The texts without the likeliest tokens after the first document, since a context now begins anew there."""
+    return {**texts, "likeliest": [text.partition("\n")[0] for text in texts["likeliest"]]}
 
 
 def answers(run: Run, path: str) -> list[dict[str, Any]]:
@@ -145,7 +150,7 @@ def test_info_opens_it(run: Run, path: str) -> None:
 
 @pytest.mark.parametrize("path", EXPECTED["said"])
 def test_it_generates_the_same_text(run: Run, path: str) -> None:
-    assert said(run, path) == EXPECTED["said"][path]
+    assert comparable(said(run, path)) == comparable(EXPECTED["said"][path])
 
 
 @pytest.mark.parametrize("path", EXPECTED["answers"])
@@ -193,7 +198,7 @@ def test_an_export_is_imported_with_the_same_weights(run: Run, path: str) -> Non
     expected = EXPECTED["imported"][path]
     run("import", path, "--out", "imported")
     assert digest(tensors(Path("imported"))) == expected["sha256"]
-    assert said(run, "imported") == expected["said"]
+    assert comparable(said(run, "imported")) == comparable(expected["said"])
     if "answers" in expected:
         assert_same(answers(run, "imported"), expected["answers"], 0.0)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from microgpt.cli import main
 from microgpt.inference.generate import generate_endless, stop_at
+from microgpt.inference.language_model import LanguageModel
 from microgpt.inference.sampling import Sampling
 
 BOS = 4
@@ -37,8 +40,8 @@ class Counting:
         return out, used
 
 
-def drawn(engine: Counting, n: int, prompt: list[int], keep: int = 0) -> list[int]:
-    found = generate_endless(engine, None, prompt, engine.block_size, Sampling(0), Random(0), BOS, keep=keep)  # type: ignore[arg-type]
+def drawn(engine: Counting, n: int, prompt: list[int], **options: Any) -> list[int]:
+    found = generate_endless(engine, None, prompt, engine.block_size, Sampling(0), Random(0), BOS, **options)  # type: ignore[arg-type]
     return [token for token, _ in zip(found, range(n), strict=False)]
 
 
@@ -63,6 +66,19 @@ def test_every_part_can_be_kept(keep: int) -> None:
     tokens = drawn(engine, 40, [BOS], keep=keep)
     assert len(tokens) == 40
     assert not any(a == b == BOS for a, b in itertools.pairwise(tokens))
+
+
+def test_each_document_begins_a_context() -> None:
+    engine = Counting(8)
+    assert drawn(engine, 12, [BOS, 1], keep=3, restart=True) == [2, 3, 4, *[0, 1, 2, 3, 4], *[0, 1, 2, 3]]
+    assert engine.fed == [[BOS, 1, 2, 3], [BOS, 0, 1, 2, 3], [BOS, 0, 1, 2, 3]]
+    assert drawn(Counting(6), 99, [BOS, 0], restart=True) == [1, 2, 3, 4, 0], "as many as without restart"
+
+
+def test_a_document_longer_than_the_context_goes_on() -> None:
+    engine = Counting(3)
+    assert drawn(engine, 9, [BOS], keep=1, restart=True) == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+    assert engine.fed[:3] == [[BOS, 0, 1], [BOS, 2, 3], [BOS, 0, 1]]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +111,53 @@ def test_past_the_end_of_a_document(model: Path, capsys: pytest.CaptureFixture[s
     assert any("\n\n" in text for text in past)
     short = samples(capsys, str(model), "-n", "5", "--no-stop-at-bos", "--max-tokens", "2")
     assert all(len(text) < len(other) for text, other in zip(short, past, strict=True))
+
+
+class Recording:
+    """A model's engine that keeps the contexts that it was fed."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.fed = engine, list[list[int]]()
+
+    def logits(self, state: object, tokens: np.ndarray, cache: Any = None) -> tuple[np.ndarray, Any]:
+        if cache is None:
+            self.fed.append([])
+        self.fed[-1] += tokens.tolist()
+        assert len(self.fed) < 1000, "without end"
+        return self.engine.logits(state, tokens, cache)
+
+
+@pytest.mark.parametrize("keep", [0, 8])
+@pytest.mark.parametrize("rows", ["one document", "joined", "chunks"])
+def test_a_context_is_as_rows_of_training_were(names_run: Path, model: Path, rows: str, keep: int) -> None:
+    opened = LanguageModel.open(model if rows == "joined" else names_run)
+    engine = Recording(opened.engine)
+    config = opened.config.replace(data={"format": "chunks"}) if rows == "chunks" else opened.config
+    opened = dataclasses.replace(opened, engine=engine, config=config)
+    prompt, _ = opened.encode("")
+    texts = opened.texts(prompt, 20, opened.sampling(temperature=1), Random(1), endless=True, keep=keep, max_tokens=60)
+    assert "" not in ["".join(pieces) for pieces in texts]
+    bos = opened.tokenizer.bos
+    assert all(context[0] == bos for context in engine.fed)
+    assert any(bos in context[1:] for context in engine.fed) == (rows != "one document")
+
+
+def test_a_text_without_characters_ends(chat_run: Path) -> None:
+    opened = LanguageModel.open(chat_run)
+
+    calls = itertools.count()
+
+    class Roles:
+        def logits(self, state: object, tokens: np.ndarray, cache: Any) -> tuple[np.ndarray, Any]:
+            assert next(calls) < 1000, "without end"
+            out = np.zeros((1, opened.tokenizer.vocab_size))
+            out[0, opened.tokenizer.special["user"]] = 1
+            return out, cache
+
+    silent: Any = dataclasses.replace(opened, engine=Roles())
+    options = {"endless": True, "keep": 32, "max_chars": 50}
+    (pieces,) = silent.texts([opened.tokenizer.bos], 1, Sampling(0), Random(1), **options)
+    assert "".join(pieces) == ""
 
 
 @pytest.mark.parametrize(
