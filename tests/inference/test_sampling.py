@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microgpt.inference.sampling import Sampling, draw, probabilities
+from microgpt.inference.sampling import Sampling, draw, draw_batch, probabilities
 
 LOGITS = np.array([1.0, 3.0, 2.0, 0.0])
 
@@ -68,3 +68,46 @@ def test_draws_have_the_distribution() -> None:
     counts = Counter(draw(p, rng) for _ in range(n))
     chi_square = sum((counts[i] - n * p[i]) ** 2 / (n * p[i]) for i in range(len(p)))
     assert chi_square < 30.7  # 3 degrees of freedom: p > 1e-6
+
+
+@given(st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 700), st.sampled_from(["float32", "float64"]))
+def test_a_batch_draws_what_each_row_draws_alone(seed: int, n: int, vocab: int, dtype: str) -> None:
+    rng = np.random.default_rng(seed)
+    logits = (rng.normal(size=(n, vocab)) * rng.choice([0.1, 3.0, 50.0])).astype(dtype)
+    logits[:, rng.integers(0, vocab, size=vocab // 3)] = -np.inf
+    logits[:, vocab // 2] = 1.0
+    choices = [Sampling(0.0), Sampling(0.7), Sampling(1.3, top_k=3), Sampling(1.0, repetition_penalty=1.5)]
+    samplings = [choices[i] if i < len(choices) else Sampling(rng.random() + 0.1) for i in rng.integers(0, 9, size=n)]
+    seen = [rng.integers(0, vocab, size=5).tolist() for _ in range(n)]
+    rngs, alone = ([random.Random(seed + i) for i in range(n)] for _ in range(2))
+    for _ in range(3):
+        expected = [draw(probabilities(*given), r) for *given, r in zip(logits, samplings, seen, alone, strict=True)]
+        assert draw_batch(logits, samplings, rngs, seen) == expected
+    assert [r.getstate() for r in rngs] == [r.getstate() for r in alone]
+
+
+def test_a_batch_draws_the_same_where_the_number_meets_a_boundary() -> None:
+    """Each row's number is its own cumulative probability, to the last bit: rounding otherwise would show."""
+    logits = np.random.default_rng(0).normal(size=(64, 581)).astype(np.float32)
+    samplings = [Sampling(0.5 + i / 64) for i in range(64)]
+    for token in (0, 1, 7, 100, 579, 580):
+        numbers = []
+        for row, sampling in zip(logits, samplings, strict=True):
+            mass = np.cumsum(probabilities(row, sampling))
+            numbers.append(float(mass[token] / mass[-1]))
+        expected = [
+            draw(probabilities(row, sampling), Given(number))
+            for row, sampling, number in zip(logits, samplings, numbers, strict=True)
+        ]
+        assert draw_batch(logits, samplings, [Given(number) for number in numbers], [()] * 64) == expected
+
+
+class Given(random.Random):
+    """A generator that draws one number for ever."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__(0)
+        self.number = number
+
+    def random(self) -> float:
+        return self.number
