@@ -18,53 +18,24 @@ from microgpt.errors import DataError, UsageError
 from microgpt.tokenizers import UNK
 from microgpt.tokenizers.base import Base, Size, replace, split, split_vocab
 
-Ranges = tuple[tuple[int, int], ...]
+Ranges = list[tuple[int, int]]
+
+
+def ranges(points: str) -> Ranges:
+    """Ranges of code points from their hexadecimal numbers: "9-d 85" is 0x09 to 0x0d, and 0x85."""
+    pairs = (word.partition("-") for word in points.split())
+    return [(int(first, 16), int(last or first, 16)) for first, _, last in pairs]
+
 
 # Where str.split() splits.
-SPACES: Ranges = (
-    (0x09, 0x0D),
-    (0x1C, 0x20),
-    (0x85, 0x85),
-    (0xA0, 0xA0),
-    (0x1680, 0x1680),
-    (0x2000, 0x200A),
-    (0x2028, 0x2029),
-    (0x202F, 0x202F),
-    (0x205F, 0x205F),
-    (0x3000, 0x3000),
-)
+SPACES = ranges("09-0d 1c-20 85 a0 1680 2000-200a 2028-2029 202f 205f 3000")
 # Controls, punctuation and symbols; the underscore, superscripts and ordinals belong to words.
-MARKS: Ranges = (
-    (0x00, 0x08),
-    (0x0E, 0x1B),
-    (0x21, 0x2F),
-    (0x3A, 0x40),
-    (0x5B, 0x5E),
-    (0x60, 0x60),
-    (0x7B, 0x84),
-    (0x86, 0x9F),
-    (0xA1, 0xA9),
-    (0xAB, 0xB1),
-    (0xB4, 0xB4),
-    (0xB6, 0xB8),
-    (0xBB, 0xBB),
-    (0xBF, 0xBF),
-    (0xD7, 0xD7),
-    (0xF7, 0xF7),
-    (0x2010, 0x2027),  # dashes, quotes, ellipsis
-    (0x2030, 0x203E),
-    (0x2041, 0x2053),
-    (0x20A0, 0x20CF),  # currencies
-    (0x2190, 0x245F),  # arrows, mathematics, technical signs
-    (0x2500, 0x2BFF),  # boxes, symbols, dingbats
-    (0x3001, 0x3004),  # East Asian punctuation
-    (0x3008, 0x3020),
-    (0xFF01, 0xFF0F),  # its full-width forms
-    (0xFF1A, 0xFF20),
-    (0xFF3B, 0xFF3E),
-    (0xFF40, 0xFF40),
-    (0xFF5B, 0xFF65),
-    (0x1F000, 0x1FAFF),  # pictographs
+MARKS = ranges(
+    "00-08 0e-1b 21-2f 3a-40 5b-5e 60 7b-84 86-9f a1-a9 ab-b1 b4 b6-b8 bb bf d7 f7 "
+    "2010-2027 2030-203e 2041-2053 20a0-20cf "  # dashes, quotes, ellipsis; currencies
+    "2190-245f 2500-2bff "  # arrows, mathematics, technical signs, boxes, symbols, dingbats
+    "3001-3004 3008-3020 ff01-ff0f ff1a-ff20 ff3b-ff3e ff40 ff5b-ff65 "  # East Asian punctuation; its full-width forms
+    "1f000-1faff"  # pictographs
 )
 
 
