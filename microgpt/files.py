@@ -23,7 +23,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from microgpt.errors import CheckpointError, MachineError, UsageError
+from microgpt.errors import CheckpointError, MachineError, MicrogptError, UsageError
 
 TEMPORARY = ".microgpt-tmp-"  # a name that nobody else gives to what they would miss
 SMALL = 2**22  # bytes of a file that a person or a program writes about a model: settings, manifest, state, template
@@ -75,9 +75,7 @@ def write_new(path: Path, data: bytes) -> None:
     """Write and flush a file that nobody reads yet. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o644)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        _write(descriptor, data)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -85,13 +83,8 @@ def write_new(path: Path, data: bytes) -> None:
 
 def flush_folder(path: Path) -> None:
     """Flush a folder's entries, where the system can (Windows cannot open folders)."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if os.name != "nt":
+        flush(path)
 
 
 def write_atomic(path: Path, data: bytes, *, replace: bool = True) -> None:
@@ -170,7 +163,7 @@ def write_folder(final: Path, contents: dict[str, bytes]) -> None:
     """Write a new folder of files, whole or not at all. Raises OSError."""
     with new_folder(final) as temporary:
         for name in sorted({part for part, slash, _ in (name.rpartition("/") for name in contents) if slash}):
-            make_folder(temporary / name)
+            os.mkdir(temporary / name)
         for name, data in contents.items():
             write_new(temporary / name, data)
 
@@ -208,15 +201,19 @@ def append_bytes(path: Path, data: bytes) -> None:
     """Add bytes to a file. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        _write(descriptor, data)
     finally:
         os.close(descriptor)
 
 
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 def flush(path: Path) -> None:
-    """Flush a file that was appended to. Raises OSError."""
+    """Flush a folder, or a file that was appended to. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -263,15 +260,22 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def readable(name: Path | str, advice: str = "", kind: type[MicrogptError] = CheckpointError) -> Iterator[None]:
+    """Turn the OSError of a file that cannot be read into one of this kind, with name, reason and advice."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{name}: cannot be read ({error.strerror}){advice}") from error
+
+
 def read_json(path: Path, limit: int = SMALL) -> Any:
     """A JSON file, strictly: UTF-8, no duplicate keys, no NaN, not nested beyond reason, at most `limit` bytes.
 
     Raises CheckpointError with the reason.
     """
-    try:
+    with readable(path):
         return parse_json(read_bytes(path, limit), str(path))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def parse_json(data: bytes, where: str) -> Any:
@@ -296,9 +300,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(read_bytes(path, SMALL).decode("utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); name a TOML file") from None
+        with readable(path, "; name a TOML file", UsageError):
+            return tomllib.loads(read_bytes(path, SMALL).decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not TOML: {error}") from None
 
@@ -328,11 +331,6 @@ def require_writable(path: Path) -> None:
     """Raise OSError for a folder that nothing can be put into."""
     if not os.access(path, os.W_OK):
         raise PermissionError(13, os.strerror(13), str(path))
-
-
-def make_folder(path: Path) -> None:
-    """One new folder. Raises OSError."""
-    os.mkdir(path)
 
 
 def make_folders(path: Path) -> None:

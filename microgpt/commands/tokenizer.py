@@ -14,7 +14,7 @@ from microgpt.commands import Switch
 from microgpt.config import Data
 from microgpt.data.documents import Documents
 from microgpt.data.sources import file_source, read_text
-from microgpt.errors import CheckpointError, DataError, UsageError
+from microgpt.errors import DataError, UsageError
 from microgpt.runs import checkpoint
 from microgpt.terminal import say
 from microgpt.tokenizers import Tokenizer
@@ -119,13 +119,7 @@ def decode(*, tokenizer: Path) -> None:
 
 
 @app.command
-def show(
-    text: str | None = None,
-    *,
-    tokenizer: Path,
-    unk: Switch = False,
-    merges: Switch = False,
-) -> None:
+def show(text: str | None = None, *, tokenizer: Path, unk: Switch = False, merges: Switch = False) -> None:
     """Show the tokens of a text in colours, or the table of merges.
 
     Parameters
@@ -178,10 +172,8 @@ def open_tokenizer(path: Path) -> Tokenizer:
         if not (path / "tokenizer.json").exists():
             return checkpoint.read(path).tokenizer
         path = path / "tokenizer.json"
-    try:
+    with files.readable(path, "; expected a tokenizer.json"):
         return tokenizers.read(files.read_bytes(path, tokenizers.MAX_BYTES), str(path))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); expected a tokenizer.json") from None
 
 
 def _stdin() -> str:

@@ -68,12 +68,8 @@ def learn(data: Data, texts: Iterable[str], *, roles: bool = False) -> Tokenizer
     read from its file."""
     if data.tokenizer not in KINDS:
         path = Path(data.tokenizer)
-        try:
+        with files.readable(f"--tokenizer {path}", f"; name a tokenizer.json, or {', '.join(KINDS)}", DataError):
             return read_tokenizer(files.read_bytes(path, MAX_BYTES), str(path))
-        except OSError as error:
-            raise DataError(
-                f"--tokenizer {path}: cannot be read ({error.strerror}); name a tokenizer.json, or {', '.join(KINDS)}"
-            ) from None
     size, merges = data.tokenizer_size, data.bpe_merges
     return train_tokenizer(data.tokenizer, texts, vocab_size=size, merges=merges, roles=roles, unk=data.unk)
 

@@ -16,7 +16,6 @@ from microgpt.config import Config
 from microgpt.errors import CheckpointError, DataError, UsageError
 from microgpt.formats.byte_level import is_byte_level
 from microgpt.model import Tensors
-from microgpt.runs.tensors import read_tensors
 from microgpt.tokenizers import MAX_BYTES, Tokenizer, read
 from microgpt.tokenizers.byte_letters import LETTERS
 
@@ -60,11 +59,6 @@ def configure(name: str, model: dict[str, Any], file_size: int, where: str, **se
         return Config.from_dict({"name": name, "model": model, **sections})
     except UsageError as error:
         raise CheckpointError(f"{where}: {error}") from None
-
-
-def read_safetensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> Tensors:
-    """A safetensors file of exactly these tensors. Raises CheckpointError."""
-    return read_tensors(path.parent, path.name, None, shapes)
 
 
 def in_order(tensors: Tensors, order: np.ndarray) -> Tensors:
@@ -127,9 +121,7 @@ def _byte_level_bpe(content: dict[str, Any], bos: Any) -> tuple[Tokenizer, np.nd
     bos = vocab.get("<bos>") if bos is None else bos
     if bos not in special:
         raise ValueError(f"BOS {bos!r} is no special token")
-    merges = [
-        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in content["model"]["merges"]
-    ]
+    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in content["model"]["merges"]]
     texts = [*LETTERS.values(), *(left + right for left, right in merges)]
     others = {i: text.strip("<|>") for i, text in special.items() if i != bos}
     order = [*(vocab[text] for text in texts), *others, bos]

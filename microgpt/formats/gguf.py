@@ -26,6 +26,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
     """Write the file `out`. Raises UsageError with the options that llama.cpp cannot hold."""
     model, tokenizer = job.saved.config.model, job.saved.tokenizer
     vocabulary, problem = as_byte_level(files.parse_json(tokenizer.to_json(), "tokenizer.json"))
+    divisible = job.storage != "int8" or model.n_embd % Q8_BLOCK == 0
     require(
         "llama.cpp (architecture arcee)",
         (
@@ -35,10 +36,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
             (not model.qk_norm, "qk_norm = true"),
             (not model.softcap, f"softcap = {model.softcap}"),
             (problem is None, f"its tokenizer: {problem}"),
-            (
-                job.storage != "int8" or model.n_embd % Q8_BLOCK == 0,
-                f"--int8 needs n_embd divisible by {Q8_BLOCK}, got {model.n_embd}",
-            ),
+            (divisible, f"--int8 needs n_embd divisible by {Q8_BLOCK}, got {model.n_embd}"),
         ),
     )
     assert vocabulary is not None
@@ -104,9 +102,8 @@ def _write(job: ExportJob, path: Path, vocabulary: tuple[list[str], list[str], l
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types([gguf.TokenType.CONTROL if t in special else gguf.TokenType.NORMAL for t in tokens])
-    writer.add_token_merges(
-        merges or ["Ā ā"]
-    )  # llama.cpp requires the list; these two control bytes never stand side by side
+    # llama.cpp requires a list of merges; these two control bytes never stand side by side
+    writer.add_token_merges(merges or ["Ā ā"])
     writer.add_bos_token_id(bos)
     writer.add_eos_token_id(bos)
     writer.add_add_bos_token(True)

@@ -19,7 +19,7 @@ from microgpt.config import Model
 from microgpt.errors import CheckpointError
 from microgpt.formats import ExportJob
 from microgpt.formats.convert import EPS, normed, pair_rows, require
-from microgpt.formats.foreign import Foreign, configure, in_order, read_safetensors, read_tokenizer, sizes
+from microgpt.formats.foreign import Foreign, configure, in_order, read_tokenizer, sizes
 from microgpt.model import Tensors, table
 from microgpt.runs import tensors
 from microgpt.runs.manifest import plain_size, seal
@@ -132,12 +132,8 @@ def arcee(model: Model, weights: Tensors) -> tuple[dict[str, Any], Tensors]:
     out[TABLE] = normed(weights["wte"]) if model.norm_embedding else weights["wte"]
     if not tied:
         out[HEAD] = weights["wte" if model.tie_embeddings else "lm_head"]
-    about = described_sizes(model, "arcee") | {
-        "head_dim": model.head_dim,
-        "mlp_bias": False,
-        "tie_word_embeddings": tied,
-    }
-    return about, out
+    about = {"head_dim": model.head_dim, "mlp_bias": False, "tie_word_embeddings": tied}
+    return described_sizes(model, "arcee") | about, out
 
 
 def nanochat(model: Model, weights: Tensors) -> tuple[dict[str, Any], Tensors]:
@@ -282,7 +278,7 @@ def read_weights(file: Path, model: Model, family: str, tied: bool) -> Tensors:
     shapes |= dict.fromkeys([TABLE] if tied else [TABLE, HEAD], (model.vocab, model.n_embd))
     if family == "arcee":
         shapes |= dict.fromkeys([*gains, LAST_GAIN], (model.n_embd,))
-    given = read_safetensors(file, shapes)
+    given = tensors.read_tensors(file.parent, file.name, None, shapes)
     out = {"wte": given[TABLE]} | paired({name: given[theirs] for name, theirs in names.items()}, model, family)
     if family == "nanochat":
         return out if tied else out | {"lm_head": given[HEAD]}

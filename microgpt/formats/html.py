@@ -36,20 +36,11 @@ def write(job: ExportJob, out: Path) -> list[str]:
     """Write the file `out`. Raises UsageError for a model too large for a page."""
     config, tokenizer = job.saved.config, job.saved.tokenizer
     count = n_params(config.model)
-    require(
-        "a page",
-        (
-            (count <= MOST_PARAMETERS, f"{count:,} parameters (at most {MOST_PARAMETERS:,})"),
-            (tokenizer.kind in KINDS, f"a tokenizer of kind {tokenizer.kind}"),
-        ),
-    )
+    small = count <= MOST_PARAMETERS, f"{count:,} parameters (at most {MOST_PARAMETERS:,})"
+    require("a page", (small, (tokenizer.kind in KINDS, f"a tokenizer of kind {tokenizer.kind}")))
     blob, entries = pack(job.weights, job.storage)
-    about = {
-        "model": config.model.model_dump(),
-        "storage": job.storage,
-        "matrices": entries,
-        "tokenizer": describe(tokenizer),
-    }
+    about = {"model": config.model.model_dump(), "storage": job.storage, "matrices": entries}
+    about["tokenizer"] = describe(tokenizer)
     style, script = template("page.css"), "".join(map(template, ("model.js", "tokenizer.js", "page.js")))
     facts = (
         f"A GPT of {count:,} parameters with a context of {config.model.block_size} tokens; "
@@ -73,15 +64,11 @@ def write(job: ExportJob, out: Path) -> list[str]:
 
 def pack(weights: Tensors, stored: str) -> tuple[bytes, list[dict[str, Any]]]:
     """All matrices in one blob, and where each lies: {name, rows, columns, at} and for int8 `scale`, in bytes."""
-    parts: list[bytes] = []
-    entries = []
-    end = 0
+    blob, entries = bytearray(), []
 
     def put(array: np.ndarray) -> int:
-        nonlocal end
-        parts.append(array.tobytes())
-        end += array.nbytes
-        return end - array.nbytes
+        blob.extend(array.tobytes())
+        return len(blob) - array.nbytes
 
     for name, values in weights.items():
         entry = {"name": name, "rows": values.shape[0], "columns": values.shape[1]}
@@ -91,7 +78,7 @@ def pack(weights: Tensors, stored: str) -> tuple[bytes, list[dict[str, Any]]]:
         else:
             entry |= {"at": put(tensors.to_float16(name, values))}
         entries.append(entry)
-    return b"".join(parts), entries
+    return bytes(blob), entries
 
 
 def describe(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -59,11 +59,12 @@ def import_model(path: Path, out: Path) -> Imported:
 
 def read(path: Path) -> Foreign:
     """The model at `path`, opened by the reader of its format. Raises CheckpointError."""
+    names = [name for mark, name in READERS.items() if (path / mark).is_file()]
     if path.is_file() and (path.suffix == ".json" or _begins_as_json(path)):
-        return _reader("kgx", path)
-    for mark, name in READERS.items():
-        if (path / mark).is_file():
-            return _reader(name, path)
+        names = ["kgx"]
+    if names:
+        found: Foreign = importlib.import_module(f"microgpt.formats.{names[0]}").read(path)
+        return found
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
     raise CheckpointError(
@@ -72,14 +73,6 @@ def read(path: Path) -> Foreign:
     )
 
 
-def _reader(name: str, path: Path) -> Foreign:
-    found: Foreign = importlib.import_module(f"microgpt.formats.{name}").read(path)
-    return found
-
-
 def _begins_as_json(path: Path) -> bool:
-    try:
-        with files.open_plain(path) as file:
-            return file.read(1) == b"{"
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    with files.readable(path), files.open_plain(path) as file:
+        return file.read(1) == b"{"

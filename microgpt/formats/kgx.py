@@ -28,10 +28,8 @@ def write(job: ExportJob, out: Path) -> list[str]:
     config, tokenizer = job.saved.config, job.saved.tokenizer
     model = config.model
     chars = getattr(tokenizer, "chars", None)
-    require(
-        "kgx's model.json",
-        (*gist_needs(model, tokenizer), (len(tokenizer.special) == 1, "special tokens beside BOS")),
-    )
+    alone = len(tokenizer.special) == 1, "special tokens beside BOS"
+    require("kgx's model.json", (*gist_needs(model, tokenizer), alone))
     weights = tensors.rounded(job.weights, job.storage)
     content = {
         "uchars": list(chars or ""),

@@ -11,15 +11,7 @@ from microgpt import files
 from microgpt.errors import CheckpointError
 from microgpt.formats import ExportJob
 from microgpt.formats.convert import gist_needs, require
-from microgpt.formats.foreign import (
-    Foreign,
-    char_tokenizer,
-    configure,
-    in_order,
-    read_safetensors,
-    read_tokenizer,
-    sizes,
-)
+from microgpt.formats.foreign import Foreign, char_tokenizer, configure, in_order, read_tokenizer, sizes
 from microgpt.model import Tensors, table
 from microgpt.runs import tensors
 from microgpt.runs.manifest import plain_size
@@ -35,13 +27,8 @@ def write(job: ExportJob, out: Path) -> list[str]:
     chars: str = getattr(tokenizer, "chars", "")
     special = tokenizer.special
     chat = all(role in special for role in ROLES)
-    require(
-        "muchq's folder",
-        (
-            *gist_needs(model, tokenizer),
-            (model.activation == "relu", f"activation = {model.activation} (it has relu)"),
-        ),
-    )
+    relu = model.activation == "relu", f"activation = {model.activation} (it has relu)"
+    require("muchq's folder", (*gist_needs(model, tokenizer), relu))
     kept = [*(ROLES if chat else ()), "bos"]
     rows = [*range(len(chars)), *(special[name] for name in kept)]
     meta = {size: getattr(model, size) for size in SIZES} | {"vocab_size": len(rows), "chars": list(chars)}
@@ -61,7 +48,7 @@ def read(path: Path) -> Foreign:
     config = configure(path.resolve().name, model, plain_size(weights_file), where)
     shapes: dict[str, tuple[int, ...]] = {w.name: w.shape for w in table(config.model)}
     tokenizer, order = _tokenizer(path, meta, config.model.vocab)
-    weights = in_order(read_safetensors(weights_file, shapes), order)
+    weights = in_order(tensors.read_tensors(path, weights_file.name, None, shapes), order)
     moments, step = _training_state(path, shapes)
     notes = [f"Adam's moments after {step} steps are included"] if moments else []
     return Foreign("muchq's folder", config, tokenizer, weights, in_order(moments, order), step, notes)
@@ -70,8 +57,8 @@ def read(path: Path) -> Foreign:
 def _training_state(path: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[Tensors, int]:
     """Adam's moments and the step, where the folder has all of their files."""
     state_file = path / "train_state.json"
-    optimizer = {part: path / f"optimizer_{part}.safetensors" for part in ("m", "v")}
-    if not all(file.is_file() for file in (*optimizer.values(), state_file)):
+    optimizer = {part: f"optimizer_{part}.safetensors" for part in ("m", "v")}
+    if not state_file.is_file() or not all((path / name).is_file() for name in optimizer.values()):
         return {}, 0
     state = files.read_json(state_file)
     step = state.get("step") if isinstance(state, dict) else None
@@ -79,7 +66,8 @@ def _training_state(path: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[Ten
         raise CheckpointError(f"{state_file}: step must be a whole number, got {step!r}")
     moments: Tensors = {}
     for part, file in optimizer.items():
-        moments |= {f"{part}.{name}": values for name, values in read_safetensors(file, shapes).items()}
+        read = tensors.read_tensors(path, file, None, shapes)
+        moments |= {f"{part}.{name}": values for name, values in read.items()}
     return moments, step
 
 

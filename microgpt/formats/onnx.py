@@ -164,28 +164,21 @@ class Graph:
         import onnx
         from onnx import TensorProto, helper, numpy_helper
 
-        model = self.model
-
-        def value(name: str, kind: int, *shape: str | int) -> Any:
-            return helper.make_tensor_value_info(name, kind, list(shape))
+        model, value = self.model, helper.make_tensor_value_info
 
         def caches(prefix: str, length: str) -> list[Any]:
-            shape = ("batch", model.n_head, length, model.head_dim)
+            shape = ["batch", model.n_head, length, model.head_dim]
             names = [f"{prefix}.{i}.{part}" for i in range(model.n_layer) for part in ("key", "value")]
-            return [value(name, TensorProto.FLOAT, *shape) for name in names]
+            return [value(name, TensorProto.FLOAT, shape) for name in names]
 
         graph = helper.make_graph(
             self.nodes,
             "microgpt",
-            [value("input_ids", TensorProto.INT64, "batch", "new"), *caches("past_key_values", "past")],
-            [value("logits", TensorProto.FLOAT, "batch", "new", model.vocab), *caches("present", "all")],
+            [value("input_ids", TensorProto.INT64, ["batch", "new"]), *caches("past_key_values", "past")],
+            [value("logits", TensorProto.FLOAT, ["batch", "new", model.vocab]), *caches("present", "all")],
             [numpy_helper.from_array(array, name) for name, array in self.constants.items()],
         )
-        proto = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
-            producer_name="microgpt",
-        )
+        opset = helper.make_opsetid("", OPSET)
+        proto = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="microgpt")
         onnx.checker.check_model(proto)
         return proto

@@ -179,14 +179,10 @@ class RunFolder:
 
     def _metrics_lines(self) -> Iterator[bytes]:
         """The lines of the metrics, one longer than LONGEST_LINE in pieces. Raises CheckpointError."""
-        try:
-            with files.open_plain(self.metrics_file) as file:
-                while line := file.readline(LONGEST_LINE):
-                    yield line
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise CheckpointError(f"{self.metrics_file}: cannot be read ({error.strerror})") from None
+        name = self.metrics_file
+        with files.readable(name), suppress(FileNotFoundError), files.open_plain(name) as file:
+            while line := file.readline(LONGEST_LINE):
+                yield line
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
@@ -202,29 +198,21 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 def new_folder(name: str) -> Path:
     """runs/NAME, or the first of runs/NAME-2, -3, … that holds no run yet."""
-    return next(path for path in _folders(name) if not RunFolder(path).is_taken())
+    return next(path for path in _numbered(Path("runs") / name) if not RunFolder(path).is_taken())
 
 
 def folder_beside(lost: Path) -> Path:
     """A folder for a run whose own is gone: NAME-moved, -moved-2, … beside it, which holds no run yet."""
-    paths = (lost.with_name(f"{lost.name}-moved{suffix}") for suffix in _suffixes())
-    return next(path for path in paths if not path.exists())
+    return next(path for path in _numbered(lost.with_name(f"{lost.name}-moved")) if not path.exists())
 
 
 def last_folder(name: str) -> Path:
     """The last of runs/NAME, runs/NAME-2, … that holds a run; runs/NAME if none does."""
-    last = Path("runs") / name
-    for path in _folders(name):
-        if not RunFolder(path).is_taken():
-            return last
-        last = path
-    raise AssertionError("folders do not end")
+    first = Path("runs") / name
+    return [first, *itertools.takewhile(lambda path: RunFolder(path).is_taken(), _numbered(first))][-1]
 
 
-def _folders(name: str) -> Iterator[Path]:
-    return (Path("runs") / f"{name}{suffix}" for suffix in _suffixes())
-
-
-def _suffixes() -> Iterator[str]:
-    yield ""
-    yield from (f"-{n}" for n in itertools.count(2))
+def _numbered(path: Path) -> Iterator[Path]:
+    """A path, then the same with -2, -3, … behind its name."""
+    yield path
+    yield from (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))

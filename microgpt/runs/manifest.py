@@ -60,10 +60,8 @@ def read_file(folder: Path, name: str, entries: Entries | None, limit: int = fil
             raise CheckpointError(
                 f"{where}: {size} bytes, the manifest says {entries[name]['size']}; the file is damaged", "E_HASH"
             )
-    try:
+    with files.readable(where):
         data = files.read_bytes(where, limit)
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({error.strerror})") from error
     if entries is not None and hashlib.sha256(data).hexdigest() != entries[name]["sha256"]:
         raise CheckpointError(f"{where}: its SHA-256 is not the manifest's; the file is damaged", "E_HASH")
     return data
@@ -71,10 +69,8 @@ def read_file(folder: Path, name: str, entries: Entries | None, limit: int = fil
 
 def plain_size(where: Path) -> int:
     """The size of a regular file; reading a pipe or device might never end. Raises CheckpointError."""
-    try:
+    with files.readable(where):
         return files.plain_size(where)
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({error.strerror})") from error
 
 
 def read_to_copy(folder: Path, name: str, entries: Entries | None) -> bytes:

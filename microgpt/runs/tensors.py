@@ -22,7 +22,6 @@ HEADER_LIMIT = 10_000_000  # bytes of a safetensors header; ours have about 100 
 PT = {"format": "pt"}  # the metadata that Hugging Face tools ask for
 SCALE = ".scale"
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I8": 8}  # what safetensors calls them
-STORAGES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8"}
 
 
 def encode(tensors: Tensors, storage: str) -> bytes:
@@ -100,20 +99,14 @@ def check_header(data: bytes, where: str, shapes: Mapping[str, tuple[int, ...]])
         raise refuse(f"tensor {odd!r} is {'unknown to the model' if odd in header else 'missing'}")
     spans = []
     for name, entry in header.items():
-        dtype, shape, span = (
-            entry.get(key) if isinstance(entry, dict) else None for key in ("dtype", "shape", "data_offsets")
-        )
+        facts: dict[str, Any] = entry if isinstance(entry, dict) else {}
+        dtype, shape, span = (facts.get(key) for key in ("dtype", "shape", "data_offsets"))
         if not isinstance(dtype, str) or dtype not in BITS or (dtype != "F32" and name.endswith(SCALE)):
             raise refuse(f"tensor {name!r} has dtype {dtype!r}; expected one of {', '.join(BITS)}")
         if shape != list(shapes[name]):
             raise refuse(f"tensor {name!r} has shape {shape!r}; the model's is {list(shapes[name])}")
         size = BITS[dtype] // 8 * math.prod(shapes[name])
-        if not (
-            isinstance(span, list)
-            and len(span) == 2
-            and all(type(x) is int for x in span)
-            and span[1] - span[0] == size
-        ):
+        if not isinstance(span, list) or [type(x) for x in span] != [int, int] or span[1] - span[0] != size:
             raise refuse(f"tensor {name!r} lies at {span!r}; expected {size} bytes")
         spans.append((span[0], span[1]))
     ends = [0, *(end for _, end in sorted(spans))]
@@ -123,18 +116,8 @@ def check_header(data: bytes, where: str, shapes: Mapping[str, tuple[int, ...]])
 
 def rounded(tensors: Tensors, storage: str) -> Tensors:
     """The values of `tensors` after they were stored as `storage`. Raises NumericError as `encode` does."""
-    out = {}
-    for name, values in tensors.items():
-        if storage == "int8":
-            whole, scale = to_int8(name, values)
-            out[name] = whole * scale
-        elif storage == "bfloat16":
-            out[name] = from_bfloat16(to_bfloat16(name, values))
-        elif storage == "float16":
-            out[name] = to_float16(name, values).astype(np.float32)
-        else:
-            out[name] = _finite(name, values).astype(storage)
-    return out
+    read = decode(encode(tensors, storage))
+    return {name: read[name] for name in tensors}  # in their order, which a file does not keep
 
 
 def _parts(name: str, values: np.ndarray, storage: str) -> dict[str, tuple[str, np.ndarray]]:
