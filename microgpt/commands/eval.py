@@ -23,7 +23,10 @@ def evaluate(
     engine: Annotated[EngineFlags, Flags] = EngineFlags(),
     json: Switch = False,
 ) -> None:
-    """Measure how well a model predicts text: loss, perplexity, bits per byte.
+    """Measure how well a model predicts text: loss, perplexity, bits per byte, nats per character.
+
+    Bits are those of a code for the whole text: text that the tokenizer does not know is spelled, 8 bits per byte and
+    8 at its end, after the <unk> that stands for it.
 
     Parameters
     ----------
@@ -55,11 +58,16 @@ def evaluate(
     share = f"not measured: {result.not_measured}"
     if result.verbatim is not None:
         share = f"{result.verbatim:.0%} of {result.samples}"
+    unknown = f"{result.unknown_share:.1%} of the bytes"
+    if result.unknown_bytes:
+        unknown += ", left out" if result.left_out else ", spelled at 8 bits per byte and 8 at the end of each part"
     for name, value in (
         ("data", f"{result.data}: {result.documents:,} documents, {result.bytes:,} bytes, {result.tokens:,} tokens"),
         ("loss", f"{result.loss:.4f} nats per token"),
         ("perplexity", f"{result.perplexity:.3f}"),
         ("bits per byte", f"{result.bits_per_byte:.4f}"),
+        ("nats per character", f"{result.nats_per_character:.4f}"),
+        ("unknown to the tokenizer", unknown),
         ("samples verbatim in the training text", share),
     ):
         print(f"{name:37}  {value}")

@@ -14,6 +14,7 @@ from microgpt.config import Data
 from microgpt.data import chat_template
 from microgpt.data.chat_template import Row
 from microgpt.data.conversations import Chats, Conversation
+from microgpt.data.text_size import TextSize
 from microgpt.errors import DataError, UsageError
 from microgpt.feed import Feed
 from microgpt.tokenizers import Tokenizer
@@ -31,7 +32,7 @@ class ChatCorpus:
     scored: np.ndarray  # bool (N,)
     order: np.ndarray  # int64 (rows,): the conversation, counted from 0 in the text, of each row
     n_train: int  # rows trained on, the first ones; the rest is held out
-    held_out_bytes: int  # of the scored text of the held-out rows, in UTF-8
+    held_out_size: TextSize  # of the scored text of the held-out rows
 
     @property
     def n_documents(self) -> int:
@@ -146,7 +147,6 @@ def _in_order(
 ) -> ChatCorpus:
     placed = [(place, row) for place in order for row in groups[place]]
     n_rows = sum(len(groups[place]) for place in order[:n_train])
-    scored = [[t for t, s in zip(row.tokens, row.scored, strict=True) if s] for _, row in placed[n_rows:]]
     return ChatCorpus(
         chats,
         np.array([token for _, row in placed for token in row.tokens], dtype=np.int32),
@@ -154,5 +154,19 @@ def _in_order(
         np.array([flag for _, row in placed for flag in row.scored], dtype=bool),
         np.array([place for place, _ in placed], dtype=np.int64),
         n_rows,
-        sum(len(tokenizer.decode(tokens).encode()) for tokens in scored),
+        _scored_size([row for _, row in placed[n_rows:]], tokenizer),
     )
+
+
+def _scored_size(rows: Sequence[Row], tokenizer: Tokenizer) -> TextSize:
+    """The size of the scored text of some rows."""
+    unk = tokenizer.special.get("unk")
+    text, unknown, n_unk = "", "", 0
+    for row in rows:
+        scored = [i for i, flag in enumerate(row.scored) if flag]
+        tokens = [row.tokens[i] for i in scored]
+        text += tokenizer.decode(tokens)
+        unknown += "".join([row.unknown[i] for i in scored])
+        n_unk += tokens.count(unk) if unk is not None else 0
+    whole = text + unknown if unk is not None else text
+    return TextSize(len(whole.encode()), len(whole), len(unknown.encode()), n_unk)

@@ -37,6 +37,7 @@ class Turn(NamedTuple):
 
     role: Role
     tokens: list[int]
+    unknown: list[str]  # the text that each <unk> stands for; at end_turn, the text that was left out; else empty
 
 
 class Prompt(NamedTuple):
@@ -51,6 +52,7 @@ class Row(NamedTuple):
 
     tokens: list[int]
     scored: list[bool]  # whether a token counts in the loss
+    unknown: list[str]  # as of Turn
 
 
 def can_chat(tokenizer: Tokenizer) -> bool:
@@ -74,7 +76,12 @@ def turn(message: Message, tokenizer: Tokenizer, *, unk: bool = False) -> Turn:
     if message.role not in special:
         raise DataError(f"this model knows no role {message.role!r}; it has {', '.join(sorted(special))}")
     text = tokenizer.encode(message.content, unk=unk).tolist()
-    return Turn(message.role, [special[message.role], *text, special[END_TURN]])
+    tokens = [special[message.role], *text, special[END_TURN]]
+    parts = tokenizer.unknown_parts(message.content)
+    if "unk" not in special:
+        return Turn(message.role, tokens, [*[""] * (len(tokens) - 1), "".join(parts)])
+    part = iter(parts)
+    return Turn(message.role, tokens, [next(part) if token == special["unk"] else "" for token in tokens])
 
 
 def prompt(messages: Sequence[Message], tokenizer: Tokenizer, block_size: int) -> Prompt:
@@ -112,8 +119,9 @@ def fit(turns: Sequence[Turn], max_length: int) -> tuple[list[Turn], int]:
     while len(kept) > 1 and sum(len(turn.tokens) for turn in kept) > left:
         kept.pop(0)
     if kept and len(kept[0].tokens) > left:
-        role, long = kept[0]
-        kept = [Turn(role, [long[0], *long[len(long) - left + 1 :]])]
+        role, long, unknown = kept[0]
+        cut = slice(len(long) - left + 1, None)
+        kept = [Turn(role, [long[0], *long[cut]], [unknown[0], *unknown[cut]])]
     kept = lead + kept
     return kept, total - sum(len(turn.tokens) for turn in kept)
 
@@ -138,14 +146,15 @@ def rows(
     while answers := [i for i in range(done, len(turns)) if turns[i].role == "assistant"]:
         answer = answers[0]
         history, _ = fit(turns[:answer], prompt_length(block_size))
-        row = Row([tokenizer.bos], [False])
+        row = Row([tokenizer.bos], [False], [""])
         for i, one in enumerate([*history, *turns[answer:]], start=answer - len(history)):
             if i > answer and len(row.tokens) + len(one.tokens) > block_size + 1:
                 break
             leads = one is turns[0]  # a system message before turns that were dropped
             _add(row, one, fresh=done == 0 if leads else i >= done, score=score)
             end = i + 1
-        yield Row(row.tokens[: block_size + 1], row.scored[: block_size + 1])
+        cut = slice(block_size + 1)
+        yield Row(row.tokens[cut], row.scored[cut], row.unknown[cut])
         done = end
 
 
@@ -153,6 +162,7 @@ def _add(row: Row, turn: Turn, *, fresh: bool, score: str) -> None:
     """Append a turn to a row; `fresh` marks one that no earlier row has scored."""
     scored = fresh and (score == "all" or turn.role == "assistant")
     row.tokens.extend(turn.tokens)
+    row.unknown.extend(turn.unknown)
     row.scored.extend([scored and score == "all"] + [scored] * (len(turn.tokens) - 1))  # the role of an answer is given
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from microgpt.data.conversations import Conversation
 from microgpt.data.documents import Documents, shared
 from microgpt.data.encode import Encoded
+from microgpt.data.text_size import TextSize, total
 from microgpt.errors import DataError
 from microgpt.feed import Feed
 
@@ -42,8 +43,8 @@ class Corpus(Protocol):
         """Documents, or rows of conversations, that are held out."""
 
     @property
-    def held_out_bytes(self) -> int:
-        """Bytes of the held-out text in UTF-8."""
+    def held_out_size(self) -> TextSize:
+        """The size of the held-out text."""
 
     @property
     def fingerprint(self) -> str:
@@ -163,10 +164,10 @@ class DocumentCorpus:
             else:
                 yield self._feed(begins + self.offsets[documents[which]], lengths, steps)
 
-    @property
-    def held_out_bytes(self) -> int:
-        """Bytes of the held-out documents in UTF-8."""
-        return int(self.encoded.sizes[self.order[self.n_train :]].sum())
+    @cached_property
+    def held_out_size(self) -> TextSize:
+        """The size of the held-out documents."""
+        return total(self.encoded.sizes[self.order[self.n_train :]])
 
     def example_prompt(self, rng: Random) -> Conversation:
         return []

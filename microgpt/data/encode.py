@@ -23,13 +23,15 @@ from microgpt.config import Data
 from microgpt.data.datasets import cache_folder
 from microgpt.data.documents import COPIES, Documents, Reject
 from microgpt.data.sources import sha256
+from microgpt.data.text_size import measure
+from microgpt.data.text_size import total as total_size
 from microgpt.errors import DataError
 from microgpt.progress import ProgressCallback, no_progress
 from microgpt.tokenizers import KINDS, MAX_BYTES, Tokenizer
 from microgpt.tokenizers import read as read_tokenizer
 from microgpt.tokenizers import train as train_tokenizer
 
-FORMAT = 1  # version of the cache
+FORMAT = 2  # version of the cache
 LEFT_OUT = "characters that the tokenizer does not know left out (--unk)"
 
 
@@ -39,7 +41,7 @@ class Encoded:
 
     tokens: np.ndarray  # int32, or uint16 where it lies on disk (N,)
     offsets: np.ndarray  # int64 (documents + 1,)
-    sizes: np.ndarray  # int64 (documents,), bytes of each text in UTF-8
+    sizes: np.ndarray  # int64 (documents, 4), the TextSize of each text
     sha256: str  # of the tokens as <i4 and of the offsets as <i8
     kept: np.ndarray | None = None  # int64: the documents without exact copies of earlier ones; None: all
     pages: mmap.mmap | None = None  # the mapped file of the tokens
@@ -75,11 +77,19 @@ def learn(data: Data, texts: Iterable[str], *, roles: bool = False) -> Tokenizer
 
 
 def _in_memory(documents: Documents, tokenizer: Tokenizer) -> Encoded:
-    batches = (_known(documents, tokenizer, batch) for batch in documents.batches())
-    parts = [(*_frame(documents, tokenizer, batch), _sizes(batch)) for batch in batches]
+    parts = [_tokenize(documents, tokenizer, batch) for batch in documents.batches()]
     tokens, lengths, sizes = (np.concatenate(column) for column in zip(*parts, strict=True))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return Encoded(tokens, offsets, sizes, _digest([tokens], offsets))
+
+
+def _tokenize(
+    documents: Documents, tokenizer: Tokenizer, batch: list[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens of a batch with their BOS, and the length and size of each document."""
+    known = _known(documents, tokenizer, batch)
+    tokens, lengths = _frame(documents, tokenizer, known)
+    return tokens, lengths, measure(tokenizer, batch, known, tokens, lengths)
 
 
 def _known(documents: Documents, tokenizer: Tokenizer, batch: list[str]) -> list[str]:
@@ -87,7 +97,7 @@ def _known(documents: Documents, tokenizer: Tokenizer, batch: list[str]) -> list
     if not documents.data.unk or "unk" in tokenizer.special:
         return batch
     known = [tokenizer.decode(tokenizer.encode(text, unk=True)) for text in batch]
-    documents.tally[LEFT_OUT] += sum(map(len, batch)) - sum(map(len, known))
+    documents.tally[LEFT_OUT] += sum(len(part) for text in batch for part in tokenizer.unknown_parts(text))
     return known
 
 
@@ -110,12 +120,6 @@ def _encode(documents: Documents, tokenizer: Tokenizer, batch: list[str]) -> tup
             except DataError as one:
                 raise DataError(f"{documents.source}: in the document {text[:40]!r}: {one}", one.code) from None
         raise DataError(f"{documents.source}: {error}", error.code) from None
-
-
-def _sizes(batch: list[str]) -> np.ndarray:
-    plain = all(map(str.isascii, batch))
-    sizes = map(len, batch) if plain else (len(text.encode()) for text in batch)
-    return np.fromiter(sizes, dtype=np.int64, count=len(batch))
 
 
 def _digest(parts: Iterable[np.ndarray], offsets: np.ndarray) -> str:
@@ -171,16 +175,14 @@ def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, 
     for batch in documents.batches():
         if not batch:
             continue
-        known = _known(documents, tokenizer, batch)
-        tokens, lengths = _frame(documents, tokenizer, known)
-        sizes = _sizes(known)
+        tokens, lengths, sizes = _tokenize(documents, tokenizer, batch)
         ends = n + np.cumsum(lengths)
         digest.update(np.ascontiguousarray(tokens, "<i4").data)
         for file, part in zip(parts, (tokens.astype(dtype), ends.astype("<i8"), sizes.astype("<i8")), strict=True):
             files.append_bytes(file, part.tobytes())
         if documents.data.drop_duplicates:
             copies.append(np.frombuffer(b"".join(map(_short_hash, batch)), dtype="<u8"))
-        n, done = int(ends[-1]), done + int(sizes.sum())
+        n, done = int(ends[-1]), done + total_size(sizes).bytes
         progress(_amount("encoding", done, total), None)
     if not n:
         raise documents.nothing()
@@ -223,6 +225,6 @@ def _open(folder: Path, documents: Documents) -> tuple[Tokenizer, Encoded]:
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     tokens = np.frombuffer(pages, dtype)
     offsets = np.memmap(folder / "offsets.bin", np.dtype("<i8"), "r")
-    sizes = np.memmap(folder / "sizes.bin", np.dtype("<i8"), "r")
+    sizes = np.memmap(folder / "sizes.bin", np.dtype("<i8"), "r").reshape(len(offsets) - 1, -1)
     kept = np.frombuffer((folder / "kept.bin").read_bytes(), "<i8") if (folder / "kept.bin").is_file() else None
     return tokenizer, Encoded(tokens, offsets, sizes, meta["sha256"], kept, pages)

@@ -11,6 +11,7 @@ import numpy as np
 
 from microgpt.data.conversations import Conversation
 from microgpt.data.corpus import Corpus
+from microgpt.data.text_size import TextSize
 from microgpt.feed import Feed
 
 
@@ -39,8 +40,8 @@ class Mix:
         return self.new.n_held_out
 
     @property
-    def held_out_bytes(self) -> int:
-        return self.new.held_out_bytes
+    def held_out_size(self) -> TextSize:
+        return self.new.held_out_size
 
     def mean_row(self, block_size: int) -> float:
         return self.new.mean_row(block_size)

@@ -33,7 +33,11 @@ class Evaluation:
     tokens: int  # scored targets: all tokens, and each document's last BOS
     loss: float  # mean nats per scored token
     perplexity: float  # exp(loss)
-    bits_per_byte: float  # loss * tokens / ln 2 / bytes
+    bits_per_byte: float  # of a code for the whole text, see TextSize.bits
+    nats_per_character: float  # of the same code
+    unknown_bytes: int  # that the tokenizer does not know: spelled in that code where it has <unk>, else left out
+    unknown_share: float  # of the text's bytes
+    left_out: bool  # whether unknown text was left out
     samples: int
     verbatim: float | None  # share of the samples that occur in the training text
     not_measured: str | None = None  # why verbatim is None
@@ -98,7 +102,7 @@ def evaluate(
         which = f"{training.documents.source}, {'held out' if data.val_fraction else 'the training text itself'}"
         corpus = trained_on if data.val_fraction else training.held_out()
     loss, targets = _total(model.engine, model.state, corpus.held_out(block))
-    size = corpus.held_out_bytes
+    nats, size = loss * targets, corpus.held_out_size
     share, reason = None, None
     if not samples:
         reason = "no samples were asked for"
@@ -112,11 +116,15 @@ def evaluate(
     return Evaluation(
         data=which,
         documents=corpus.n_held_out,
-        bytes=size,
+        bytes=size.bytes,
         tokens=targets,
         loss=loss,
         perplexity=math.exp(min(loss, 700)),
-        bits_per_byte=loss * targets / math.log(2) / max(1, size),
+        bits_per_byte=size.bits_per_byte(nats),
+        nats_per_character=size.nats_per_character(nats),
+        unknown_bytes=size.unknown_bytes,
+        unknown_share=size.unknown_share,
+        left_out=size.left_out,
         samples=samples,
         verbatim=share,
         not_measured=reason,

@@ -75,6 +75,12 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens; special tokens have none. Raises DataError for a number that is no token."""
 
+    def normalize(self, text: str) -> str:
+        """The text that tokens of a text stand for: the text, or without the spaces that this kind does not keep."""
+
+    def unknown_parts(self, text: str) -> list[str]:
+        """The characters or words of a text that the vocabulary lacks, in order; each is one <unk> if there is one."""
+
     def stream(self) -> TextStream:
         """A decoder for tokens that arrive one by one."""
 

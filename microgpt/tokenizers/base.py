@@ -111,6 +111,12 @@ class Base:
         stream = self.stream()
         return stream.feed(tokens) + stream.end()
 
+    def normalize(self, text: str) -> str:
+        return text
+
+    def unknown_parts(self, text: str) -> list[str]:
+        return []
+
     def stream(self) -> Stream:
         return Stream(self.pieces, self.n_vocab, self.glue)
 

@@ -132,6 +132,15 @@ class Bpe(Base):
             return super().encode_batch(texts, unk=unk)
         return tokens, lengths
 
+    def normalize(self, text: str) -> str:
+        return " ".join(text.split()) if self.kind == "bpe-words" else text
+
+    def unknown_parts(self, text: str) -> list[str]:
+        if self.kind == "bpe":
+            return []
+        alphabet = set(self.names[: self.n_alphabet])
+        return [char for char in self._plain(text) if char not in alphabet]
+
     def _plain(self, text: str) -> str:
         """The text that is cut into pieces: by words, each is followed by one space, its end mark."""
         return "".join([word + " " for word in text.split()]) if self.kind == "bpe-words" else text

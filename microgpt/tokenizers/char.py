@@ -58,6 +58,10 @@ class Char(Base):
         except DataError:
             return super().encode_batch(texts)  # to name the position within its text
 
+    def unknown_parts(self, text: str) -> list[str]:
+        known = set(self.chars)
+        return [char for char in text if char not in known]
+
     def sketch(self) -> str:
         shown = self.chars if len(self.chars) <= 40 else self.chars[:37] + "…"
         return f"{len(self.chars)} characters: {shown!r}"

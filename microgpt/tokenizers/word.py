@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from operator import itemgetter
 from typing import Any, Self
 
@@ -57,6 +58,11 @@ NO_SPACE_BEFORE = frozenset(".,;:!?'\")-]}")
 NO_SPACE_AFTER = frozenset("('\"[{")
 
 
+def space(last: str, word: str) -> str:
+    """The space between two words or marks of the lossy form, or none."""
+    return "" if word in NO_SPACE_BEFORE or last in NO_SPACE_AFTER else " "
+
+
 class Word(Base):
     """A word tokenizer; ids are indices into `words`, BOS is the last."""
 
@@ -74,8 +80,7 @@ class Word(Base):
         self._ids = {word: i for i, word in enumerate(words)}
 
     def _space(self, last: int, token: int) -> bytes:
-        joined = self.words[token] in NO_SPACE_BEFORE or self.words[last] in NO_SPACE_AFTER
-        return b"" if joined else b" "
+        return space(self.words[last], self.words[token]).encode()
 
     @classmethod
     def train(cls, kind: str, texts: Iterable[str], special: Sequence[str], vocab_size: Size, merges: Size) -> Self:
@@ -118,6 +123,15 @@ class Word(Base):
             if found[0] not in self._ids:
                 raise self.unknown(found[0], found.start() + 1)
         return np.array([self._ids[word] for word in words], np.int32)
+
+    def normalize(self, text: str) -> str:
+        if not self.lossy:
+            return text
+        words = self._find.findall(text)
+        return "".join([*words[:1], *(space(last, word) + word for last, word in pairwise(words))])
+
+    def unknown_parts(self, text: str) -> list[str]:
+        return [word for word in self._find.findall(text) if word not in self._ids]
 
     def sketch(self) -> str:
         return f"{len(self.words):,} words"

@@ -91,7 +91,7 @@ def test_held_out_targets_come_once(tmp_path: Path, packing: str, block_size: in
     got = [token for feed in feeds for token, scored in zip(feed.tokens, feed.scored, strict=True) if scored]
     assert got == expected
     assert all(len(row) <= block_size + 1 for feed in feeds for row in rows(feed))
-    assert found.held_out_bytes == sum(map(len, held))
+    assert found.held_out_size.bytes == sum(map(len, held))
 
 
 def test_nothing_held_out_is_trained_on(tmp_path: Path) -> None:

@@ -250,6 +250,7 @@ def test_characters_that_the_tokenizer_does_not_know(
         said = capsys.readouterr()
         assert ("left out (--unk): 1" in said.err) == ("--unk" in words)
         found = json.loads(said.out)
+        assert (found["unknown_bytes"], found["left_out"]) == ((3, True) if "--unk" in words else (0, False))
         figures.append([found[key] for key in ("loss", "bits_per_byte", "bytes", "tokens")])
     assert figures[0] == figures[1]
     train(config(text, {"unk": True}, engine="manual"), tmp_path / "unk")
@@ -257,6 +258,24 @@ def test_characters_that_the_tokenizer_does_not_know(
         assert main(["eval", str(tmp_path / "unk"), *flags, str(other), *more]) == 0
         found = json.loads(capsys.readouterr().out)
         assert (found["tokens"], found["bytes"], found["note"]) == (figures[0][3] + 1, figures[0][2] + 3, None)
+        assert (found["unknown_bytes"], found["left_out"]) == (3, False)
+
+
+def test_unknown_words_are_charged(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bits per byte of random letters are at least their entropy, whatever the model makes of <unk>."""
+    train(config(text, {"tokenizer": "word", "unk": True}, engine="manual"), tmp_path / "run")
+    other, rng = tmp_path / "other.txt", Random(3)
+    other.write_text("\n".join("".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=30)) for _ in range(50)))
+    command = ["eval", str(tmp_path / "run"), "--engine", "manual", "--samples", "0", "--data", str(other)]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bits_per_byte"] > math.log2(26)
+    bits = found["loss"] * found["tokens"] / math.log(2) + 8 * 50 * 31
+    assert found["bits_per_byte"] == pytest.approx(bits / 1500)
+    assert found["nats_per_character"] == pytest.approx(bits * math.log(2) / 1500)
+    assert (found["unknown_bytes"], found["unknown_share"], found["left_out"]) == (1500, 1.0, False)
+    assert main(command) == 0
+    assert "100.0% of the bytes, spelled at 8 bits per byte" in capsys.readouterr().out
 
 
 def test_unknown_characters_of_conversations(
