@@ -55,5 +55,5 @@ clean:
 	touch $@
 
 .venv/full: .venv/core
-	$(PIP) -e '.[dev,data,scrape,export,bench]'
+	$(PIP) -e '.[dev,data,scrape,export,serve,bench]'
 	touch $@

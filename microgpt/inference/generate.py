@@ -36,17 +36,21 @@ def generate_tokens(
     fresh = np.array(seen, dtype=np.int32)
     while len(seen) <= max_length:
         logits, cache = engine.logits(state, fresh, cache)
-        last = logits[-1]
-        masked = list(never) if allow_empty or len(seen) > len(prompt) else [*never, stop]
-        if masked:
-            last = last.copy()
-            last[masked] = -np.inf
+        last = without(logits[-1], never if allow_empty or len(seen) > len(prompt) else [*never, stop])
         token = draw(probabilities(last, sampling, seen), rng)
         if token == stop:
             return
         yield token
         seen.append(token)
         fresh = np.array([token], dtype=np.int32)
+
+
+def without(logits: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
+    """The logits (V,) with which none of the tokens is drawn: a copy where there are some."""
+    if tokens:
+        logits = logits.copy()
+        logits[list(tokens)] = -np.inf
+    return logits
 
 
 MAX_TEMPERATURE = 1e6  # above it, and below its inverse, the fast path could overflow
@@ -185,19 +189,39 @@ def decode_stream(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
 
 def stop_at(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     """The text of `pieces` up to the first of `stops`; a possible beginning of one is held back."""
-    held = ""
+    text = UntilStop(stops)
     for piece in pieces:
-        held += piece
-        ends = [at for at in (held.find(stop) for stop in stops) if at >= 0]
-        if ends:
-            yield held[: min(ends)]
+        if released := text.feed(piece):
+            yield released
+        if text.stopped:
             return
-        safe = len(held) - max((_overlap(held, stop) for stop in stops), default=0)
-        if safe:
-            yield held[:safe]
-        held = held[safe:]
-    if held:
-        yield held
+    if rest := text.end():
+        yield rest
+
+
+class UntilStop:
+    """A text in pieces, up to the first of `stops`; a possible beginning of one is held back."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops, self._held = stops, ""
+        self.stopped = False  # whether one of them came
+
+    def feed(self, piece: str) -> str:
+        """The text that can be released after another piece."""
+        if not self._stops:
+            return piece
+        held = self._held + piece
+        ends = [at for at in (held.find(stop) for stop in self._stops) if at >= 0]
+        if ends:
+            self.stopped, self._held = True, ""
+            return held[: min(ends)]
+        safe = len(held) - max(_overlap(held, stop) for stop in self._stops)
+        self._held = held[safe:]
+        return held[:safe]
+
+    def end(self) -> str:
+        """The text that was held back."""
+        return self._held
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -147,10 +147,8 @@ class LanguageModel:
 
         Tokens of `never` are never drawn; without `allow_empty`, neither is the stop token as the first.
         """
-        max_length, stop = (
-            self._max_length(prompt, max_tokens),
-            self.tokenizer.bos if stop_token is None else stop_token,
-        )
+        max_length = self.max_length(prompt, max_tokens)
+        stop = self.tokenizer.bos if stop_token is None else stop_token
         drawn = generate_tokens(
             self.engine, self.state, prompt, max_length, sampling, rng, stop, never=never, allow_empty=allow_empty
         )
@@ -189,11 +187,11 @@ class LanguageModel:
             return (self._endless(prompt, sampling, rng, max_tokens, max_chars, keep, stops) for _ in range(n))
         if n == 1 or live or stops:
             return (self.stream(prompt, sampling, rng, max_tokens=max_tokens, stops=stops) for _ in range(n))
-        max_length, bos = self._max_length(prompt, max_tokens), self.tokenizer.bos
+        max_length, bos = self.max_length(prompt, max_tokens), self.tokenizer.bos
         drawn = generate_many(self.engine, self.state, prompt, n, max_length, sampling, rng, bos)
         return (decode_stream(self.tokenizer, each) for each in drawn)
 
-    def _max_length(self, prompt: Sequence[int], max_tokens: int | None) -> int:
+    def max_length(self, prompt: Sequence[int], max_tokens: int | None) -> int:
         """Positions that a text may use, prompt included."""
         block = self.config.model.block_size
         return block if max_tokens is None else min(block, len(prompt) + max_tokens - 1)

@@ -1,0 +1,108 @@
+"""microgpt serve"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from microgpt.commands import Switch
+from microgpt.commands.flags import EngineFlags, Flags, require
+from microgpt.errors import MachineError, UsageError, install
+
+
+def serve(
+    run: Path | None = None,
+    *,
+    model: Annotated[list[str] | None, Parameter(negative="")] = None,
+    max_models: int = 4,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    api_key_file: Path | None = None,
+    api_key: str | None = None,
+    allow_origin: Annotated[list[str] | None, Parameter(negative="")] = None,
+    max_streams: int = 64,
+    queue: int = 256,
+    insecure: Switch = False,
+    engine: Annotated[EngineFlags, Flags] = EngineFlags(),
+) -> None:
+    """Serve models over HTTP: muchq's routes and OpenAI's.
+
+    Parameters
+    ----------
+    run
+        A run, checkpoint or exported folder: the default model (else the environment's MODEL_DIR).
+    model
+        Serve another model as NAME=RUN; may be given several times.
+    max_models
+        Models held in memory; the least recently used one is dropped for another.
+    host
+        Address to listen on.
+    port
+        Port to listen on; 0 takes a free one (default: the environment's PORT, else 8080).
+    api_key_file
+        File with the key that clients must send (default: the environment's MICROGPT_API_KEY).
+    api_key
+        The key itself; other users of this machine can see it.
+    allow_origin
+        Origin of web pages that may use the service; may be given several times.
+    max_streams
+        Replies generated at a time.
+    queue
+        Requests that wait for their turn; further ones are refused.
+    insecure
+        Listen on an address that other machines reach, without a key.
+    """
+    for flag, value, most in (
+        ("--max-models", max_models, 1024),
+        ("--max-streams", max_streams, 4096),
+        ("--queue", queue, 65536),
+    ):
+        require(flag, value, flag != "--queue", most)
+    chosen = _port(port)
+    models = _models(run, model or [])
+    try:
+        from microgpt.serve import server
+    except ModuleNotFoundError as error:
+        raise MachineError(f"microgpt serve needs {error.name}, which is not installed; {install('serve')}") from None
+    settings = server.Settings(
+        models=models,
+        host=host,
+        port=chosen,
+        max_streams=max_streams,
+        queue=queue,
+        max_models=max_models,
+        engine=vars(engine),
+    )
+    server.run(settings, lambda where: print(f"listening on {where}", flush=True))
+
+
+def _port(given: int | None) -> int:
+    """The port of the flag, else of the environment, else 8080. Raises UsageError."""
+    text, flag = (os.environ.get("PORT") or "8080", "PORT") if given is None else (str(given), "--port")
+    try:
+        port = int(text)
+    except ValueError:
+        raise UsageError(f"{flag}: must be a number, got {text!r}") from None
+    require(flag, port, 0, 65535)
+    return port
+
+
+def _models(run: Path | None, named: list[str]) -> dict[str, Path]:
+    """The folders of the models by name, the default one first. Raises UsageError."""
+    models: dict[str, Path] = {}
+    default = run or (Path(os.environ["MODEL_DIR"]) if os.environ.get("MODEL_DIR") else None)
+    if default:
+        models[default.resolve().name or "model"] = default
+    for text in named:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise UsageError(f"--model {text}: expected NAME=RUN")
+        if name in models:
+            raise UsageError(f"--model {text}: there is a model {name!r} already; choose another name")
+        models[name] = Path(path)
+    if not models:
+        raise UsageError("serve: RUN is missing; name a run or model folder")
+    return models

@@ -1,0 +1,1 @@
+"""The service: models over HTTP, with muchq's routes and OpenAI's. Needs the extra `serve`."""

@@ -1,0 +1,173 @@
+"""The application: which routes there are, and how a request becomes a call and a call an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route as StarletteRoute
+from starlette.types import Receive, Scope, Send
+
+from microgpt.serve import muchq, strict_json
+from microgpt.serve.errors import ApiError, Dialect
+from microgpt.serve.limits import most
+from microgpt.serve.routes import Call, Refusal, Route
+from microgpt.serve.service import Service
+
+log = logging.getLogger(__name__)
+
+
+def routes() -> list[Route]:
+    """Every route of the service."""
+    return [*OWN, *muchq.ROUTES]
+
+
+def application(service: Service) -> Starlette:
+    """The ASGI application of a service."""
+    table = [StarletteRoute(route.path, Endpoint(service, route), methods=[route.method]) for route in routes()]
+    app = Starlette(routes=table, exception_handlers={HTTPException: _http_error})
+    app.router.redirect_slashes = False
+    return app
+
+
+class Endpoint:
+    """A route as an ASGI application: reads the body, calls the handler, and cancels it when the client leaves."""
+
+    def __init__(self, service: Service, route: Route) -> None:
+        self._service, self._route = service, route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        watcher = None
+        try:
+            try:
+                body = await self._body(request) if self._route.body else None
+                if self._route.body:  # the others are done before their client could leave
+                    watcher = asyncio.create_task(_cancel_on_disconnect(receive, asyncio.current_task()))
+                response = await self._answer(request, body)
+            except ApiError as error:
+                response = refused(self._route.dialect, error)
+            await response(scope, receive, send)
+        except ClientDisconnect:
+            pass
+        except asyncio.CancelledError:
+            if not (watcher and watcher.done()):
+                raise  # the server is ending
+        finally:
+            if watcher:
+                watcher.cancel()
+
+    async def _answer(self, request: Request, body: BaseModel | None) -> Response:
+        client = request.client.host if request.client else ""
+        try:
+            answer = await self._route.handler(Call(self._service, request, body, client))
+        except ApiError:
+            raise
+        except Exception:
+            number = secrets.token_hex(4)
+            log.exception("error %s at %s", number, self._route.path)
+            raise ApiError(500, f"internal error {number}; the server's log says more") from None
+        if isinstance(answer, BaseModel):
+            return Response(answer.model_dump_json(), media_type="application/json")
+        return answer
+
+    async def _body(self, request: Request) -> BaseModel:
+        route = self._route
+        assert route.body
+        media, _, _ = request.headers.get("content-type", "").partition(";")
+        if media.strip().lower() != "application/json":
+            raise ApiError(415, "expected Content-Type: application/json")
+        try:
+            value = strict_json.parse(await read(request))
+        except strict_json.JsonError as error:
+            status = 422 if route.dialect is Dialect.PLAIN and error.kind != "syntax" else 400
+            raise ApiError(status, str(error), param=error.param) from None
+        try:
+            return route.body.model_validate(value)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_context=False, include_input=False)
+            raise (route.refuse or refusal(route.dialect))(found) from None
+
+
+async def read(request: Request) -> bytes:
+    """The body, counted while it arrives. Raises ApiError for one that is too large."""
+    limit = most("body_bytes")
+    too_large = ApiError(413, f"the body is larger than {limit} bytes", headers={"connection": "close"})
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise too_large
+    return bytes(body)
+
+
+def refusal(dialect: Dialect) -> Refusal:
+    """How a dialect refuses a body of the wrong shape: the first mistake, with the field's name."""
+    status = 422 if dialect is Dialect.PLAIN else 400
+
+    def refuse(errors: list[Any]) -> ApiError:
+        first = errors[0]
+        param = ".".join(str(part) for part in first["loc"] if not (isinstance(part, str) and "[" in part))
+        return ApiError(status, f"{param or 'body'}: {first['msg']}", param=param or None)
+
+    return refuse
+
+
+def refused(dialect: Dialect, error: ApiError) -> Response:
+    """The response of an error."""
+    return JSONResponse(dialect.render(error), error.status, headers=error.headers)
+
+
+async def _cancel_on_disconnect(receive: Receive, task: asyncio.Task[Any] | None) -> None:
+    message = await receive()
+    while message["type"] != "http.disconnect":
+        message = await receive()
+    if task:
+        task.cancel()
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    """An unknown path or method, in the dialect of its path."""
+    assert isinstance(error, HTTPException)
+    dialect = Dialect.OPENAI if request.url.path.startswith("/v1/") else Dialect.PLAIN
+    what = f"{request.method} {request.url.path}"[:200]
+    sentence = {404: f"{what}: no such route", 405: f"{what}: this method is not allowed"}
+    message = sentence.get(error.status_code, str(error.detail))
+    return refused(dialect, ApiError(error.status_code, message, headers=dict(error.headers or {})))
+
+
+async def health(call: Call) -> Response:
+    """Whether a model is loaded; it waits for nothing."""
+    return PlainTextResponse("Ok") if call.service.models.ready else PlainTextResponse("loading", 503)
+
+
+async def page(call: Call) -> Response:
+    """One line, until there is a page."""
+    return HTMLResponse(
+        "<!doctype html><title>microgpt</title><p>microgpt serves here; GET /openapi.json lists its routes.\n",
+        headers={"content-security-policy": "default-src 'self'"},
+    )
+
+
+OWN = [
+    Route(
+        "GET",
+        "/health",
+        health,
+        "Whether the service is ready.",
+        public=True,
+        media="text/plain",
+        statuses={503: "loading"},
+    ),
+    Route("GET", "/", page, "The page.", media="text/html"),
+]

@@ -1,0 +1,83 @@
+"""Errors as a client sees them: a status and one sentence, in the shape of the route's dialect."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+
+class ApiError(Exception):
+    """A request that is refused. `param` names the field."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.headers = dict(headers or {})
+
+
+class Overloaded(ApiError):
+    """All streams run and the queue is full, or the server is ending."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(503, message, code="overloaded", headers={"retry-after": str(retry_after)})
+
+
+class Closing(Overloaded):
+    """The server is ending. A reply under way may end with this, too."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down; try again", 5)
+
+
+class PlainError(BaseModel):
+    """An error of muchq's routes, and of those that belong to no dialect."""
+
+    error: str
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong with a request."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class DetailedError(BaseModel):
+    """An error of OpenAI's routes."""
+
+    error: ErrorDetail
+
+
+class Dialect(enum.Enum):
+    """Whose shape of errors a route answers with."""
+
+    PLAIN = PlainError
+    OPENAI = DetailedError
+
+    def render(self, error: ApiError) -> dict[str, Any]:
+        """The body of an error."""
+        if self is Dialect.PLAIN:
+            return PlainError(error=error.message).model_dump()
+        detail = ErrorDetail(message=error.message, type=_type(error.status), param=error.param, code=error.code)
+        return DetailedError(error=detail).model_dump()
+
+
+def _type(status: int) -> str:
+    if status == 401:
+        return "authentication_error"
+    if status == 403:
+        return "permission_error"
+    return "invalid_request_error" if status < 500 else "server_error"

@@ -1,0 +1,91 @@
+"""The limits of a request, in one table: the schema, docs/serve.md and the tests are made from it.
+
+Everything a client sends is bounded before any work is done for it. A type such as `Temperature` is a limit of this
+table in the form that pydantic checks; strict types take no `"1"` and no `true` for a number.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
+
+MIB = 2**20
+
+
+class Limit(NamedTuple):
+    """The least and the most that a value may be, both allowed."""
+
+    least: float
+    most: float
+    meaning: str
+
+
+LIMITS = {
+    # of a request as a whole
+    "body_bytes": Limit(1, 4 * MIB, "bytes of a request's body, also if it comes in chunks"),
+    "head_bytes": Limit(0, 64 * 1024, "bytes of a request's line and headers"),
+    "head_lines": Limit(0, 100, "headers of a request"),
+    "head_seconds": Limit(0, 10, "seconds in which a request's line and headers arrive"),
+    "body_seconds": Limit(0, 10, "seconds in which a request's body arrives"),
+    "write_seconds": Limit(0, 10, "seconds in which a client reads what fills the connection's buffers"),
+    "idle_seconds": Limit(0, 30, "seconds that a connection stays open between two requests"),
+    "connections": Limit(0, 4096, "connections at a time"),
+    "json_depth": Limit(0, 64, "nesting of arrays and objects in JSON"),
+    "json_integer": Limit(-(2**63), 2**64 - 1, "an integer in JSON"),
+    # of its fields
+    "prompts": Limit(1, 64, "prompts of a completion"),
+    "messages": Limit(1, 4096, "messages of a chat"),
+    "parts": Limit(1, 4096, "parts of a message's content"),
+    "n": Limit(1, 128, "choices per prompt"),
+    "choices": Limit(1, 2048, "choices of all prompts together"),
+    "num_samples": Limit(1, 50, "samples of /microgpt/v1/generate; more are cut to it"),
+    "max_tokens": Limit(0, 2**63 - 1, "new tokens of a choice; the context ends it before"),
+    "seed": Limit(0, 2**64 - 1, "the seed of the first choice; the next ones count on from it"),
+    "temperature": Limit(0, 1e6, "the temperature; 0 takes the likeliest token"),
+    "top_k": Limit(0, 2**31 - 1, "tokens to draw from; 0 is off"),
+    "top_p": Limit(0, 1, "the probability that the tokens to draw from hold; 1 is off"),
+    "min_p": Limit(0, 1, "the least probability of a token relative to the likeliest; 0 is off"),
+    "repetition_penalty": Limit(1e-6, 1e6, "the penalty of tokens that occurred; 1 is off"),
+    "presence_penalty": Limit(-2, 2, "taken from the logits of tokens that were drawn; 0 is off"),
+    "frequency_penalty": Limit(-2, 2, "taken from a token's logit for each time it was drawn; 0 is off"),
+    "logit_bias": Limit(-100, 100, "added to a token's logit"),
+    "logit_biases": Limit(0, 4096, "tokens with a bias"),
+    "logprobs": Limit(0, 20, "alternatives per token"),
+    "stops": Limit(1, 4, "texts that end a choice"),
+    "stop_chars": Limit(1, 4096, "characters of a stop"),
+    "name_chars": Limit(1, 256, "characters of a model's name"),
+}
+
+
+def most(name: str) -> int:
+    """The upper limit of a whole number."""
+    return int(LIMITS[name].most)
+
+
+def within(name: str) -> Any:
+    """The limit as a strict field of pydantic, for numbers."""
+    limit = LIMITS[name]
+    return Field(ge=limit.least, le=limit.most, strict=True, allow_inf_nan=False, description=limit.meaning)
+
+
+def length(name: str) -> Any:
+    """The limit as a field of pydantic, for the length of a text or list."""
+    limit = LIMITS[name]
+    return Field(min_length=int(limit.least), max_length=int(limit.most), strict=True, description=limit.meaning)
+
+
+Choices = Annotated[int, within("n")]
+MaxTokens = Annotated[int, within("max_tokens")]
+Seed = Annotated[int, within("seed")]
+Temperature = Annotated[float, within("temperature")]
+TopK = Annotated[int, within("top_k")]
+TopP = Annotated[float, within("top_p")]
+MinP = Annotated[float, within("min_p")]
+RepetitionPenalty = Annotated[float, within("repetition_penalty")]
+PresencePenalty = Annotated[float, within("presence_penalty")]
+FrequencyPenalty = Annotated[float, within("frequency_penalty")]
+Bias = Annotated[float, within("logit_bias")]
+Logprobs = Annotated[int, within("logprobs")]
+Stop = Annotated[str, length("stop_chars")]
+Name = Annotated[str, length("name_chars")]

@@ -1,0 +1,138 @@
+"""muchq's routes: the service whose clients work here unchanged.
+
+Bodies, defaults, limits and words are those of muchq's microgpt-serve; unknown fields are ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from microgpt.data import chat_template
+from microgpt.data.conversations import ROLES, Message
+from microgpt.errors import DataError
+from microgpt.inference.sampling import Sampling
+from microgpt.serve.errors import ApiError
+from microgpt.serve.generation import Generation, Scored, seed_of
+from microgpt.serve.limits import LIMITS, most
+from microgpt.serve.models import ServedModel
+from microgpt.serve.routes import Call, Route
+
+Unsigned = Annotated[int, Field(ge=0, le=2**64 - 1, strict=True)]
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class Body(BaseModel):
+    """The fields that both routes have."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    temperature: Real = 0.5
+    seed: Unsigned = 42
+    max_tokens: Unsigned | None = None
+
+
+class GenerateBody(Body):
+    """A body of /microgpt/v1/generate."""
+
+    num_samples: Unsigned = 1
+
+
+class Samples(BaseModel):
+    """Generated texts."""
+
+    samples: list[str]
+
+
+class ChatMessage(BaseModel):
+    """One turn."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    role: str
+    content: str
+
+
+class ChatBody(Body):
+    """A body of /microgpt/v1/chat."""
+
+    messages: list[ChatMessage]
+
+
+class Answer(BaseModel):
+    """The answer to a chat."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    tokens_dropped: int
+
+
+async def generate(call: Call) -> Samples:
+    """Texts from their beginning."""
+    body: GenerateBody = call.body
+    _check(body)
+    if body.num_samples < 1:
+        raise ApiError(400, "num_samples must be >= 1")
+    served = await call.service.models.get()
+    requests = [
+        Generation([served.model.tokenizer.bos], Sampling(body.temperature), seed_of(body.seed, i), body.max_tokens)
+        for i in range(min(body.num_samples, most("num_samples")))
+    ]
+    return Samples(samples=await _texts(served, requests, call.client))
+
+
+async def chat(call: Call) -> Answer:
+    """The answer to messages."""
+    body: ChatBody = call.body
+    _check(body)
+    if not body.messages:
+        raise ApiError(400, "messages must not be empty")
+    for i, message in enumerate(body.messages):
+        if message.role not in ROLES:
+            raise ApiError(400, f'messages[{i}]: unknown role "{message.role[:40]}"')
+        if not message.content.strip():
+            raise ApiError(400, f"messages[{i}]: content must not be empty")
+    served = await call.service.models.get()
+    model = served.chat
+    if not model:
+        raise ApiError(400, "model was not trained with chat tokens")
+    messages = [Message(message.role, message.content) for message in body.messages]  # type: ignore[arg-type]
+    try:
+        prompt = chat_template.prompt(messages, model.tokenizer, model.config.model.block_size)
+    except DataError as error:
+        raise ApiError(400, str(error)) from None
+    request = Generation(
+        prompt.tokens,
+        Sampling(body.temperature),
+        body.seed,
+        body.max_tokens,
+        chat_template.end_turn(model.tokenizer),
+        chat_template.never_sampled(model.tokenizer),
+        allow_empty=False,
+    )
+    (content,) = await _texts(served, [request], call.client)
+    return Answer(content=content, tokens_dropped=prompt.dropped)
+
+
+async def _texts(served: ServedModel, requests: list[Generation], client: str) -> list[str]:
+    texts: list[list[str]] = [[] for _ in requests]
+    async with await served.submit(requests, client) as reply:
+        async for number, event in reply:
+            if not isinstance(event, Scored):
+                texts[number].append(event.text)
+    return ["".join(pieces) for pieces in texts]
+
+
+def _check(body: Body) -> None:
+    limit = LIMITS["temperature"].most
+    if body.temperature < 0:
+        raise ApiError(400, f"temperature must be >= 0, got {body.temperature:g}")
+    if body.temperature > limit:
+        raise ApiError(400, f"temperature must be <= {limit:g}, got {body.temperature:g}")
+    if body.max_tokens == 0:
+        raise ApiError(400, "max_tokens must be >= 1 when specified")
+
+
+ROUTES = [
+    Route("POST", "/microgpt/v1/generate", generate, "Texts from their beginning.", body=GenerateBody, answer=Samples),
+    Route("POST", "/microgpt/v1/chat", chat, "The answer to messages.", body=ChatBody, answer=Answer),
+]

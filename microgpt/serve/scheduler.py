@@ -1,0 +1,301 @@
+"""Continuous batching: a worker thread per model steps all its texts side by side, and texts come and go at any step.
+
+The event loop submits replies, each of one or several texts, and reads their events. The worker alone touches the
+engine: it gives texts their slots, computes long prompts in pieces between the steps of the others, and lets go of a
+reply within one step of its client's leaving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from microgpt.inference.language_model import LanguageModel
+from microgpt.serve.generation import Event, Finished, Generation, Scored
+from microgpt.serve.sequence import Sequence as Text
+from microgpt.serve.sequence import score_prompt
+
+PIECE = 64  # tokens of a prompt per call of the engine
+PREFILL_SECONDS = 0.02  # of a round, after which the texts that are being generated take their step
+MOST_SIDE_TEXTS = 32  # slots for the second, third, … texts of replies, beside one slot per reply
+
+
+class Slots(Protocol):
+    """An engine's sequences side by side, see microgpt.inference.slots."""
+
+    def admit(self, tokens: Sequence[int]) -> int:
+        """A slot for a text that begins with these tokens."""
+
+    def prefill(self, slot: int, limit: int) -> np.ndarray | None:
+        """Compute up to `limit` of the slot's tokens; after the last one the logits (V,), before None."""
+
+    def step(self, slots: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+        """The logits (n, V) after one more token in each of n slots."""
+
+    def release(self, slot: int) -> None:
+        """Free a slot."""
+
+
+class Reply:
+    """The events of one or several texts, as pairs of the text's number and the event, until all have finished.
+
+    Close it when nobody reads on (`async with` does): the worker then stops within one step.
+    """
+
+    def __init__(self, requests: Sequence[Generation], on_close: Callable[[], None]) -> None:
+        self.requests = list(requests)
+        self.closed = False
+        self._on_close = on_close
+        self._left = len(self.requests)
+        self._events: deque[tuple[int, Event] | BaseException] = deque()
+        self._arrived = asyncio.Event()
+
+    async def __aenter__(self) -> Reply:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def __aiter__(self) -> Reply:
+        return self
+
+    async def __anext__(self) -> tuple[int, Event]:
+        while not self._events:
+            if not self._left:
+                self.close()
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        event = self._events.popleft()
+        if isinstance(event, BaseException):
+            self.close()
+            raise event
+        self._left -= isinstance(event[1], Finished)
+        return event
+
+    def close(self) -> None:
+        """Stop the texts that are still being generated."""
+        if not self.closed:
+            self.closed = True
+            self._on_close()
+
+    def put(self, events: Sequence[tuple[int, Event] | BaseException]) -> None:
+        """Called on the event loop by the worker."""
+        self._events.extend(events)
+        self._arrived.set()
+
+
+class _Running:
+    """A text of a reply on its slot."""
+
+    def __init__(self, reply: Reply, number: int, text: Text, slot: int) -> None:
+        self.reply, self.number, self.text, self.slot = reply, number, text, slot
+        self.scoring: Iterator[list[Scored]] | None = None  # of the prompt, with echo
+
+
+class _Waiting:
+    """A reply with texts that have no slot yet."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply, self.begun = reply, 0
+
+    @property
+    def left(self) -> int:
+        """Texts that have not begun."""
+        return len(self.reply.requests) - self.begun
+
+
+class Scheduler:
+    """A model's worker thread. Submit, wake and end are called on the event loop."""
+
+    def __init__(self, model: LanguageModel, open_slots: Callable[..., Slots], max_streams: int) -> None:
+        self._model = model
+        self._most_side = min(MOST_SIDE_TEXTS, max_streams)
+        self._free = max_streams + self._most_side
+        self._slots = open_slots(model.engine, model.state, self._free)
+        self._loop = asyncio.get_running_loop()
+        self._news = threading.Condition()
+        self._arrived: list[Reply] = []
+        self._ending = False
+        self._waiting: list[_Waiting] = []
+        self._prefilling: deque[_Running] = deque()
+        self._decoding: list[_Running] = []
+        self._outbox: dict[Reply, list[tuple[int, Event] | BaseException]] = {}
+        self._alive = False  # whether the thread runs
+
+    def submit(self, reply: Reply) -> None:
+        """Generate a reply's texts. A thread that has ended is started again: a reply may have waited for its turn."""
+        with self._news:
+            self._arrived.append(reply)
+            self._news.notify()
+            if not self._alive:
+                self._alive = True
+                name = f"model {self._model.path.name}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def wake(self) -> None:
+        """Look at the replies: one was closed."""
+        with self._news:
+            self._news.notify()
+
+    def end(self) -> None:
+        """End the thread when the replies under way have ended."""
+        with self._news:
+            self._ending = True
+            self._news.notify()
+
+    # All that follows runs on the worker thread.
+
+    def _work(self) -> None:
+        while True:
+            with self._news:
+                while not (self._arrived or self._waiting or self._prefilling or self._decoding):
+                    if self._ending:
+                        self._alive = False
+                        return
+                    self._news.wait()
+                arrived, self._arrived = self._arrived, []
+            self._waiting += map(_Waiting, arrived)
+            try:
+                self._let_go()
+                self._assign()
+                self._prefill()
+                self._step()
+            except Exception as error:  # of the engine, such as a lack of memory: everybody under way hears of it
+                self._fail(error)
+            self._deliver()
+
+    def _let_go(self) -> None:
+        """Free the slots of replies that were closed."""
+        self._waiting = [waiting for waiting in self._waiting if not waiting.reply.closed]
+        for running in [*self._prefilling, *self._decoding]:
+            if running.reply.closed:
+                self._release(running)
+        self._prefilling = deque(running for running in self._prefilling if not running.reply.closed)
+        self._decoding = [running for running in self._decoding if not running.reply.closed]
+
+    def _assign(self) -> None:
+        """Begin texts: the first of every reply, and further ones, the replies in turn, on the side slots."""
+        if not self._waiting:
+            return
+        side = sum(running.number > 0 for running in [*self._prefilling, *self._decoding])
+        in_turn, kept = deque(self._waiting), []
+        while in_turn and self._free:
+            waiting = in_turn.popleft()
+            if waiting.begun and side >= self._most_side:
+                kept.append(waiting)
+                continue
+            side += waiting.begun > 0
+            self._begin(waiting.reply, waiting.begun)
+            waiting.begun += 1
+            if waiting.left:
+                in_turn.append(waiting)
+        self._waiting = [*kept, *in_turn]
+
+    def _begin(self, reply: Reply, number: int) -> None:
+        request = reply.requests[number]
+        running = _Running(reply, number, Text(request, self._model), self._slots.admit(request.prompt))
+        self._free -= 1
+        if request.echo:
+            running.scoring = self._score(request)
+        self._prefilling.append(running)
+
+    def _score(self, request: Generation) -> Iterator[list[Scored]]:
+        """The scores of the prompt's tokens, piece by piece, as `LanguageModel` would compute them."""
+        tokens, n, cache = np.array(request.prompt, dtype=np.int32), request.logprobs or 0, None
+        if len(tokens) > 1:
+            yield [Scored(int(tokens[1]), None, [])]
+        for start in range(0, len(tokens) - 1, PIECE):
+            piece = tokens[start : min(start + PIECE, len(tokens) - 1)]
+            logits, cache = self._model.engine.logits(self._model.state, piece, cache)
+            following = tokens[start + 1 : start + 1 + len(piece)]
+            found = score_prompt(logits, following.tolist(), n)
+            yield found[1:] if start == 0 else found
+
+    def _prefill(self) -> None:
+        """Compute prompts, a piece of each in turn, for a limited time."""
+        deadline = time.monotonic() + PREFILL_SECONDS
+        while self._prefilling:
+            running = self._prefilling.popleft()
+            if not self._piece(running):
+                self._prefilling.append(running)
+            if time.monotonic() > deadline:
+                return
+
+    def _piece(self, running: _Running) -> bool:
+        """Compute a piece of a prompt; whether it was the last one."""
+        if running.scoring:
+            scores = next(running.scoring, None)
+            if scores is not None:
+                self._put(running, scores)
+                return False
+            running.scoring = None
+        if not running.text.wants_logits:
+            self._put(running, [running.text.finish("length")])
+            self._release(running)
+            return True
+        logits = self._slots.prefill(running.slot, PIECE)
+        if logits is None:
+            return False
+        if self._draw(running, logits):
+            self._decoding.append(running)
+        return True
+
+    def _step(self) -> None:
+        """One token for every text that is being generated."""
+        if self._decoding:
+            slots = [running.slot for running in self._decoding]
+            tokens = [running.text.seen[-1] for running in self._decoding]
+            rows = self._slots.step(slots, tokens)
+            self._decoding = [
+                running for running, row in zip(self._decoding, rows, strict=True) if self._draw(running, row)
+            ]
+
+    def _draw(self, running: _Running, logits: np.ndarray) -> bool:
+        """Draw a text's next token; whether there is more to come."""
+        try:
+            self._put(running, running.text.advance(logits))
+        except Exception as error:  # of this text alone, such as its constraint's
+            running.text.finished = True
+            self._outbox.setdefault(running.reply, []).append(error)
+        if running.text.finished:
+            self._release(running)
+        return not running.text.finished
+
+    def _put(self, running: _Running, events: Sequence[Event]) -> None:
+        self._outbox.setdefault(running.reply, []).extend((running.number, event) for event in events)
+
+    def _release(self, running: _Running) -> None:
+        self._slots.release(running.slot)
+        self._free += 1
+
+    def _fail(self, error: Exception) -> None:
+        """Give up everything under way."""
+        running = [*self._prefilling, *self._decoding]
+        replies = {one.reply for one in running} | {one.reply for one in self._waiting}
+        self._prefilling.clear()
+        self._decoding, self._waiting = [], []
+        for one in running:
+            if not one.text.finished:
+                self._release(one)
+        for reply in replies:
+            self._outbox.setdefault(reply, []).append(error)
+
+    def _deliver(self) -> None:
+        """Hand the events over to the event loop, all in one call."""
+        if self._outbox:
+            outbox, self._outbox = self._outbox, {}
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(_hand_over, outbox)
+
+
+def _hand_over(outbox: dict[Reply, list[tuple[int, Event] | BaseException]]) -> None:
+    for reply, events in outbox.items():
+        reply.put(events)

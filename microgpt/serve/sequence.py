@@ -1,0 +1,101 @@
+"""One text under way: logits in, a token and its events out, by the same draws as the terminal's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence as Tokens
+from random import Random
+
+import numpy as np
+
+from microgpt.inference.generate import UntilStop, without
+from microgpt.inference.language_model import LanguageModel
+from microgpt.inference.sampling import draw, probabilities
+from microgpt.serve.generation import Event, Finished, FinishReason, Generation, Scored, Token
+
+
+class Sequence:
+    """The state of a Generation: its tokens, its generator, its decoder. `finished` once its last event is out."""
+
+    def __init__(self, request: Generation, model: LanguageModel) -> None:
+        self.request = request
+        self.seen = list(request.prompt)
+        self.finished = False
+        self._n_prompt = len(self.seen)
+        self._max_length = model.max_length(self.seen, request.max_tokens)
+        self._stop = model.tokenizer.bos if request.stop_token is None else request.stop_token
+        self._rng = Random(request.seed)
+        self._decoder = model.tokenizer.stream()
+        self._text = UntilStop(request.stops)
+        self._drawn: Counter[int] = Counter()
+
+    @property
+    def wants_logits(self) -> bool:
+        """Whether a token is to be drawn; not so for max_tokens 0."""
+        return not self.finished and len(self.seen) <= self._max_length
+
+    def advance(self, logits: np.ndarray) -> list[Event]:
+        """Draw the next token from the logits (V,) after those seen; its events, and at the end Finished."""
+        request = self.request
+        first = len(self.seen) == self._n_prompt
+        row = without(
+            self._shifted(logits), [*request.never, self._stop] if first and not request.allow_empty else request.never
+        )
+        if request.mask:
+            allowed = request.mask.allowed()
+            if not allowed.any():
+                return [self.finish("stop")]
+            row = np.where(allowed, row, -np.inf)
+        token = draw(probabilities(row, request.sampling, self.seen), self._rng)
+        if token == self._stop:
+            return [self.finish("stop")]
+        if request.mask:
+            request.mask.accept(token)
+        self.seen.append(token)
+        self._drawn[token] += 1
+        text = self._text.feed(self._decoder.feed([token]))
+        if request.logprobs is None:
+            events: list[Event] = [Token(token, text)]
+        else:
+            events = [Token(token, text, *scored(logits, token, request.logprobs))]
+        if self._text.stopped:
+            events.append(self.finish("stop"))
+        elif len(self.seen) > self._max_length:
+            events.append(self.finish("length"))
+        return events
+
+    def finish(self, reason: FinishReason) -> Finished:
+        """The last event."""
+        self.finished = True
+        rest = ""
+        if not self._text.stopped:
+            rest = self._text.feed(self._decoder.end())
+            if not self._text.stopped:
+                rest += self._text.end()
+        return Finished(reason, rest, self._n_prompt, len(self.seen) - self._n_prompt)
+
+    def _shifted(self, logits: np.ndarray) -> np.ndarray:
+        """The logits with bias and penalties, in float64; the same array where there are none."""
+        request = self.request
+        if not (request.logit_bias or request.presence_penalty or request.frequency_penalty):
+            return logits
+        shifted = logits.astype(np.float64)
+        for token, bias in request.logit_bias.items():
+            shifted[token] += bias
+        for token, count in self._drawn.items():
+            shifted[token] -= request.presence_penalty + count * request.frequency_penalty
+        return shifted
+
+
+def scored(logits: np.ndarray, token: int, n: int) -> tuple[float, list[tuple[int, float]]]:
+    """A token's log probability under the logits (V,), and the n likeliest tokens with theirs."""
+    z = logits.astype(np.float64)
+    z -= z.max()
+    z -= np.log(np.exp(z).sum())
+    best = np.argsort(-z, kind="stable")[:n].tolist() if n else []
+    return float(z[token]), [(other, float(z[other])) for other in best]
+
+
+def score_prompt(logits: np.ndarray, tokens: Tokens[int], n: int) -> list[Scored]:
+    """The tokens that follow each of the logits (T, V)."""
+    return [Scored(int(token), *scored(row, token, n)) for row, token in zip(logits, tokens, strict=True)]

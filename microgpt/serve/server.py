@@ -1,0 +1,148 @@
+"""The process: a socket, an event loop, the models, and an end that every client hears of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from microgpt.errors import MachineError
+from microgpt.serve.admission import Admission
+from microgpt.serve.app import application
+from microgpt.serve.models import ModelError, Models
+from microgpt.serve.service import Service
+
+GRACE_SECONDS = 2.0  # in which replies under way may end by themselves after a signal
+CUT_SECONDS = 2.0  # after which connections that do not take their last event are cut
+SWITCH_SECONDS = 0.0005  # how long a worker thread holds the interpreter while the event loop waits for it
+
+
+@dataclass
+class Settings:
+    """What the command line says."""
+
+    models: dict[str, Path]
+    host: str = "127.0.0.1"
+    port: int = 8080
+    max_streams: int = 64
+    queue: int = 256
+    max_models: int = 2
+    api_key: str | None = None
+    allow_origin: list[str] = field(default_factory=list)
+    engine: dict[str, Any] = field(default_factory=dict)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; signals are the caller's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+        """Leave the signals alone: uvicorn would raise them again at its end."""
+        yield
+
+
+def run(settings: Settings, ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C. `ready` is called with the address when requests are answered.
+
+    Raises MachineError for an address that cannot be used, and as LanguageModel.open for the first model.
+    """
+    listener = bind(settings.host, settings.port)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    with contextlib.closing(listener), asyncio.Runner() as runner:
+        runner.run(serve(settings, listener, ready))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises MachineError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        raise MachineError(f"--host {host} --port {port}: {error.strerror or error}; choose another port") from None
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """The URL of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve(settings: Settings, listener: socket.socket, ready: Callable[[str], None]) -> None:
+    """Serve on the running loop until a signal."""
+    admission = Admission(settings.max_streams, settings.queue)
+    models = Models(
+        settings.models,
+        admission,
+        max_streams=settings.max_streams,
+        max_models=settings.max_models,
+        engine=settings.engine,
+    )
+    service = Service(models, admission)
+    config = uvicorn.Config(
+        application(service),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=int(CUT_SECONDS),
+    )
+    server = Server(config)
+    where = address(listener)
+    stop = asyncio.Event()
+    with on_signal(stop):
+        running = asyncio.create_task(server.serve([listener]))
+        try:
+            await models.get()
+            ready(where)
+            await stop.wait()
+        except ModelError as error:
+            raise error.cause from None
+        finally:
+            admission.close()
+            await end(admission, models)
+            server.should_exit = True
+            await running
+
+
+async def end(admission: Admission, models: Models) -> None:
+    """Let replies under way end, for a while by themselves."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + GRACE_SECONDS
+    while admission.active and loop.time() < deadline:
+        await asyncio.sleep(0.02)
+    models.interrupt()
+
+
+@contextlib.contextmanager
+def on_signal(stop: asyncio.Event) -> Iterator[None]:
+    """The first SIGINT or SIGTERM sets `stop`; the second ends the process at once."""
+    from microgpt.signals import restore_handlers, set_handlers
+
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        loop.call_soon_threadsafe(stop.set)
+
+    before = set_handlers(handle)
+    try:
+        yield
+    finally:
+        restore_handlers(before)
