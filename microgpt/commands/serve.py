@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from microgpt import files
 from microgpt.commands import Switch
 from microgpt.commands.flags import EngineFlags, Flags, require
 from microgpt.errors import MachineError, UsageError, install
@@ -63,10 +64,18 @@ def serve(
         require(flag, value, flag != "--queue", most)
     chosen = _port(port)
     models = _models(run, model or [])
+    key = _api_key(api_key_file, api_key)
     try:
-        from microgpt.serve import server
+        from microgpt.serve import guard, server
     except ModuleNotFoundError as error:
         raise MachineError(f"microgpt serve needs {error.name}, which is not installed; {install('serve')}") from None
+    for origin in allow_origin or []:
+        if not guard.is_origin(origin):
+            raise UsageError(f"--allow-origin {origin}: expected scheme://host or scheme://host:port")
+    if not (key or insecure or guard.is_loopback(host)):
+        raise UsageError(
+            f"--host {host}: other machines could use the service; give it a key with --api-key-file, or add --insecure"
+        )
     settings = server.Settings(
         models=models,
         host=host,
@@ -74,9 +83,29 @@ def serve(
         max_streams=max_streams,
         queue=queue,
         max_models=max_models,
+        api_key=key,
+        allow_origin=allow_origin or [],
         engine=vars(engine),
     )
     server.run(settings, lambda where: print(f"listening on {where}", flush=True))
+
+
+def _api_key(file: Path | None, given: str | None) -> str | None:
+    """The key of a file, the flag or the environment. Raises UsageError for two, or for one that no header can hold."""
+    if file is not None and given is not None:
+        raise UsageError("--api-key-file and --api-key: give one of them")
+    if file is not None:
+        with files.readable(f"--api-key-file {file}", kind=UsageError):
+            where, key = f"--api-key-file {file}", files.read_bytes(file, 4096).decode("utf-8", "replace").strip()
+    elif given is not None:
+        where, key = "--api-key", given
+    elif "MICROGPT_API_KEY" in os.environ:
+        where, key = "MICROGPT_API_KEY", os.environ["MICROGPT_API_KEY"]
+    else:
+        return None
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise UsageError(f"{where}: must be a key of printable ASCII characters without spaces")
+    return key
 
 
 def _port(given: int | None) -> int:

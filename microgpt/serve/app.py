@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -13,11 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route as StarletteRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from microgpt.serve import muchq, strict_json
-from microgpt.serve.errors import ApiError, Dialect
-from microgpt.serve.limits import most
+from microgpt.serve.errors import ApiError, Dialect, dialect_of
+from microgpt.serve.metrics import MEDIA as METRICS
+from microgpt.serve.metrics import ROUTE
 from microgpt.serve.routes import Call, Refusal, Route
 from microgpt.serve.service import Service
 
@@ -29,12 +31,12 @@ def routes() -> list[Route]:
     return [*OWN, *muchq.ROUTES]
 
 
-def application(service: Service) -> Starlette:
-    """The ASGI application of a service."""
+def application(service: Service, guarded: Callable[[ASGIApp], ASGIApp]) -> ASGIApp:
+    """The ASGI application of a service, within its guard."""
     table = [StarletteRoute(route.path, Endpoint(service, route), methods=[route.method]) for route in routes()]
     app = Starlette(routes=table, exception_handlers={HTTPException: _http_error})
     app.router.redirect_slashes = False
-    return app
+    return guarded(app)
 
 
 class Endpoint:
@@ -45,6 +47,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
+        scope[ROUTE] = self._route.path
         watcher = None
         try:
             try:
@@ -81,11 +84,13 @@ class Endpoint:
     async def _body(self, request: Request) -> BaseModel:
         route = self._route
         assert route.body
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise ApiError(415, "expected a body without Content-Encoding")
         media, _, _ = request.headers.get("content-type", "").partition(";")
         if media.strip().lower() != "application/json":
             raise ApiError(415, "expected Content-Type: application/json")
         try:
-            value = strict_json.parse(await read(request))
+            value = strict_json.parse(await request.body())
         except strict_json.JsonError as error:
             status = 422 if route.dialect is Dialect.PLAIN and error.kind != "syntax" else 400
             raise ApiError(status, str(error), param=error.param) from None
@@ -94,21 +99,6 @@ class Endpoint:
         except ValidationError as error:
             found = error.errors(include_url=False, include_context=False, include_input=False)
             raise (route.refuse or refusal(route.dialect))(found) from None
-
-
-async def read(request: Request) -> bytes:
-    """The body, counted while it arrives. Raises ApiError for one that is too large."""
-    limit = most("body_bytes")
-    too_large = ApiError(413, f"the body is larger than {limit} bytes", headers={"connection": "close"})
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise too_large
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise too_large
-    return bytes(body)
 
 
 def refusal(dialect: Dialect) -> Refusal:
@@ -139,11 +129,12 @@ async def _cancel_on_disconnect(receive: Receive, task: asyncio.Task[Any] | None
 def _http_error(request: Request, error: Exception) -> Response:
     """An unknown path or method, in the dialect of its path."""
     assert isinstance(error, HTTPException)
-    dialect = Dialect.OPENAI if request.url.path.startswith("/v1/") else Dialect.PLAIN
     what = f"{request.method} {request.url.path}"[:200]
     sentence = {404: f"{what}: no such route", 405: f"{what}: this method is not allowed"}
     message = sentence.get(error.status_code, str(error.detail))
-    return refused(dialect, ApiError(error.status_code, message, headers=dict(error.headers or {})))
+    return refused(
+        dialect_of(request.url.path), ApiError(error.status_code, message, headers=dict(error.headers or {}))
+    )
 
 
 async def health(call: Call) -> Response:
@@ -159,6 +150,16 @@ async def page(call: Call) -> Response:
     )
 
 
+async def metrics(call: Call) -> Response:
+    """Prometheus' text."""
+    return Response(call.service.metrics.text(), media_type=METRICS)
+
+
+async def openapi(call: Call) -> Response:
+    """The document of all routes."""
+    return JSONResponse(call.service.openapi)
+
+
 OWN = [
     Route(
         "GET",
@@ -170,4 +171,6 @@ OWN = [
         statuses={503: "loading"},
     ),
     Route("GET", "/", page, "The page.", media="text/html"),
+    Route("GET", "/metrics", metrics, "Counters for Prometheus.", media="text/plain"),
+    Route("GET", "/openapi.json", openapi, "This document."),
 ]

@@ -75,6 +75,11 @@ class Dialect(enum.Enum):
         return DetailedError(error=detail).model_dump()
 
 
+def dialect_of(path: str) -> Dialect:
+    """The dialect of a path, whether or not there is such a route."""
+    return Dialect.OPENAI if path.startswith("/v1/") else Dialect.PLAIN
+
+
 def _type(status: int) -> str:
     if status == 401:
         return "authentication_error"

@@ -14,6 +14,7 @@ from microgpt.inference.language_model import LanguageModel
 from microgpt.serve.admission import Admission
 from microgpt.serve.errors import ApiError, Closing
 from microgpt.serve.generation import Generation
+from microgpt.serve.metrics import Metrics
 from microgpt.serve.plain_slots import open_slots
 from microgpt.serve.scheduler import Reply, Scheduler
 
@@ -21,9 +22,11 @@ from microgpt.serve.scheduler import Reply, Scheduler
 class ServedModel:
     """A loaded model with its worker thread."""
 
-    def __init__(self, name: str, model: LanguageModel, admission: Admission, max_streams: int) -> None:
+    def __init__(
+        self, name: str, model: LanguageModel, admission: Admission, metrics: Metrics, max_streams: int
+    ) -> None:
         self.name, self.model = name, model
-        self._admission = admission
+        self._admission, self._metrics = admission, metrics
         self._scheduler = Scheduler(model, open_slots, max_streams)
         self._open: set[Reply] = set()
 
@@ -37,6 +40,7 @@ class ServedModel:
 
         `client` is whom to be fair to. Close the reply: `async with await model.submit(…) as reply: async for …`.
         """
+        asked = time.monotonic()
         await self._admission.enter(client)
         began = time.monotonic()
 
@@ -45,7 +49,12 @@ class ServedModel:
             self._scheduler.wake()
             self._admission.leave(time.monotonic() - began)
 
-        reply = Reply(requests, closed)
+        def drawn(count: int, first: bool) -> None:
+            self._metrics.tokens.inc(count)
+            if first:
+                self._metrics.first_token.observe(time.monotonic() - asked)
+
+        reply = Reply(requests, closed, drawn)
         self._open.add(reply)
         self._scheduler.submit(reply)
         return reply
@@ -67,6 +76,7 @@ class Models:
         self,
         paths: Mapping[str, Path],
         admission: Admission,
+        metrics: Metrics,
         *,
         max_streams: int,
         max_models: int,
@@ -75,7 +85,8 @@ class Models:
         self.paths = dict(paths)
         self.default = next(iter(self.paths))
         self.created = int(time.time())
-        self._admission, self._max_streams, self._max_models, self._engine = admission, max_streams, max_models, engine
+        self._admission, self._metrics, self._max_streams = admission, metrics, max_streams
+        self._max_models, self._engine = max_models, engine
         self._loaded: dict[str, ServedModel] = {}  # the least recently used first
         self._locks = {name: asyncio.Lock() for name in self.paths}
 
@@ -98,7 +109,7 @@ class Models:
             raise ModelError(f"the model {name!r} cannot be loaded", error) from error
         while len(self._loaded) >= self._max_models:
             self._loaded.pop(next(iter(self._loaded))).retire()
-        self._loaded[name] = ServedModel(name, model, self._admission, self._max_streams)
+        self._loaded[name] = ServedModel(name, model, self._admission, self._metrics, self._max_streams)
 
     @property
     def ready(self) -> bool:

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from microgpt.inference.language_model import LanguageModel
-from microgpt.serve.generation import Event, Finished, Generation, Scored
+from microgpt.serve.generation import Event, Finished, Generation, Scored, Token
 from microgpt.serve.sequence import Sequence as Text
 from microgpt.serve.sequence import score_prompt
 
@@ -49,10 +49,14 @@ class Reply:
     Close it when nobody reads on (`async with` does): the worker then stops within one step.
     """
 
-    def __init__(self, requests: Sequence[Generation], on_close: Callable[[], None]) -> None:
+    def __init__(
+        self, requests: Sequence[Generation], on_close: Callable[[], None], on_tokens: Callable[[int, bool], None]
+    ) -> None:
         self.requests = list(requests)
         self.closed = False
         self._on_close = on_close
+        self._on_tokens = on_tokens  # called with the number of tokens that were drawn, and whether they are the first
+        self._begun = False
         self._left = len(self.requests)
         self._events: deque[tuple[int, Event] | BaseException] = deque()
         self._arrived = asyncio.Event()
@@ -88,6 +92,10 @@ class Reply:
 
     def put(self, events: Sequence[tuple[int, Event] | BaseException]) -> None:
         """Called on the event loop by the worker."""
+        drawn = sum(isinstance(event, tuple) and isinstance(event[1], Token) for event in events)
+        if drawn:
+            self._on_tokens(drawn, not self._begun)
+            self._begun = True
         self._events.extend(events)
         self._arrived.set()
 

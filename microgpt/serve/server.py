@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import logging
 import signal
 import socket
 import sys
@@ -14,15 +16,24 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from microgpt.errors import MachineError
 from microgpt.serve.admission import Admission
-from microgpt.serve.app import application
+from microgpt.serve.app import application, routes
+from microgpt.serve.guard import Guard
+from microgpt.serve.limits import most
+from microgpt.serve.log import Log
+from microgpt.serve.metrics import NO_ROUTE, Metrics, Observed
 from microgpt.serve.models import ModelError, Models
+from microgpt.serve.openapi import document
+from microgpt.serve.protocol import Protocol
 from microgpt.serve.service import Service
+from microgpt.signals import restore_handlers, set_handlers
 
 GRACE_SECONDS = 2.0  # in which replies under way may end by themselves after a signal
 CUT_SECONDS = 2.0  # after which connections that do not take their last event are cut
+OTHER_FILES = 64  # open beside connections
 SWITCH_SECONDS = 0.0005  # how long a worker thread holds the interpreter while the event loop waits for it
 
 
@@ -55,10 +66,14 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
 
     Raises MachineError for an address that cannot be used, and as LanguageModel.open for the first model.
     """
+    log = Log()
+    logging.getLogger().addHandler(log)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     listener = bind(settings.host, settings.port)
     sys.setswitchinterval(SWITCH_SECONDS)
     with contextlib.closing(listener), asyncio.Runner() as runner:
-        runner.run(serve(settings, listener, ready))
+        runner.run(serve(settings, listener, log, ready))
+    log.flush()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -79,26 +94,39 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def serve(settings: Settings, listener: socket.socket, ready: Callable[[str], None]) -> None:
+async def serve(settings: Settings, listener: socket.socket, log: Log, ready: Callable[[str], None]) -> None:
     """Serve on the running loop until a signal."""
     admission = Admission(settings.max_streams, settings.queue)
+    table = routes()
+    metrics = Metrics(admission, sorted({route.path for route in table}))
     models = Models(
         settings.models,
         admission,
+        metrics,
         max_streams=settings.max_streams,
         max_models=settings.max_models,
         engine=settings.engine,
     )
-    service = Service(models, admission)
+    service = Service(models, admission, metrics, document(table, with_key=settings.api_key is not None))
+    public = [route.path for route in table if route.public]
+
+    def guarded(app: ASGIApp) -> ASGIApp:
+        guard = Guard(app, host=settings.host, origins=settings.allow_origin, api_key=settings.api_key, public=public)
+        return Observed(guard, metrics, log.line)
+
+    protocol = functools.partial(
+        Protocol, most_connections=_connections(), refused=functools.partial(metrics.count, NO_ROUTE)
+    )
     config = uvicorn.Config(
-        application(service),
-        http="httptools",
+        application(service, guarded),
+        http=protocol,  # type: ignore[arg-type]  # a class with some arguments given
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=most("idle_seconds"),
         timeout_graceful_shutdown=int(CUT_SECONDS),
     )
     server = Server(config)
@@ -119,6 +147,22 @@ async def serve(settings: Settings, listener: socket.socket, ready: Callable[[st
             await running
 
 
+def _connections() -> int:
+    """How many connections this process can hold; raises its own limit of open files as far as the system lets it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 512
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most("connections") + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return (
+        most("connections") if soft == resource.RLIM_INFINITY else min(most("connections"), max(1, soft - OTHER_FILES))
+    )
+
+
 async def end(admission: Admission, models: Models) -> None:
     """Let replies under way end, for a while by themselves."""
     loop = asyncio.get_running_loop()
@@ -131,8 +175,6 @@ async def end(admission: Admission, models: Models) -> None:
 @contextlib.contextmanager
 def on_signal(stop: asyncio.Event) -> Iterator[None]:
     """The first SIGINT or SIGTERM sets `stop`; the second ends the process at once."""
-    from microgpt.signals import restore_handlers, set_handlers
-
     loop = asyncio.get_running_loop()
 
     def handle(number: int, frame: FrameType | None) -> None:

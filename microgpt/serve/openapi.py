@@ -1,0 +1,81 @@
+"""/openapi.json, from the table of routes and the shapes that check their bodies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from microgpt import __version__
+from microgpt.serve.errors import Dialect
+from microgpt.serve.routes import Route
+
+REFERENCE = "#/components/schemas/{model}"
+ALWAYS = (400, 403, 431, 500, 503)  # statuses that every route may answer with
+WITH_BODY = (408, 413, 415)
+
+
+def document(routes: Sequence[Route], *, with_key: bool) -> dict[str, Any]:
+    """The OpenAPI document (3.1) of routes. `with_key`: they ask for an API key."""
+    inputs = {(route.body, "validation") for route in routes if route.body}
+    outputs = {(route.answer, "serialization") for route in routes if route.answer}
+    errors = {(dialect.value, "serialization") for dialect in Dialect}
+    shapes = sorted(inputs | outputs | errors, key=lambda pair: pair[0].__name__)
+    found, definitions = models_json_schema(shapes, ref_template=REFERENCE)  # type: ignore[arg-type]
+    paths: dict[str, Any] = {}
+    for route in routes:
+        operation: dict[str, Any] = {
+            "summary": route.summary,
+            "operationId": f"{route.method} {route.path}",
+            "responses": _responses(route, found, with_key),
+        }
+        if route.body:
+            content = {"application/json": {"schema": found[route.body, "validation"]}}
+            operation["requestBody"] = {"required": True, "content": content}
+        if names := re.findall(r"{(\w+)(?::\w+)?}", route.path):
+            operation["parameters"] = [
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+                for name in names
+            ]
+        if with_key and not route.public:
+            operation["security"] = [{"key": []}]
+        paths.setdefault(re.sub(r":\w+}", "}", route.path), {})[route.method.lower()] = operation
+    components: dict[str, Any] = {"schemas": definitions.get("$defs", {})}
+    if with_key:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "microgpt", "version": __version__},
+        "paths": paths,
+        "components": components,
+    }
+
+
+def _responses(route: Route, found: Any, with_key: bool) -> dict[str, Any]:
+    def content(shape: type[BaseModel]) -> dict[str, Any]:
+        return {"application/json": {"schema": found[shape, "serialization"]}}
+
+    good: dict[str, Any] = content(route.answer) if route.answer else {route.media: {"schema": _any(route.media)}}
+    if route.may_stream:
+        good["text/event-stream"] = {"schema": {"type": "string"}}
+    responses: dict[str, Any] = {"200": {"description": "OK", "content": good}}
+    errors = {*ALWAYS, *(WITH_BODY if route.body else ()), *route.statuses}
+    if route.body and route.dialect is Dialect.PLAIN:
+        errors.add(422)
+    if with_key and not route.public:
+        errors.add(401)
+    for status in sorted(errors):
+        shape = content(route.dialect.value)
+        if status in route.statuses and not route.answer and route.media == "text/plain":
+            shape |= {"text/plain": {"schema": {"type": "string"}}}
+        phrase = route.statuses.get(status) or (HTTPStatus(status).phrase)
+        responses[str(status)] = {"description": phrase, "content": shape}
+    return responses
+
+
+def _any(media: str) -> dict[str, Any]:
+    return {"type": "object"} if media == "application/json" else {"type": "string"}
