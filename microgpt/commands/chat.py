@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags
+from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags, say_checkpoint
 from microgpt.commands.repl import Repl
 from microgpt.errors import UsageError
 from microgpt.inference.chat import ChatModel
@@ -39,6 +39,7 @@ def chat(
         Print each answer as one JSON object.
     """
     model = ChatModel.open(run, **vars(engine), progress=compiling())
+    say_checkpoint(model.selection)
     repl = Repl(model, sampling, system=system_prompt, json=json)
     if prompt is None:
         repl.loop()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import EngineFlags, Flags, require
+from microgpt.commands.flags import EngineFlags, Flags, checkpoint_json, require, say_checkpoint
 from microgpt.limits import MAX_SEED
 from microgpt.terminal import compiling, say
 
@@ -49,11 +49,13 @@ def evaluate(
     require("--samples", samples, 0, 10**6, " (off)")
     require("--seed", seed, -MAX_SEED, MAX_SEED)
     model = LanguageModel.open(run, **vars(engine), progress=compiling())
+    say_checkpoint(model.selection)
     result = measure(model, data, samples=samples, seed=seed, unk=unk)
     if result.note:
         say(f"note    {result.note}")
     if json:
-        print(jsonlib.dumps(dataclasses.asdict(result), ensure_ascii=False))
+        facts = {**dataclasses.asdict(result), "checkpoint": checkpoint_json(model.selection)}
+        print(jsonlib.dumps(facts, ensure_ascii=False))
         return
     share = f"not measured: {result.not_measured}"
     if result.verbatim is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microgpt.commands import Switch
+from microgpt.commands.flags import CheckpointFlag, say_checkpoint
 from microgpt.errors import MicrogptError, UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def export(
     *,
     to: str,
     out: Path | None = None,
+    checkpoint: CheckpointFlag = None,
     half: Switch = False,
     bf16: Switch = False,
     int8: Switch = False,
@@ -64,11 +66,13 @@ def export(
     measured: dict[str, Any] = {}
 
     def measure(saved: Checkpoint, storage: str) -> None:
+        say_checkpoint(saved.selection)
         if quality and storage in ("float16", "bfloat16", "int8"):
             measured.update(_quality(saved, to, storage, data))
 
     stored = chosen[0] if chosen else None
-    done = write(run, to, out, storage=stored, custom_code=custom_code, merge=merge, measure=measure)
+    options: dict[str, Any] = {"storage": stored, "custom_code": custom_code, "merge": merge}
+    done = write(run, to, out, which=checkpoint, measure=measure, **options)
     facts = {**dataclasses.asdict(done), "path": str(done.path), **measured}
     if json:
         print(jsonlib.dumps(facts))

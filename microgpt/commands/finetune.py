@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import Flags, OptimFlags, RunFlags, given
+from microgpt.commands.flags import CheckpointFlag, Flags, OptimFlags, RunFlags, checkpoint_json, given, say_checkpoint
 from microgpt.commands.train import run_and_report
 from microgpt.errors import UsageError
 from microgpt.runs.folder import new_folder
@@ -18,6 +18,7 @@ def finetune(
     *,
     data: str,
     out: Path | None = None,
+    checkpoint: CheckpointFlag = None,
     score: str | None = None,
     lora_rank: int = 0,
     lora_alpha: float = 0.0,
@@ -66,8 +67,9 @@ def finetune(
         "data": {key: value for key, value in optional.items() if value is not None},
         "finetune": {"lora_rank": lora_rank, "lora_alpha": lora_alpha, "replay": replay},
     }
-    config = finetuned(run, data, flags)
+    config, base = finetuned(run, data, flags, checkpoint)
+    say_checkpoint(base.selection)
     out = out or new_folder(config.name)
     result = run_and_report(config, out, max_time=max_time, verbose=verbose, as_json=json)
     if json:
-        print(jsonlib.dumps(result))
+        print(jsonlib.dumps({**result, "base_checkpoint": checkpoint_json(base.selection)}))

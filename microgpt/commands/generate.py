@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags, require
+from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags, checkpoint_json, require, say_checkpoint
 from microgpt.errors import DataError, UsageError
 from microgpt.limits import MAX_COUNT
 from microgpt.terminal import compiling, for_stdout, say
@@ -59,6 +59,7 @@ def generate(
     if max_chars is not None:
         require("--max-chars", max_chars, 1, MAX_COUNT)
     model = LanguageModel.open(run, **vars(engine), progress=compiling())
+    say_checkpoint(model.selection)
     options: dict[str, Any] = {"max_tokens": sampling.max_tokens, "stops": sampling.stops}
     options |= {"endless": chain or not stop_at_bos, "live": sys.stdout.isatty()}
     options |= _chain(chain, max_chars, chain_context, sampling.max_tokens, model.config.model.block_size)
@@ -77,7 +78,8 @@ def generate(
                 print(for_stdout(piece), end="", flush=options["live"])
             print()
     if json:
-        print(jsonlib.dumps({"model": str(model.path), "samples": results}, ensure_ascii=False))
+        facts = {"model": str(model.path), "checkpoint": checkpoint_json(model.selection), "samples": results}
+        print(jsonlib.dumps(facts, ensure_ascii=False))
 
 
 def _chain(

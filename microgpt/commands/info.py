@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from microgpt.commands import Switch
+from microgpt.commands.flags import CheckpointFlag, checkpoint_json
 from microgpt.model import flops_per_token, n_params, table
-from microgpt.runs import checkpoint
+from microgpt.runs import checkpoint as checkpoints
 from microgpt.runs.folder import RunFolder
 
 
-def info(run: Path, *, json: Switch = False) -> None:
+def info(run: Path, *, checkpoint: CheckpointFlag = None, json: Switch = False) -> None:
     """Describe a run or model folder: configuration, parameters, tokenizer, data, losses, files.
 
     Parameters
@@ -23,16 +24,22 @@ def info(run: Path, *, json: Switch = False) -> None:
     json
         Print one JSON object.
     """
-    facts = gather(run)
+    facts = gather(run, checkpoint)
     if json:
         print(jsonlib.dumps(facts, ensure_ascii=False))
     else:
         show(facts)
 
 
-def gather(run: Path) -> dict[str, Any]:
-    """The facts about a folder, ready for JSON. Raises CheckpointError."""
-    saved = checkpoint.read(run, weights=True)
+def gather(run: Path, which: str | None = None) -> dict[str, Any]:
+    """The facts about a folder, ready for JSON: of a run at its last step, unless another checkpoint is named.
+
+    Raises UsageError, CheckpointError.
+    """
+    saved = checkpoints.read(run, which, weights=True)
+    used = saved.selection
+    if which is None and used and used.step != used.last:
+        saved = checkpoints.read(run, "last", weights=True)
     model = saved.config.model
     losses: dict[str, Any] = {key: saved.state.get(key) for key in ("loss", "val_loss", "best")}
     lines = (line["loss"] for line in RunFolder(run).metrics() if "loss" in line)
@@ -57,7 +64,8 @@ def gather(run: Path) -> dict[str, Any]:
         "data": saved.state.get("data"),
         "engine": {key: saved.state.get(key) for key in ("engine", "dtype", "threads")},
         "losses": losses,
-        "checkpoints": [str(path) for path in checkpoint.list_steps(run / "checkpoints")],
+        "checkpoint": checkpoint_json(used),
+        "checkpoints": [str(path) for path in checkpoints.list_steps(run / "checkpoints")],
         "files": saved.sizes,
     }
 
@@ -74,6 +82,15 @@ def _losses(losses: dict[str, Any]) -> dict[str, str]:
     if best := losses.get("best"):
         rows["best"] = f"{best['val_loss']:.4f} held out, at step {best['step']:,}"
     return rows
+
+
+def _used(selection: dict[str, Any] | None) -> dict[str, str]:
+    """The checkpoint that other commands use, where it is not the last."""
+    if not selection or selection["step"] == selection["last"]:
+        return {}
+    which = "the best checkpoint, of " if selection["kind"] == "best" else ""
+    which = "the best checkpoint, of " if selection["kind"] == "best" else ""
+    return {"used": f"{which}step {selection['step']:,}"}
 
 
 def _base(facts: dict[str, Any]) -> str:
@@ -103,6 +120,7 @@ def show(facts: dict[str, Any]) -> None:
         "path": facts["path"],
         **({"base": _base(facts)} if facts["base"] else {}),
         "step": f"{facts['step']:,} of {facts['config']['run']['steps']:,}",
+        **_used(facts["checkpoint"]),
         "parameters": f"{facts['n_params']:,}",
         "tokenizer": f"{tokenizer['kind']}, vocabulary {tokenizer['vocab_size']}, BOS {tokenizer['bos']}",
         "data": f"{data.get('source', 'unknown')}, {data.get('documents', '?')} documents",

@@ -8,7 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from microgpt.commands.flags import checkpoint_line
 from microgpt.model import n_params
+from microgpt.runs.checkpoint import Selection
 from microgpt.terminal import count, duration, printable, say
 from microgpt.training.prepare import RunSetup
 from microgpt.training.report import Callbacks
@@ -154,6 +156,9 @@ class TrainingProgress(Callbacks):
 
     def saved(self, path: Path) -> None:
         self._line(f"saved   {path}")
+
+    def uses_best(self, used: Selection) -> None:
+        self._line(checkpoint_line(used))
 
     def stopped_early(self, step: int, best: dict[str, Any]) -> None:
         self._line(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from microgpt import files
-from microgpt.commands.flags import SamplingFlags
+from microgpt.commands.flags import SamplingFlags, checkpoint_json
 from microgpt.data.conversations import Message
 from microgpt.errors import DataError, MicrogptError, UsageError
 from microgpt.inference.chat import ChatModel
@@ -114,6 +114,7 @@ class Repl:
             "prompt_tokens": reply.prompt_tokens,
             "completion_tokens": reply.completion_tokens,
             "finish_reason": reply.finish_reason,
+            "checkpoint": checkpoint_json(self.model.selection),
         }
         print(jsonlib.dumps(answer, ensure_ascii=False), flush=True)
 

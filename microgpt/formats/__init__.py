@@ -17,7 +17,7 @@ from microgpt import files
 from microgpt.errors import MachineError, UsageError, install, nearest
 from microgpt.model import Tensors, table
 from microgpt.runs import checkpoint
-from microgpt.runs.checkpoint import Checkpoint
+from microgpt.runs.checkpoint import Checkpoint, Selection
 
 
 class Format(NamedTuple):
@@ -74,6 +74,7 @@ class Exported:
     storage: str
     bytes: int
     notes: list[str]
+    checkpoint: Selection | None = None  # of the run that was exported
 
 
 def exporter(to: str) -> Exporter:
@@ -92,12 +93,15 @@ def export(
     to: str,
     out: Path | None = None,
     *,
+    which: str | int | None = None,
     storage: str | None = None,
     custom_code: bool = False,
     merge: bool = False,
     measure: Callable[[Checkpoint, str], None] = lambda saved, storage: None,
 ) -> Exported:
     """Write the model of `run` in the format `to`, its adapters merged; with `merge` there must be some.
+
+    `which` checkpoint of a run is as in runs.checkpoint.read.
 
     `measure` is called with the opened model and the storage before anything is written, and may refuse by raising.
 
@@ -109,7 +113,7 @@ def export(
         raise UsageError(f"--to {to}: cannot hold {storage}, only {', '.join(facts.storages)}")
     if custom_code and to != "hf":
         raise UsageError(f"--custom-code: only with --to hf, got --to {to}")
-    saved = checkpoint.read(run, weights=True)
+    saved = checkpoint.read(run, which, weights=True)
     loaded = saved.weights()
     weights = {w.name: loaded[w.name] for w in table(saved.config.model)}  # the same file from the same model
     if storage is None:
@@ -127,7 +131,7 @@ def export(
     with files.disk("be written", out):
         files.make_folders(out.absolute().parent)
         notes = module.write(ExportJob(saved, weights, storage, custom_code), out)
-    return Exported(out, to, storage, size(out), [*merged, *notes])
+    return Exported(out, to, storage, size(out), [*merged, *notes], saved.selection)
 
 
 def size(path: Path) -> int:

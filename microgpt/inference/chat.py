@@ -15,12 +15,12 @@ from microgpt.inference.language_model import Completion, LanguageModel
 from microgpt.inference.sampling import Sampling
 
 
-def load(path: Path | str, **engine: Any) -> LanguageModel:
+def load(path: Path | str, **options: Any) -> LanguageModel:
     """The model of a run, checkpoint or exported folder: a ChatModel where it was trained on conversations.
 
-    `engine`, `dtype` and `device` are as in LanguageModel.open. Raises CheckpointError or UsageError.
+    `checkpoint`, `engine`, `dtype` and `device` are as in LanguageModel.open. Raises CheckpointError or UsageError.
     """
-    model = LanguageModel.open(path, **engine)
+    model = LanguageModel.open(path, **options)
     return ChatModel(**vars(model)) if chat_template.can_chat(model.tokenizer) else model
 
 

@@ -17,7 +17,7 @@ from microgpt.errors import CheckpointError, DataError
 from microgpt.inference.generate import decode_stream, generate_endless, generate_many, generate_tokens, stop_at
 from microgpt.inference.sampling import Sampling
 from microgpt.progress import ProgressCallback, no_progress
-from microgpt.runs import checkpoint
+from microgpt.runs import checkpoint as checkpoints
 from microgpt.tokenizers import Tokenizer
 
 
@@ -75,12 +75,14 @@ class LanguageModel:
     engine: Engine
     state: Any
     generator: Any = None  # the state of the run's generator before training, if it is known
+    selection: checkpoints.Selection | None = None  # which checkpoint of a run it is
 
     @classmethod
     def open(
         cls,
         path: Path | str,
         *,
+        checkpoint: str | int | None = None,
         engine: str = "auto",
         dtype: str = "auto",
         device: str = "auto",
@@ -88,10 +90,12 @@ class LanguageModel:
     ) -> Self:
         """A model from a run, checkpoint or exported folder, in the dtype it was trained in unless another is given.
 
+        `checkpoint` of a run is "last", "best" or a step; by default the best where it was kept, else the last.
         `progress` reports the kernels that are compiled, see microgpt.engines.common.compiling.
-        Raises CheckpointError if the folder is damaged, UsageError if the engine does not have what is asked.
+        Raises CheckpointError if the folder is damaged or has no such checkpoint, UsageError if the engine does not
+        have what is asked.
         """
-        saved = checkpoint.read(Path(path), weights=True)
+        saved = checkpoints.read(Path(path), checkpoint, weights=True)
         weights = saved.weights()
         if dtype == "auto" and engine == "auto":
             dtype = str(weights["wte"].dtype)
@@ -99,14 +103,15 @@ class LanguageModel:
         choice = choose(model, optim, name=engine, dtype=dtype, device=device)
         with watch_compiler(progress):
             built = choice.build(model, optim, threads=saved.config.run.threads)
-        return cls(saved.path, saved.config, saved.tokenizer, built, built.load(weights), saved.state.get("generator"))
+        generator, selection = saved.state.get("generator"), saved.selection
+        return cls(saved.path, saved.config, saved.tokenizer, built, built.load(weights), generator, selection)
 
     def rng(self, seed: int | None = None) -> Random:
         """The generator to draw with: a new one from a seed, else the run's own as it was before training."""
         if seed is not None or self.generator is None:
             return Random(42 if seed is None else seed)
         try:
-            return checkpoint.to_rng(self.generator)
+            return checkpoints.to_rng(self.generator)
         except (TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"{self.path}/trainer/state.json: not the state of a generator ({error})") from None
 
@@ -222,7 +227,7 @@ class LanguageModel:
         A context of tokens without a character is the end: a chat model can repeat its role tokens for ever.
         """
         separator = {"chunks": "", "paragraphs": "\n\n"}.get(self.config.data.format, "\n")
-        stream, silent = self.tokenizer.stream(), 0
+        stream, empty = self.tokenizer.stream(), 0
         for token in tokens:
             if token == self.tokenizer.bos:
                 piece = stream.end() + separator
@@ -230,8 +235,8 @@ class LanguageModel:
             else:
                 piece = stream.feed([token])
             yield piece
-            silent = 0 if piece else silent + 1
-            if silent >= self.config.model.block_size:
+            empty = 0 if piece else empty + 1
+            if empty >= self.config.model.block_size:
                 break
         yield stream.end()
 

@@ -6,11 +6,10 @@ A checkpoint is never changed once it has its name, and no file of it is trusted
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,7 +17,7 @@ from microgpt import files
 from microgpt.config import Config
 from microgpt.data import chat_template
 from microgpt.engines import lora
-from microgpt.errors import CheckpointError
+from microgpt.errors import CheckpointError, UsageError
 from microgpt.model import Tensors, table
 from microgpt.runs import manifest, model_folder
 from microgpt.runs.manifest import MANIFEST, Entries, read_file, read_to_copy
@@ -33,7 +32,6 @@ COPIED = ("chat_template.jinja", "tokenizer_config.json")  # files that belong t
 
 TRIES = 100  # to read a run whose checkpoints a trainer replaces meanwhile
 
-T = TypeVar("T")
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -75,6 +73,15 @@ def to_rng(generator: Any) -> Random:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """Which checkpoint of a run is used: the best one, the last one, or that of a step, as it was asked for."""
+
+    kind: str  # "best", "last" or "step"
+    step: int
+    last: int  # the step of the newest checkpoint
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """An open model folder, with or without a trainer's state.
 
@@ -88,6 +95,7 @@ class Checkpoint:
     files: Entries | None  # the manifest's; None in a folder without it
     sizes: dict[str, int]  # bytes of every file of the folder
     copied: dict[str, bytes]  # the files that an export copies as they are
+    selection: Selection | None = None  # where a run was opened, its checkpoint
     merged: Tensors | None = None  # the result of `weights`, where they were read together with the rest
 
     @property
@@ -145,7 +153,7 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, 
     """
     from safetensors.numpy import save
 
-    final = folder / f"step-{state['step']:08d}"
+    final = folder / step_name(state["step"])
     if (final / MANIFEST).is_file():
         return final
     weights = {w.name: tensors[w.name] for w in table(config.model)}
@@ -166,6 +174,11 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, 
     return final
 
 
+def step_name(step: int) -> str:
+    """The name of a checkpoint's folder."""
+    return f"step-{step:08d}"
+
+
 def list_steps(folder: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first: named, and with a manifest."""
     if not folder.is_dir():
@@ -178,7 +191,7 @@ def list_steps(folder: Path) -> list[Path]:
 def rotate(folder: Path, keep: int, best: int | None) -> None:
     """Remove all but the newest `keep` checkpoints and the best one. Raises OSError."""
     for old in list_steps(folder)[:-keep]:
-        if best is None or old.name != f"step-{best:08d}":
+        if best is None or old.name != step_name(best):
             files.remove_folder(old)
 
 
@@ -196,34 +209,63 @@ def find(path: Path) -> Path:
     raise CheckpointError(f"{path}: neither a model folder (config.json) nor a run with checkpoints")
 
 
-def read_newest(path: Path, read_folder: Callable[[Path], T]) -> T:
-    """`read_folder` of the model folder at a path: itself, or the newest checkpoint of a run.
+def _select(path: Path, newest: Path, which: str | int | None) -> tuple[Path, Selection | None]:
+    """The checkpoint of the run `path` to use, given its newest one; see `read`."""
+    if newest == path:
+        if which is not None:
+            raise UsageError(f"--checkpoint {which}: {path} is one model, no run with checkpoints; leave it out")
+        return path, None
+    last = _step(newest)
+    if which in (None, "best"):
+        best = _best(newest)
+        if best is not None and (path / "checkpoints" / step_name(best) / MANIFEST).is_file():
+            return path / "checkpoints" / step_name(best), Selection("best", best, last)
+    if which in (None, "last"):
+        return newest, Selection("last", last, last)
+    if which == "best":
+        raise CheckpointError(
+            f"{path}: --checkpoint best: it keeps none (train with --eval-every, and --checkpoint-every or --patience)"
+        )
+    if not str(which).isdecimal():
+        raise UsageError(f"--checkpoint: must be last, best or a step, got {which!r}")
+    there = {_step(folder): folder for folder in list_steps(path / "checkpoints")}
+    if int(which) not in there:
+        steps = ", ".join(map(str, there))
+        raise CheckpointError(f"{path}: --checkpoint {which}: there is no checkpoint of this step; there are {steps}")
+    return there[int(which)], Selection("step", int(which), last)
 
-    Where a trainer removes the folder while it is read, the one that is then the newest is read instead.
-    Raises CheckpointError, and the OSError of a file that cannot be read.
-    """
-    for left in reversed(range(TRIES)):
-        folder = find(path)
-        try:
-            return read_folder(folder)
-        except (CheckpointError, OSError):
-            if not left or folder.exists():
-                raise
-    raise AssertionError("the last try returns or raises")
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
-def read(path: Path, *, weights: bool = False) -> Checkpoint:
+def _best(newest: Path) -> int | None:
+    """The step of the best checkpoint, as the newest one states it. Raises CheckpointError."""
+    step, entries = manifest.read(newest, _step(newest))
+    best = _read_state(newest, step, entries).get("best")
+    found = best.get("step") if isinstance(best, dict) else None
+    return found if type(found) is int else None
+
+
+def read(path: Path, which: str | int | None = None, *, weights: bool = False) -> Checkpoint:
     """Open a run, checkpoint or exported folder, with `weights` including what `Checkpoint.weights` returns.
 
-    A reader of a run that may be in training asks for them here, since its folder may be gone later.
-    Raises CheckpointError with the file that is wrong.
+    `which` checkpoint of a run is "last", "best" or its step; None is the best where it was kept, else the last.
+    A reader of a run that may be in training asks for the weights here, since its folder may be gone later: where a
+    trainer removes the folder while it is read, the one that then takes its place is read instead.
+    Raises UsageError for a choice that cannot be, CheckpointError with the file that is wrong, and the OSError of a
+    file that cannot be read.
     """
-
-    def read_folder(folder: Path) -> Checkpoint:
-        found = _read_folder(folder)
-        return replace(found, merged=found.weights()) if weights else found
-
-    return read_newest(path, read_folder)
+    for left in reversed(range(TRIES)):
+        folder = newest = find(path)
+        try:
+            folder, selection = _select(path, newest, which)
+            found = _read_folder(folder)
+            return replace(found, selection=selection, merged=found.weights() if weights else None)
+        except (CheckpointError, OSError):
+            if not left or (folder.exists() and newest.exists()):
+                raise
+    raise AssertionError("the last try returns or raises")
 
 
 def _read_folder(path: Path) -> Checkpoint:

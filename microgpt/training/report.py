@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from microgpt.runs.checkpoint import Selection
 from microgpt.training.prepare import RunSetup
 
 
@@ -34,6 +35,9 @@ class Callbacks:
 
     def saved(self, path: Path) -> None:
         """A checkpoint was written."""
+
+    def uses_best(self, used: Selection) -> None:
+        """The run is at its end, and the samples that follow are those of its best checkpoint, not of the last."""
 
     def stopped_early(self, step: int, best: dict[str, Any]) -> None:
         """The held-out loss has not improved for `patience` evaluations; `best` has step and val_loss of the best."""

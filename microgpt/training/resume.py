@@ -97,15 +97,17 @@ def _extended(config: Config, saved: Config, step: int, extend: int, flags: Flag
     )
 
 
-def finetuned(base: Path, data: str, flags: Flags) -> Config:
+def finetuned(base: Path, data: str, flags: Flags, which: str | int | None = None) -> tuple[Config, Checkpoint]:
     """The configuration of a run that continues from a model on a new file: the model's architecture and
     tokenizer, a schedule of its own (linear, from 0.3 times the base's rate, with adapters from its whole rate).
 
-    `flags` may set keys of the sections optim, run, data and finetune. Raises UsageError or CheckpointError.
+    `flags` may set keys of the sections optim, run, data and finetune; `which` checkpoint of a run is as in
+    runs.checkpoint.read. Also returns the base. Raises UsageError or CheckpointError.
     """
-    saved = checkpoint.read(base)
-    old = saved.config
-    tuned = {"base": str(base), **flags.get("finetune", {})}
+    saved = checkpoint.read(base, which)
+    old, chosen = saved.config, saved.selection
+    named = which is not None or (chosen and chosen.step != chosen.last)
+    tuned = {"base": str(saved.path if named else base), **flags.get("finetune", {})}
     if tuned.get("replay") and not (old.data.path or old.data.dataset):
         raise UsageError(f"--replay: {base} does not say what it was trained on, so nothing of it can be replayed")
     if tuned.get("lora_rank", 0) > old.model.n_embd:
@@ -126,7 +128,7 @@ def finetuned(base: Path, data: str, flags: Flags) -> Config:
     ]
     if tuned.get("replay"):
         layers.append({"replay_data": old.data.model_dump(exclude_none=True)})
-    return Config.from_dict(merge(*layers), "flags")
+    return Config.from_dict(merge(*layers), "flags"), saved
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -22,7 +23,7 @@ from microgpt import files
 from microgpt.data import chat_template
 from microgpt.data.conversations import Conversation
 from microgpt.engines import lora
-from microgpt.errors import MachineError, NumericError, Stopped
+from microgpt.errors import CheckpointError, MachineError, NumericError, Stopped
 from microgpt.inference.chat import ChatModel
 from microgpt.inference.evaluate import held_out_loss
 from microgpt.inference.language_model import LanguageModel
@@ -154,11 +155,23 @@ class Trainer:
         stale = self.is_stale() and self.step < target
         if stale:
             self.callbacks.stopped_early(self.step, self.best or {})
-        samples = self.samples(rng, run.samples) if stale or self.step == run.steps else []
+        samples = []
+        if stale or self.step == run.steps:
+            self.load_best()
+            samples = self.samples(rng, run.samples)
         best = self.best["step"] if self.best else None
         verb = "chat" if chat_template.can_chat(self.setup.tokenizer) else "generate"
         path, seconds = self.folder.path, self.seconds
         return Trained(path, self.step, self.loss, self.val_loss, seconds, stale, best, samples, verb)
+
+    def load_best(self) -> None:
+        """Load the weights of the best checkpoint, where it was kept: the last samples are then those of generate."""
+        if not self.best or self.best["step"] == self.step:
+            return
+        with suppress(CheckpointError, OSError):  # the run has its result without them
+            saved = checkpoint.read(self.folder.path, "best")
+            self.state = self.engine.load(saved.base() | saved.adapters())
+            self.callbacks.uses_best(checkpoint.Selection("best", self.best["step"], self.step))
 
     def is_stale(self) -> bool:
         """Whether the last `patience` held-out losses brought no new best."""

@@ -49,7 +49,7 @@ def metrics(out: Path) -> list[dict[str, Any]]:
 def end_state(out: Path) -> dict[str, Any]:
     """All that must be equal, bit for bit, whatever happened on the way. (Which older checkpoints are left is not: a
     stop leaves one more, and a kill between a save and its rotation one that the next save rotates out.)"""
-    saved = checkpoint.read(out)
+    saved = checkpoint.read(out, "last")
     state = {key: value for key, value in saved.state.items() if key != "seconds"}
     tensors = {name: value.tobytes() for name, value in saved.tensors().items()}
     return {"state": state, "metrics": metrics(out), "tensors": tensors}

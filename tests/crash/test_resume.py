@@ -183,6 +183,6 @@ def test_a_run_that_diverges_keeps_its_last_good_state(
     out = tmp_path / "run"
     assert main(new(reference.data, out, learning_rate=1e6, weight_decay=1e6)) == 6
     assert "stopped before the update" in capsys.readouterr().err
-    saved = checkpoint.read(out)
+    saved = checkpoint.read(out, "last")
     assert all(np.isfinite(value).all() for value in saved.tensors().values())
     assert main(go_on([], out)) == 6, "it diverges again"

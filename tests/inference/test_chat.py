@@ -60,6 +60,7 @@ def test_json_and_what_was_counted(model: ChatModel, chat_run: Path, capsys: pyt
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens,
         "finish_reason": "stop",
+        "checkpoint": {"kind": "last", "step": 150, "last": 150},
     }
     assert reply.prompt_tokens == len("how are you") + 4
     assert reply.completion_tokens == len(reply.text)

@@ -36,7 +36,7 @@ def news(tmp_path: Path) -> Path:
 
 def tune(base: Path, data: Path, out: Path, *, resume: bool = False, stop_at: int | None = None, **tuned: Any) -> Path:
     flags: Mapping[str, Any] = {"run": RUN, "finetune": tuned, "optim": {"learning_rate": 0.02}}
-    train(finetuned(base, str(data), flags), out, resume=resume, stop_at=stop_at)
+    train(finetuned(base, str(data), flags)[0], out, resume=resume, stop_at=stop_at)
     return out
 
 
