@@ -9,8 +9,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags, say_checkpoint
+from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags
 from microgpt.commands.repl import Repl
+from microgpt.commands.selection import say_checkpoint
 from microgpt.errors import UsageError
 from microgpt.inference.chat import ChatModel
 from microgpt.terminal import compiling

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import EngineFlags, Flags, checkpoint_json, require, say_checkpoint
+from microgpt.commands.flags import EngineFlags, Flags, require
+from microgpt.commands.selection import checkpoint_json, say_checkpoint
 from microgpt.limits import MAX_SEED
 from microgpt.terminal import compiling, say
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import CheckpointFlag, say_checkpoint
+from microgpt.commands.selection import CheckpointFlag, say_checkpoint
 from microgpt.errors import MicrogptError, UsageError
 
 if TYPE_CHECKING:

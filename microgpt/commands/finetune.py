@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import CheckpointFlag, Flags, OptimFlags, RunFlags, checkpoint_json, given, say_checkpoint
+from microgpt.commands.flags import Flags, OptimFlags, RunFlags, given
+from microgpt.commands.selection import CheckpointFlag, checkpoint_json, say_checkpoint
 from microgpt.commands.train import run_and_report
 from microgpt.errors import UsageError
 from microgpt.runs.folder import new_folder

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from cyclopts import Group, Parameter
 
+from microgpt.commands.selection import CheckpointFlag
 from microgpt.config import SECTIONS, Config, merge
 from microgpt.errors import UsageError, nearest
 from microgpt.limits import MAX_COUNT, MAX_REAL, MAX_SEED
 from microgpt.scenarios import read, scenario, scenarios, size
-from microgpt.terminal import say
 
 if TYPE_CHECKING:
     from microgpt.inference.language_model import LanguageModel
     from microgpt.inference.sampling import Sampling
-    from microgpt.runs.checkpoint import Selection
 
 # Flags that have another name than their key, or a second one.
 NAMES = {
@@ -196,29 +195,6 @@ class SamplingFlags:
         options = {"top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p}
         given = {} if self.temperature is None else {"temperature": self.temperature}
         return model.sampling(repetition_penalty=self.repetition_penalty, **options, **given)
-
-
-CheckpointFlag = Annotated[
-    str | None,
-    Parameter(help="Checkpoint of a run: last, best or a step (default: the best where it was kept, else the last)."),
-]
-
-
-def checkpoint_line(used: Selection) -> str:
-    """The line that says which checkpoint of a run is used."""
-    which = "the best checkpoint, of" if used.kind == "best" else "the checkpoint of"
-    return f"using   {which} step {used.step:,}; the last is of step {used.last:,} (--checkpoint last)"
-
-
-def say_checkpoint(used: Selection | None) -> None:
-    """Print on stderr which checkpoint of a run is used, unless it is the last one."""
-    if used and used.step != used.last:
-        say(checkpoint_line(used))
-
-
-def checkpoint_json(selection: Selection | None) -> dict[str, Any] | None:
-    """Which checkpoint of a run is used, as a field of JSON; null for a model that is no run."""
-    return dataclasses.asdict(selection) if selection else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags, checkpoint_json, require, say_checkpoint
+from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags, require
+from microgpt.commands.selection import checkpoint_json, say_checkpoint
 from microgpt.errors import DataError, UsageError
 from microgpt.limits import MAX_COUNT
 from microgpt.terminal import compiling, for_stdout, say

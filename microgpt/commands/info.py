@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import CheckpointFlag, checkpoint_json
+from microgpt.commands.selection import CheckpointFlag, checkpoint_json
 from microgpt.model import flops_per_token, n_params, table
 from microgpt.runs import checkpoint as checkpoints
 from microgpt.runs.folder import RunFolder

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from microgpt.commands.flags import checkpoint_line
+from microgpt.commands.selection import checkpoint_line
 from microgpt.model import n_params
 from microgpt.runs.checkpoint import Selection
 from microgpt.terminal import count, duration, printable, say

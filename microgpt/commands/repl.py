@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from microgpt import files
-from microgpt.commands.flags import SamplingFlags, checkpoint_json
+from microgpt.commands.flags import SamplingFlags
+from microgpt.commands.selection import checkpoint_json
 from microgpt.data.conversations import Message
 from microgpt.errors import DataError, MicrogptError, UsageError
 from microgpt.inference.chat import ChatModel
