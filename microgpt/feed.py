@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,15 +44,9 @@ class Feed:
         steps = self.steps[first : last + 1]
         offsets = self.offsets[steps[0] : steps[-1] + 1]
         where = slice(offsets[0], offsets[-1])
-        return Feed(
-            self.tokens[where],
-            offsets - offsets[0],
-            steps - steps[0],
-            self.scored[where],
-            self.first_step + first,
-            self.micro_batch_size,
-            self.seed,
-        )
+        first_step, tokens, scored = self.first_step + first, self.tokens[where], self.scored[where]
+        offsets, steps = offsets - offsets[0], steps - steps[0]
+        return replace(self, tokens=tokens, offsets=offsets, steps=steps, scored=scored, first_step=first_step)
 
     def rows(self, step: int) -> Iterator[tuple[list[int], list[bool]]]:
         """The rows of a step as lists (tokens, scored), for engines that go token by token."""
@@ -94,12 +88,11 @@ def pack(
     scored: Sequence[Sequence[bool]] | None = None,
     *,
     rows_per_step: int = 1,
-    first_step: int = 0,
-    micro_batch_size: int = 0,
-    seed: int = 0,
+    **rest: int,
 ) -> Feed:
     """A feed of rows in order; every token but a row's first is scored unless `scored` says otherwise.
 
+    `rest` are Feed's first_step, micro_batch_size and seed.
     Raises ValueError for a row of fewer than two tokens, which has no position to train.
     """
     if any(len(row) < 2 for row in rows):
@@ -113,4 +106,4 @@ def pack(
         mask = np.fromiter((flag for row in scored for flag in row), dtype=bool, count=len(tokens))
     mask[offsets[:-1]] = False
     steps = np.append(np.arange(0, len(rows), rows_per_step), len(rows)).astype(np.int64)
-    return Feed(tokens, offsets, steps, mask, first_step, micro_batch_size, seed)
+    return Feed(tokens, offsets, steps, mask, **rest)

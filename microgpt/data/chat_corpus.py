@@ -59,16 +59,14 @@ class ChatCorpus:
     def place(self, row: int, block_size: int) -> int:
         return int(self.order[row % self.n_train])
 
-    def feed(
-        self, first_step: int, n_steps: int, rows: int, block_size: int, *, micro_batch_size: int = 0, seed: int = 0
-    ) -> Feed:
+    def feed(self, first_step: int, n_steps: int, rows: int, block_size: int) -> Feed:
         at = np.arange(first_step * rows, (first_step + n_steps) * rows) % self.n_train
-        return self._rows(at, np.arange(0, n_steps * rows + 1, rows), first_step, micro_batch_size, seed)
+        return self._rows(at, np.arange(0, n_steps * rows + 1, rows), first_step)
 
     def held_out(self, block_size: int) -> Iterator[Feed]:
         at = np.arange(self.n_train, self.n_documents)
         if len(at):
-            yield self._rows(at, np.append(np.arange(0, len(at), EVAL_ROWS), len(at)), 0, 0, 0)
+            yield self._rows(at, np.append(np.arange(0, len(at), EVAL_ROWS), len(at)), 0)
 
     def example_prompt(self, rng: Random) -> Conversation:
         """A conversation of the text up to its first answer."""
@@ -86,14 +84,12 @@ class ChatCorpus:
         }
         return [text.strip() in answers for text in texts]
 
-    def _rows(self, rows: np.ndarray, steps: np.ndarray, first_step: int, micro_batch_size: int, seed: int) -> Feed:
+    def _rows(self, rows: np.ndarray, steps: np.ndarray, first_step: int) -> Feed:
         begins = self.offsets[rows]
         lengths = self.offsets[rows + 1] - begins
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         at = np.arange(offsets[-1]) + np.repeat(begins - offsets[:-1], lengths)
-        return Feed(
-            self.tokens[at], offsets, steps.astype(np.int64), self.scored[at], first_step, micro_batch_size, seed
-        )
+        return Feed(self.tokens[at], offsets, steps.astype(np.int64), self.scored[at], first_step)
 
 
 def tokenize_chats(chats: Chats, tokenizer: Tokenizer, block_size: int, data: Data) -> list[list[Row]]:
@@ -121,7 +117,7 @@ def tokenize_chats(chats: Chats, tokenizer: Tokenizer, block_size: int, data: Da
 
 
 def build(
-    chats: Chats, groups: Sequence[Sequence[Row]], tokenizer: Tokenizer, rng: Random, *, val_fraction: float = 0.0
+    chats: Chats, groups: Sequence[Sequence[Row]], tokenizer: Tokenizer, rng: Random, val_fraction: float
 ) -> ChatCorpus:
     """Shuffle conversations with `rng` and hold out the last of them, with all their rows.
 

@@ -27,8 +27,22 @@ EVAL_ROWS = 64  # rows per step of an evaluation
 EVAL_STEPS = 64  # steps per feed of an evaluation
 
 
-class Corpus(Protocol):
-    """Rows of tokens to train on, and rows that are held out, of documents, of conversations or of a mix of texts."""
+class TrainingRows(Protocol):
+    """Rows of tokens to train on, of documents, of conversations or of a mix of texts."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that determines the tokens of each step."""
+
+    def place(self, row: int, block_size: int) -> int:
+        """The document or conversation, counted from 0 in the text, in which a row of training begins."""
+
+    def feed(self, first_step: int, n_steps: int, rows: int, block_size: int) -> Feed:
+        """Steps first_step .. first_step + n_steps of `rows` rows each, in order, over and over."""
+
+
+class Corpus(TrainingRows, Protocol):
+    """The rows of one text, of documents or of conversations, and those of it that are held out."""
 
     @property
     def tokens(self) -> np.ndarray:
@@ -46,23 +60,11 @@ class Corpus(Protocol):
     def held_out_size(self) -> TextSize:
         """The size of the held-out text."""
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of everything that determines the tokens of each step."""
-
     def mean_row(self, block_size: int) -> float:
         """Positions trained per row, on average."""
 
     def n_rows(self, block_size: int) -> int:
         """Rows that are trained on before the first one comes again."""
-
-    def place(self, row: int, block_size: int) -> int:
-        """The document or conversation, counted from 0 in the text, in which a row of training begins."""
-
-    def feed(
-        self, first_step: int, n_steps: int, rows: int, block_size: int, *, micro_batch_size: int = 0, seed: int = 0
-    ) -> Feed:
-        """Steps first_step .. first_step + n_steps of `rows` rows each, in order, over and over."""
 
     def held_out(self, block_size: int) -> Iterator[Feed]:
         """Every scored token of the held-out text once as a target."""
@@ -86,7 +88,6 @@ class DocumentCorpus:
     encoded: Encoded
     order: np.ndarray  # int64 (documents,), shuffled
     n_train: int  # documents trained on: the first of the order; the rest is held out
-    bos: int
 
     @property
     def joined(self) -> bool:
@@ -129,9 +130,7 @@ class DocumentCorpus:
         begin = self._row(np.array([row]), block_size)[0] * block_size
         return int(self.order[np.searchsorted(self._ends, begin, side="right")])
 
-    def feed(
-        self, first_step: int, n_steps: int, rows: int, block_size: int, *, micro_batch_size: int = 0, seed: int = 0
-    ) -> Feed:
+    def feed(self, first_step: int, n_steps: int, rows: int, block_size: int) -> Feed:
         at = np.arange(first_step * rows, (first_step + n_steps) * rows)
         steps = np.arange(0, n_steps * rows + 1, rows)
         if self.joined:
@@ -141,9 +140,7 @@ class DocumentCorpus:
             stream, documents = None, self.order[at % self.n_train]
             begins = self.offsets[documents]
             lengths = np.minimum(self.offsets[documents + 1] - begins, block_size + 1)
-        return self._feed(
-            begins, lengths, steps, stream, first_step=first_step, micro_batch_size=micro_batch_size, seed=seed
-        )
+        return self._feed(begins, lengths, steps, stream, first_step)
 
     def held_out(self, block_size: int) -> Iterator[Feed]:
         """Every token of the held-out documents once as a target, a document in as many rows as it needs."""
@@ -162,7 +159,7 @@ class DocumentCorpus:
             if self.joined:
                 yield self._feed(begins, lengths, steps, documents)
             else:
-                yield self._feed(begins + self.offsets[documents[which]], lengths, steps)
+                yield self._feed(begins + self.offsets[documents[which]], lengths, steps, None)
 
     @cached_property
     def held_out_size(self) -> TextSize:
@@ -205,15 +202,7 @@ class DocumentCorpus:
         return at % n * stride % n
 
     def _feed(
-        self,
-        begins: np.ndarray,
-        lengths: np.ndarray,
-        steps: np.ndarray,
-        stream: np.ndarray | None = None,
-        *,
-        first_step: int = 0,
-        micro_batch_size: int = 0,
-        seed: int = 0,
+        self, begins: np.ndarray, lengths: np.ndarray, steps: np.ndarray, stream: np.ndarray | None, first_step: int = 0
     ) -> Feed:
         """Rows by their beginnings in the tokens, or in the stream of some documents joined end to end."""
         offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -227,12 +216,10 @@ class DocumentCorpus:
         self.encoded.release()
         scored = np.ones(len(tokens), dtype=bool)
         scored[offsets[:-1]] = False
-        return Feed(tokens, offsets, steps.astype(np.int64), scored, first_step, micro_batch_size, seed)
+        return Feed(tokens, offsets, steps.astype(np.int64), scored, first_step)
 
 
-def build(
-    documents: Documents, encoded: Encoded, bos: int, rng: Random, *, val_fraction: float = 0.0
-) -> DocumentCorpus:
+def build(documents: Documents, encoded: Encoded, rng: Random, val_fraction: float) -> DocumentCorpus:
     """Shuffle the documents' order with `rng` and hold out the last of it. Raises DataError if too few are left.
 
     Where documents share text with their neighbours (chunks that overlap), the text's end is held out instead, and
@@ -252,9 +239,9 @@ def build(
             f"--val-fraction 0, or name a held-out file with --val-data"
         )
     whole = np.frombuffer(order + apart if apart else order, dtype=np.int64)
-    return DocumentCorpus(documents, encoded, whole, n_train, bos)
+    return DocumentCorpus(documents, encoded, whole, n_train)
 
 
-def all_held_out(documents: Documents, encoded: Encoded, bos: int) -> DocumentCorpus:
+def all_held_out(documents: Documents, encoded: Encoded) -> DocumentCorpus:
     """A corpus to measure on: every document is held out, in the text's order."""
-    return DocumentCorpus(documents, encoded, np.arange(len(encoded.offsets) - 1, dtype=np.int64), 0, bos)
+    return DocumentCorpus(documents, encoded, np.arange(len(encoded.offsets) - 1, dtype=np.int64), 0)

@@ -2,64 +2,29 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from microgpt.config import Data
 from microgpt.data import chat_corpus, corpus
-from microgpt.data.chat_template import Row
 from microgpt.data.conversations import Chats, is_chat, read_chats
 from microgpt.data.corpus import Corpus
 from microgpt.data.documents import Documents, read_documents
-from microgpt.data.encode import Encoded, encode, learn
+from microgpt.data.encode import encode, learn
 from microgpt.progress import ProgressCallback, no_progress
 from microgpt.tokenizers import Tokenizer
 
 
-class TokenizedData(ABC):
-    """Text that was read, its tokenizer, and its tokens; `split` makes a corpus of it."""
+@dataclass(frozen=True)
+class TokenizedData:
+    """Text that was read, its tokenizer, and the ways to make a corpus of its tokens."""
 
     documents: Documents | Chats
     tokenizer: Tokenizer
-
-    @abstractmethod
-    def split(self, rng: Random, val_fraction: float) -> Corpus:
-        """Shuffle with `rng` and hold out a share of the text. Raises DataError if too little is left to train on."""
-
-    @abstractmethod
-    def held_out(self) -> Corpus:
-        """All of the text held out, to measure on."""
-
-
-@dataclass(frozen=True)
-class TokenizedDocuments(TokenizedData):
-    """Documents and their tokens."""
-
-    documents: Documents
-    tokenizer: Tokenizer
-    encoded: Encoded
-
-    def split(self, rng: Random, val_fraction: float) -> Corpus:
-        return corpus.build(self.documents, self.encoded, self.tokenizer.bos, rng, val_fraction=val_fraction)
-
-    def held_out(self) -> Corpus:
-        return corpus.all_held_out(self.documents, self.encoded, self.tokenizer.bos)
-
-
-@dataclass(frozen=True)
-class TokenizedChats(TokenizedData):
-    """Conversations and the rows of each."""
-
-    documents: Chats
-    tokenizer: Tokenizer
-    rows: list[list[Row]]
-
-    def split(self, rng: Random, val_fraction: float) -> Corpus:
-        return chat_corpus.build(self.documents, self.rows, self.tokenizer, rng, val_fraction=val_fraction)
-
-    def held_out(self) -> Corpus:
-        return chat_corpus.all_held_out(self.documents, self.rows, self.tokenizer)
+    split: Callable[[Random, float], Corpus]  # shuffles and holds out a share; DataError if too little is left
+    held_out: Callable[[], Corpus]  # all of the text held out, to measure on
 
 
 def load(
@@ -72,6 +37,14 @@ def load(
     if is_chat(data):
         chats = read_chats(data)
         tokenizer = tokenizer or learn(data, chats.texts, roles=True)
-        return TokenizedChats(chats, tokenizer, chat_corpus.tokenize_chats(chats, tokenizer, block_size, data))
+        rows = chats, chat_corpus.tokenize_chats(chats, tokenizer, block_size, data), tokenizer
+        split, held_out = partial(chat_corpus.build, *rows), partial(chat_corpus.all_held_out, *rows)
+        return TokenizedData(chats, tokenizer, split, held_out)
     documents = read_documents(data)
-    return TokenizedDocuments(documents, *encode(documents, tokenizer, progress))
+    tokenizer, encoded = encode(documents, tokenizer, progress)
+    return TokenizedData(
+        documents,
+        tokenizer,
+        partial(corpus.build, documents, encoded),
+        partial(corpus.all_held_out, documents, encoded),
+    )

@@ -3,60 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from random import Random
 
 import numpy as np
 
-from microgpt.data.conversations import Conversation
-from microgpt.data.corpus import Corpus
-from microgpt.data.text_size import TextSize
+from microgpt.data.corpus import TrainingRows
 from microgpt.feed import Feed
 
 
 @dataclass(frozen=True)
 class Mix:
-    """New rows with a share of old ones between them, as a corpus.
+    """New rows with a share of old ones between them. Which row a step sees depends on the step alone."""
 
-    Which row a step sees depends on the step alone. The counts, the held-out text and the samples are the new
-    corpus's.
-    """
-
-    new: Corpus
-    old: Corpus
+    new: TrainingRows
+    old: TrainingRows
     share: float  # of the rows that are old ones
-
-    @property
-    def tokens(self) -> np.ndarray:
-        return self.new.tokens
-
-    @property
-    def n_documents(self) -> int:
-        return self.new.n_documents
-
-    @property
-    def n_held_out(self) -> int:
-        return self.new.n_held_out
-
-    @property
-    def held_out_size(self) -> TextSize:
-        return self.new.held_out_size
-
-    def mean_row(self, block_size: int) -> float:
-        return self.new.mean_row(block_size)
-
-    def n_rows(self, block_size: int) -> int:
-        return self.new.n_rows(block_size)
-
-    def held_out(self, block_size: int) -> Iterator[Feed]:
-        return self.new.held_out(block_size)
-
-    def example_prompt(self, rng: Random) -> Conversation:
-        return self.new.example_prompt(rng)
-
-    def contains(self, texts: Sequence[str]) -> list[bool]:
-        return self.new.contains(texts)
 
     @property
     def fingerprint(self) -> str:
@@ -69,26 +31,20 @@ class Mix:
         is_old = int(self._olds(np.array([row + 1]))[0]) > olds
         return self.old.place(olds, block_size) if is_old else self.new.place(row - olds, block_size)
 
-    def feed(
-        self, first_step: int, n_steps: int, rows: int, block_size: int, *, micro_batch_size: int = 0, seed: int = 0
-    ) -> Feed:
+    def feed(self, first_step: int, n_steps: int, rows: int, block_size: int) -> Feed:
         """Steps of `rows` rows each, old rows at fixed places between the new ones."""
         first, last = first_step * rows, (first_step + n_steps) * rows
         olds = self._olds(np.arange(first, last + 1))
         is_old = np.diff(olds).astype(bool)
-        old = list(_single_rows(self.old, int(olds[0]), int(olds[-1]), block_size))
-        new = list(_single_rows(self.new, first - int(olds[0]), last - int(olds[-1]), block_size))
-        old.reverse()
-        new.reverse()
-        drawn = [old.pop() if flag else new.pop() for flag in is_old.tolist()]
+        old = _single_rows(self.old, int(olds[0]), int(olds[-1]), block_size)
+        new = _single_rows(self.new, first - int(olds[0]), last - int(olds[-1]), block_size)
+        drawn = [next(old if flag else new) for flag in is_old.tolist()]
         return Feed(
             np.concatenate([tokens for tokens, _ in drawn]),
             np.cumsum([0, *(len(tokens) for tokens, _ in drawn)], dtype=np.int64),
             np.arange(0, n_steps * rows + 1, rows, dtype=np.int64),
             np.concatenate([scored for _, scored in drawn]),
             first_step,
-            micro_batch_size,
-            seed,
         )
 
     def _olds(self, rows: np.ndarray) -> np.ndarray:
@@ -96,7 +52,9 @@ class Mix:
         return np.floor(rows * self.share).astype(np.int64)
 
 
-def _single_rows(corpus: Corpus, first: int, last: int, block_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _single_rows(
+    corpus: TrainingRows, first: int, last: int, block_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     if last > first:
         feed = corpus.feed(first, last - first, 1, block_size)
         for begin, end in zip(feed.offsets[:-1].tolist(), feed.offsets[1:].tolist(), strict=True):

@@ -99,9 +99,9 @@ def peak_rss_mb() -> float:
 
 def feed_of(setup: RunSetup, steps: int, full_context: bool) -> Feed:
     """The first steps of a run: its documents in order, or rows of whole contexts from consecutive text."""
-    block, run = setup.config.model.block_size, setup.config.run
     if not full_context:
-        return setup.corpus.feed(0, steps, setup.rows_per_step, block, micro_batch_size=run.batch_size, seed=run.seed)
+        return setup.feed(0, steps)
+    block, run = setup.config.model.block_size, setup.config.run
     at = np.arange(steps * setup.rows_per_step)[:, None] * block + np.arange(block + 1)
     rows = setup.corpus.tokens[at % len(setup.corpus.tokens)]
     return pack(rows.tolist(), rows_per_step=setup.rows_per_step, micro_batch_size=run.batch_size, seed=run.seed)

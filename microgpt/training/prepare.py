@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
 from microgpt.config import Config, Model
 from microgpt.data.conversations import Chats
-from microgpt.data.corpus import Corpus
+from microgpt.data.corpus import Corpus, TrainingRows
 from microgpt.data.documents import Documents
 from microgpt.data.load import load
 from microgpt.data.mix import Mix
@@ -19,6 +19,7 @@ from microgpt.data.sources import keep_stdin
 from microgpt.engines.common.hardware import memory
 from microgpt.engines.ladder import Choice, calibrate, choose
 from microgpt.errors import MachineError, UsageError
+from microgpt.feed import Feed
 from microgpt.model import n_params
 from microgpt.progress import ProgressCallback, no_progress
 from microgpt.runs import checkpoint
@@ -33,6 +34,7 @@ class RunSetup:
     documents: Documents | Chats
     tokenizer: Tokenizer
     corpus: Corpus
+    training: TrainingRows  # the corpus, or a mix of it with the base's
     validation: Corpus  # its held-out documents are evaluated; the corpus, or a text of its own
     choice: Choice
     rng: Random  # after the shuffle
@@ -42,6 +44,12 @@ class RunSetup:
     def rows_per_step(self) -> int:
         """Rows per optimizer step."""
         return self.config.run.batch_size * self.config.run.grad_accum
+
+    def feed(self, first_step: int, n_steps: int) -> Feed:
+        """The rows of some steps."""
+        run, block = self.config.run, self.config.model.block_size
+        feed = self.training.feed(first_step, n_steps, self.rows_per_step, block)
+        return replace(feed, micro_batch_size=run.batch_size, seed=run.seed)
 
 
 def prepare(
@@ -77,32 +85,26 @@ def prepare(
     text = load(data, block, source.tokenizer if source else None, progress)
     tokenizer = text.tokenizer
     corpus = text.split(rng, fraction)
+    training: TrainingRows = corpus
     validation = corpus
     if data.val_path:
         held_out = data.model_copy(update={"path": data.val_path, "drop_duplicates": False})
         validation = load(held_out, block, tokenizer, progress).held_out()
     if config.finetune.replay and config.replay_data:
         old = load(config.replay_data, block, tokenizer, progress).split(rng, 0.0)
-        corpus = Mix(corpus, old, config.finetune.replay)
+        training = Mix(corpus, old, config.finetune.replay)
     config = config.with_vocab(tokenizer.vocab_size)
     rows = run.batch_size * run.grad_accum
     if measure:
         calibrate(run.engine, run.dtype, run.device, progress)
-    choice = choose(
-        config.model,
-        config.optim,
-        name=run.engine,
-        dtype=run.dtype,
-        device=run.device,
-        tokens_per_step=rows * corpus.mean_row(config.model.block_size),
-        rows_per_step=rows,
-    )
+    tokens, asked = rows * corpus.mean_row(block), {"name": run.engine, "dtype": run.dtype, "device": run.device}
+    choice = choose(config.model, config.optim, tokens_per_step=tokens, rows_per_step=rows, **asked)
     config = config.replace(
         data={**data.model_dump(exclude_none=True), "val_fraction": fraction},
         run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device},
     )
-    require_memory(config, rows * corpus.mean_row(block))
-    return RunSetup(config, text.documents, tokenizer, corpus, validation, choice, rng, source)
+    require_memory(config, tokens)
+    return RunSetup(config, text.documents, tokenizer, corpus, training, validation, choice, rng, source)
 
 
 BYTES_PER_NUMBER = {"float64": 8, "float32": 4}  # bfloat16: weights and moments are kept in float32

@@ -168,7 +168,7 @@ def prepare_resumed(
         raise other_run(saved.path, "data", f" ({error})") from None
     anew = setup.config.schedule_from != saved.config.schedule_from
     ours, theirs = identity(setup.config, anew), identity(saved.config, anew)
-    ours |= {"data": setup.corpus.fingerprint, "held-out data": setup.validation.fingerprint}
+    ours |= {"data": setup.training.fingerprint, "held-out data": setup.validation.fingerprint}
     theirs |= {"data": saved.state["data"].get("sha256"), "held-out data": saved.state["data"].get("held_out_sha256")}
     ours["tokenizer"], theirs["tokenizer"] = setup.tokenizer.to_json(), saved.tokenizer.to_json()
     for what in sorted(ours.keys() | theirs.keys(), key=lambda name: ("." in name, name)):  # data first

@@ -116,7 +116,7 @@ class Trainer:
             "seed": setup.config.run.seed,
             "generator": [version, list(keys), spare],
             "data": {
-                "sha256": setup.corpus.fingerprint,
+                "sha256": setup.training.fingerprint,
                 "held_out_sha256": setup.validation.fingerprint,
                 "source": setup.documents.source,
                 "documents": setup.corpus.n_documents,
@@ -199,14 +199,7 @@ class Trainer:
         intervals = (config.run.checkpoint_every, config.run.eval_every, config.run.sample_every)
         end = min([target, *((self.step // every + 1) * every for every in intervals if every)])
         count = max(1, min(end - self.step, int(BLOCK_SECONDS / self.seconds_per_step)))
-        feed = self.setup.corpus.feed(
-            self.step,
-            count,
-            self.setup.rows_per_step,
-            config.model.block_size,
-            micro_batch_size=config.run.batch_size,
-            seed=config.run.seed,
-        )
+        feed = self.setup.feed(self.step, count)
         lrs = np.array([rate_of_run(config, step) for step in range(self.step, self.step + count)])
         start = time.perf_counter()
         self.state, losses = self.engine.train(self.state, feed, lrs)
@@ -242,9 +235,8 @@ class Trainer:
         self.save()
         weights = {name: a for name, a in self.engine.dump(self.state).items() if not name.startswith(("m.", "v."))}
         largest = max(weights, key=lambda name: float(np.nan_to_num(np.abs(weights[name]).max(), nan=np.inf)))
-        corpus, rows = self.setup.corpus, self.setup.rows_per_step
-        block = self.setup.config.model.block_size
-        places = [corpus.place(self.step * rows + i, block) + 1 for i in range(min(rows, 8))]
+        rows, block = self.setup.rows_per_step, self.setup.config.model.block_size
+        places = [self.setup.training.place(self.step * rows + i, block) + 1 for i in range(min(rows, 8))]
         what = "gradient" if np.isnan(loss) else "loss"
         raise NumericError(
             f"step {self.step + 1}: the {what} is not finite ({loss}), with document {', '.join(map(str, places))} and "

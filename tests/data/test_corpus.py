@@ -24,17 +24,18 @@ def corpus(tmp_path: Path, *, val_fraction: float = 0.0, seed: int = 1, **option
     path.write_text("\n".join(TEXTS), encoding="utf-8")
     data = Data.model_validate({"path": str(path), **options})
     documents = read_documents(data)
-    tokenizer, encoded = encode(documents)
-    return build(documents, encoded, tokenizer.bos, Random(seed), val_fraction=val_fraction)
+    _, encoded = encode(documents)
+    return build(documents, encoded, Random(seed), val_fraction)
 
 
 def rows(feed: Feed) -> list[list[int]]:
     return [feed.tokens[a:b].tolist() for a, b in itertools.pairwise(feed.offsets.tolist())]
 
 
-def written(corpus: DocumentCorpus, text: str, *, trailing: bool = True) -> list[int]:
+def written(text: str, *, trailing: bool = True) -> list[int]:
     chars = sorted(set("".join(TEXTS)))
-    return [corpus.bos, *(chars.index(char) for char in text), *([corpus.bos] if trailing else [])]
+    bos = len(chars)
+    return [bos, *(chars.index(char) for char in text), *([bos] if trailing else [])]
 
 
 @pytest.mark.parametrize("trailing", [True, False])
@@ -42,7 +43,7 @@ def test_a_row_is_a_document_cut_to_the_context(tmp_path: Path, trailing: bool) 
     found = corpus(tmp_path, trailing_bos=trailing)
     order = list(range(len(TEXTS)))
     Random(1).shuffle(order)
-    expected = [written(found, TEXTS[i], trailing=trailing)[:5] for i in [*order, *order]]
+    expected = [written(TEXTS[i], trailing=trailing)[:5] for i in [*order, *order]]
     assert rows(found.feed(0, 8, 2, 4)) == expected
     assert found.feed(0, 8, 2, 4).targets(0) == sum(len(row) - 1 for row in expected[:2])
 
@@ -57,7 +58,7 @@ def test_blocks_of_steps_are_the_steps_one_by_one(tmp_path: Path, packing: str) 
 
 def test_joined_rows_cover_every_target_once(tmp_path: Path) -> None:
     found = corpus(tmp_path, packing="joined")
-    stream = [token for i in found.order for token in written(found, TEXTS[i], trailing=False)]
+    stream = [token for i in found.order for token in written(TEXTS[i], trailing=False)]
     n = found.n_rows(4)
     assert n == len(stream) // 4
     got = rows(found.feed(0, n, 1, 4))
@@ -67,14 +68,14 @@ def test_joined_rows_cover_every_target_once(tmp_path: Path) -> None:
     for row in range(n):
         begin = got[row]
         document = TEXTS[found.place(row, 4)]
-        assert begin[0] in written(found, document)
+        assert begin[0] in written(document)
 
 
 def test_a_short_text_fills_a_joined_context_over_and_over(tmp_path: Path) -> None:
     found = corpus(tmp_path, packing="joined")
     assert found.n_rows(1000) == 1
     (row,) = rows(found.feed(0, 1, 1, 1000))
-    stream = [token for i in found.order for token in written(found, TEXTS[i], trailing=False)]
+    stream = [token for i in found.order for token in written(TEXTS[i], trailing=False)]
     assert row == list(itertools.islice(itertools.cycle(stream), 1001))
 
 
@@ -84,9 +85,9 @@ def test_held_out_targets_come_once(tmp_path: Path, packing: str, block_size: in
     found = corpus(tmp_path, val_fraction=0.5, packing=packing)
     held = [TEXTS[i] for i in found.order[found.n_train :]]
     if packing == "rows":
-        expected = [token for text in held for token in written(found, text)[1:]]
+        expected = [token for text in held for token in written(text)[1:]]
     else:
-        expected = [token for text in held for token in written(found, text, trailing=False)][1:]
+        expected = [token for text in held for token in written(text, trailing=False)][1:]
     feeds = list(found.held_out(block_size))
     got = [token for feed in feeds for token, scored in zip(feed.tokens, feed.scored, strict=True) if scored]
     assert got == expected
@@ -108,8 +109,8 @@ def test_overlapping_chunks_hold_out_the_end_of_the_text(tmp_path: Path) -> None
     for overlap in (0, 3, 5, 8, 9):
         data = Data(path=str(path), format="chunks", chunk_size=10, chunk_overlap=overlap)
         documents = read_documents(data)
-        tokenizer, encoded = encode(documents)
-        found = build(documents, encoded, tokenizer.bos, Random(1), val_fraction=0.2)
+        _, encoded = encode(documents)
+        found = build(documents, encoded, Random(1), 0.2)
         texts = list(documents.texts)
         trained = {char for i in found.order[: found.n_train] for char in texts[i]}
         held = {char for i in found.order[found.n_train :] for char in texts[i]}
@@ -133,6 +134,6 @@ def test_fingerprints_tell_texts_orders_splits_and_packings_apart(tmp_path: Path
 
 def test_all_held_out_keeps_the_order_of_the_text(tmp_path: Path) -> None:
     given = corpus(tmp_path)
-    whole = all_held_out(given.documents, given.encoded, 26)
+    whole = all_held_out(given.documents, given.encoded)
     (feed,) = whole.held_out(100)
     assert np.array_equal(feed.tokens, whole.tokens)

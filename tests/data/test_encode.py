@@ -75,7 +75,7 @@ def test_mapped_tokens_are_those_in_memory(
         return [row + str(encoded.sizes[i]).encode() for row, i in zip(cut, kept, strict=True)]
 
     assert rows(large) == rows(small)
-    one, two = (build(found, each, tokenizer.bos, Random(3), val_fraction=0.2) for each in (small, large))
+    one, two = (build(found, each, Random(3), 0.2) for each in (small, large))
     assert one.n_train == two.n_train
     for ours, theirs in zip(one.held_out(8), two.held_out(8), strict=True):
         assert np.array_equal(ours.tokens, theirs.tokens)
