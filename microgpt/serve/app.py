@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -16,19 +14,17 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from microgpt.serve import muchq, strict_json
-from microgpt.serve.errors import ApiError, Dialect, dialect_of
+from microgpt.serve import muchq, openai, strict_json
+from microgpt.serve.errors import ApiError, Dialect, dialect_of, internal_error
 from microgpt.serve.metrics import MEDIA as METRICS
 from microgpt.serve.metrics import ROUTE
 from microgpt.serve.routes import Call, Refusal, Route
 from microgpt.serve.service import Service
 
-log = logging.getLogger(__name__)
-
 
 def routes() -> list[Route]:
     """Every route of the service."""
-    return [*OWN, *muchq.ROUTES]
+    return [*OWN, *muchq.ROUTES, *openai.ROUTES]
 
 
 def application(service: Service, guarded: Callable[[ASGIApp], ASGIApp]) -> ASGIApp:
@@ -74,9 +70,7 @@ class Endpoint:
         except ApiError:
             raise
         except Exception:
-            number = secrets.token_hex(4)
-            log.exception("error %s at %s", number, self._route.path)
-            raise ApiError(500, f"internal error {number}; the server's log says more") from None
+            raise internal_error(self._route.path) from None
         if isinstance(answer, BaseModel):
             return Response(answer.model_dump_json(), media_type="application/json")
         return answer

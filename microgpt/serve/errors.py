@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import enum
+import logging
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
+
+log = logging.getLogger(__name__)
 
 
 class ApiError(Exception):
@@ -38,6 +42,13 @@ class Closing(Overloaded):
 
     def __init__(self) -> None:
         super().__init__("the server is shutting down; try again", 5)
+
+
+def internal_error(where: str) -> ApiError:
+    """The error for an exception that is none of the client's: logged here under a number that the client is told."""
+    number = secrets.token_hex(4)
+    log.exception("error %s at %s", number, where)
+    return ApiError(500, f"internal error {number}; the server's log says more")
 
 
 class PlainError(BaseModel):

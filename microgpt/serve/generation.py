@@ -18,10 +18,14 @@ class Constraint(Protocol):
     """The tokens that may come next, such as those of a JSON schema. It belongs to one text and is called in turn."""
 
     def allowed(self) -> np.ndarray:
-        """bool (V,): the tokens that may come next. If there is none, the text ends."""
+        """bool (V,): the tokens that may come next, at least one. Raises ApiError where there is none."""
 
     def accept(self, token: int) -> None:
-        """The token that was drawn, one of those that were allowed."""
+        """The token that was drawn, one of those that were allowed, and not the stop token."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the text is whole and nothing may follow; it then ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class Finished:
     text: str  # that was held back until here
     prompt_tokens: int  # BOS included
     completion_tokens: int  # without the one that ended the text
+    ending: Scored | None = None  # the token that ended it, where log probabilities were asked for
 
 
 Event = Scored | Token | Finished

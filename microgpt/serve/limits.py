@@ -41,6 +41,7 @@ LIMITS = {
     "choices": Limit(1, 2048, "choices of all prompts together"),
     "num_samples": Limit(1, 50, "samples of /microgpt/v1/generate; more are cut to it"),
     "max_tokens": Limit(0, 2**63 - 1, "new tokens of a choice; the context ends it before"),
+    "answer_tokens": Limit(1, 2**63 - 1, "new tokens of an answer; the context ends it before"),
     "seed": Limit(0, 2**64 - 1, "the seed of the first choice; the next ones count on from it"),
     "temperature": Limit(0, 1e6, "the temperature; 0 takes the likeliest token"),
     "top_k": Limit(0, 2**31 - 1, "tokens to draw from; 0 is off"),
@@ -54,6 +55,7 @@ LIMITS = {
     "logprobs": Limit(0, 20, "alternatives per token"),
     "stops": Limit(1, 4, "texts that end a choice"),
     "stop_chars": Limit(1, 4096, "characters of a stop"),
+    "schema_chars": Limit(2, 2**16, "characters of a JSON schema"),
     "name_chars": Limit(1, 256, "characters of a model's name"),
 }
 
@@ -77,6 +79,7 @@ def length(name: str) -> Any:
 
 Choices = Annotated[int, within("n")]
 MaxTokens = Annotated[int, within("max_tokens")]
+AnswerTokens = Annotated[int, within("answer_tokens")]
 Seed = Annotated[int, within("seed")]
 Temperature = Annotated[float, within("temperature")]
 TopK = Annotated[int, within("top_k")]

@@ -42,13 +42,11 @@ class Sequence:
             self._shifted(logits), [*request.never, self._stop] if first and not request.allow_empty else request.never
         )
         if request.mask:
-            allowed = request.mask.allowed()
-            if not allowed.any():
-                return [self.finish("stop")]
-            row = np.where(allowed, row, -np.inf)
+            row = np.where(request.mask.allowed(), row, -np.inf)
         token = draw(probabilities(row, request.sampling, self.seen), self._rng)
         if token == self._stop:
-            return [self.finish("stop")]
+            ending = None if request.logprobs is None else Scored(token, *scored(logits, token, request.logprobs))
+            return [self.finish("stop", ending)]
         if request.mask:
             request.mask.accept(token)
         self.seen.append(token)
@@ -58,13 +56,13 @@ class Sequence:
             events: list[Event] = [Token(token, text)]
         else:
             events = [Token(token, text, *scored(logits, token, request.logprobs))]
-        if self._text.stopped:
+        if self._text.stopped or (request.mask and request.mask.finished):
             events.append(self.finish("stop"))
         elif len(self.seen) > self._max_length:
             events.append(self.finish("length"))
         return events
 
-    def finish(self, reason: FinishReason) -> Finished:
+    def finish(self, reason: FinishReason, ending: Scored | None = None) -> Finished:
         """The last event."""
         self.finished = True
         rest = ""
@@ -72,7 +70,7 @@ class Sequence:
             rest = self._text.feed(self._decoder.end())
             if not self._text.stopped:
                 rest += self._text.end()
-        return Finished(reason, rest, self._n_prompt, len(self.seen) - self._n_prompt)
+        return Finished(reason, rest, self._n_prompt, len(self.seen) - self._n_prompt, ending)
 
     def _shifted(self, logits: np.ndarray) -> np.ndarray:
         """The logits with bias and penalties, in float64; the same array where there are none."""

@@ -1,0 +1,186 @@
+"""JSON of a given shape: the tokens that may come next, by llguidance (https://github.com/guidance-ai/llguidance).
+
+llguidance takes any vocabulary, as the bytes of each token. Two kinds of tokenizers put a space between some
+neighbours: where a token carries the mark of a word's end, its bytes end with the space; where the space depends on
+both neighbours, each token stands there twice, alone and behind a space, and the token before it tells which counts.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+from microgpt.errors import DataError
+from microgpt.serve.errors import ApiError
+from microgpt.tokenizers.base import Base
+
+# Optional white space is one space at most: a model that writes more and more of it would never end.
+OPTIONS = {"whitespace_pattern": "[ ]?", "lenient": False}
+LIMITS = LLParserLimits(
+    max_grammar_size=50_000,
+    step_max_items=20_000,
+    step_lexer_fuel=100_000,
+    max_lexer_states=50_000,
+    verbose_errors=False,
+)
+
+
+FEW = 8  # a text that may go on in more ways than these is not looked at further
+DEPTH = 6  # tokens ahead that are looked at
+
+
+class SchemaError(ApiError):
+    """A schema that the library does not hold, or that the model's vocabulary cannot write."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(400, message, param="response_format", code="unsupported_schema")
+
+
+class Vocabulary:
+    """A tokenizer's vocabulary as llguidance takes it; id 0 stands for the end."""
+
+    eos_token_id = 0
+    bos_token_id = None
+    special_token_ids = (0,)
+
+    def __init__(self, tokenizer: Base) -> None:
+        n = tokenizer.n_vocab
+        marked = getattr(tokenizer, "names", None) if tokenizer.kind == "bpe-words" else None
+        self.tokenizer = tokenizer
+        self.glue = None if marked else tokenizer.glue
+        alone = [name.encode() for name in marked] if marked else tokenizer.pieces[:n]
+        behind = [b" " + piece for piece in alone] if self.glue else []
+        self.tokens = [b"<end>", *alone, *behind]
+        self._ids = {piece: i for i, piece in reversed(list(enumerate(self.tokens))) if i and piece}
+        self._longest = max(map(len, self._ids))
+        letters = {bytes([code]) for code in range(0x20, 0x7F)}
+        self.complete = not tokenizer.glue and letters <= self._ids.keys()  # then any text can go on
+        self.library = LLTokenizer(TokenizerWrapper(self), n_vocab=len(self.tokens), eos_token=0)
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """The tokens of a text that the grammar leaves no choice about."""
+        given = text.encode() if isinstance(text, str) else text
+        if not self.tokenizer.glue:
+            try:
+                return (self.tokenizer.encode(given.decode()) + 1).tolist()
+            except (DataError, UnicodeDecodeError):
+                pass
+        found, at = [], 0
+        while at < len(given):
+            lengths = range(min(self._longest, len(given) - at), 0, -1)
+            length = next((n for n in lengths if given[at : at + n] in self._ids), 0)
+            if not length:  # no token writes it; the grammar then refuses whatever comes
+                break
+            found.append(self._ids[given[at : at + length]])
+            at += length
+        return found
+
+
+_known: WeakKeyDictionary[Base, Vocabulary] = WeakKeyDictionary()
+
+
+def vocabulary(tokenizer: Base) -> Vocabulary:
+    """The vocabulary of a tokenizer, made once."""
+    if tokenizer not in _known:
+        _known[tokenizer] = Vocabulary(tokenizer)
+    return _known[tokenizer]
+
+
+class Grammar:
+    """A JSON schema, compiled for a tokenizer. Raises SchemaError for one that is not held in full."""
+
+    def __init__(self, schema: dict[str, Any], tokenizer: Base) -> None:
+        self.vocabulary = vocabulary(tokenizer)
+        if "x-guidance" in schema:
+            raise SchemaError("x-guidance is not a keyword of JSON Schema")
+        try:
+            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=OPTIONS)  # type: ignore[arg-type]
+            failed, said = LLMatcher.validate_grammar_with_warnings(grammar, self.vocabulary.library, limits=LIMITS)
+        except Exception as error:  # the library's own have no common type
+            failed, said = True, [str(error)]
+        if failed:
+            raise SchemaError(" ".join(" ".join(said).split())[:300] or "the schema is not one of JSON Schema")
+        self._matcher = LLMatcher(self.vocabulary.library, grammar, log_level=0, limits=LIMITS)
+        self._check()
+
+    def text(self, stop_token: int) -> JsonText:
+        """A new text of this shape."""
+        return JsonText(self.vocabulary, self._matcher.deep_copy(), stop_token)
+
+    def _check(self) -> None:
+        """Raise SchemaError where no text can begin."""
+        if self._matcher.is_error():
+            raise SchemaError(" ".join(self._matcher.get_error().split())[:300])
+        self.text(0).allowed()
+
+
+class JsonText:
+    """One text under way: a Constraint, see microgpt.serve.generation."""
+
+    def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher, stop_token: int) -> None:
+        self._vocabulary, self._matcher, self._stop = vocabulary, matcher, stop_token
+        self._bits = np.zeros((len(vocabulary.tokens) + 31) // 32, np.int32)
+        self._last: int | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the text is whole and nothing may follow."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    def allowed(self) -> np.ndarray:
+        """bool (V,): the tokens that may come next; the stop token where the text is whole.
+
+        Raises SchemaError where the vocabulary lacks whatever may follow.
+        """
+        tokenizer = self._vocabulary.tokenizer
+        found = np.zeros(tokenizer.vocab_size, np.bool_)
+        if not self.finished:
+            found[: tokenizer.n_vocab] = self._mask()
+            if not self._vocabulary.complete and found.sum() <= FEW * FEW:
+                for token in np.flatnonzero(found):
+                    found[token] = self._goes_on(int(token), DEPTH)
+        found[self._stop] = self._matcher.is_accepting()
+        if self._matcher.is_error() or not found.any():
+            raise SchemaError("this model's vocabulary has no token that may follow; it cannot write this schema")
+        return found
+
+    def accept(self, token: int) -> None:
+        """The token that was drawn, one of those that were allowed."""
+        behind = self._behind()
+        number = 1 + token + (self._vocabulary.tokenizer.n_vocab if behind is not None and behind[token] else 0)
+        if not self._matcher.consume_token(number):
+            raise SchemaError("this model's vocabulary cannot write this schema")
+        self._last = token
+
+    def _goes_on(self, token: int, depth: int) -> bool:
+        """Whether a text with this token next can go on, as far as is looked ahead."""
+        after = JsonText(self._vocabulary, self._matcher.deep_copy(), self._stop)
+        after._last = self._last
+        try:
+            after.accept(token)
+        except SchemaError:
+            return False
+        if depth == 0 or after._matcher.is_accepting():
+            return True
+        following = np.flatnonzero(after._mask())
+        return len(following) > FEW or any(after._goes_on(int(other), depth - 1) for other in following)
+
+    def _mask(self) -> np.ndarray:
+        """bool (n_vocab,): the tokens that may come next by the grammar alone."""
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little").astype(np.bool_)
+        n, behind = self._vocabulary.tokenizer.n_vocab, self._behind()
+        alone = bits[1 : n + 1]
+        return alone if behind is None else np.where(behind, bits[n + 1 : 2 * n + 1], alone)
+
+    def _behind(self) -> np.ndarray | None:
+        """bool (n_vocab,): the tokens that stand behind a space here; None if there are none."""
+        glue, n = self._vocabulary.glue, self._vocabulary.tokenizer.n_vocab
+        if glue is None or self._last is None:
+            return None
+        last = self._last
+        return np.fromiter((bool(glue(last, token)) for token in range(n)), np.bool_, n)

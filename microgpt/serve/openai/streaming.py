@@ -1,0 +1,47 @@
+"""A reply as server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from pydantic import BaseModel
+
+from microgpt.serve.errors import ApiError, DetailedError, Dialect, internal_error
+from microgpt.serve.routes import event
+from microgpt.serve.scheduler import Reply
+
+
+class ReplyStream(AsyncIterator[bytes]):
+    """The events of a reply; an error is the last one. Closed, it closes the reply, begun or not."""
+
+    def __init__(
+        self, reply: Reply, shapes: AsyncIterator[BaseModel], *, done: bool = True, named: bool = False
+    ) -> None:
+        self._reply = reply
+        self._events = _events(shapes, done, named)
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._events)
+
+    async def aclose(self) -> None:
+        """Stop the texts that are still being generated."""
+        self._reply.close()
+        await self._events.aclose()  # type: ignore[attr-defined]
+
+
+async def _events(shapes: AsyncIterator[BaseModel], done: bool, named: bool) -> AsyncIterator[bytes]:
+    try:
+        async for shape in shapes:
+            yield _event(shape, named)
+    except Exception as error:
+        refused = error if isinstance(error, ApiError) else internal_error("a stream")
+        yield _event(DetailedError.model_validate(Dialect.OPENAI.render(refused)), named)
+        return
+    if done:
+        yield event(b"[DONE]")
+
+
+def _event(shape: BaseModel, named: bool) -> bytes:
+    """One event; `named` tells its type in a line of its own, too."""
+    line = f"event: {getattr(shape, 'type', 'error')}\n".encode() if named else b""
+    return line + event(shape.model_dump_json().encode())

@@ -1,0 +1,243 @@
+"""POST /v1/completions, sentence by sentence of its contract."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from microgpt.inference.language_model import LanguageModel
+from tests.serve.conftest import BYTES, NAMES
+from tests.serve.openai.asking import alike, ask, events, joined, refused
+from tests.serve.running import Server
+
+PATH = "/v1/completions"
+
+
+@pytest.fixture(scope="module")
+def names(names_run: Path) -> LanguageModel:
+    return LanguageModel.open(names_run)
+
+
+def complete(server: Server, prompt: Any = "e", **fields: Any) -> dict[str, Any]:
+    return ask(server, PATH, {"model": NAMES, "prompt": prompt, **fields})
+
+
+def texts(answer: dict[str, Any]) -> list[str]:
+    assert [choice["index"] for choice in answer["choices"]] == list(range(len(answer["choices"])))
+    return [choice["text"] for choice in answer["choices"]]
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    z = logits.astype(np.float64) - logits.max()
+    return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.0}, {"temperature": 1.3, "top_k": 5}, {"min_p": 0.05}])
+def test_choice_i_of_seed_s_is_what_the_terminal_gives_for_s_plus_i(
+    server: Server, names: LanguageModel, options: dict[str, Any]
+) -> None:
+    found = complete(server, ["e", "av"], n=3, seed=2**63 - 4, max_tokens=6, **options)
+    prompts = ["e"] * 3 + ["av"] * 3  # the choices of a prompt stand together
+    expected = [
+        names.generate(prompt, seed=2**63 - 4 + i, max_tokens=6, **options).read() for i, prompt in enumerate(prompts)
+    ]
+    assert texts(found) == expected
+
+
+def test_seeds_wrap(server: Server) -> None:
+    last = complete(server, n=2, seed=2**64 - 1, max_tokens=5, temperature=1)
+    assert texts(last)[1] == texts(complete(server, seed=0, max_tokens=5, temperature=1))[0]
+
+
+def test_without_a_seed_replies_differ(server: Server) -> None:
+    assert len({texts(complete(server, max_tokens=9, temperature=2.0))[0] for _ in range(5)}) > 1
+
+
+def test_the_forms_of_a_prompt(server: Server, names: LanguageModel) -> None:
+    same = {"seed": 5, "max_tokens": 4}
+    ids = names.tokenizer.encode("av").tolist()
+    one = texts(complete(server, "av", **same))
+    assert texts(complete(server, ids, **same)) == one, "BOS is put before ids, too"
+    assert texts(complete(server, [ids], **same)) == one == texts(complete(server, ["av"], **same))
+    assert texts(complete(server, "", **same)) == [names.generate("", **same).read()]
+    assert complete(server, "", **same)["usage"]["prompt_tokens"] == 1, "an empty prompt begins with BOS"
+
+
+def test_usage_counts_bos_and_each_prompt_once(server: Server, names: LanguageModel) -> None:
+    found = complete(server, ["e", "ava"], n=3, seed=1, max_tokens=30)["usage"]
+    expected = [names.generate(p, seed=1 + i, max_tokens=30) for i, p in enumerate(["e"] * 3 + ["ava"] * 3)]
+    written = sum([one.completion_tokens for one in expected if one.read() is not None])
+    assert found == {"prompt_tokens": 2 + 4, "completion_tokens": written, "total_tokens": 6 + written}
+
+
+def test_logprobs_are_the_models_own(server: Server, names: LanguageModel) -> None:
+    """Whatever the temperature, filters, bias and penalties are."""
+    fields = {"temperature": 1.7, "top_k": 9, "logit_bias": {"0": 5}, "presence_penalty": 1, "frequency_penalty": -1}
+    (choice,) = complete(server, "e", logprobs=3, seed=4, max_tokens=5, **fields)["choices"]
+    tokenizer = names.tokenizer
+    found = choice["logprobs"]
+    assert "".join(found["tokens"]) == choice["text"]
+    assert found["text_offset"] == list(range(len(choice["text"])))
+    row = [tokenizer.bos, *tokenizer.encode("e" + choice["text"]).tolist()]
+    logits, _ = names.engine.logits(names.state, np.array(row, dtype=np.int32))
+    own = log_softmax(logits)[1:-1]
+    drawn = row[2:]
+    np.testing.assert_allclose(found["token_logprobs"], [own[i, token] for i, token in enumerate(drawn)], atol=1e-6)
+    for i, top in enumerate(found["top_logprobs"]):
+        best = np.argsort(-own[i], kind="stable")[:3].tolist()
+        assert set(top) == {tokenizer.token(token) for token in [*best, drawn[i]]}
+
+
+def test_echo_scores_the_prompt(server: Server, names: LanguageModel) -> None:
+    """As lm-eval asks: the prompt's tokens without BOS, the first without a value, and exactly one more."""
+    tokenizer = names.tokenizer
+    ids = [tokenizer.encode(text).tolist() for text in ("ava", "emma", "olivia")]
+    found = complete(server, ids, echo=True, logprobs=1, max_tokens=1, temperature=0, seed=1234)
+    for row, choice in zip(ids, found["choices"], strict=True):
+        scores = choice["logprobs"]
+        assert {len(values) for values in scores.values()} == {len(row) + 1}
+        assert scores["token_logprobs"][0] is scores["top_logprobs"][0] is None
+        logits, _ = names.engine.logits(names.state, np.array([tokenizer.bos, *row], dtype=np.int32))
+        own = log_softmax(logits)
+        expected = [own[i, token] for i, token in enumerate(row)][1:]
+        np.testing.assert_allclose(scores["token_logprobs"][1:-1], expected, atol=1e-6)
+        assert choice["text"].startswith(tokenizer.decode(row))
+    alone = complete(server, "emma", echo=True, logprobs=0, max_tokens=0)["choices"][0]
+    assert (alone["text"], alone["finish_reason"]) == ("emma", "length")
+    assert alone["logprobs"]["tokens"] == ["e", "m", "m", "a"]
+
+
+def test_the_one_more_token_is_there_when_the_text_ends_at_once(server: Server, names: LanguageModel) -> None:
+    bos = names.tokenizer.bos
+    fields = {"echo": True, "logprobs": 1, "max_tokens": 1, "logit_bias": {str(bos): 100}}
+    found = complete(server, "em", **fields)
+    (choice,) = found["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("em", "stop")
+    assert choice["logprobs"]["tokens"] == ["e", "m", "<bos>"]
+    assert found["usage"]["completion_tokens"] == 0, "the token that ends a text is not counted"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": ["e", "av"], "n": 2, "max_tokens": 7, "logprobs": 2},
+        {"prompt": "e", "max_tokens": 9, "stop": ["a", "li"]},
+        {"prompt": ["em", "o"], "echo": True, "logprobs": 0, "max_tokens": 3},
+        {"prompt": "em", "echo": True, "max_tokens": 0},
+        {"prompt": "hi", "model": BYTES, "temperature": 3.0, "max_tokens": 60, "logprobs": 1},  # half characters
+    ],
+)
+def test_a_stream_is_the_joined_answer(server: Server, fields: dict[str, Any]) -> None:
+    body = {"model": NAMES, "seed": 11, "temperature": 1.0, **fields}
+    whole = ask(server, PATH, body)
+    found = events(server, PATH, {**body, "stream_options": {"include_usage": True}})
+    assert joined(found) == (alike(whole["choices"]), whole["usage"])
+    pieces = [chunk["choices"][0] for chunk in found[:-1]]
+    ends = [piece for piece in pieces if piece["finish_reason"]]
+    echoed = len(whole["choices"]) if body.get("echo") else 0
+    assert len(pieces) - len(ends) - echoed == whole["usage"]["completion_tokens"], "one event per token"
+    for text in [piece["text"] for piece in pieces]:
+        text.encode()  # no half character
+
+
+def test_without_stream_options_there_is_no_usage(server: Server) -> None:
+    assert all(chunk["choices"] for chunk in events(server, PATH, {"model": NAMES, "prompt": "e", "max_tokens": 3}))
+
+
+def test_stops(server: Server) -> None:
+    free = texts(complete(server, "e", temperature=0, max_tokens=9))[0]
+    assert len(free) > 3
+    (choice,) = complete(server, "e", temperature=0, max_tokens=9, stop=["~", free[1:3]])["choices"]
+    assert (choice["text"], choice["finish_reason"]) == (free[: free.index(free[1:3])], "stop")
+
+
+def test_bias_and_penalties(server: Server, names: LanguageModel) -> None:
+    token = int(names.tokenizer.encode("v")[0])
+    biased = {"temperature": 0, "logit_bias": {str(token): 100}, "max_tokens": 6}
+    assert texts(complete(server, "e", **biased)) == ["vvvvvv"]
+    never = {"temperature": 0, "logit_bias": {str(token): -100}, "max_tokens": 9}
+    assert "v" not in texts(complete(server, "a", **never))[0]
+    weak = {**biased, "logit_bias": {str(token): 3}, "frequency_penalty": 2, "presence_penalty": 2}
+    assert texts(complete(server, "e", **weak))[0].count("v") < 6
+
+
+def test_the_context_bounds_a_prompt(server: Server, names: LanguageModel) -> None:
+    block = names.config.model.block_size
+    exact = complete(server, "e" * (block - 1), max_tokens=5)
+    assert exact["usage"]["prompt_tokens"] == block
+    assert exact["usage"]["completion_tokens"] <= 1
+    for prompt in ("e" * block, "e" * 3_000_000, ["e", "e" * block]):
+        error = refused(server, PATH, {"model": NAMES, "prompt": prompt})
+        assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+
+
+def test_top_logprobs_are_finite(server: Server) -> None:
+    scores = complete(server, "e", logprobs=20, max_tokens=2, seed=1)["choices"][0]["logprobs"]
+    assert all(math.isfinite(value) for top in scores["top_logprobs"] for value in top.values())
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ["e"] * 65}, "prompt"),
+        ({"prompt": ["e", 1]}, "prompt"),
+        ({"prompt": [True]}, "prompt"),
+        ({"prompt": [1.0]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": [9999]}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": "e~"}, "prompt"),
+        ({"stop": ""}, "stop"),
+        ({"stop": list("abcde")}, "stop"),
+        ({"n": 0}, "n"),
+        ({"n": True}, "n"),
+        ({"n": "2"}, "n"),
+        ({"n": 2.0}, "n"),
+        ({"prompt": ["e"] * 64, "n": 128}, "n"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
+        ({"echo": 1}, "echo"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": -2.1}, "frequency_penalty"),
+        ({"logit_bias": {"1": 101}}, "logit_bias"),
+        ({"logit_bias": {"9999": 1}}, "logit_bias"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": []}, "logit_bias"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
+        ({"stream": "yes"}, "stream"),
+        ({"suffix": "x"}, "suffix"),
+        ({"best_of": 1}, "best_of"),
+        ({"tools": []}, "tools"),
+        ({"what ever": 1}, "what ever"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(server: Server, fields: dict[str, Any], param: str) -> None:
+    assert refused(server, PATH, {"model": NAMES, "prompt": "e", **fields})["param"] == param
+
+
+def test_an_unknown_model(server: Server) -> None:
+    error = refused(server, PATH, {"model": "gpt-4", "prompt": "e"}, 404)
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
+
+
+@pytest.mark.parametrize("body", [[], "x", 5, False])
+def test_a_body_that_is_no_object(server: Server, body: Any) -> None:
+    assert refused(server, PATH, body)["param"] is None
+
+
+def test_a_key_that_occurs_twice(server: Server) -> None:
+    headers = {"content-type": "application/json"}
+    answer = server.client.post(PATH, content='{"prompt": "e", "n": 1, "n": 2}', headers=headers)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")
