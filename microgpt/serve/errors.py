@@ -88,7 +88,7 @@ class Dialect(enum.Enum):
 
 def dialect_of(path: str) -> Dialect:
     """The dialect of a path, whether or not there is such a route."""
-    return Dialect.OPENAI if path.startswith("/v1/") else Dialect.PLAIN
+    return Dialect.OPENAI if path.startswith(("/v1/", "/tokenize", "/detokenize")) else Dialect.PLAIN
 
 
 def _type(status: int) -> str:
