@@ -121,7 +121,7 @@ def test_the_commands_about_the_web_work(here: Path, site: Site, capsys: pytest.
 def test_more_tests_than_readme_says(request: pytest.FixtureRequest) -> None:
     said = re.search(r"more than ([\d,]+) tests", README)
     assert said
-    if request.session.testscollected > 1000:  # the whole suite, and not some files of it
+    if request.session.testscollected > 2000:  # the whole suite, and not some files of it
         assert request.session.testscollected > int(said[1].replace(",", ""))
 
 
