@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -51,8 +51,7 @@ class Generation:
     echo: bool = False  # with logprobs: score the prompt's tokens, too
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(NamedTuple):
     """A token of the prompt (with `echo`), BOS left out; the first has no log probability.
 
     All log probabilities are the model's own, natural: before temperature, bias, penalties, masks and filters.
@@ -63,8 +62,7 @@ class Scored:
     top: Sequence[tuple[int, float]]
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """A token that was drawn, and the text that it completes: whole characters, nothing of a stop, maybe empty."""
 
     id: int
@@ -73,8 +71,7 @@ class Token:
     top: Sequence[tuple[int, float]] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """The last event of a text."""
 
     reason: FinishReason

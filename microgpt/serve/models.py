@@ -15,7 +15,6 @@ from microgpt.serve.admission import Admission
 from microgpt.serve.errors import ApiError, Closing
 from microgpt.serve.generation import Generation
 from microgpt.serve.metrics import Metrics
-from microgpt.serve.plain_slots import open_slots
 from microgpt.serve.scheduler import Reply, Scheduler
 
 
@@ -27,7 +26,7 @@ class ServedModel:
     ) -> None:
         self.name, self.model = name, model
         self._admission, self._metrics = admission, metrics
-        self._scheduler = Scheduler(model, open_slots, max_streams)
+        self._scheduler = Scheduler(model, max_streams)
         self._open: set[Reply] = set()
 
     @property

@@ -106,6 +106,8 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _ambiguity(self) -> str | None:
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            return "expected HTTP/1.1"
         names = [name for name, _ in self.headers]
         if names.count(b"host") != 1 and not (b"host" not in names and self.parser.get_http_version() == "1.0"):
             return "expected one Host"

@@ -13,11 +13,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 
 from microgpt.inference.language_model import LanguageModel
+from microgpt.inference.sampling import draw_batch
+from microgpt.inference.slots import open_slots
 from microgpt.serve.generation import Event, Finished, Generation, Scored, Token
 from microgpt.serve.sequence import Sequence as Text
 from microgpt.serve.sequence import score_prompt
@@ -25,22 +26,6 @@ from microgpt.serve.sequence import score_prompt
 PIECE = 64  # tokens of a prompt per call of the engine
 PREFILL_SECONDS = 0.02  # of a round, after which the texts that are being generated take their step
 MOST_SIDE_TEXTS = 32  # slots for the second, third, … texts of replies, beside one slot per reply
-
-
-class Slots(Protocol):
-    """An engine's sequences side by side, see microgpt.inference.slots."""
-
-    def admit(self, tokens: Sequence[int]) -> int:
-        """A slot for a text that begins with these tokens."""
-
-    def prefill(self, slot: int, limit: int) -> np.ndarray | None:
-        """Compute up to `limit` of the slot's tokens; after the last one the logits (V,), before None."""
-
-    def step(self, slots: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
-        """The logits (n, V) after one more token in each of n slots."""
-
-    def release(self, slot: int) -> None:
-        """Free a slot."""
 
 
 class Reply:
@@ -123,7 +108,7 @@ class _Waiting:
 class Scheduler:
     """A model's worker thread. Submit, wake and end are called on the event loop."""
 
-    def __init__(self, model: LanguageModel, open_slots: Callable[..., Slots], max_streams: int) -> None:
+    def __init__(self, model: LanguageModel, max_streams: int) -> None:
         self._model = model
         self._most_side = min(MOST_SIDE_TEXTS, max_streams)
         self._free = max_streams + self._most_side
@@ -135,6 +120,7 @@ class Scheduler:
         self._waiting: list[_Waiting] = []
         self._prefilling: deque[_Running] = deque()
         self._decoding: list[_Running] = []
+        self._running: set[_Running] = set()  # all that hold a slot
         self._outbox: dict[Reply, list[tuple[int, Event] | BaseException]] = {}
         self._alive = False  # whether the thread runs
 
@@ -209,8 +195,13 @@ class Scheduler:
 
     def _begin(self, reply: Reply, number: int) -> None:
         request = reply.requests[number]
-        running = _Running(reply, number, Text(request, self._model), self._slots.admit(request.prompt))
+        try:
+            running = _Running(reply, number, Text(request, self._model), self._slots.admit(request.prompt))
+        except Exception as error:  # of this request alone
+            self._outbox.setdefault(reply, []).append(error)
+            return
         self._free -= 1
+        self._running.add(running)
         if request.echo:
             running.scoring = self._score(request)
         self._prefilling.append(running)
@@ -252,47 +243,59 @@ class Scheduler:
         logits = self._slots.prefill(running.slot, PIECE)
         if logits is None:
             return False
-        if self._draw(running, logits):
-            self._decoding.append(running)
+        self._draw([running], logits[None])
         return True
 
     def _step(self) -> None:
         """One token for every text that is being generated."""
         if self._decoding:
-            slots = [running.slot for running in self._decoding]
-            tokens = [running.text.seen[-1] for running in self._decoding]
-            rows = self._slots.step(slots, tokens)
-            self._decoding = [
-                running for running, row in zip(self._decoding, rows, strict=True) if self._draw(running, row)
-            ]
+            decoding, self._decoding = self._decoding, []
+            slots, tokens = [one.slot for one in decoding], [one.text.seen[-1] for one in decoding]
+            self._draw(decoding, self._slots.step(slots, tokens))
 
-    def _draw(self, running: _Running, logits: np.ndarray) -> bool:
-        """Draw a text's next token; whether there is more to come."""
-        try:
-            self._put(running, running.text.advance(logits))
-        except Exception as error:  # of this text alone, such as its constraint's
-            running.text.finished = True
-            self._outbox.setdefault(running.reply, []).append(error)
-        if running.text.finished:
-            self._release(running)
-        return not running.text.finished
+    def _draw(self, texts: Sequence[_Running], logits: np.ndarray) -> None:
+        """Draw a token for each of n texts from logits (n, V), and go on decoding those that have not finished."""
+        drawing, rows = [], []
+        for running, row in zip(texts, logits, strict=True):
+            try:
+                rows.append(running.text.shaped(row))
+                drawing.append((running, row))
+            except Exception as error:
+                self._spoil(running, error)
+        if drawing:
+            samplings = [running.text.request.sampling for running, _ in drawing]
+            rngs, seen = [running.text.rng for running, _ in drawing], [running.text.seen for running, _ in drawing]
+            for (running, row), token in zip(drawing, draw_batch(np.stack(rows), samplings, rngs, seen), strict=True):
+                try:
+                    self._put(running, running.text.accept(token, row))
+                except Exception as error:
+                    self._spoil(running, error)
+        for running in texts:
+            if running.text.finished:
+                self._release(running)
+            else:
+                self._decoding.append(running)
+
+    def _spoil(self, running: _Running, error: Exception) -> None:
+        """An error that a text alone has, such as its constraint's, ends its reply alone."""
+        running.text.finished = True
+        self._outbox.setdefault(running.reply, []).append(error)
 
     def _put(self, running: _Running, events: Sequence[Event]) -> None:
         self._outbox.setdefault(running.reply, []).extend((running.number, event) for event in events)
 
     def _release(self, running: _Running) -> None:
+        self._running.discard(running)
         self._slots.release(running.slot)
         self._free += 1
 
     def _fail(self, error: Exception) -> None:
         """Give up everything under way."""
-        running = [*self._prefilling, *self._decoding]
-        replies = {one.reply for one in running} | {one.reply for one in self._waiting}
+        replies = {running.reply for running in self._running} | {waiting.reply for waiting in self._waiting}
         self._prefilling.clear()
         self._decoding, self._waiting = [], []
-        for one in running:
-            if not one.text.finished:
-                self._release(one)
+        for running in list(self._running):
+            self._release(running)
         for reply in replies:
             self._outbox.setdefault(reply, []).append(error)
 

@@ -1,4 +1,4 @@
-"""One text under way: logits in, a token and its events out, by the same draws as the terminal's."""
+"""One text under way: the logits that a token is drawn from, and the events of the token that was drawn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from microgpt.inference.generate import UntilStop, without
 from microgpt.inference.language_model import LanguageModel
-from microgpt.inference.sampling import draw, probabilities
 from microgpt.serve.generation import Event, Finished, FinishReason, Generation, Scored, Token
 
 
@@ -24,7 +23,7 @@ class Sequence:
         self._n_prompt = len(self.seen)
         self._max_length = model.max_length(self.seen, request.max_tokens)
         self._stop = model.tokenizer.bos if request.stop_token is None else request.stop_token
-        self._rng = Random(request.seed)
+        self.rng = Random(request.seed)
         self._decoder = model.tokenizer.stream()
         self._text = UntilStop(request.stops)
         self._drawn: Counter[int] = Counter()
@@ -34,23 +33,25 @@ class Sequence:
         """Whether a token is to be drawn; not so for max_tokens 0."""
         return not self.finished and len(self.seen) <= self._max_length
 
-    def advance(self, logits: np.ndarray) -> list[Event]:
-        """Draw the next token from the logits (V,) after those seen; its events, and at the end Finished."""
+    def shaped(self, logits: np.ndarray) -> np.ndarray:
+        """The logits (V,) after the tokens seen, as the next one is drawn from them."""
         request = self.request
         first = len(self.seen) == self._n_prompt
-        row = without(
-            self._shifted(logits), [*request.never, self._stop] if first and not request.allow_empty else request.never
-        )
-        if request.mask:
-            row = np.where(request.mask.allowed(), row, -np.inf)
-        token = draw(probabilities(row, request.sampling, self.seen), self._rng)
+        never = [*request.never, self._stop] if first and not request.allow_empty else request.never
+        row = without(self._shifted(logits), never)
+        return np.where(request.mask.allowed(), row, -np.inf) if request.mask else row
+
+    def accept(self, token: int, logits: np.ndarray) -> list[Event]:
+        """The events of a token that was drawn after these logits (V,); Finished at the end."""
+        request = self.request
         if token == self._stop:
             ending = None if request.logprobs is None else Scored(token, *scored(logits, token, request.logprobs))
             return [self.finish("stop", ending)]
         if request.mask:
             request.mask.accept(token)
         self.seen.append(token)
-        self._drawn[token] += 1
+        if request.presence_penalty or request.frequency_penalty:
+            self._drawn[token] += 1
         text = self._text.feed(self._decoder.feed([token]))
         if request.logprobs is None:
             events: list[Event] = [Token(token, text)]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
+from collections.abc import Collection, Iterator
 from typing import Any, NoReturn
 
 from microgpt.files import unique_keys
@@ -30,7 +33,9 @@ def parse(body: bytes) -> Any:
     if not body.strip():
         raise JsonError("the body is empty; expected JSON")
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_constant)
+        with _without_collector():
+            value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_constant)
+            _check(value)
     except UnicodeDecodeError as error:
         raise JsonError(f"the body is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -41,8 +46,19 @@ def parse(body: bytes) -> Any:
         raise
     except ValueError:  # of int(), for thousands of digits
         raise JsonError("the body has an integer of too many digits", "integer") from None
-    _check(value)
     return value
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Within the block no cycles are looked for: a million new lists would be visited again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 _TOO_DEEP = f"the body nests arrays and objects more than {DEPTH} deep"
@@ -61,38 +77,42 @@ def _constant(name: str) -> NoReturn:
 
 
 def _check(value: Any) -> None:
-    """Look at every value, level by level. Raises JsonError."""
-    level: list[tuple[str | None, Any]] = [(None, value)]
+    """Look at every value, level by level, each with the field that it belongs to. Raises JsonError."""
+    level: list[tuple[str | None, Any]] = [(None, [value])]
     for _ in range(DEPTH + 1):
         deeper: list[tuple[str | None, Any]] = []
-        for param, container in level:
-            items = container.items() if isinstance(container, dict) else ((None, v) for v in _values(container))
-            for key, item in items:
-                name = param or key
-                if key is not None:
-                    _text(key, name)
-                if isinstance(item, str):
-                    _text(item, name)
-                elif isinstance(item, (list, dict)):
-                    if item:
-                        deeper.append((name, item))
-                elif isinstance(item, float):
-                    if not math.isfinite(item):
-                        raise JsonError("the body has a number that is too large", param=name)
-                elif isinstance(item, int) and not LEAST <= item <= MOST:
-                    raise JsonError("an integer is beyond 64 bits", "integer", name)
+        for field, container in level:
+            if isinstance(container, list):
+                _values(container, field, deeper)
+            elif field is not None:
+                _text("".join(container), field)
+                _values(container.values(), field, deeper)
+            else:
+                for key, item in container.items():
+                    _text(key, key)
+                    _values([item], key, deeper)
         if not deeper:
             return
         level = deeper
-    raise JsonError(_TOO_DEEP)
+    raise JsonError(_TOO_DEEP, param=level[0][0])
 
 
-def _values(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _values(values: Collection[Any], field: str | None, deeper: list[tuple[str | None, Any]]) -> None:
+    """Check texts and numbers, all of a type in one call; arrays and objects are checked with the next level."""
+    for kind in set(map(type, values)):
+        found: list[Any] = [value for value in values if type(value) is kind]
+        if kind is str:
+            _text("".join(found), field)
+        elif kind is float and not all(map(math.isfinite, found)):
+            raise JsonError("a number is too large", param=field)
+        elif kind is int and not LEAST <= min(found) <= max(found) <= MOST:
+            raise JsonError("an integer is beyond 64 bits", "integer", field)
+        elif kind in (list, dict):
+            deeper.extend((field, container) for container in found)
 
 
 def _text(text: str, param: str | None) -> None:
     try:
         text.isascii() or text.encode()
-    except UnicodeEncodeError as error:
-        raise JsonError(f"character {error.start + 1} of a text is half a surrogate pair", param=param) from None
+    except UnicodeEncodeError:
+        raise JsonError("a text has half a surrogate pair", param=param) from None

@@ -1,0 +1,60 @@
+"""Strict JSON: what every parser reads alike is taken, all else refused with the field's name."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from microgpt.serve.limits import most
+from microgpt.serve.strict_json import JsonError, parse
+
+DEPTH = most("json_depth")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": [1, -2.5e3, "\\u00e9\\ud83d\\ude00", true, null, {}]}',
+        "18446744073709551615",
+        "-9223372036854775808",
+        "1e308",
+        " [] ",
+        "[" * DEPTH + "]" * DEPTH,
+    ],
+)
+def test_it_is_taken(text: str) -> None:
+    assert parse(text.encode()) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "param"),
+    [
+        ('{"a": {"b": [NaN]}}', "syntax", None),
+        ('{"a": 1, "a": 1}', "duplicate", "a"),
+        ('{"seed": 18446744073709551616}', "integer", "seed"),
+        ('{"seed": -9223372036854775809}', "integer", "seed"),
+        ('{"x": {"y": [1, 99999999999999999999]}}', "integer", "x"),
+        ('{"x": [1e400]}', "syntax", "x"),
+        ('{"x": {"y": "\\udfff"}}', "syntax", "x"),
+        ('{"x": ' + "[" * DEPTH + "]" * DEPTH + "}", "syntax", "x"),
+        ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "syntax", None),
+        ("[" * 10**6, "syntax", None),
+        ("1" * 10**6, "integer", None),
+        ("[1] [2]", "syntax", None),
+        ("", "syntax", None),
+    ],
+)
+def test_it_is_refused_by_name(text: str, kind: str, param: str | None) -> None:
+    with pytest.raises(JsonError) as caught:
+        parse(text.encode())
+    assert (caught.value.kind, caught.value.param) == (kind, param)
+
+
+@pytest.mark.parametrize("unit", ["1,", "[],"])
+def test_the_largest_body_takes_little_time(unit: str) -> None:
+    text = "[" + unit * ((most("body_bytes") - 2) // len(unit))
+    began = time.process_time()
+    parse((text[:-1] + "]").encode())
+    assert time.process_time() - began < 2
