@@ -105,6 +105,17 @@ def resolve(
     return Config.from_dict(merge(*layers, flags), "flags")
 
 
+def as_configuration(source: str | None) -> Path | None:
+    """The file that SOURCE names, if it is a configuration: TOML with one of its sections. Raises UsageError."""
+    if source is None or not source.endswith(".toml") or not os.path.isfile(source):
+        return None
+    try:
+        layer = read(Path(source))
+    except UsageError as error:
+        raise UsageError(f"{error}; --data {source} trains on it as text") from None
+    return Path(source) if any(isinstance(layer.get(section), dict) for section in SECTIONS) else None
+
+
 def _texts(layer: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a configuration layer that name the text to train on."""
     data = layer.get("data")

@@ -143,7 +143,7 @@ def show(text: str | None = None, *, tokenizer: Path, unk: Switch = False, merge
         table = Table("merge", "token", "left", "right", "together", box=None, pad_edge=False)
         first = found.vocab_size - len(found.special) - len(found.merge_table())
         for i, (left, right) in enumerate(found.merge_table()):
-            shown = [Text(repr(found.token(token))) for token in (left, right, first + i)]
+            shown = [Text(f"'{escaped(found.token(token))}'") for token in (left, right, first + i)]
             table.add_row(str(i + 1), str(first + i), *shown)
         console.print(table)
         return
@@ -160,10 +160,14 @@ def show(text: str | None = None, *, tokenizer: Path, unk: Switch = False, merge
 COLOURS = ["black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta"]
 
 
+def escaped(text: str, kept: str = "") -> str:
+    """Text with every control character but the `kept` ones escaped, so that it cannot control a terminal."""
+    return "".join(char if char.isprintable() or char in kept else repr(char)[1:-1] for char in text)
+
+
 def visible(text: str) -> str:
-    """Text with every control character but line ends escaped, so that it cannot control a terminal."""
-    shown = (char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
-    return "".join(shown).replace("\n", "⏎\n")
+    """Text with its line ends shown, and other control characters escaped."""
+    return escaped(text, "\n").replace("\n", "⏎\n")
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
@@ -186,6 +190,6 @@ def _stdin() -> str:
 def _write(text: str) -> None:
     """Write the exact text, without a line end; on a terminal with control characters escaped."""
     if sys.stdout.isatty():
-        text = "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text) + "\n"
+        text = escaped(text, "\n\t") + "\n"
     sys.stdout.buffer.write(text.encode())
     sys.stdout.buffer.flush()

@@ -19,6 +19,7 @@ from microgpt.commands.flags import (
     ModelFlags,
     OptimFlags,
     RunFlags,
+    as_configuration,
     base,
     given,
     require,
@@ -60,7 +61,7 @@ def train(
     Parameters
     ----------
     source
-        Scenario (default: names), or text: a file, folder, glob, or - for standard input.
+        Scenario (default: names), text (a file, folder, glob, or - for standard input), or a run.toml as with --config.
     out
         Run folder (default: runs/NAME, numbered if taken).
     config
@@ -70,7 +71,8 @@ def train(
     resume
         Continue from the newest checkpoint; the result is bit-identical. --steps sets a new total.
     extend
-        Continue a finished run for this many steps, at its last learning rate or with the schedule that flags set.
+        Continue a finished run for this many steps, with the schedule that flags set or at its last learning rate;
+        a schedule that ends at 0 needs --learning-rate.
     stop_at
         Save and end at this step; the learning-rate schedule stays that of --steps.
     max_time
@@ -91,6 +93,10 @@ def train(
     flags = given(model=model, optim=optim, data=data, run=run)
     if extend is not None:
         require("--extend", extend, 1, MAX_COUNT)
+    if given_config := as_configuration(source):
+        if config:
+            raise UsageError(f"SOURCE {source} and --config {config}: two configurations; leave one out")
+        source, config = None, given_config
     _one_text(source, flags["data"], bool(urls or url_file))
     if urls or url_file:
         if resume or extend is not None:
@@ -104,7 +110,8 @@ def train(
 
         out = out or last_folder(run_name(source or "names"))
         if config or size:
-            raise UsageError(f"--{'config' if config else 'size'}: a resumed run has its run.toml; leave it out")
+            named = f"SOURCE {config}" if given_config else "--config" if config else "--size"
+            raise UsageError(f"{named}: a resumed run has its run.toml; leave it out")
         resolved = resumed(out, _of_source(source, flags, out), extend)
     else:
         resolved = resolve(source, config, flags, size)

@@ -40,8 +40,9 @@ def resumed(out: Path, flags: Flags, extend: int | None = None) -> Config:
     """The configuration with which the run in `out` continues: its own, under the flags that may change it.
 
     `run.steps` is a new total. `extend` adds steps to the end of a finished run: the learning rate stays where it
-    was, unless flags of its schedule are given, which then begins anew at that step. Raises CheckpointError for a flag
-    that contradicts what the checkpoint fixes, UsageError for a total that is passed already.
+    was, unless flags of its schedule are given, which then begins anew at that step; after one that fell to 0 a rate
+    must be given. Raises CheckpointError for a flag that contradicts what the checkpoint fixes, UsageError for a total
+    that is passed already.
     """
     saved = RunFolder(out).config()
     steps = checkpoint.list_steps(out / "checkpoints")
@@ -85,7 +86,12 @@ def _extended(config: Config, saved: Config, step: int, extend: int, flags: Flag
             f"--extend {extend}: the run is at step {step} of {saved.run.steps}; finish it with --resume first, "
             f"or name a new total with --steps"
         )
-    rate = rate_of_run(saved, saved.run.steps - 1)
+    rate, past = rate_of_run(saved, saved.run.steps - 1), saved.optim
+    if past.schedule != "constant" and not past.min_learning_rate and "learning_rate" not in flags.get("optim", {}):
+        raise UsageError(
+            f"--extend {extend}: the {past.schedule} schedule ended at a learning rate of 0 (it began at "
+            f"{past.learning_rate:g}); name the rate to go on with, --learning-rate"
+        )
     schedule = {"learning_rate": rate, "schedule": "constant", "warmup_steps": 0, "min_learning_rate": 0.0}
     return Config.from_dict(
         merge(

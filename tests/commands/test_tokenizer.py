@@ -128,6 +128,10 @@ def test_tokens_and_merges_are_shown(run: Run, text: Path, tmp_path: Path) -> No
     assert table[0].split() == ["merge", "token", "left", "right", "together"]
     assert len(table) == 5
     assert table[1].split() == ["1", "12", "'t'", "'h'", "'th'"]
+    text.write_text("ä ä ä", encoding="utf-8")
+    run("train", text, "--kind", "bpe", "--merges", "3", "--out", tmp_path / "bytes.json")
+    table = run("show", "--merges", "--tokenizer", tmp_path / "bytes.json")[1].splitlines()
+    assert [r"\xc3", r"\xa4", "ä"] in [[word[1:-1] for word in line.split()[2:]] for line in table]
 
 
 def test_nothing_shown_can_steer_a_terminal() -> None:

@@ -100,3 +100,29 @@ def test_notes_share_lines_and_those_that_do_not_fit_are_counted() -> None:
         f"note    {long}",
         "note    3 more about the data: --verbose prints them",
     ]
+
+
+def test_a_run_toml_is_a_configuration_not_a_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, first, again = tmp_path / "a.txt", tmp_path / "first", tmp_path / "again"
+    text.write_text("em\nemma\nolivia\nava\n" * 5)
+    flags = ["--samples", "0", "--engine", "manual"]
+    assert main(["train", str(text), "--steps", "4", *flags, "--out", str(first)]) == 0
+    assert main(["train", str(first / "run.toml"), "--out", str(again)]) == 0
+    assert (again / "run.toml").read_bytes() == (first / "run.toml").read_bytes()
+    assert (
+        main(["train", str(first / "run.toml"), "--steps", "5", "--data", str(text), "--out", str(tmp_path / "5")]) == 0
+    )
+    capsys.readouterr()
+    other = tmp_path / "other.toml"
+    for content, words, status, sentence in (
+        ("[run]\nstep = 5\n", [], 2, "run.step: there is no such key; did you mean steps"),
+        ("[run\n", [], 2, f"--data {other} trains on it as text"),
+        ("[run]\nsteps = 5\n", ["--config", "b.toml"], 2, "two configurations; leave one out"),
+        ("[run]\nsteps = 5\n", ["--resume"], 2, f"SOURCE {other}: a resumed run has its run.toml"),
+        ("[package]\nname = 'x'\n", ["--steps", "1", *flags, "--out", str(tmp_path / "text")], 0, "2 documents"),
+    ):
+        other.write_text(content)
+        assert main(["train", str(other), *words]) == status
+        said = capsys.readouterr().err
+        assert sentence in said
+        assert status == 0 or said.count("\n") == 1

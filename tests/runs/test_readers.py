@@ -225,7 +225,9 @@ def test_no_file_of_a_checkpoint_is_waited_for(
     assert name in said or (name == "MANIFEST.json" and "neither a model folder" in said)
 
 
-@pytest.mark.parametrize("command", [["info"], ["train", "--extend", "1", "--resume", "--out"]], ids=["info", "extend"])
+@pytest.mark.parametrize(
+    "command", [["info"], ["train", "--extend", "1", "--lr", "1", "--resume", "--out"]], ids=["info", "extend"]
+)
 def test_no_metrics_are_waited_for(
     run: Path, special: Callable[[Path], None], command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

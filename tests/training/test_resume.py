@@ -20,6 +20,8 @@ from microgpt.training.resume import resumed
 from microgpt.training.train import train
 from tests.training.runs import small
 
+RATE = {"learning_rate": 0.004}
+
 
 def rates(out: Path) -> list[float]:
     lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
@@ -42,20 +44,34 @@ def test_steps_is_a_new_total(tmp_path: Path) -> None:
 
 def test_extended_the_rate_stays_where_it_is(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    train(small(tmp_path), out)
-    go_on(out, extend=10)
+    config = small(tmp_path).replace(optim={"min_learning_rate": 0.001})
+    train(config, out)
+    go_on(out, extend=5)
+    go_on(out, extend=5)
     assert checkpoint.read(out).step == 30
-    assert rates(out)[19:] == pytest.approx([0.01 / 20] * 11)
+    assert rates(out)[19:] == pytest.approx([0.001 + 0.009 / 20] * 11)
     go_on(out, extend=4, optim={"learning_rate": 0.02, "schedule": "linear"})
     assert rates(out)[30:] == pytest.approx([0.02, 0.015, 0.01, 0.005])
     assert Config.from_toml(out / "run.toml").run.steps == 34
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_schedule_that_has_ended_asks_for_a_rate(tmp_path: Path, schedule: str) -> None:
+    out = tmp_path / "run"
+    train(small(tmp_path).replace(optim={"schedule": schedule}), out)
+    for flags in ({}, {"optim": {"schedule": "cosine"}}):
+        with pytest.raises(UsageError, match=rf"the {schedule} schedule ended .* name the rate .* --learning-rate"):
+            resumed(out, flags, 10)
+    go_on(out, extend=5, optim=RATE)
+    go_on(out, extend=5)
+    assert rates(out)[20:] == [0.004] * 10
 
 
 def test_an_extension_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
     for name, stop in (("whole", None), ("parts", 25)):
         out = tmp_path / name
         train(small(tmp_path), out)
-        go_on(out, extend=10, stop_at=stop)
+        go_on(out, extend=10, stop_at=stop, optim=RATE)
     go_on(out)
     whole, parts = (checkpoint.read(tmp_path / name).tensors() for name in ("whole", "parts"))
     assert checkpoint.read(out).step == 30
@@ -65,9 +81,12 @@ def test_an_extension_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
 WAYS: dict[str, list[dict[str, Any]]] = {
     "another total": [{"run": {"steps": 30}}],
     "another total, twice": [{"run": {"steps": 24}, "stop_at": 22}, {"run": {"steps": 30}}],
-    "extended": [{"extend": 10}],
-    "extended by a schedule": [{"extend": 5, "optim": {"schedule": "linear", "warmup_steps": 2}}, {"extend": 5}],
-    "a total, then extended": [{"run": {"steps": 25}}, {"extend": 2}, {"run": {"steps": 30}}],
+    "extended": [{"extend": 10, "optim": RATE}],
+    "extended by a schedule": [
+        {"extend": 5, "optim": {**RATE, "schedule": "linear", "warmup_steps": 2}},
+        {"extend": 5, "optim": RATE},
+    ],
+    "a total, then extended": [{"run": {"steps": 25}}, {"extend": 2, "optim": RATE}, {"run": {"steps": 30}}],
 }
 
 
@@ -96,7 +115,7 @@ def test_the_old_keys_of_phases_are_read(tmp_path: Path) -> None:
     for name in ("old", "new"):
         out = tmp_path / name
         train(small(tmp_path), out)
-        go_on(out, extend=10, stop_at=25)
+        go_on(out, extend=10, stop_at=25, optim=RATE)
         if name == "old":
             rename(out / "run.toml", ("[[phases]]", "[[earlier]]"), ("[phases.optim]", "[earlier.optim]"))
             rename(out / "run.toml", ("end_step = ", "until = "))
@@ -135,7 +154,7 @@ def test_an_extended_run_without_its_past_begins_at_its_rate(tmp_path: Path) -> 
 def test_another_schedule_is_one_of_the_whole_run(tmp_path: Path) -> None:
     out, anew = tmp_path / "run", tmp_path / "anew"
     train(small(tmp_path), out)
-    go_on(out, extend=10)
+    go_on(out, extend=10, optim=RATE)
     assert main(["train", "--config", str(out / "run.toml"), "--out", str(anew), "--learning-rate", "0.02"]) == 0
     assert rates(anew) == [0.02] * 30
 
@@ -180,7 +199,7 @@ def test_other_data_is_refused_by_name(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["other.txt", "names", "chat"])
-@pytest.mark.parametrize("how", [["--resume"], ["--extend", "5"]], ids=" ".join)
+@pytest.mark.parametrize("how", [["--resume"], ["--extend", "5", "--lr", "0.01"]], ids=" ".join)
 def test_another_source_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str, how: list[str]
 ) -> None:
