@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from microgpt import scenarios
+from microgpt import older, scenarios
 from microgpt.errors import UsageError, nearest
 from microgpt.files import read_toml
 from microgpt.limits import MAX_SIZE, Cap, Count, Fraction, Layers, Positive, Real, Samples, Seed, Size, Threads
@@ -55,13 +55,6 @@ SCHEDULE = ("learning_rate", "schedule", "warmup_steps", "min_learning_rate")  #
 
 def _family(given: Mapping[str, Any]) -> dict[str, Any]:
     return FAMILIES.get(str(given.get("family", "")), {})
-
-
-def _renamed(given: Any, old: str, new: str) -> Any:
-    """The mapping with a key of files that an older version wrote under its present name."""
-    if not isinstance(given, Mapping) or old not in given or new in given:
-        return given
-    return {new if key == old else key: value for key, value in given.items()}
 
 
 class Section(BaseModel):
@@ -178,6 +171,10 @@ class Data(Section):
     val_fraction: Fraction | None = key(
         None, "fraction of documents to hold out (default: 0.1 if eval_every is set, else 0)"
     )
+    val_split: Literal["random", "end"] = key(
+        "random", "part to hold out: documents drawn at random, or the end of the text (overlapping chunks: the end)"
+    )
+    split_seed: Seed = key(42, "seed of the documents that are held out")
 
     @model_validator(mode="after")
     def _check_data(self) -> Self:
@@ -237,7 +234,7 @@ class Phase(Section):
     @model_validator(mode="before")
     @classmethod
     def _read_old_key(cls, given: Any) -> Any:
-        return _renamed(given, "until", "end_step")
+        return older.renamed(given, "until", "end_step")
 
 
 class Config(Section):
@@ -256,8 +253,8 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_old_key(cls, given: Any) -> Any:
-        return _renamed(given, "earlier", "phases")
+    def _read_old_keys(cls, given: Any) -> Any:
+        return older.upgraded(given)
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], where: str = "configuration") -> Config:

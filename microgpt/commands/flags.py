@@ -16,6 +16,7 @@ from microgpt.commands.selection import CheckpointFlag
 from microgpt.config import SECTIONS, Config, merge
 from microgpt.errors import UsageError, nearest
 from microgpt.limits import MAX_COUNT, MAX_REAL, MAX_SEED
+from microgpt.older import upgraded
 from microgpt.scenarios import read, scenario, scenarios, size
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def resolve(
     Without one the text is that of the flags or of the file, whose name the run then has, else the scenario names.
     Raises UsageError, also where `source` and the file name two texts.
     """
-    layer = read(config_file) if config_file else {}
+    layer = upgraded(read(config_file)) if config_file else {}
     in_file = _texts(layer)
     if config_file and source is None and (in_file or _texts(flags)):
         lowest: dict[str, Any] = {"name": run_name(str(config_file))}

@@ -14,6 +14,7 @@ from microgpt.config import Data
 from microgpt.data import chat_template
 from microgpt.data.chat_template import Row
 from microgpt.data.conversations import Chats, Conversation
+from microgpt.data.split import split
 from microgpt.data.text_size import TextSize
 from microgpt.errors import DataError, UsageError
 from microgpt.feed import Feed
@@ -117,20 +118,24 @@ def tokenize_chats(chats: Chats, tokenizer: Tokenizer, block_size: int, data: Da
 
 
 def build(
-    chats: Chats, groups: Sequence[Sequence[Row]], tokenizer: Tokenizer, rng: Random, val_fraction: float
+    chats: Chats,
+    groups: Sequence[Sequence[Row]],
+    tokenizer: Tokenizer,
+    data: Data,
+    rng: Random,
+    val_fraction: float,
 ) -> ChatCorpus:
-    """Shuffle conversations with `rng` and hold out the last of them, with all their rows.
+    """Shuffle conversations with `rng` and hold some out with all their rows, see `split`.
 
     `groups` holds the rows of each conversation. Raises DataError if too few are left to train on.
     """
-    order = list(range(len(groups)))
-    n_held = round(len(order) * val_fraction)
-    rng.shuffle(order)
-    if n_held == len(order) or (val_fraction and not n_held):
+    sizes = np.array([sum(len(message.content.encode()) for message in talk) for talk in chats.conversations])
+    train, held = split(range(len(groups)), sizes, data, rng, val_fraction)
+    if not len(train) or (val_fraction and not len(held)):
         raise DataError(
-            f"{len(order)} conversations are too few to hold out {val_fraction:.0%} of them; set --val-fraction 0"
+            f"{len(groups)} conversations are too few to hold out {val_fraction:.0%} of them; set --val-fraction 0"
         )
-    return _in_order(chats, groups, tokenizer, order, len(order) - n_held)
+    return _in_order(chats, groups, tokenizer, [*train.tolist(), *held.tolist()], len(train))
 
 
 def all_held_out(chats: Chats, groups: Sequence[Sequence[Row]], tokenizer: Tokenizer) -> ChatCorpus:

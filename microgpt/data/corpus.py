@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +16,9 @@ from typing import Protocol
 import numpy as np
 
 from microgpt.data.conversations import Conversation
-from microgpt.data.documents import Documents, shared
+from microgpt.data.documents import Documents
 from microgpt.data.encode import Encoded
+from microgpt.data.split import split
 from microgpt.data.text_size import TextSize, total
 from microgpt.errors import DataError
 from microgpt.feed import Feed
@@ -220,26 +220,15 @@ class DocumentCorpus:
 
 
 def build(documents: Documents, encoded: Encoded, rng: Random, val_fraction: float) -> DocumentCorpus:
-    """Shuffle the documents' order with `rng` and hold out the last of it. Raises DataError if too few are left.
-
-    Where documents share text with their neighbours (chunks that overlap), the text's end is held out instead, and
-    the documents between are left out, so that nothing held out is trained on.
-    """
-    order = array("q", encoded.kept if encoded.kept is not None else range(len(encoded.offsets) - 1))
-    n_held, neighbours = round(len(order) * val_fraction), shared(documents.data)
-    apart = array("q")
-    if neighbours and n_held:
-        apart = order[len(order) - n_held :]
-        del order[max(0, len(order) - n_held - neighbours) :]
-    rng.shuffle(order)
-    n_train = len(order) if apart else len(order) - n_held
-    if n_train < 1 or (val_fraction and not n_held):
+    """Shuffle the documents with `rng` and hold some out, see `split`. Raises DataError if too few are left."""
+    places = range(len(encoded.offsets) - 1) if encoded.kept is None else encoded.kept
+    train, held = split(places, encoded.sizes[:, 0], documents.data, rng, val_fraction)
+    if not len(train) or (val_fraction and not len(held)):
         raise DataError(
-            f"{len(order) + len(apart)} documents are too few to hold out {val_fraction:.0%} of them; set "
+            f"{len(places)} documents are too few to hold out {val_fraction:.0%} of them; set "
             f"--val-fraction 0, or name a held-out file with --val-data"
         )
-    whole = np.frombuffer(order + apart if apart else order, dtype=np.int64)
-    return DocumentCorpus(documents, encoded, whole, n_train)
+    return DocumentCorpus(documents, encoded, np.concatenate([train, held]), len(train))
 
 
 def all_held_out(documents: Documents, encoded: Encoded) -> DocumentCorpus:

@@ -31,6 +31,7 @@ from microgpt.tokenizers import KINDS, MAX_BYTES, Tokenizer
 from microgpt.tokenizers import read as read_tokenizer
 from microgpt.tokenizers import train as train_tokenizer
 
+ELSEWHERE = {"dataset", "path", "val_path", "val_fraction", "split_seed", "val_split"}  # keys that change no token
 FORMAT = 2  # version of the cache
 LEFT_OUT = "characters that the tokenizer does not know left out (--unk)"
 
@@ -145,7 +146,7 @@ def _mapped(documents: Documents, tokenizer: Tokenizer | None, progress: Progres
 
 
 def _key(documents: Documents, tokenizer: Tokenizer | None) -> str:
-    data = documents.data.model_dump(exclude={"dataset", "path", "val_path", "val_fraction"})
+    data = documents.data.model_dump(exclude=ELSEWHERE)
     if tokenizer is None and documents.data.tokenizer not in KINDS:
         tokenizer = learn(documents.data, ())
     known = hashlib.sha256(tokenizer.to_json()).hexdigest() if tokenizer else None

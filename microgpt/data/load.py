@@ -38,7 +38,7 @@ def load(
         chats = read_chats(data)
         tokenizer = tokenizer or learn(data, chats.texts, roles=True)
         rows = chats, chat_corpus.tokenize_chats(chats, tokenizer, block_size, data), tokenizer
-        split, held_out = partial(chat_corpus.build, *rows), partial(chat_corpus.all_held_out, *rows)
+        split, held_out = partial(chat_corpus.build, *rows, data), partial(chat_corpus.all_held_out, *rows)
         return TokenizedData(chats, tokenizer, split, held_out)
     documents = read_documents(data)
     tokenizer, encoded = encode(documents, tokenizer, progress)

@@ -124,8 +124,8 @@ def finetuned(base: Path, data: str, flags: Flags, which: str | int | None = Non
     schedule = {"learning_rate": old.optim.learning_rate * factor, "schedule": "linear", "warmup_steps": 0}
     fresh = {"tokenizer": old.data.tokenizer, "trailing_bos": old.data.trailing_bos, "score": old.data.score}
     run = {"steps": 300, "checkpoint_every": 0, "eval_every": 0, "sample_every": 0}
-    whole = {**old.to_dict(), "data": {}, "finetune": {}, "schedule_from": 0, "phases": ()}
-    whole.pop("replay_data", None)
+    past = ("data", "finetune", "schedule_from", "phases", "replay_data")
+    whole = {key: value for key, value in old.to_dict().items() if key not in past}
     layers: list[Mapping[str, Any]] = [
         whole,
         {"name": f"{old.name}-tuned", "optim": {**schedule, "min_learning_rate": 0.0}, "run": run},

@@ -43,6 +43,8 @@ CHANGES = {
     "optim.min_learning_rate": [0.001],
     "optim.clip_norm": [1.0],
     "data.val_fraction": [0.2, 0.05, 0.0],
+    "data.val_split": ["end"],
+    "data.split_seed": [7],
     "run.seed": [0, 41, 43],
     "run.batch_size": [1, 3, 4],
     "run.grad_accum": [2],

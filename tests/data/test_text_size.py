@@ -45,7 +45,7 @@ def test_sizes_are_those_of_the_texts(tmp_path: Path, monkeypatch: pytest.Monkey
     tokenizer, path, texts = trained(kind, unk=True), tmp_path / "text.txt", [*KNOWN, STRANGE]
     path.write_text("\n".join(texts), encoding="utf-8")
     data = load(Data(path=str(path), unk=True), 8, tokenizer)
-    found = data.encoded.sizes  # type: ignore[attr-defined]
+    found = data.held_out().encoded.sizes  # type: ignore[attr-defined]
     for text, size in zip(texts, map(TextSize._make, found.tolist()), strict=True):
         tokens = tokenizer.encode(text)
         kept = text if kind in EXACT else tokenizer.normalize(text)
