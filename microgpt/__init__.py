@@ -12,6 +12,7 @@ A model that was trained on conversations also answers: microgpt.load("runs/chat
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,16 +26,7 @@ __all__ = ["Config", "load", "train"]
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that importing the package costs nothing."""
-    if name == "Config":
-        from microgpt.config import Config
-
-        return Config
-    if name == "train":
-        from microgpt.training.train import train
-
-        return train
-    if name == "load":
-        from microgpt.inference.chat import load
-
-        return load
-    raise AttributeError(f"module 'microgpt' has no attribute {name!r}")
+    places = {"Config": "microgpt.config", "train": "microgpt.training.train", "load": "microgpt.inference.chat"}
+    if name not in places:
+        raise AttributeError(f"module 'microgpt' has no attribute {name!r}")
+    return getattr(import_module(places[name]), name)

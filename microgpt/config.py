@@ -6,7 +6,7 @@ checked: defaults < scenario < --size < --config file < flags.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,34 +20,20 @@ from microgpt.limits import MAX_SIZE, Cap, Count, Fraction, Layers, Positive, Re
 # The keys that a family sets; keys given beside it override them.
 FAMILIES: dict[str, dict[str, Any]] = {
     "classic": {"position": "learned", "activation": "relu", "final_norm": False, "qk_norm": False},
-    "modern": {
-        "position": "rope",
-        "activation": "relu2",
-        "final_norm": True,
-        "qk_norm": False,
-        "rope_pairs": "half",
-    },
-    "nanochat": {
-        "position": "rope",
-        "activation": "relu2",
-        "final_norm": True,
-        "qk_norm": True,
-        "rope_pairs": "half",
-    },
+    "modern": {"position": "rope", "activation": "relu2", "final_norm": True, "qk_norm": False, "rope_pairs": "half"},
+    "nanochat": {"position": "rope", "activation": "relu2", "final_norm": True, "qk_norm": True, "rope_pairs": "half"},
 }
 
 
-# The keys of earlier layers that a key of a later layer removes, unless they are given beside it.
-RESETS: dict[str, dict[str, tuple[str, ...]]] = {
-    "data": {
-        "path": ("dataset",),
-        "dataset": ("path",),
-        "tokenizer": ("tokenizer_size", "bpe_merges"),
-        "tokenizer_size": ("bpe_merges",),
-        "bpe_merges": ("tokenizer_size",),
-        "val_path": ("val_fraction",),
-        "val_fraction": ("val_path",),
-    }
+# The keys of `data` in earlier layers that a key of a later layer removes, unless they are given beside it.
+RESETS: dict[str, tuple[str, ...]] = {
+    "path": ("dataset",),
+    "dataset": ("path",),
+    "tokenizer": ("tokenizer_size", "bpe_merges"),
+    "tokenizer_size": ("bpe_merges",),
+    "bpe_merges": ("tokenizer_size",),
+    "val_path": ("val_fraction",),
+    "val_fraction": ("val_path",),
 }
 
 SCHEDULE = ("learning_rate", "schedule", "warmup_steps", "min_learning_rate")  # keys of optim; the rest is Adam
@@ -314,16 +300,11 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
                 value = {**_family(value), **value} if key == "model" else value
                 below = out.get(key)
                 below = below if isinstance(below, Mapping) else {}
-                taken_back = {lost for given, lost in _resets(key) if given in value}
+                taken_back = {lost for given in value for lost in RESETS.get(given, ())} if key == "data" else set()
                 out[key] = {**{name: old for name, old in below.items() if name not in taken_back}, **value}
             else:
                 out[key] = value
     return out
-
-
-def _resets(section: str) -> Iterator[tuple[str, str]]:
-    for given, lost in RESETS.get(section, {}).items():
-        yield from ((given, key) for key in lost)
 
 
 def _one_line(error: ValidationError) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import DataFlags, Flags, ModelFlags, OptimFlags, RunFlags, given, resolve
+from microgpt.commands.flags import ConfigFlags, Flags, given, resolve
 from microgpt.engines.common.hardware import cpu
 from microgpt.errors import UsageError
 from microgpt.terminal import say
@@ -25,10 +25,7 @@ def bench(
     full_context: Switch = False,
     plot: Path | None = None,
     json: Switch = False,
-    model: Annotated[ModelFlags, Flags] = ModelFlags(),  # type: ignore[valid-type]
-    optim: Annotated[OptimFlags, Flags] = OptimFlags(),  # type: ignore[valid-type]
-    data: Annotated[DataFlags, Flags] = DataFlags(),  # type: ignore[valid-type]
-    run: Annotated[RunFlags, Flags] = RunFlags(),  # type: ignore[valid-type]
+    settings: Annotated[ConfigFlags, Flags] = ConfigFlags(),  # type: ignore[valid-type]
 ) -> None:
     """Measure how fast engines train: `bench ladder` measures all, `bench SCENARIO` one.
 
@@ -45,7 +42,7 @@ def bench(
     json
         Print one JSON object.
     """
-    flags = given(model=model, optim=optim, data=data, run=run)
+    flags = given(settings)
     if source == "ladder":
         _ladder(resolve(scenario, None, flags), plot, json)
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json as jsonlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from microgpt.commands.flags import require
 from microgpt.data import datasets
 from microgpt.errors import MachineError, UsageError, install
 from microgpt.limits import MAX_COUNT
-from microgpt.terminal import say
+from microgpt.terminal import printable, say
 
 USER_AGENT = f"microgpt/{__version__} (collects text to train a small language model)"
 
@@ -113,14 +112,9 @@ def scrape(
     json
         Print the report as one JSON object.
     """
-    crawl = crawler(
-        depth=depth,
-        max_pages=max_pages,
-        max_bytes=max_bytes,
-        page_seconds=page_seconds,
-        allow_private=allow_private or [],
-        cache=cache,
-    )
+    require("--depth", depth, 0, MAX_COUNT)
+    require("--max-pages", max_pages, 1, MAX_COUNT)
+    crawl = crawler(allow_private or [], cache, max_bytes, page_seconds, depth=depth, max_pages=max_pages)
     from microgpt.data.scrape.crawl import scrape as write
 
     report = write(crawl, named_urls(urls, url_file), out, allow_partial=allow_partial)
@@ -139,17 +133,12 @@ def named_urls(urls: tuple[str, ...] | list[str], url_file: Path | None) -> list
 
 
 def crawler(
-    *,
-    depth: int = 0,
-    max_pages: int = 1000,
-    max_bytes: int = 5_000_000,
-    page_seconds: float = 30.0,
-    allow_private: list[str],
-    cache: bool = True,
+    allow_private: list[str], cache: bool = True, max_bytes: int = 5_000_000, page_seconds: float = 30.0, **links: Any
 ) -> Any:
-    """A crawl of the web that prints its progress. Raises UsageError, MachineError."""
-    require("--depth", depth, 0, MAX_COUNT)
-    require("--max-pages", max_pages, 1, MAX_COUNT)
+    """A crawl of the web that prints its progress; `links` are Crawl's depth and max_pages.
+
+    Raises UsageError, MachineError.
+    """
     require("--max-bytes", max_bytes, 1, MAX_COUNT)
     require("--page-seconds", page_seconds, 0.001, 86_400)
     for module in ("httpcore2", "idna", "protego", "trafilatura"):
@@ -164,10 +153,4 @@ def crawler(
     except Refused as error:
         raise UsageError(f"--allow-private: {error}") from None
     fetcher = Fetcher(gate, Limits(max_bytes, page_seconds), user_agent=USER_AGENT)
-    return Crawl(fetcher, depth=depth, max_pages=max_pages, cache=web_cache() if cache else None, log=_printable(say))
-
-
-def _printable(log: Callable[[str], None]) -> Callable[[str], None]:
-    from microgpt.terminal import printable
-
-    return lambda line: log(printable(line))
+    return Crawl(fetcher, cache=web_cache() if cache else None, log=lambda line: say(printable(line)), **links)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import Flags, OptimFlags, RunFlags, given
+from microgpt.commands.flags import Flags, TuningFlags, given
 from microgpt.commands.selection import CheckpointFlag, checkpoint_json, say_checkpoint
 from microgpt.commands.train import run_and_report
 from microgpt.errors import UsageError
@@ -28,8 +28,7 @@ def finetune(
     max_time: str | None = None,
     verbose: Switch = False,
     json: Switch = False,
-    optim: Annotated[OptimFlags, Flags] = OptimFlags(),  # type: ignore[valid-type]
-    settings: Annotated[RunFlags, Flags] = RunFlags(),  # type: ignore[valid-type]
+    settings: Annotated[TuningFlags, Flags] = TuningFlags(),  # type: ignore[valid-type]
 ) -> None:
     """Continue training a model on new text or conversations, as a new run. The base model stays unchanged.
 
@@ -64,13 +63,13 @@ def finetune(
         raise UsageError(f"--lora-rank: must be 0 (off) or more, got {lora_rank}")
     optional = {"score": score, "val_fraction": val_fraction}
     flags = {
-        **given(optim=optim, run=settings),
+        **given(settings),
         "data": {key: value for key, value in optional.items() if value is not None},
         "finetune": {"lora_rank": lora_rank, "lora_alpha": lora_alpha, "replay": replay},
     }
     config, base = finetuned(run, data, flags, checkpoint)
     say_checkpoint(base.selection)
     out = out or new_folder(config.name)
-    result = run_and_report(config, out, max_time=max_time, verbose=verbose, as_json=json)
+    result = run_and_report(config, out, max_time, verbose, json)
     if json:
         print(jsonlib.dumps({**result, "base_checkpoint": checkpoint_json(base.selection)}))

@@ -51,7 +51,11 @@ def _section(name: str, cls: Any) -> Any:
             allow_leading_hyphen=key == "path",  # - is standard input
         )
         fields.append((key, Annotated[_plain(field.annotation), parameter], None))
-    flags = dataclasses.make_dataclass(f"{name.capitalize()}Flags", fields, frozen=True)
+    return _dataclass(f"{name.capitalize()}Flags", fields)
+
+
+def _dataclass(name: str, fields: list[Any]) -> Any:
+    flags = dataclasses.make_dataclass(name, fields, frozen=True)
     flags.__module__ = __name__  # cyclopts looks for the fields' types where a class was made
     return flags
 
@@ -65,19 +69,20 @@ def _plain(annotation: Any) -> Any:
     return annotation | None
 
 
-ModelFlags = _section("model", SECTIONS["model"])
-OptimFlags = _section("optim", SECTIONS["optim"])
-DataFlags = _section("data", SECTIONS["data"])
-RunFlags = _section("run", SECTIONS["run"])
+def _sections(*names: str) -> Any:
+    """A class of the flags of some sections of the configuration."""
+    classes = ((name, _section(name, SECTIONS[name])) for name in names)
+    return _dataclass("Sections", [(name, Annotated[cls, Flags], cls()) for name, cls in classes])
 
 
-def given(**sections: Any) -> dict[str, dict[str, Any]]:
+ConfigFlags = _sections("model", "optim", "data", "run")
+TuningFlags = _sections("optim", "run")
+
+
+def given(flags: Any) -> dict[str, dict[str, Any]]:
     """The layer of flags that were given, by section."""
-    return {
-        name: {key: value for key, value in dataclasses.asdict(flags).items() if value is not None}
-        for name, flags in sections.items()
-        if flags is not None
-    }
+    sections = dataclasses.asdict(flags).items()
+    return {name: {key: value for key, value in keys.items() if value is not None} for name, keys in sections}
 
 
 def resolve(
@@ -130,7 +135,7 @@ def base(source: str) -> dict[str, Any]:
     path = Path(source)
     if os.path.exists(path) or source == "-" or glob.has_magic(source):
         return {"name": run_name(source), "data": {"path": source}}
-    if path.suffix or os_separator(source):
+    if path.suffix or "/" in source or "\\" in source:
         raise UsageError(f"{source}: no such file; name a text file or a scenario ({', '.join(scenarios())})")
     raise UsageError(f"no scenario or file is called {source!r}; {nearest(source, scenarios())}")
 
@@ -140,11 +145,6 @@ def run_name(source: str) -> str:
     if source == "-":
         return "stdin"
     return re.sub(r"[^\w.-]+", "", Path(source).resolve().stem.removesuffix(".txt")) or "text"
-
-
-def os_separator(source: str) -> bool:
-    """Whether a word looks like a path."""
-    return "/" in source or "\\" in source
 
 
 def require(flag: str, value: float, least: float, most: float, off: str = "") -> None:

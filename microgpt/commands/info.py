@@ -56,11 +56,7 @@ def gather(run: Path, which: str | None = None) -> dict[str, Any]:
         "flops_per_token": flops_per_token(model),
         "config": saved.config.to_dict(),
         "parameters": {w.name: list(w.shape) for w in table(model)},
-        "tokenizer": {
-            "kind": saved.tokenizer.kind,
-            "vocab_size": saved.tokenizer.vocab_size,
-            "bos": saved.tokenizer.bos,
-        },
+        "tokenizer": {key: getattr(saved.tokenizer, key) for key in ("kind", "vocab_size", "bos")},
         "data": saved.state.get("data"),
         "engine": {key: saved.state.get(key) for key in ("engine", "dtype", "threads")},
         "losses": losses,
@@ -72,12 +68,8 @@ def gather(run: Path, which: str | None = None) -> dict[str, Any]:
 
 def _losses(losses: dict[str, Any]) -> dict[str, str]:
     """The losses that are known, in nats per token, by their labels."""
-    labels = {
-        "loss": "last loss",
-        "val_loss": "held-out loss",
-        "first": "first loss",
-        "mean_of_last_50": "mean of last 50",
-    }
+    labels = {"loss": "last loss", "val_loss": "held-out loss", "first": "first loss"}
+    labels |= {"mean_of_last_50": "mean of last 50"}
     rows = {labels[key]: f"{losses[key]:.4f}" for key in labels if losses.get(key) is not None}
     if best := losses.get("best"):
         rows["best"] = f"{best['val_loss']:.4f} held out, at step {best['step']:,}"

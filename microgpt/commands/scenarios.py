@@ -78,12 +78,8 @@ def facts(name: str) -> dict[str, Any]:
     if "vocab_size" in stated:
         config = config.with_vocab(stated["vocab_size"])
         size = n_params(config.model)
-        choice = choose(
-            config.model,
-            config.optim,
-            tokens_per_step=stated["tokens_per_step"],
-            rows_per_step=config.run.batch_size * config.run.grad_accum,
-        )
+        tokens, rows = stated["tokens_per_step"], config.run.batch_size * config.run.grad_accum
+        choice = choose(config.model, config.optim, tokens_per_step=tokens, rows_per_step=rows)
         seconds = choice.seconds_per_step * config.run.steps
     return {
         "description": config.description,

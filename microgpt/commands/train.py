@@ -13,19 +13,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import (
-    DataFlags,
-    Flags,
-    ModelFlags,
-    OptimFlags,
-    RunFlags,
-    as_configuration,
-    base,
-    given,
-    require,
-    resolve,
-    run_name,
-)
+from microgpt.commands.flags import ConfigFlags, Flags, as_configuration, base, given, require, resolve, run_name
 from microgpt.commands.progress import TrainingProgress
 from microgpt.config import SCHEDULE, Config
 from microgpt.errors import MicrogptError, NumericError, Stopped, UsageError
@@ -51,10 +39,7 @@ def train(
     allow_partial: Switch = False,
     verbose: Switch = False,
     json: Switch = False,
-    model: Annotated[ModelFlags, Flags] = ModelFlags(),  # type: ignore[valid-type]
-    optim: Annotated[OptimFlags, Flags] = OptimFlags(),  # type: ignore[valid-type]
-    data: Annotated[DataFlags, Flags] = DataFlags(),  # type: ignore[valid-type]
-    run: Annotated[RunFlags, Flags] = RunFlags(),  # type: ignore[valid-type]
+    settings: Annotated[ConfigFlags, Flags] = ConfigFlags(),  # type: ignore[valid-type]
 ) -> None:
     """Train a model on a scenario or a text file.
 
@@ -90,7 +75,7 @@ def train(
     json
         Print the result as one JSON object.
     """
-    flags = given(model=model, optim=optim, data=data, run=run)
+    flags = given(settings)
     if extend is not None:
         require("--extend", extend, 1, MAX_COUNT)
     if given_config := as_configuration(source):
@@ -118,9 +103,7 @@ def train(
         if any(key in SCHEDULE for key in flags["optim"]):  # a new schedule is that of the whole run
             resolved = resolved.model_copy(update={"schedule_from": 0, "phases": ()})
         out = out or new_folder(resolved.name)
-    result = run_and_report(
-        resolved, out, resume=resume, stop_at=stop_at, max_time=max_time, verbose=verbose, as_json=json
-    )
+    result = run_and_report(resolved, out, max_time, verbose, json, resume=resume, stop_at=stop_at)
     if json:
         print(jsonlib.dumps(result))
 
@@ -161,7 +144,7 @@ def _scraped(urls: list[str], url_file: Path | None, allow_private: list[str], a
     from microgpt.commands.data import crawler, named_urls
 
     pages = named_urls(urls, url_file)
-    crawl = crawler(allow_private=allow_private)
+    crawl = crawler(allow_private)
     from microgpt.data.scrape.crawl import as_text, scrape, text_file
 
     out = text_file(pages)
@@ -170,23 +153,19 @@ def _scraped(urls: list[str], url_file: Path | None, allow_private: list[str], a
 
 
 def run_and_report(
-    config: Config,
-    out: Path,
-    *,
-    resume: bool = False,
-    stop_at: int | None = None,
-    max_time: str | None = None,
-    verbose: bool = False,
-    as_json: bool = False,
+    config: Config, out: Path, max_time: str | None, verbose: bool, as_json: bool, **options: Any
 ) -> dict[str, Any]:
-    """Train, with progress and the next command on stderr and samples on stdout unless `as_json`."""
+    """Train, with progress and the next command on stderr and samples on stdout unless `as_json`.
+
+    `options` are those of training.train.train. Returns the result, ready for JSON.
+    """
     from microgpt.training.train import train as train_run
 
     limit = None if max_time is None else seconds(max_time)
     again = shlex.join(["microgpt", "train", "--resume", "--out", str(out)])
     try:
         with TrainingProgress(out, verbose) as callbacks:
-            result = train_run(config, out, resume=resume, stop_at=stop_at, max_time=limit, callbacks=callbacks)
+            result = train_run(config, out, max_time=limit, callbacks=callbacks, **options)
     except MicrogptError as error:
         started = isinstance(error, Stopped) or callbacks.tokens
         if started and not isinstance(error, NumericError):  # it would fail at the same step again
@@ -198,10 +177,6 @@ def run_and_report(
         say(f"resume  {again}")
     else:
         say(f"try     {shlex.join(['microgpt', result.verb, str(out)])}")
-    return _result(result)
-
-
-def _result(result: Any) -> dict[str, Any]:
     return {**dataclasses.asdict(result), "path": str(result.path)}
 
 

@@ -21,16 +21,7 @@ from microgpt.training.prepare import RunSetup, prepare
 # change too, since its content is compared.
 FREE = {
     "data": {"dataset", "path", "val_path"},
-    "run": {
-        "steps",
-        "checkpoint_every",
-        "keep",
-        "eval_every",
-        "patience",
-        "sample_every",
-        "samples",
-        "temperature",
-    },
+    "run": {"steps", "checkpoint_every", "keep", "eval_every", "patience", "sample_every", "samples", "temperature"},
 }
 
 Flags = Mapping[str, Mapping[str, Any]]

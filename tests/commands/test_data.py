@@ -33,4 +33,4 @@ def test_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_pages_are_asked_for_by_name_and_version() -> None:
-    assert crawler(allow_private=[]).fetcher.user_agent.startswith(f"microgpt/{__version__} (")
+    assert crawler([]).fetcher.user_agent.startswith(f"microgpt/{__version__} (")
