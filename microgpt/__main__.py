@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from microgpt.signals import Terminated, raise_on_signal
+from microgpt.signals import NO_THREADS, Terminated, can_start_threads, raise_on_signal
 
 
 def script() -> None:
@@ -16,7 +16,12 @@ def script() -> None:
             status = main()
     except KeyboardInterrupt as error:
         status = 143 if isinstance(error, Terminated) else 130
-        print("microgpt: interrupted", file=sys.stderr)
+        sentence = "interrupted"
+        if status == 130 and not can_start_threads():
+            status, sentence = 5, NO_THREADS
+        from microgpt.terminal import say
+
+        say(f"microgpt: {sentence}")
     sys.exit(status)
 
 

@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 
 from cyclopts import App, ArgumentCollection, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
 from microgpt import __version__
 from microgpt.errors import MicrogptError, UsageError
-from microgpt.signals import Terminated, raise_on_signal
+from microgpt.signals import NO_THREADS, Terminated, can_start_threads, raise_on_signal
+from microgpt.terminal import say
 
 
 def _whole(app: App, words: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -65,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Terminated:
         return _fail("terminated", 143, None)
     except KeyboardInterrupt:
+        if not can_start_threads():  # OpenBLAS raises SIGINT then
+            return _fail(NO_THREADS, 5, None)
         return _fail("interrupted", 130, None)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on
@@ -78,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 5, error if debug else None)
     except Exception as error:
+        if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+            return _fail(NO_THREADS, 5, error if debug else None)
         hint = "" if debug else "; this is a defect of microgpt: run again with --debug and report what it prints"
         return _fail(f"{type(error).__name__}: {error}{hint}", 70, error if debug else None)
     return 0
@@ -88,6 +94,8 @@ def _open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are no text, byte for byte
 
 
 TO_NAME = {"RUN": "name a run or model folder", "NAME": "name a data set (microgpt data list shows them)"}
@@ -113,6 +121,6 @@ def _fail(sentence: str, status: int, error: BaseException | None) -> int:
     if error is not None:
         import traceback
 
-        traceback.print_exception(error)
-    print(f"microgpt: {sentence}", file=sys.stderr)
+        say("".join(traceback.format_exception(error)).rstrip(), lines=True)
+    say(f"microgpt: {sentence}")
     return status

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import secrets
 import shutil
 import stat
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from microgpt import json_text
 from microgpt.errors import CheckpointError, MachineError, MicrogptError, UsageError
 
 TEMPORARY = ".microgpt-tmp-"  # a name that nobody else gives to what they would miss
@@ -280,15 +279,8 @@ def read_json(path: Path, limit: int = SMALL) -> Any:
 
 def parse_json(data: bytes, where: str) -> Any:
     """JSON bytes with the strictness of `read_json`. Raises CheckpointError."""
-
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is not JSON")
-
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=refuse)
-        if b"\\u" in data:
-            json.dumps(value, ensure_ascii=False).encode()  # refuses half a character, which no file could hold
-        return value
+        return json_text.loads(data.decode("utf-8"))
     except RecursionError:
         raise CheckpointError(f"{where}: damaged JSON (nested too deeply)", "E_JSON") from None
     except ValueError as error:
@@ -306,18 +298,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not TOML: {error}") from None
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of a JSON parser (its object_pairs_hook). Raises ValueError for a key that occurs twice."""
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {twice[:40]!r} occurs twice; keep one of them")
-    return out
-
-
 def to_json(value: Any, indent: int | None = 2) -> bytes:
-    """JSON, indented unless told otherwise, the same bytes for the same value."""
-    return (json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """The bytes of a JSON file or line, indented unless told otherwise, the same for the same value."""
+    return (json_text.dumps(value, indent=indent) + "\n").encode()
 
 
 def cache_folder(kind: str) -> Path:

@@ -52,6 +52,18 @@ def raise_on_signal() -> Iterator[None]:
         restore_handlers(before)
 
 
+NO_THREADS = "cannot start a thread: the limit of processes is reached; raise it (ulimit -u) or set --threads 1"
+
+
+def can_start_threads() -> bool:
+    """Whether the limit of processes allows another thread. Where it does not, OpenBLAS raises SIGINT."""
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError:
+        return False
+    return True
+
+
 class StopRequest:
     """`number` is the signal that asked the run to stop, or None."""
 

@@ -1,15 +1,100 @@
-"""Text for the terminal: lines on stderr, so that stdout holds results alone, and text made safe to print."""
+"""All text that reaches a terminal: results on stdout, messages on stderr, tables and coloured tokens.
+
+Names, paths, keys and texts are of others. All of them pass through `printable`: no character of theirs moves a
+terminal's cursor, changes its state or turns the direction of writing, and rich reads none of them as markup. No other
+module prints (tests/test_terminal.py). Where stdout is no terminal, results are written unchanged.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from microgpt import json_text
 from microgpt.progress import ProgressCallback
 
+if TYPE_CHECKING:
+    from rich.text import Text
 
-def say(text: str) -> None:
-    """Print a line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+# C0 but tab and line end, DEL and C1; marks of direction, line separators; halves of characters, which no stream takes.
+CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """A text whose control characters are escaped as Python writes them."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def say(text: str, *, lines: bool = False) -> None:
+    """Print a message on stderr: one line, whose line ends are escaped, unless it may have several `lines`."""
+    text = printable(text)
+    print(text if lines else text.replace("\n", "\\n"), file=sys.stderr, flush=True)
+
+
+def output(text: object, end: str = "\n", *, flush: bool = False) -> None:
+    """Print a result on stdout: printable where that is a terminal, else unchanged."""
+    print(printable(str(text)) if sys.stdout.isatty() else str(text), end=end, flush=flush)
+
+
+def output_exactly(text: str) -> None:
+    """Write a text on stdout without a line end, its own line ends unchanged; for a terminal made printable."""
+    sys.stdout.flush()
+    shown = printable(text) + "\n" * (not text.endswith("\n")) if sys.stdout.isatty() else text
+    sys.stdout.buffer.write(shown.encode("utf-8", "surrogateescape"))
+    sys.stdout.buffer.flush()
+
+
+def output_json(value: Any) -> None:
+    """Print a value as one line of JSON. A number that is not finite is null, and control characters are escaped."""
+    line = json_text.dumps(json_text.finite(value))
+    print(CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line), flush=True)
+
+
+def output_table(
+    columns: Iterable[Mapping[str, Any]],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str = "",
+    width: int | None = None,
+    expand: bool = False,
+) -> None:
+    """Print a table on stdout. A column has the options of rich's `add_column`; without a header none has one."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=_cell(title) if title else None, title_justify="left", box=None, pad_edge=False, expand=expand)
+    for column in columns:
+        table.add_column(**column)
+    table.show_header = any(column.header for column in table.columns)
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    Console(highlight=False, width=width).print(table)
+
+
+def _cell(value: object) -> Text:
+    from rich.text import Text
+
+    return Text(printable(str(value)))
+
+
+COLOURS = ("black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta")
+
+
+def output_coloured(pieces: Sequence[str]) -> None:
+    """Print pieces of a text on stdout, each in another colour, or where there are none with | between them."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console, line = Console(highlight=False), Text()
+    for i, piece in enumerate(pieces):
+        line.append(printable(piece), COLOURS[i % len(COLOURS)])
+        if not console.color_system and i + 1 < len(pieces):
+            line.append("|")
+    console.print(line, soft_wrap=True)
 
 
 def compiling() -> ProgressCallback:
@@ -23,19 +108,6 @@ def compiling() -> ProgressCallback:
         said = True
 
     return report
-
-
-CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-
-
-def printable(text: str) -> str:
-    """A text without the control characters (C0, DEL, C1) that move a terminal's cursor or change its state."""
-    return text.translate(CONTROL)
-
-
-def for_stdout(text: str) -> str:
-    """A model's text for stdout: printable where that is a terminal, else unchanged."""
-    return printable(text) if sys.stdout.isatty() else text
 
 
 def duration(seconds: float) -> str:

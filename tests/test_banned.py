@@ -112,6 +112,43 @@ def test_every_exception_for_a_read_is_needed() -> None:
     assert READS.keys() <= found
 
 
+def json_writers(tree: ast.AST) -> list[str]:
+    """The calls that write JSON; "(NaN)" marks one that would write a number that is not finite."""
+    found, names = [], set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname or alias.name for alias in node.names if alias.name == "json"}
+        elif isinstance(node, ast.ImportFrom) and node.module == "json":
+            found += [f"json.{alias.name}" for alias in node.names]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr == "JSONEncoder":
+            found.append(node.attr)
+        elif isinstance(node, ast.Call) and dotted(node.func) in {f"{name}.{call}" for name in names for call in WRITE}:
+            strict = any(k.arg == "allow_nan" and getattr(k.value, "value", 1) is False for k in node.keywords)
+            found.append(dotted(node.func) + " (NaN)" * (not strict))
+    return found
+
+
+WRITE = ("dump", "dumps")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_json_is_written_in_one_place(path: Path) -> None:
+    """And without NaN, which JSON does not have."""
+    found = json_writers(ast.parse(path.read_text(encoding="utf-8")))
+    assert set(found) == ({"json.dumps"} if path.name == "json_text.py" else set())
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import json; json.dumps(x)", "import json as js; js.dump(x, f)", "from json import dumps", "json.JSONEncoder()"],
+)
+def test_the_test_sees_json(code: str) -> None:
+    assert json_writers(ast.parse(code))
+    assert not json_writers(ast.parse("import json; json_text.dumps(x); tomli_w.dumps(x); json.loads(x)"))
+    assert json_writers(ast.parse("import json; json.dumps(x, allow_nan=False)")) == ["json.dumps"]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_no_file_is_run_as_code(path: Path) -> None:
     assert code_as_data(ast.parse(path.read_text(encoding="utf-8"))) == []

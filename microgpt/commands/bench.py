@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import math
 import os
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from microgpt.commands import Switch
 from microgpt.commands.flags import ConfigFlags, Flags, given, resolve
 from microgpt.engines.common.hardware import cpu
 from microgpt.errors import UsageError
-from microgpt.terminal import say
+from microgpt.terminal import output, output_json, output_table, say
 from microgpt.training import bench as measuring
 from microgpt.training.prepare import prepare
 
@@ -54,7 +53,10 @@ def bench(
     say(f"measuring {choice.name} in {choice.dtype}, {steps:,} steps, best of {measuring.REPEATS}")
     found = asdict(measuring.measure(setup, measuring.feed_of(setup, steps, full_context)))
     del found["losses"]
-    print(jsonlib.dumps(found) if json else "\n".join(f"{key:14} {_number(value)}" for key, value in found.items()))
+    if json:
+        output_json(found)
+    else:
+        output("\n".join(f"{key:14} {_number(value)}" for key, value in found.items()))
 
 
 def _ladder(config: Any, plot: Path | None, json: bool) -> None:
@@ -67,36 +69,32 @@ def _ladder(config: Any, plot: Path | None, json: bool) -> None:
     if plot:
         draw(rows, plot, machine)
     if json:
-        print(jsonlib.dumps({"scenario": config.name, "machine": machine, "rungs": rows}))
+        output_json({"scenario": config.name, "machine": machine, "rungs": rows})
         return
     show(rows)
-    print(f"{config.name}, {rows[0]['n_params']:,} parameters; {machine}")
+    output(f"{config.name}, {rows[0]['n_params']:,} parameters; {machine}")
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the ladder as a table; a bar's length is the logarithm of the speed."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("engine", "dtype", "idea"):
-        table.add_column(name)
-    for name in ("lines", "time per step", "tokens/s", "times faster", "loss off by"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for row in rows:
-        table.add_row(
+    columns = [{"header": name} for name in ("engine", "dtype", "idea")]
+    numbers = ("lines", "time per step", "tokens/s", "times faster", "loss off by")
+    columns += [{"header": name, "justify": "right"} for name in numbers]
+    drawn = [
+        (
             row["engine"],
             row["dtype"],
             row["idea"],
-            str(row["lines"]),
+            row["lines"],
             _time(row["us_per_step"]),
             f"{row['tokens_per_s']:,.0f}",
             f"{row['times_faster']:,.0f}",
             f"{row['loss_difference']:.0e}",
             "█" * max(1, round(5 * math.log10(max(row["times_faster"], 1)))),
         )
-    Console(highlight=False, width=None if os.isatty(1) else 150).print(table)
+        for row in rows
+    ]
+    output_table([*columns, {"header": ""}], drawn, width=None if os.isatty(1) else 150)
 
 
 def draw(rows: list[dict[str, Any]], path: Path, machine: str) -> None:

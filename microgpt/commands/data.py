@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ from microgpt.commands.flags import require
 from microgpt.data import datasets
 from microgpt.errors import MachineError, UsageError, install
 from microgpt.limits import MAX_COUNT
-from microgpt.terminal import printable, say
+from microgpt.terminal import output, output_json, output_table, say
 
 USER_AGENT = f"microgpt/{__version__} (collects text to train a small language model)"
 
@@ -43,18 +42,14 @@ def list_datasets(*, json: Switch = False) -> None:
         "path": "(in this Python)",
     }
     if json:
-        print(jsonlib.dumps(rows))
+        output_json(rows)
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    drawn = Table("name", "about", "bytes", "licence", box=None, pad_edge=False)
-    drawn.add_column("path", overflow="fold")  # whole, for copying
-    for name, row in rows.items():
-        drawn.add_row(
-            name, row["about"], f"{row['bytes']:,}", row["licence"], row["path"] or "not here: microgpt data fetch"
-        )
-    Console(highlight=False).print(drawn)
+    columns = [{"header": name} for name in ("name", "about", "bytes", "licence")]
+    drawn = [
+        (name, row["about"], f"{row['bytes']:,}", row["licence"], row["path"] or "not here: microgpt data fetch")
+        for name, row in rows.items()
+    ]
+    output_table([*columns, {"header": "path", "overflow": "fold"}], drawn)  # the path whole, for copying
 
 
 @app.command
@@ -66,7 +61,7 @@ def fetch(name: str) -> None:
     name
         Data set (microgpt data list).
     """
-    print(datasets.fetch(name))
+    output(datasets.fetch(name))
 
 
 @app.command
@@ -118,7 +113,10 @@ def scrape(
     from microgpt.data.scrape.crawl import scrape as write
 
     report = write(crawl, named_urls(urls, url_file), out, allow_partial=allow_partial)
-    print(jsonlib.dumps({"path": str(out), **dataclasses.asdict(report)}) if json else out)
+    if json:
+        output_json({"path": str(out), **dataclasses.asdict(report)})
+    else:
+        output(out)
 
 
 def named_urls(urls: tuple[str, ...] | list[str], url_file: Path | None) -> list[str]:
@@ -153,4 +151,4 @@ def crawler(
     except Refused as error:
         raise UsageError(f"--allow-private: {error}") from None
     fetcher = Fetcher(gate, Limits(max_bytes, page_seconds), user_agent=USER_AGENT)
-    return Crawl(fetcher, cache=web_cache() if cache else None, log=lambda line: say(printable(line)), **links)
+    return Crawl(fetcher, cache=web_cache() if cache else None, log=say, **links)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import platform
 import shutil
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from microgpt.engines.common.compiling import compiler, verify_compiler
 from microgpt.engines.common.hardware import cpu, pytorch
 from microgpt.engines.ladder import LADDER, calibrate, choose
 from microgpt.errors import MicrogptError
+from microgpt.terminal import output, output_json
 
 
 def doctor(*, json: Switch = False) -> None:
@@ -29,13 +29,13 @@ def doctor(*, json: Switch = False) -> None:
     """
     facts = examine()
     if json:
-        print(jsonlib.dumps(facts))
+        output_json(facts)
     else:
         for subject, found in facts.items():
             lines = _lines(found)
-            print(f"{subject.replace('_', ' '):14} {lines[0]}")
+            output(f"{subject.replace('_', ' '):14} {lines[0]}")
             for line in lines[1:]:
-                print(f"{'':14} {line}")
+                output(f"{'':14} {line}")
     verify_compiler()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json as jsonlib
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from microgpt.commands import Switch
 from microgpt.commands.flags import EngineFlags, Flags, require
 from microgpt.commands.selection import checkpoint_json, say_checkpoint
 from microgpt.limits import MAX_SEED
-from microgpt.terminal import compiling, say
+from microgpt.terminal import compiling, output, output_json, say
 
 
 def evaluate(
@@ -55,8 +54,7 @@ def evaluate(
     if result.note:
         say(f"note    {result.note}")
     if json:
-        facts = {**dataclasses.asdict(result), "checkpoint": checkpoint_json(model.selection)}
-        print(jsonlib.dumps(facts, ensure_ascii=False))
+        output_json({**dataclasses.asdict(result), "checkpoint": checkpoint_json(model.selection)})
         return
     share = f"not measured: {result.not_measured}"
     if result.verbatim is not None:
@@ -73,4 +71,4 @@ def evaluate(
         ("unknown to the tokenizer", unknown),
         ("samples verbatim in the training text", share),
     ):
-        print(f"{name:37}  {value}")
+        output(f"{name:37}  {value}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json as jsonlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,7 @@ def export(
         Print the result as one JSON object.
     """
     from microgpt.formats import export as write
-    from microgpt.terminal import say
+    from microgpt.terminal import output, output_json, say
 
     chosen = [name for name, given in (("float16", half), ("bfloat16", bf16), ("int8", int8)) if given]
     if len(chosen) > 1:
@@ -75,9 +74,9 @@ def export(
     done = write(run, to, out, which=checkpoint, measure=measure, **options)
     facts = {**dataclasses.asdict(done), "path": str(done.path), **measured}
     if json:
-        print(jsonlib.dumps(facts))
+        output_json(facts)
         return
-    print(done.path)
+    output(done.path)
     say(f"wrote   {done.to}, {done.storage}, {done.bytes:,} bytes")
     for row in facts.get("quality", []):
         say(f"quality {row['storage']:<9} loss {row['loss']:.5f}   {row['bits_per_byte']:.5f} bits per byte")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from microgpt.commands.selection import CheckpointFlag, checkpoint_json, say_che
 from microgpt.commands.train import run_and_report
 from microgpt.errors import UsageError
 from microgpt.runs.folder import new_folder
+from microgpt.terminal import output_json
 
 
 def finetune(
@@ -72,4 +72,4 @@ def finetune(
     out = out or new_folder(config.name)
     result = run_and_report(config, out, max_time, verbose, json)
     if json:
-        print(jsonlib.dumps({**result, "base_checkpoint": checkpoint_json(base.selection)}))
+        output_json({**result, "base_checkpoint": checkpoint_json(base.selection)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags, require
 from microgpt.commands.selection import checkpoint_json, say_checkpoint
 from microgpt.errors import DataError, UsageError
 from microgpt.limits import MAX_COUNT
-from microgpt.terminal import compiling, for_stdout, say
+from microgpt.terminal import compiling, output, output_json, say
 
 
 def generate(
@@ -74,13 +73,13 @@ def generate(
             if json:
                 results.append({"prompt": text, "text": "".join(pieces), "tokens_dropped": dropped})
                 continue
-            print(text, end="")
+            output(text, end="")
             for piece in pieces:
-                print(for_stdout(piece), end="", flush=options["live"])
-            print()
+                output(piece, end="", flush=options["live"])
+            output("")
     if json:
         facts = {"model": str(model.path), "checkpoint": checkpoint_json(model.selection), "samples": results}
-        print(jsonlib.dumps(facts, ensure_ascii=False))
+        output_json(facts)
 
 
 def _chain(

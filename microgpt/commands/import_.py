@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json as jsonlib
 from pathlib import Path
 
 from microgpt.commands import Switch
@@ -22,13 +21,13 @@ def import_(path: Path, *, out: Path, json: Switch = False) -> None:
         Print the result as one JSON object.
     """
     from microgpt.formats.imports import import_model
-    from microgpt.terminal import say
+    from microgpt.terminal import output, output_json, say
 
     done = import_model(path, out)
     if json:
-        print(jsonlib.dumps({**dataclasses.asdict(done), "path": str(done.path)}))
+        output_json({**dataclasses.asdict(done), "path": str(done.path)})
         return
-    print(done.path)
+    output(done.path)
     say(f"read    {done.source}: {done.n_params:,} parameters, vocabulary {done.vocab_size}, step {done.step}")
     for note in done.notes:
         say(f"note    {note}")

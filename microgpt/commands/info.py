@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from microgpt.commands.selection import CheckpointFlag, checkpoint_json
 from microgpt.model import flops_per_token, n_params, table
 from microgpt.runs import checkpoint as checkpoints
 from microgpt.runs.folder import RunFolder
+from microgpt.terminal import output, output_json, output_table
 
 
 def info(run: Path, *, checkpoint: CheckpointFlag = None, json: Switch = False) -> None:
@@ -26,7 +26,7 @@ def info(run: Path, *, checkpoint: CheckpointFlag = None, json: Switch = False) 
     """
     facts = gather(run, checkpoint)
     if json:
-        print(jsonlib.dumps(facts, ensure_ascii=False))
+        output_json(facts)
     else:
         show(facts)
 
@@ -93,19 +93,12 @@ def _base(facts: dict[str, Any]) -> str:
 
 def show(facts: dict[str, Any]) -> None:
     """The facts as tables."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
 
     def grid(title: str, rows: dict[str, Any], numbers: bool = False) -> None:
-        drawn = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-        drawn.add_column(style="bold")
-        drawn.add_column(justify="right" if numbers else "left", overflow="fold")
-        for key, value in rows.items():
-            drawn.add_row(key, f"{value:,}" if numbers else str(value))
-        console.print(drawn)
-        console.print()
+        values = {"justify": "right" if numbers else "left", "overflow": "fold"}
+        drawn = [(key, f"{value:,}" if numbers else value) for key, value in rows.items()]
+        output_table([{"style": "bold"}, values], drawn, title=title)
+        output("")
 
     tokenizer, data = facts["tokenizer"], facts["data"] or {}
     summary = {

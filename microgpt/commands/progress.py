@@ -10,7 +10,7 @@ from typing import Any
 from microgpt.commands.selection import checkpoint_line
 from microgpt.model import n_params
 from microgpt.runs.checkpoint import Selection
-from microgpt.terminal import count, duration, printable, say
+from microgpt.terminal import count, duration, say
 from microgpt.training.prepare import RunSetup
 from microgpt.training.report import Callbacks
 
@@ -79,7 +79,7 @@ def describe_all(setup: RunSetup, out: Path) -> list[str]:
 
 
 class TrainingProgress(Callbacks):
-    """The report of a run on stderr: a live bar on a terminal, a line every few seconds elsewhere."""
+    """The report of a run on stderr: lines, on a terminal above a live bar, for which rich takes over stderr."""
 
     def __init__(self, out: Path, verbose: bool = False) -> None:
         self.out, self.verbose = out, verbose
@@ -93,12 +93,12 @@ class TrainingProgress(Callbacks):
     def reading(self, message: str, seconds: float | None) -> None:
         now = time.monotonic()
         if now - self.reported > 2:
-            self._line(message)
+            say(message)
             self.reported = now
 
     def plan(self, setup: RunSetup) -> None:
         for line in [*describe_plan(setup, self.out), *(describe_all(setup, self.out) if self.verbose else [])]:
-            say(printable(line))
+            say(line)
         self.steps = setup.config.run.steps
         self.began = self.reported = time.monotonic()
         if sys.stderr.isatty():
@@ -122,9 +122,9 @@ class TrainingProgress(Callbacks):
 
     def compiling(self, name: str, seconds: float | None) -> None:
         if seconds is not None:
-            self._line(f"compiled {name} in {seconds:.1f} s")
+            say(f"compiled {name} in {seconds:.1f} s")
         elif not self.compiled:
-            self._line(name)
+            say(name)
             self.compiled = True
         self.began = self.reported = time.monotonic()  # it is no part of the rate
 
@@ -148,27 +148,19 @@ class TrainingProgress(Callbacks):
             self.reported = now
 
     def evaluated(self, step: int, loss: float) -> None:
-        self._line(f"step {step:,}  held-out loss {loss:.4f}")
+        say(f"step {step:,}  held-out loss {loss:.4f}")
 
     def sample(self, step: int, text: str) -> None:
-        self._line(f"step {step:,}  sample: {printable(text)}")
+        say(f"step {step:,}  sample: {text}", lines=True)
 
     def saved(self, path: Path) -> None:
-        self._line(f"saved   {path}")
+        say(f"saved   {path}")
 
     def uses_best(self, used: Selection) -> None:
-        self._line(checkpoint_line(used))
+        say(checkpoint_line(used))
 
     def stopped_early(self, step: int, best: dict[str, Any]) -> None:
-        self._line(
-            f"stopped at step {step:,}: the best held-out loss stays {best['val_loss']:.4f} of step {best['step']:,}"
-        )
-
-    def _line(self, text: str) -> None:
-        if self.bar:
-            self.bar.console.print(text, markup=False, highlight=False)
-        else:
-            say(text)
+        say(f"stopped at step {step:,}: the best held-out loss stays {best['val_loss']:.4f} of step {best['step']:,}")
 
     def __enter__(self) -> TrainingProgress:
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json as jsonlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from microgpt.errors import DataError, MicrogptError, UsageError
 from microgpt.inference.chat import ChatModel
 from microgpt.inference.language_model import Completion
 from microgpt.limits import MAX_COUNT, MAX_REAL
-from microgpt.terminal import for_stdout, say
+from microgpt.terminal import output, output_json, say
 
 HELP = """\
 /help               list the commands
@@ -37,7 +36,7 @@ class Repl:
         self.max_tokens, self.stops = flags.max_tokens, flags.stops
         self.messages: list[Message] = []
         self.commands: dict[str, Callable[[str], None]] = {
-            "help": lambda _: say(HELP),
+            "help": lambda _: say(HELP, lines=True),
             "clear": lambda _: self.clear(),
             "system": self.set_system,
             "temperature": self.set_temperature,
@@ -69,12 +68,12 @@ class Repl:
                     self.ask(line)
             except EOFError:
                 if interactive:
-                    print()
+                    output("")
                 return
             except KeyboardInterrupt:
                 if not interactive:
                     raise
-                print()
+                output("")
             except MicrogptError as error:
                 if not interactive and not line.startswith("/"):
                     raise
@@ -105,8 +104,8 @@ class Repl:
         """Print an answer, piece by piece or as one JSON object."""
         if not self.json:
             for piece in reply:
-                print(for_stdout(piece), end="", flush=True)
-            print(flush=True)
+                output(piece, end="", flush=True)
+            output("", flush=True)
             return
         answer = {
             "role": "assistant",
@@ -117,7 +116,7 @@ class Repl:
             "finish_reason": reply.finish_reason,
             "checkpoint": checkpoint_json(self.model.selection),
         }
-        print(jsonlib.dumps(answer, ensure_ascii=False), flush=True)
+        output_json(answer)
 
     def clear(self) -> None:
         """Begin a new conversation."""
@@ -154,7 +153,7 @@ class Repl:
         messages = [message._asdict() for message in [*self._system(), *self.messages]]
         path = Path(name).expanduser()
         with files.disk("be written", path):
-            files.append_text(path, jsonlib.dumps(messages, ensure_ascii=False) + "\n")
+            files.append_bytes(path, files.to_json(messages, indent=None))
         say(f"saved   {path}")
 
     def _system(self) -> list[Message]:

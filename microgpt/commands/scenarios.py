@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import re
-import sys
 from typing import Any
 
 from cyclopts import App
@@ -12,6 +10,7 @@ from cyclopts import App
 from microgpt import files, scenarios
 from microgpt.commands import Switch
 from microgpt.config import Config
+from microgpt.terminal import duration, output, output_exactly, output_json, output_table
 
 app = App(name="scenarios", help="List the scenarios, or print one.")
 
@@ -27,23 +26,16 @@ def list_scenarios(*, json: Switch = False) -> None:
     """
     rows = {name: facts(name) for name in sorted(scenarios.scenarios(), key=_natural)}
     if json:
-        print(jsonlib.dumps(rows))
+        output_json(rows)
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    from microgpt.terminal import duration
-
-    drawn = Table(box=None, pad_edge=False, expand=True)
-    for title in ("name", "parameters", "steps", "time here", "data"):
-        drawn.add_column(title, no_wrap=True)
-    drawn.add_column("about", no_wrap=True, ratio=1)
+    columns = [{"header": title, "no_wrap": True} for title in ("name", "parameters", "steps", "time here", "data")]
+    drawn = []
     for name, row in rows.items():
         size = f"{row['n_params']:,}" if row["n_params"] else "?"
         about = duration(row["seconds"]) if row["seconds"] is not None else "?"
-        drawn.add_row(name, size, f"{row['steps']:,}", about, row["data"], row["description"])
-    Console(highlight=False).print(drawn)
-    print(
+        drawn.append((name, size, f"{row['steps']:,}", about, row["data"], row["description"]))
+    output_table([*columns, {"header": "about", "no_wrap": True, "ratio": 1}], drawn, expand=True)
+    output(
         "time here: estimated for --engine auto; microgpt train NAME trains one, microgpt scenarios show NAME prints it"
     )
 
@@ -58,9 +50,7 @@ def show(name: str) -> None:
         Scenario.
     """
     content = files.read_bytes(scenarios.path_of(name), files.SMALL)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(content)
-    sys.stdout.buffer.flush()
+    output_exactly(content.decode())
 
 
 def _natural(name: str) -> list[str]:

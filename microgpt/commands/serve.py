@@ -12,6 +12,7 @@ from microgpt import files
 from microgpt.commands import Switch
 from microgpt.commands.flags import EngineFlags, Flags, require
 from microgpt.errors import MachineError, UsageError, install
+from microgpt.terminal import output
 
 
 def serve(
@@ -87,7 +88,7 @@ def serve(
         allow_origin=allow_origin or [],
         engine=vars(engine),
     )
-    server.run(settings, lambda where: print(f"listening on {where}", flush=True))
+    server.run(settings, lambda where: output(f"listening on {where}", flush=True))
 
 
 def _api_key(file: Path | None, given: str | None) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from microgpt.data.documents import Documents
 from microgpt.data.sources import file_source, read_text
 from microgpt.errors import DataError, UsageError
 from microgpt.runs import checkpoint
-from microgpt.terminal import say
+from microgpt.terminal import output, output_coloured, output_exactly, output_json, output_table, say
 from microgpt.tokenizers import Tokenizer
 
 app = App(name="tokenizer", help="Train, apply and inspect tokenizers.")
@@ -64,7 +63,7 @@ def train(
     )
     with files.disk("be written", out):
         files.write_atomic(out, trained.to_json(), replace=False)
-    print(out)
+    output(out)
     say(f"wrote   {trained.kind} tokenizer, {trained.vocab_size:,} tokens")
 
 
@@ -77,7 +76,7 @@ def _documents(texts: tuple[Path, ...], whole: bool) -> Iterator[str]:
             yield text
         for note in documents.notes:
             if "empty documents" not in note:  # they teach nothing
-                print(f"note: {note}", file=sys.stderr)
+                say(f"note: {note}")
     if not found:
         raise DataError(f"{', '.join(map(str, texts))}: no text in it; expected one document per line")
 
@@ -96,7 +95,10 @@ def encode(*, tokenizer: Path, unk: Switch = False, json: Switch = False) -> Non
         Print one JSON array.
     """
     ids = open_tokenizer(tokenizer).encode(_stdin(), unk=unk).tolist()
-    print(jsonlib.dumps(ids) if json else " ".join(map(str, ids)))
+    if json:
+        output_json(ids)
+    else:
+        output(" ".join(map(str, ids)))
 
 
 @app.command
@@ -115,7 +117,7 @@ def decode(*, tokenizer: Path) -> None:
         ids = [int(word) if word.lstrip("-").isdecimal() and len(word) < 20 else word for word in given.split()]
     if bad := next((repr(i) for i in ids if not isinstance(i, int) or isinstance(i, bool)), None):
         raise DataError(f"standard input: {bad[:40]} is no token id; expected a JSON array of ids or ids and spaces")
-    _write(open_tokenizer(tokenizer).decode(ids))
+    output_exactly(open_tokenizer(tokenizer).decode(ids))
 
 
 @app.command
@@ -133,31 +135,19 @@ def show(text: str | None = None, *, tokenizer: Path, unk: Switch = False, merge
     merges
         Show the merges in the order of learning instead.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     found = open_tokenizer(tokenizer)
-    console = Console(highlight=False)
     if merges:
-        table = Table("merge", "token", "left", "right", "together", box=None, pad_edge=False)
         first = found.vocab_size - len(found.special) - len(found.merge_table())
-        for i, (left, right) in enumerate(found.merge_table()):
-            shown = [Text(f"'{escaped(found.token(token))}'") for token in (left, right, first + i)]
-            table.add_row(str(i + 1), str(first + i), *shown)
-        console.print(table)
+        tokens = ((*pair, first + i) for i, pair in enumerate(found.merge_table()))
+        rows = [
+            (i, first + i - 1, *(f"'{escaped(found.token(token))}'" for token in each))
+            for i, each in enumerate(tokens, 1)
+        ]
+        output_table([{"header": name} for name in ("merge", "token", "left", "right", "together")], rows)
         return
     ids = found.encode(_stdin() if text is None else text, unk=unk).tolist()
-    line = Text()
-    for i, token in enumerate(ids):
-        line.append(visible(found.token(token)), COLOURS[i % len(COLOURS)])
-        if not console.color_system:
-            line.append("|" if i + 1 < len(ids) else "")
-    console.print(line, soft_wrap=True)
-    print(f"{len(ids):,} tokens", file=sys.stderr)
-
-
-COLOURS = ["black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta"]
+    output_coloured([visible(found.token(token)) for token in ids])
+    say(f"{len(ids):,} tokens")
 
 
 def escaped(text: str, kept: str = "") -> str:
@@ -185,11 +175,3 @@ def _stdin() -> str:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"standard input: byte {error.start + 1} is not UTF-8; convert the text to UTF-8") from None
-
-
-def _write(text: str) -> None:
-    """Write the exact text, without a line end; on a terminal with control characters escaped."""
-    if sys.stdout.isatty():
-        text = escaped(text, "\n\t") + "\n"
-    sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()

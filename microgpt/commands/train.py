@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json as jsonlib
 import re
 import shlex
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from microgpt.errors import MicrogptError, NumericError, Stopped, UsageError
 from microgpt.limits import MAX_COUNT
 from microgpt.runs.folder import RunFolder, last_folder, new_folder
 from microgpt.scenarios import scenarios
-from microgpt.terminal import for_stdout, say
+from microgpt.terminal import output, output_json, say
 
 
 def train(
@@ -105,7 +104,7 @@ def train(
         out = out or new_folder(resolved.name)
     result = run_and_report(resolved, out, max_time, verbose, json, resume=resume, stop_at=stop_at)
     if json:
-        print(jsonlib.dumps(result))
+        output_json(result)
 
 
 def _one_text(source: str | None, data: Mapping[str, Any], urls: bool) -> None:
@@ -172,7 +171,7 @@ def run_and_report(
             say(f"resume  {again}")
         raise
     for sample in [] if as_json else result.samples:
-        print(for_stdout(sample))
+        output(sample)
     if result.step < config.run.steps and not result.stopped_early:
         say(f"resume  {again}")
     else:

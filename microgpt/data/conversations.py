@@ -13,7 +13,7 @@ from microgpt.config import Data
 from microgpt.data.documents import REJECTS, Reject, unreadable
 from microgpt.data.sources import beginning, find_sources, pieces
 from microgpt.errors import DataError, UsageError
-from microgpt.files import unique_keys
+from microgpt.json_text import dumps, finite, unique_keys
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -174,5 +174,5 @@ def _messages(line: str, where: str) -> Any:
 
 
 def _sketch(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = dumps(finite(value), default=str)
     return text if len(text) <= 40 else text[:37] + "…"

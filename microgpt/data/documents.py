@@ -12,7 +12,7 @@ from microgpt.config import Data
 from microgpt.data.datasets import find, pydocs
 from microgpt.data.sources import BAD, Source, find_sources, pieces, text_source
 from microgpt.errors import DataError, UsageError, nearest
-from microgpt.files import unique_keys
+from microgpt.json_text import unique_keys
 
 IN_MEMORY = 64 << 20  # characters held in memory; longer text is read from disk at each pass
 MAX_LINE = 1 << 24  # characters per line

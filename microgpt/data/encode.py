@@ -7,7 +7,6 @@ option or tokenizer never meets old tokens.
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 from collections import Counter
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import files
+from microgpt import files, json_text
 from microgpt.config import Data
 from microgpt.data.datasets import cache_folder
 from microgpt.data.documents import COPIES, Documents, Reject
@@ -151,7 +150,7 @@ def _key(documents: Documents, tokenizer: Tokenizer | None) -> str:
         tokenizer = learn(documents.data, ())
     known = hashlib.sha256(tokenizer.to_json()).hexdigest() if tokenizer else None
     whole = [FORMAT, sha256(documents.sources), known, data]
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json_text.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _reported(documents: Documents, what: str, total: int, progress: ProgressCallback) -> Iterable[str]:

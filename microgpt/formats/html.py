@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
 import re
 from importlib import resources
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import files
+from microgpt import files, json_text
 from microgpt.formats import ExportJob
 from microgpt.formats.convert import require
 from microgpt.model import Tensors, n_params
@@ -53,7 +52,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
         "style_hash": digest(style),
         "script_hash": digest(script),
         "style": style,
-        "about": json.dumps(about, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
+        "about": json_text.dumps(about, separators=(",", ":")).replace("<", "\\u003c"),
         "weights": base64.b64encode(blob).decode(),
         "script": script,
     }

@@ -6,8 +6,6 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from microgpt import files
 from microgpt.errors import CheckpointError, UsageError
 from microgpt.formats.foreign import Foreign
@@ -15,7 +13,7 @@ from microgpt.model import n_params
 from microgpt.runs.checkpoint import MOMENTS, STATE
 from microgpt.runs.manifest import read_to_copy, seal
 from microgpt.runs.model_folder import WEIGHTS, describe
-from microgpt.runs.tensors import encode
+from microgpt.runs.tensors import encode, require_finite
 
 TEMPLATE = "chat_template.jinja"
 
@@ -36,14 +34,14 @@ class Imported:
 
 
 def import_model(path: Path, out: Path) -> Imported:
-    """Write the model at `path` as the model folder `out`. Raises UsageError, or CheckpointError naming the file."""
+    """Write the model at `path` as the model folder `out`. Raises UsageError; CheckpointError naming the file;
+    NumericError where a number is not finite.
+    """
     if out.exists():
         raise UsageError(f"{out}: exists already; name another folder with --out", "E_EXISTS")
     found = read(path)
     model = found.config.model
-    for name, values in (found.weights | found.moments).items():
-        if not np.isfinite(values).all():
-            raise CheckpointError(f"{path}: tensor {name!r} holds a number that is not finite", "E_SAFETENSORS")
+    require_finite(found.weights | found.moments, str(path))
     stored = str(found.weights["wte"].dtype)
     contents = describe(found.config, found.tokenizer, stored, found.step)
     contents[WEIGHTS] = encode(found.weights, stored)

@@ -16,7 +16,7 @@ from microgpt.data.corpus import Corpus
 from microgpt.data.encode import LEFT_OUT
 from microgpt.data.load import load
 from microgpt.engines import Engine
-from microgpt.errors import MicrogptError
+from microgpt.errors import MicrogptError, NumericError
 from microgpt.feed import Feed
 from microgpt.inference.language_model import LanguageModel
 
@@ -102,6 +102,8 @@ def evaluate(
         which = f"{training.documents.source}, {'held out' if data.val_fraction else 'the training text itself'}"
         corpus = trained_on if data.val_fraction else training.held_out()
     loss, targets = _total(model.engine, model.state, corpus.held_out(block))
+    if not math.isfinite(loss):
+        raise NumericError(f"{model.path}: the loss on {which} is not finite ({loss}); the model cannot be measured")
     nats, size = loss * targets, corpus.held_out_size
     share, reason = None, None
     if not samples:

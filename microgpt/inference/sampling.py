@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 import numpy as np
+
+from microgpt.errors import NumericError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +33,12 @@ def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int] = 
     """The distribution (V,) that a token is drawn from, float64; at temperature 0 all of it is on the first maximum.
 
     Repetition penalty (Keskar et al. 2019, arXiv:1909.05858), temperature, then top-k, top-p (Holtzman et al.
-    2020, arXiv:1904.09751) and min-p (Nguyen et al. 2024, arXiv:2407.01082), in this order.
+    2020, arXiv:1904.09751) and min-p (Nguyen et al. 2024, arXiv:2407.01082), in this order. Raises NumericError for
+    logits that are not finite, except -inf, which forbids a token.
     """
     z = logits.astype(np.float64)
+    if not math.isfinite(z.max()):
+        raise NumericError("the model's logits are not finite: its weights are too large; use an earlier checkpoint")
     if sampling.repetition_penalty != 1 and len(seen):
         at = np.unique(np.asarray(seen))
         z[at] = np.where(z[at] > 0, z[at] / sampling.repetition_penalty, z[at] * sampling.repetition_penalty)

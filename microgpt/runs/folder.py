@@ -7,7 +7,6 @@ import json
 import math
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from microgpt import files
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, MachineError, UsageError
 from microgpt.runs import checkpoint
+from microgpt.terminal import say
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -82,9 +82,7 @@ class RunFolder:
             with files.disk("be locked", self.lock_file):
                 self._acquire(lock)
         except NotImplementedError:
-            print(
-                f"microgpt: {self.path}: this file system has no locks; start no second trainer here", file=sys.stderr
-            )
+            say(f"microgpt: {self.path}: this file system has no locks; start no second trainer here")
         try:
             with files.disk("be written", self.path):
                 files.sweep(self.path)
@@ -160,7 +158,7 @@ class RunFolder:
         if b"\n" in damaged:  # no line that a crash cut short
             place = self.metrics_file.with_suffix(".damaged")
             files.append_bytes(place, bytes(damaged))
-            print(f"microgpt: {self.metrics_file}: damaged lines; they are moved to {place.name}", file=sys.stderr)
+            say(f"microgpt: {self.metrics_file}: damaged lines; they are moved to {place.name}")
         if self.metrics_file.exists():
             files.write_atomic(self.metrics_file, bytes(kept))
 
@@ -175,7 +173,7 @@ class RunFolder:
             else:
                 damaged += line.endswith(b"\n")
         if damaged:
-            print(f"microgpt: {self.metrics_file}: {damaged:,} damaged lines are left out", file=sys.stderr)
+            say(f"microgpt: {self.metrics_file}: {damaged:,} damaged lines are left out")
 
     def _metrics_lines(self) -> Iterator[bytes]:
         """The lines of the metrics, one longer than LONGEST_LINE in pieces. Raises CheckpointError."""

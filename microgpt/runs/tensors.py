@@ -62,7 +62,7 @@ def decode(data: bytes) -> Tensors:
 def read_tensors(folder: Path, name: str, entries: Entries | None, shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
     """The tensors of a safetensors file, which must be exactly those of `shapes`, as float64 or float32.
 
-    Raises CheckpointError.
+    Raises CheckpointError; NumericError where a number is not finite.
     """
     from safetensors import SafetensorError
 
@@ -73,9 +73,20 @@ def read_tensors(folder: Path, name: str, entries: Entries | None, shapes: Mappi
     data = read_file(folder, name, entries, limit)
     check_header(data, str(where), shapes)
     try:
-        return decode(data)
+        tensors = decode(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{where}: not a safetensors file ({error})", "E_SAFETENSORS") from None
+    require_finite(tensors, str(where))
+    return tensors
+
+
+def require_finite(tensors: Tensors, where: str) -> None:
+    """Raise NumericError with the name of a tensor that holds a number that is not finite."""
+    for name, values in tensors.items():
+        if not np.isfinite(values).all():
+            raise NumericError(
+                f"{where}: tensor {name!r} holds a number that is not finite; use an earlier checkpoint, or train again"
+            )
 
 
 def check_header(data: bytes, where: str, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -7,13 +7,13 @@ both neighbours, each token stands there twice, alone and behind a space, and th
 
 from __future__ import annotations
 
-import json
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
+from microgpt import json_text
 from microgpt.errors import DataError
 from microgpt.serve.errors import ApiError
 from microgpt.tokenizers.base import Base
@@ -98,7 +98,7 @@ class Grammar:
         if "x-guidance" in schema:
             raise SchemaError("x-guidance is not a keyword of JSON Schema")
         try:
-            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=OPTIONS)  # type: ignore[arg-type]
+            grammar = LLMatcher.grammar_from_json_schema(json_text.dumps(schema), overrides=OPTIONS)  # type: ignore[arg-type]
             failed, said = LLMatcher.validate_grammar_with_warnings(grammar, self.vocabulary.library, limits=LIMITS)
         except Exception as error:  # the library's own have no common type
             failed, said = True, [str(error)]

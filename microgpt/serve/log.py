@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections import deque
+
+from microgpt.terminal import say
 
 MOST_LINES = 10_000  # waiting; older ones are dropped
 
@@ -42,9 +43,8 @@ class Log(logging.Handler):
             self._news.clear()
             lines = []
             while self._lines:
-                lines.append(self._lines.popleft() + "\n")
+                lines.append(self._lines.popleft())
             if lines:
-                sys.stderr.write("".join(lines))
-                sys.stderr.flush()
+                say("\n".join(lines), lines=True)
             if not self._lines:
                 self._written.set()

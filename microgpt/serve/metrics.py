@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 
@@ -10,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from microgpt import __version__
+from microgpt import __version__, json_text
 from microgpt.serve.admission import Admission
 
 LEFT = 499  # the status of a request whose client left before the answer began
@@ -96,7 +95,7 @@ class Observed:
                 "bytes": size,
                 "ms": round(seconds * 1000, 1),
             }
-            self._log(json.dumps(line))
+            self._log(json_text.dumps(line))
 
 
 ROUTE = "microgpt.route"  # the key of a scope under which an endpoint leaves its route's path

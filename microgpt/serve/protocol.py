@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import json
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from microgpt import json_text
 from microgpt.serve.errors import ApiError, dialect_of
 from microgpt.serve.limits import LIMITS, most
 
@@ -216,7 +216,7 @@ class Protocol(HttpToolsProtocol):
             if self.cycle.response_started:
                 self.transport.abort()
                 return
-        body = json.dumps(dialect_of(getattr(self, "url", b"").decode("latin-1")).render(error)).encode()
+        body = json_text.dumps(dialect_of(getattr(self, "url", b"").decode("latin-1")).render(error)).encode()
         headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
         lines = [f"{name}: {value}\r\n" for name, value in (headers | error.headers).items()]
         head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n{''.join(lines)}\r\n"

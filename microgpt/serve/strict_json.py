@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Iterator
 from typing import Any, NoReturn
 
-from microgpt.files import unique_keys
+from microgpt.json_text import unique_keys
 from microgpt.serve.limits import LIMITS, most
 
 DEPTH = most("json_depth")

@@ -6,7 +6,6 @@ that a signal is answered within a quarter of a second.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -93,8 +92,8 @@ class Trainer:
         self.generator = self.setup.rng.getstate()
         self.folder.begin(self.setup.config)
         if rejects := self.setup.documents.rejects:
-            lines = (json.dumps(reject._asdict(), ensure_ascii=False) for reject in rejects)
-            files.write_atomic(self.folder.rejects_file, "".join(f"{line}\n" for line in lines).encode())
+            lines = (files.to_json(reject._asdict(), indent=None) for reject in rejects)
+            files.write_atomic(self.folder.rejects_file, b"".join(lines))
 
     def restore(self, saved: SavedRun) -> None:
         """Continue from a checkpoint, after `prepare_resumed` has compared the two runs."""

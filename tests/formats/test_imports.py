@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from microgpt.cli import main
-from microgpt.errors import CheckpointError, UsageError
+from microgpt.errors import CheckpointError, NumericError, UsageError
 from microgpt.formats import export
 from microgpt.formats.imports import import_model
 from microgpt.runs import checkpoint
@@ -95,13 +95,21 @@ W = "weights.safetensors"
         (cut(W, 10_000), "overlap or leave holes|but the weights have"),
         (tensor(W, "wte", None), "'wte' is missing"),
         (tensor(W, "wte", lambda x: x.T), r"'wte' has shape \[16, 27\]"),
-        (tensor(W, "wpe", lambda x: np.where(x > 0, np.nan, x)), "'wpe' holds a number that is not finite"),
         (lambda folder: os.truncate(folder / W, 2**40), "at most"),
     ],
 )
 def test_moonbase(build: Build, tmp_path: Path, change: Change, message: str) -> None:
     export(build(), "moonbase", tmp_path / "theirs")
     refused(tmp_path / "theirs", change, message, tmp_path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite(build: Build, tmp_path: Path, value: float) -> None:
+    export(build(), "moonbase", tmp_path / "theirs")
+    tensor(W, "wpe", lambda x: np.where(x > 0, value, x))(tmp_path / "theirs")
+    with pytest.raises(NumericError, match="'wpe' holds a number that is not finite"):
+        import_model(tmp_path / "theirs", tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
 
 
 @pytest.mark.parametrize(
@@ -147,7 +155,7 @@ def test_kgx_infinity(build: Build, tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     content["state_dict"]["wte"][3][0] = 12345678
     text("model.json", json.dumps(content).replace("12345678", "1e400"))(path.parent)
-    refused(path.parent, lambda folder: None, "'wte' holds a number that is not finite", tmp_path)
+    refused(path.parent, lambda folder: None, "1e400 is larger than any number", tmp_path)
 
 
 M = "model.safetensors"

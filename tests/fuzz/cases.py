@@ -43,6 +43,7 @@ BASE: dict[str, list[str]] = {
     "chat": ["chat", "chat", "--prompt", "hi", "--max-tokens", "2", *TINY],
     "finetune": ["finetune", "run", "--data", "names.txt", "--out", "new", "--steps", "1", "--samples", "0", *TINY],
     "eval": ["eval", "run", "--data", "names.txt", "--samples", "1", *TINY],
+    "serve": ["serve", "run", "--port", "0", *TINY],
     "info": ["info", "run"],
     "export": ["export", "run", "--to", "safetensors", "--out", "new", "--no-quality"],
     "import": ["import", "model-hf", "--out", "new"],

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import IO, Any
 
-from microgpt import files
+from microgpt import files, json_text
 from microgpt.data.scrape.addresses import Target
 from microgpt.data.scrape.fetch import AGENT, PageError, Reply
 from microgpt.data.scrape.page import Page, WrongType, checked, extract, read_page
@@ -49,7 +49,7 @@ class Worker:
             self.ready = False
             try:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-P", "-c", BOOT, json.dumps(sys.path)],
+                    [sys.executable, "-P", "-c", BOOT, json_text.dumps(sys.path)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field
 
+from microgpt import json_text
 from microgpt.inference.language_model import LanguageModel
 from microgpt.serve.limits import length, most
 from microgpt.serve.openai.fields import Shape, invalid
@@ -68,7 +68,7 @@ async def grammar(model: LanguageModel, wanted: Shape | None, param: str) -> Gra
         schema, param = wanted.schema_, f"{param}.schema"
     else:
         return None
-    if len(json.dumps(schema)) > most("schema_chars"):
+    if len(json_text.dumps(schema)) > most("schema_chars"):
         raise invalid(param, f"longer than {most('schema_chars'):,} characters")
     from microgpt.serve.json_grammar import Grammar, SchemaError
 
