@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from microgpt.errors import MicrogptError
 from microgpt.inference.chat import ChatModel, load
@@ -16,6 +19,8 @@ from microgpt.serve.errors import ApiError, Closing
 from microgpt.serve.generation import Generation
 from microgpt.serve.metrics import Metrics
 from microgpt.serve.scheduler import Reply, Scheduler
+
+Loaded = TypeVar("Loaded")
 
 
 class ServedModel:
@@ -103,7 +108,7 @@ class Models:
 
     async def _load(self, name: str) -> None:
         try:
-            model = await asyncio.to_thread(load, self.paths[name], **self._engine)
+            model = await _in_thread(functools.partial(load, self.paths[name], **self._engine))
         except MicrogptError as error:
             raise ModelError(f"the model {name!r} cannot be loaded", error) from error
         while len(self._loaded) >= self._max_models:
@@ -119,6 +124,28 @@ class Models:
         """Let every reply under way end with Closing."""
         for model in self._loaded.values():
             model.interrupt()
+
+
+async def _in_thread(function: Callable[[], Loaded]) -> Loaded:
+    """Call a function on a thread that does not hold up the end of the process, as an executor's would."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Loaded] = loop.create_future()
+
+    def settle(result: Loaded | None, error: BaseException | None) -> None:
+        if not future.done():
+            future.set_exception(error) if error else future.set_result(result)  # type: ignore[arg-type]
+
+    def call() -> None:
+        result, error = None, None
+        try:
+            result = function()
+        except BaseException as caught:
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=call, name="load", daemon=True).start()
+    return await future
 
 
 class ModelError(ApiError):

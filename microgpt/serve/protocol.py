@@ -81,7 +81,8 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._reading, self._timed = Reading.HEAD, Reading.NOTHING
+        self._stop_read_timer()
+        self._reading = Reading.HEAD
         self._head_lines = self._body_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -172,13 +173,17 @@ class Protocol(HttpToolsProtocol):
         """Time the part of a request that is being read; most requests arrive whole and need no timer."""
         if self._reading is self._timed:
             return
-        if self._read_timer:
-            self._read_timer.cancel()
-            self._read_timer = None
+        self._stop_read_timer()
         self._timed = self._reading
         if self._reading is not Reading.NOTHING:
             seconds = HEAD_SECONDS if self._reading is Reading.HEAD else BODY_SECONDS
             self._read_timer = self.loop.call_later(seconds, self._too_slow)
+
+    def _stop_read_timer(self) -> None:
+        self._timed = Reading.NOTHING
+        if self._read_timer:
+            self._read_timer.cancel()
+            self._read_timer = None
 
     def _too_slow(self) -> None:
         part, self._timed, self._read_timer = self._reading, Reading.NOTHING, None

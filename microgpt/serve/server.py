@@ -31,8 +31,8 @@ from microgpt.serve.protocol import Protocol
 from microgpt.serve.service import Service
 from microgpt.signals import restore_handlers, set_handlers
 
-GRACE_SECONDS = 2.0  # in which replies under way may end by themselves after a signal
-CUT_SECONDS = 2.0  # after which connections that do not take their last event are cut
+GRACE_SECONDS = 1.5  # in which replies under way may end by themselves after a signal
+CUT_SECONDS = 2  # after which connections that do not take their last event are cut
 OTHER_FILES = 64  # open beside connections
 SWITCH_SECONDS = 0.0005  # how long a worker thread holds the interpreter while the event loop waits for it
 
@@ -79,11 +79,12 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises MachineError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
     except OSError as error:
+        listener.close()
         raise MachineError(f"--host {host} --port {port}: {error.strerror or error}; choose another port") from None
     return listener
 
@@ -127,17 +128,21 @@ async def serve(settings: Settings, listener: socket.socket, log: Log, ready: Ca
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=most("idle_seconds"),
-        timeout_graceful_shutdown=int(CUT_SECONDS),
+        timeout_graceful_shutdown=CUT_SECONDS,
     )
     server = Server(config)
     where = address(listener)
     stop = asyncio.Event()
     with on_signal(stop):
         running = asyncio.create_task(server.serve([listener]))
+        stopped = asyncio.create_task(stop.wait())
         try:
-            await models.get()
-            ready(where)
-            await stop.wait()
+            loading = asyncio.create_task(models.get())
+            await asyncio.wait([loading, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                await loading
+                ready(where)
+            await stopped
         except ModelError as error:
             raise error.cause from None
         finally:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from microgpt.config import Config
 from microgpt.training.train import train
 from tests.chats import tiny
 from tests.serve.running import Server, serving
@@ -41,3 +42,18 @@ def names_server(names_run: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     log = tmp_path_factory.mktemp("serve") / "log"
     with serving(names_run, log=log) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def endless_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that at temperature 0 writes ababab… to the end of its context of 4096 tokens."""
+    folder = tmp_path_factory.mktemp("endless")
+    (folder / "text.txt").write_text("ab" * 4000, encoding="utf-8")
+    sections = {
+        "data": {"path": str(folder / "text.txt"), "format": "lines"},
+        "model": {"block_size": 4096, "n_embd": 8, "n_head": 1, "n_layer": 1},
+        "optim": {"learning_rate": 0.05},
+        "run": {"steps": 8, "samples": 0, "batch_size": 1},
+    }
+    train(Config.from_dict(sections), folder / "run")
+    return folder / "run"

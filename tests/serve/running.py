@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,9 +32,12 @@ class Server:
 
 
 @contextmanager
-def serving(*arguments: str | Path, log: Path, **environment: str) -> Iterator[Server]:
-    """`microgpt serve --port 0` with these arguments, until the block ends."""
-    command = [sys.executable, "-m", "microgpt", "serve", "--port", "0", *map(str, arguments)]
+def serving(
+    *arguments: str | Path, log: Path, before: str = "", port: str = "0", **environment: str
+) -> Iterator[Server]:
+    """`microgpt serve` with these arguments on a free port, until the block ends; `before` is code that runs first."""
+    words = ["serve", *(["--port", port] if port else []), *map(str, arguments)]
+    command = [sys.executable, "-c", f"{before}\nimport sys; from microgpt.cli import main; sys.exit(main({words}))"]
     variables = {
         k: v for k, v in os.environ.items() if k not in ("MODEL_DIR", "PORT", "MICROGPT_API_KEY")
     } | environment
@@ -44,7 +50,8 @@ def serving(*arguments: str | Path, log: Path, **environment: str) -> Iterator[S
     finally:
         if server:
             server.client.close()
-        process.terminate()
+        if process.poll() is None:
+            process.terminate()
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
@@ -60,3 +67,31 @@ def listening(stdout: IO[str] | None, log: Path) -> str:
     line = stdout.readline()
     assert line.startswith("listening on http://"), line + log.read_text()
     return line.removeprefix("listening on ").strip()
+
+
+def connect(port: int, data: bytes, *, address: str = "127.0.0.1", buffer: int = 0) -> socket.socket:
+    """A connection from an address that has sent these bytes, in which PORT stands for the port."""
+    connection = socket.socket()
+    if buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    connection.bind((address, 0))
+    connection.settimeout(10)
+    connection.connect(("127.0.0.1", port))
+    connection.sendall(data.replace(b"PORT", str(port).encode()))
+    return connection
+
+
+def answer_of(connection: socket.socket) -> tuple[int, bytes]:
+    """The status and all bytes of the answer with a Content-Length that arrives, 0 if there is none."""
+    answer = b""
+    with contextlib.suppress(ConnectionError):
+        while not _complete(answer) and (part := connection.recv(65536)):
+            answer += part
+    found = re.match(rb"HTTP/1.1 (\d{3}) ", answer)
+    return int(found[1]) if found else 0, answer
+
+
+def _complete(answer: bytes) -> bool:
+    head, blank, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    return bool(blank and length and len(body) >= int(length[1]))

@@ -11,30 +11,18 @@ from collections.abc import Iterator
 import pytest
 
 from tests.serve.hostile import BODY, CHAT, Case, cases, request
-from tests.serve.running import Server
+from tests.serve.running import Server, answer_of, connect
 
 CASES = list(cases())
 QUESTION = {"messages": [{"role": "user", "content": "hi"}], "temperature": 0}
 
 
-def exchange(port: int, data: bytes, seconds: float = 5) -> tuple[int, bytes]:
+def exchange(port: int, data: bytes) -> tuple[int, bytes]:
     """The status and all bytes that answer the bytes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
-        answer = b""
+    with connect(port, b"") as connection:
         with contextlib.suppress(OSError):  # it may be refused before all of it is sent
             connection.sendall(data.replace(b"PORT", str(port).encode()))
-        with contextlib.suppress(ConnectionError):
-            while not complete(answer) and (part := connection.recv(65536)):
-                answer += part
-    found = re.match(rb"HTTP/1.1 (\d{3}) ", answer)
-    return int(found[1]) if found else 0, answer
-
-
-def complete(answer: bytes) -> bool:
-    """Whether an answer with a Content-Length has arrived."""
-    head, blank, body = answer.partition(b"\r\n\r\n")
-    length = re.search(rb"(?i)content-length: (\d+)", head)
-    return bool(blank and length and len(body) >= int(length[1]))
+        return answer_of(connection)
 
 
 def gauge(server: Server, name: str) -> float:

@@ -1,0 +1,228 @@
+"""The process: how it starts, what it says, whom it lets in, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from microgpt.cli import main
+from tests.serve.hostile import GENERATE, request
+from tests.serve.running import Server, answer_of, connect, serving
+
+KEY = "a-key-of-this-test"
+PAGE = "https://page.example"
+
+
+@pytest.fixture(scope="module")
+def guarded(names_run: Path, chat_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a key, an origin, and room for one of its two models."""
+    folder = tmp_path_factory.mktemp("serve")
+    (folder / "key").write_text(KEY + "\n")
+    arguments = (names_run, "--model", f"chat={chat_run}", "--max-models", "1", "--allow-origin", PAGE)
+    with serving(*arguments, "--api-key-file", folder / "key", log=folder / "log") as server:
+        yield server
+
+
+def test_every_route_but_health_asks_for_the_key(guarded: Server) -> None:
+    assert guarded.get("/health").status_code == 200
+    paths = guarded.client.get("/openapi.json", headers={"Authorization": f"Bearer {KEY}"}).json()["paths"]
+    assert len(paths) > 8
+    for path, operations in [*paths.items(), ("/nowhere", {"get": {}})]:
+        for method in operations:
+            for value in (
+                None,
+                "",
+                KEY,
+                f"Basic {KEY}",
+                f"Bearer {KEY}x",
+                f"Bearer {KEY[:-1]}",
+                "Bearer",
+                "Bearer \xe9",
+            ):
+                if path == "/health":
+                    continue
+                headers = {} if value is None else {"Authorization": value.encode("latin-1")}
+                answer = guarded.client.request(method, path, headers=headers)
+                assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), (path, value)
+                assert answer.json()["error"]
+    assert guarded.post(GENERATE, {}, Authorization=f"Bearer {KEY}").status_code == 200
+
+
+def test_pages_that_are_listed_may_ask(guarded: Server) -> None:
+    asked = {"Origin": PAGE, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    preflight = guarded.client.options(GENERATE, headers=asked)
+    assert preflight.status_code == 204
+    assert preflight.headers["access-control-allow-origin"] == PAGE
+    assert "POST" in preflight.headers["access-control-allow-methods"]
+    assert "authorization" in preflight.headers["access-control-allow-headers"]
+    answer = guarded.post(GENERATE, {}, Origin=PAGE, Authorization=f"Bearer {KEY}")
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, PAGE)
+    assert "Origin" in answer.headers["vary"]
+    for origin in ("https://other.example", "null", PAGE + ":444"):
+        refused = guarded.client.options(GENERATE, headers=asked | {"Origin": origin})
+        assert refused.status_code == 403
+        assert not [name for name in refused.headers if name.startswith("access-control")]
+
+
+def test_models_are_loaded_when_used_and_dropped_for_others(guarded: Server) -> None:
+    bearer = {"Authorization": f"Bearer {KEY}"}
+    names = guarded.client.get("/v1/models", headers=bearer).json()["data"]
+    assert [model["id"] for model in names] == ["run", "chat"]
+    texts = []
+    for _ in range(3):
+        for model in ("run", "chat"):
+            answer = guarded.post(
+                "/v1/completions", {"model": model, "prompt": "e", "seed": 1, "max_tokens": 5}, **bearer
+            )
+            assert answer.status_code == 200, answer.text
+            texts.append(answer.json()["choices"][0]["text"])
+    assert texts == texts[:2] * 3
+    assert guarded.post("/v1/completions", {"model": "nobody", "prompt": "e"}, **bearer).status_code == 404
+
+
+def test_metrics_begin_at_zero_and_count(guarded: Server) -> None:
+    bearer = {"Authorization": f"Bearer {KEY}"}
+
+    def numbers() -> dict[str, float]:
+        text = guarded.client.get("/metrics", headers=bearer).text
+        return {name: float(value) for name, value in re.findall(r"^(microgpt_\S+) (\S+)$", text, re.MULTILINE)}
+
+    before = numbers()
+    of_chat = 'microgpt_requests_total{route="/microgpt/v1/chat",status="422"}'
+    assert before[of_chat] == 0
+    guarded.post("/microgpt/v1/chat", {}, **bearer)
+    guarded.post(GENERATE, {"num_samples": 5, "temperature": 5}, **bearer)
+    after = numbers()
+    assert after[of_chat] == 1
+    of_texts = 'microgpt_requests_total{route="/microgpt/v1/generate",status="200"}'
+    assert after[of_texts] == before[of_texts] + 1
+    assert after["microgpt_tokens_generated_total"] > before["microgpt_tokens_generated_total"]
+    for name in ("microgpt_time_to_first_token_seconds_count", "microgpt_request_duration_seconds_count" + "{}"):
+        assert after.get(name, 1) > before.get(name, 0)
+    assert 'microgpt_build_info{version="0.1.0"}' in after
+
+
+def test_the_log_has_a_line_per_request_and_no_prompt(guarded: Server) -> None:
+    guarded.post("/v1/completions", {"prompt": "emma"}, Authorization=f"Bearer {KEY}")
+    guarded.get("/nowhere?emma")
+    deadline = time.monotonic() + 5
+    while '"route": "none"' not in guarded.log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    text = guarded.log.read_text()
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    assert {"time", "client", "method", "route", "status", "bytes", "ms"} == lines[-1].keys()
+    assert "/v1/completions" in {line["route"] for line in lines}
+    assert "emma" not in text
+    assert KEY not in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_good_order(endless_run: Path, tmp_path: Path, number: int) -> None:
+    """Within 5 s, with status 0; open streams get their last event; the environment names the model and the port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ("--max-streams", "4", "--queue", "4")
+    with serving(*arguments, log=tmp_path / "log", port="", MODEL_DIR=str(endless_run), PORT=str(port)) as server:
+        assert server.port == port
+        body = {"prompt": "a", "temperature": 0, "stream": True, "n": 32}
+        streaming = [connect(server.port, request("/v1/completions", body)) for _ in range(4)]
+        joined = connect(server.port, request(body={"num_samples": 50, "temperature": 0}))
+        waiting = connect(server.port, request("/v1/completions", body))
+        idle, half = connect(server.port, b""), connect(server.port, b"POST / HTTP/1.1\r\n")
+        for connection in streaming:
+            assert b" 200 " in connection.recv(100)
+        texts = [bytearray() for _ in streaming]
+        readers = [
+            threading.Thread(target=read_all, args=(connection, text))
+            for connection, text in zip(streaming, texts, strict=True)
+        ]
+        for reader in readers:
+            reader.start()
+        began = time.monotonic()
+        server.process.send_signal(number)
+        assert server.process.wait(5) == 0
+        assert time.monotonic() - began < 5
+        for reader in readers:
+            reader.join()
+        for text in texts:
+            last = text.rpartition(b"data: ")[2]
+            assert b"[DONE]" in last or b'"error"' in last or b'"finish_reason":"' in last, text[-300:]
+        for connection in (joined, waiting):
+            assert answer_of(connection)[0] == 503
+        for connection in (*streaming, joined, waiting, idle, half):
+            connection.close()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def read_all(connection: socket.socket, text: bytearray) -> None:
+    while part := connection.recv(65536):
+        text += part
+
+
+def test_a_second_signal_ends_it_at_once(endless_run: Path, tmp_path: Path) -> None:
+    with serving(endless_run, log=tmp_path / "log") as server:
+        connection = connect(server.port, request(body={"num_samples": 50, "temperature": 0}))
+        time.sleep(0.2)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(5) == -signal.SIGTERM
+        assert time.monotonic() - began < 1
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "serve: RUN is missing"),
+        (["RUN", "--host", "0.0.0.0"], "--host 0.0.0.0: other machines could use the service"),
+        (["RUN", "--api-key", "k", "--api-key-file", "f"], "give one of them"),
+        (["RUN", "--api-key", ""], "--api-key: must be a key"),
+        (["RUN", "--api-key", "a b"], "--api-key: must be a key"),
+        (["RUN", "--api-key-file", "/nowhere/key"], "--api-key-file /nowhere/key: cannot be read"),
+        (["RUN", "--allow-origin", "*"], "--allow-origin *: expected scheme://host"),
+        (["RUN", "--allow-origin", "null"], "--allow-origin null: expected scheme://host"),
+        (["RUN", "--allow-origin", "https://a.b/"], "expected scheme://host"),
+        (["RUN", "--model", "x"], "--model x: expected NAME=RUN"),
+        (["RUN", "--model", "a=b", "--model", "a=c"], "there is a model 'a' already"),
+        (["RUN", "--port", "70000"], "--port: must be 0 to 65,535"),
+        (["RUN", "--max-streams", "0"], "--max-streams: must be 1 to"),
+        (["RUN", "--host", "203.0.113.7", "--insecure"], "choose another"),
+        (["/nowhere"], "/nowhere"),
+    ],
+)
+def test_what_it_does_not_start_with(
+    names_run: Path,
+    words: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in ("MODEL_DIR", "PORT", "MICROGPT_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    port = [] if "--port" in words else ["--port", "0"]
+    status = main(["serve", *(str(names_run) if word == "RUN" else word for word in words), *port])
+    said = capsys.readouterr()
+    assert status in (2, 4, 5)
+    assert sentence in said.err
+    assert said.out == ""
+
+
+def test_a_port_in_use_is_named(server: Server, names_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(names_run), "--port", str(server.port)]) == 5
+    assert f"--port {server.port}" in capsys.readouterr().err
+
+
+def test_help_takes_no_model_and_no_server(server: Server) -> None:
+    assert httpx2.get(f"{server.url}/").headers["content-security-policy"].startswith("default-src")
