@@ -30,3 +30,8 @@ def __getattr__(name: str) -> Any:
     if name not in places:
         raise AttributeError(f"module 'microgpt' has no attribute {name!r}")
     return getattr(import_module(places[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, also those that are not imported yet."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

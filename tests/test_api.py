@@ -33,6 +33,12 @@ def test_a_chat_model_generates_and_answers(chat_run: Path) -> None:
     assert (text.prompt_tokens, text.completion_tokens, text.finish_reason) == (3, 3, "length")
 
 
+def test_dir_lists_what_there_is() -> None:
+    assert {"Config", "load", "train", "__version__"} <= set(dir(microgpt))
+    assert [name for name in dir(microgpt) if not name.startswith("_")] == ["Config", "load", "train"]
+    assert all(hasattr(microgpt, name) for name in dir(microgpt))
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         microgpt.nothing  # noqa: B018

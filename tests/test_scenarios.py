@@ -78,6 +78,20 @@ def test_scenarios_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "1,328,128" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("columns", "descriptions"), [(60, False), (80, True), (120, True)])
+def test_the_list_fits_a_narrow_terminal(
+    columns: int, descriptions: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["scenarios"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    cells = [line.split() for line in lines]
+    assert [cell[:3] for cell in cells if cell[0] == "shakespeare_10m"] == [["shakespeare_10m", "10,667,520", "5,000"]]
+    assert ("about" in cells[0]) == descriptions
+    assert descriptions or not any("…" in line for line in lines)
+
+
 def test_the_size_dial(tmp_path: Path) -> None:
     from microgpt.commands.flags import resolve
 

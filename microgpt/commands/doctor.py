@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import textwrap
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from microgpt.engines.common.hardware import cpu, pytorch
 from microgpt.engines.ladder import LADDER, calibrate, choose
 from microgpt.errors import MicrogptError
 from microgpt.terminal import output, output_json
+
+COLUMNS = 100
+AT_SPACES: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def doctor(*, json: Switch = False) -> None:
@@ -32,10 +36,10 @@ def doctor(*, json: Switch = False) -> None:
         output_json(facts)
     else:
         for subject, found in facts.items():
-            lines = _lines(found)
-            output(f"{subject.replace('_', ' '):14} {lines[0]}")
-            for line in lines[1:]:
-                output(f"{'':14} {line}")
+            label = f"{subject.replace('_', ' '):14} "
+            for line in _lines(found):
+                output(textwrap.fill(line, COLUMNS, initial_indent=label, subsequent_indent=f"{'':17}", **AT_SPACES))
+                label = f"{'':15}"
     verify_compiler()
 
 
@@ -83,19 +87,29 @@ def engines() -> dict[str, str]:
 
 
 def speed() -> dict[str, str]:
-    """Measured microseconds per training step, which --engine auto and expected times are reckoned from."""
+    """Measured times per training step, which --engine auto and expected times are reckoned from."""
     calibrate()
-    found = {
-        f"{name}, {tokens:,} tokens per step": "; ".join(
-            f"{1e6 * seconds:,.1f} µs with {parameters:,} parameters"
-            for parameters, points, _ in figures
-            for at, seconds in points
-            if at == tokens
-        )
-        for name, figures in calibration.read().items()
-        for tokens in calibration.TOKENS
-    }
+    found = {"time per step": "by tokens per step and parameters of the model"}
+    for name, figures in calibration.read().items():
+        for tokens in calibration.TOKENS:
+            measured = [(n, seconds) for n, points, _ in figures for at, seconds in points if at == tokens]
+            if measured:
+                times = ", ".join(f"{_thousands(n)}: {_short(seconds)}" for n, seconds in measured)
+                found[f"{name}, {tokens:,} tokens"] = times
     return found | {"kept in": f"{calibration.path()} (remove it to measure anew)"}
+
+
+def _short(seconds: float) -> str:
+    """A time per step: 48.9 µs, 9.8 ms."""
+    for unit, size in (("µs", 1e-6), ("ms", 1e-3)):
+        if seconds < 999.95 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _thousands(n: int) -> str:
+    """A number of parameters: 4 K, 1.3 M."""
+    return f"{n / 1e3:.0f} K" if n < 999_500 else f"{n / 1e6:.1f} M"
 
 
 def auto() -> dict[str, str]:

@@ -18,13 +18,14 @@ from microgpt.limits import MAX_COUNT, MAX_REAL
 from microgpt.terminal import output, output_json, say
 
 HELP = """\
-/help               list the commands
+/help               list the commands; /? does too
 /clear              begin a new conversation
 /system [TEXT]      set the system message and begin a new conversation; without TEXT, remove it
 /temperature [T]    0 always takes the likeliest token
 /topk [K]           draw from the K likeliest tokens; 0 is off
 /save FILE          append the conversation to FILE (JSONL, as microgpt finetune --data reads it)
-/quit               leave; Ctrl-D does too. Ctrl-C stops a reply"""
+/quit               leave; /bye and Ctrl-D do too. Ctrl-C stops a reply"""
+LEAVING = ("quit", "exit", "/quit", "/exit", "/bye")
 
 
 class Repl:
@@ -37,6 +38,7 @@ class Repl:
         self.messages: list[Message] = []
         self.commands: dict[str, Callable[[str], None]] = {
             "help": lambda _: say(HELP, lines=True),
+            "?": lambda _: say(HELP, lines=True),
             "clear": lambda _: self.clear(),
             "system": self.set_system,
             "temperature": self.set_temperature,
@@ -58,7 +60,7 @@ class Repl:
             line = ""
             try:
                 line = (input("> ") if interactive else input()).strip()
-                if line.lower() in ("quit", "exit", "/quit", "/exit"):
+                if line.lower() in LEAVING:
                     return
                 if line.lower() == "clear":
                     line = "/clear"

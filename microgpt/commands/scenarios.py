@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from typing import Any
 
 from cyclopts import App
@@ -11,6 +12,8 @@ from microgpt import files, scenarios
 from microgpt.commands import Switch
 from microgpt.config import Config
 from microgpt.terminal import duration, output, output_exactly, output_json, output_table
+
+WITH_DESCRIPTION = 76  # columns of a terminal that has room for more than the 60 of the other columns
 
 app = App(name="scenarios", help="List the scenarios, or print one.")
 
@@ -28,16 +31,20 @@ def list_scenarios(*, json: Switch = False) -> None:
     if json:
         output_json(rows)
         return
-    columns = [{"header": title, "no_wrap": True} for title in ("name", "parameters", "steps", "time here", "data")]
+    described = shutil.get_terminal_size().columns >= WITH_DESCRIPTION
+    titles = ("name", "parameters", "steps", "time here", "data")
+    columns: list[dict[str, Any]] = [{"header": title, "no_wrap": True} for title in titles]
+    if described:
+        columns.append({"header": "about", "no_wrap": True, "ratio": 1})
     drawn = []
     for name, row in rows.items():
         size = f"{row['n_params']:,}" if row["n_params"] else "?"
-        about = duration(row["seconds"]) if row["seconds"] is not None else "?"
-        drawn.append((name, size, f"{row['steps']:,}", about, row["data"], row["description"]))
-    output_table([*columns, {"header": "about", "no_wrap": True, "ratio": 1}], drawn, expand=True)
-    output(
-        "time here: estimated for --engine auto; microgpt train NAME trains one, microgpt scenarios show NAME prints it"
-    )
+        about = duration(row["seconds"]).replace("under a second", "< 1 s") if row["seconds"] is not None else "?"
+        drawn.append((name, size, f"{row['steps']:,}", about, row["data"], row["description"])[: len(columns)])
+    output_table(columns, drawn, expand=described)
+    output("time here: estimated for --engine auto")
+    output("microgpt train NAME trains one")
+    output("microgpt scenarios show NAME prints its file")
 
 
 @app.command

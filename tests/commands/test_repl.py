@@ -92,6 +92,9 @@ def test_a_conversation(person: Callable[..., Person], tmp_path: Path) -> None:
     for word in ("/clear", "/system", "/temperature", "/topk", "/save", "/quit"):
         me.sees(word)
     me.sees("> ")
+    me.types("/?\n")
+    me.sees("/clear")
+    me.sees("> ")
     me.types("/temperature 0.25\n")
     me.sees("temperature 0.25")
     me.types("/temperature -1\n")
@@ -162,7 +165,7 @@ def test_ctrl_c_stops_the_reply_only(person: Callable[..., Person], tmp_path: Pa
     me.types(f"/save {tmp_path}/talk.jsonl\n")
     me.sees("saved")
     assert me.process.poll() is None
-    me.types("/quit\n")
+    me.types("/bye\n")
     assert me.leaves() == 0
     said = json.loads((tmp_path / "talk.jsonl").read_text())[1]["content"]
     assert "hello".startswith(said[:5])

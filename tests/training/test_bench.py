@@ -58,7 +58,10 @@ def test_the_doctor_tells_what_is_there(capsys: pytest.CaptureFixture[str]) -> N
     assert set(found["engines"]) == set(LADDER)
     assert found["compiler"]["compiles"] is True
     assert main(["doctor"]) == 0
-    assert "auto" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "auto" in said
+    assert "4 K: " in said
+    assert not [line for line in said.splitlines() if len(line) > 100 and " " in line.strip()]
 
 
 def test_doctor_fails_where_the_compiler_does_not_compile(
