@@ -34,8 +34,8 @@ class Mutant(NamedTuple):
         """The tests that ought to notice: the ladder's for this rung, or those of what all rungs share."""
         rung = self.file.removeprefix("engines/").split("/")[0].removesuffix(".py")
         if rung in LADDER:
-            parts = ("adam", "attention", "bfloat16", "denormals", "engine", "matmul") if rung == "fused" else ()
-            more = [f"tests/engines/fused/test_{part}.py" for part in parts]
+            parts = ("adam", "attention", "bfloat16", "denormals", "engine", "matmul", "prefixes", "slots")
+            more = [f"tests/engines/fused/test_{part}.py" for part in parts if rung == "fused"]
             return ["tests/engines/test_ladder.py", *more, "-k", rung]
         return ["tests/test_optim.py", "tests/engines/common/test_dropout.py", "tests/engines/test_ladder.py"]
 
@@ -44,6 +44,9 @@ SCALAR, FUNCTIONAL, TENSOR, MANUAL = (f"engines/{rung}.py" for rung in ("scalar"
 PYTORCH, PYTORCH_MODEL = "engines/pytorch/__init__.py", "engines/pytorch/model.py"
 ARRAYS = "engines/common/arrays.py"
 FUSED_MODE, FUSED_COMPILER = "engines/fused/simd/float_mode.py", "engines/fused/jit/compiler.py"
+FUSED_DECODE, FUSED_PREFIXES, FUSED_SLOTS = (
+    f"engines/fused/{part}.py" for part in ("attention_decode", "prefixes", "slots")
+)
 FUSED_ACTIVATIONS, FUSED_ATTENTION, FUSED_SHORT, FUSED_LINEAR, FUSED_PASSES, FUSED_KERNELS, FUSED_UPDATE, FUSED_STREAMS = (
     f"engines/fused/{part}.py"
     for part in ("activations", "attention", "attention_short", "linear", "passes", "train", "adam", "generate_batch")
@@ -116,6 +119,9 @@ MUTANTS = [
     Mutant(FUSED_LINEAR, "later positions overwrite a weight's gradient", "fan_in, adding or n > 0)", "fan_in, adding)"),
     Mutant(FUSED_STREAMS, "a stream sees the sequence before it", "older = float(newest - s) - mine", "older = none"),
     Mutant(FUSED_STREAMS, "a key in the next slot", "i) * FOUR + slot % FOUR) * W", "i) * FOUR + (slot + 1) % FOUR) * W"),
+    Mutant(FUSED_DECODE, "a new key in the next position", "cache.block + past % W", "cache.block + (past + 1) % W"),
+    Mutant(FUSED_SLOTS, "a prompt's last token is computed alone", "if cache.length + T + 1 == len(prompt):", "if False:"),
+    Mutant(FUSED_PREFIXES, "the end of a dropped prompt stays", "self.caches[row] = -1, prompt, cache", "self.caches[row] = self.tokens[row], prompt, cache"),
     Mutant(FUSED_MODE, "denormal results are kept", "0x1F80 | 1 << 15 | 1 << 6", "0x1F80 | 1 << 6"),
     Mutant(FUSED_MODE, "denormal operands are kept", "0x1F80 | 1 << 15 | 1 << 6", "0x1F80 | 1 << 15"),
     Mutant(FUSED_MODE, "the caller's mode is lost", "write(b, before, machine)", "pass"),

@@ -83,5 +83,8 @@ class Engine(Protocol):
         """
 
     @property
-    def slots(self) -> Callable[[State, int], Slots] | None:
-        """None, or the fast path: slots(state, n) computes n sequences in one product; see inference.slots."""
+    def slots(self) -> Callable[[State, int, int], Slots] | None:
+        """None, or the fast path: slots(state, n, prefix_bytes), which computes n sequences in one product.
+
+        Prompts that begin alike share what is computed; caches of up to `prefix_bytes` are kept for that.
+        """

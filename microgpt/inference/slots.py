@@ -9,12 +9,15 @@ import numpy as np
 
 from microgpt.engines import Engine, Slots
 
+PREFIX_BYTES = 256 << 20  # of the caches of prompts that are kept for others that begin alike
 
-def open_slots(engine: Engine, state: Any, n: int) -> Slots:
-    """Slots for n sequences of the state's model: the engine's fast path where it has one."""
-    fast = getattr(engine, "slots", None)
-    made: Slots = fast(state, n) if fast else PlainSlots(engine, state, n)
-    return made
+
+def open_slots(engine: Engine, state: Any, n: int, *, prefix_bytes: int = PREFIX_BYTES) -> Slots:
+    """Slots for n sequences of the state's model: the engine's fast path where it has one.
+
+    Up to `prefix_bytes` of memory keep the caches of prompts, beside those of the n sequences.
+    """
+    return engine.slots(state, n, prefix_bytes) if engine.slots else PlainSlots(engine, state, n)
 
 
 class PlainSlots:

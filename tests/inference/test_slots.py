@@ -12,6 +12,8 @@ from microgpt.config import Model, Optim
 from microgpt.engines import Engine
 from microgpt.engines.ladder import LADDER, engine
 from microgpt.errors import MachineError
+from microgpt.inference.generate import generate_tokens
+from microgpt.inference.sampling import Sampling, draw_batch
 from microgpt.inference.slots import open_slots
 from microgpt.model import init_weights
 
@@ -20,7 +22,7 @@ TINY = {"vocab_size": 11, "block_size": 24, "n_layer": 2, "n_head": 2, "n_embd":
 FAST = ("manual", "fused", "pytorch")  # the others would take minutes; one short sequence is enough for them
 
 
-def built(rung: str, dtype: str, **options: Any) -> tuple[Engine, Any, Model]:
+def built(rung: str, dtype: str, **options: Any) -> tuple[Any, Any, Model]:
     """An engine, the state of a model with large initial weights, and the model."""
     model = Model(**{**TINY, **options})
     try:
@@ -36,6 +38,7 @@ class Sequences:
     def __init__(self, made: Engine, state: Any, model: Model, seed: int) -> None:
         self.engine, self.state, self.model, self.rng = made, state, model, Random(seed)
         self.slots = open_slots(made, state, N)
+        self.texts = [[self.rng.randrange(model.vocab) for _ in range(model.block_size)] for _ in range(3)]
         self.waiting: list[tuple[int, list[int]]] = []  # slot and prompt
         self.caches: dict[int, tuple[Any, int]] = {}  # of the running ones: the reference's cache, and the length
         self.compared = 0
@@ -78,8 +81,11 @@ class Sequences:
         rng, used = self.rng, [*self.caches, *(slot for slot, _ in self.waiting)]
         what = rng.random()
         if what < 0.2 and len(used) < N:
-            length = rng.choice([1, 2, 3, self.model.block_size, rng.randint(1, self.model.block_size)])
-            self.admit([rng.randrange(self.model.vocab) for _ in range(length)])
+            most = self.model.block_size
+            length = min(most, rng.choice([1, 2, 3, most, rng.randint(1, most)]))
+            prompt = rng.choice(self.texts)[:length]  # several begin alike, for engines that make use of it
+            prompt[rng.randrange(length)] = rng.randrange(self.model.vocab)
+            self.admit(prompt)
         elif what < 0.5 and self.waiting:
             self.prefill(rng.choice([1, 2, 3, 7, 99]))
         elif what < 0.58 and used:
@@ -96,6 +102,43 @@ def test_a_sequence_does_not_depend_on_the_others(rung: str, dtype: str) -> None
         for _ in range(150):
             sequences.anything()
         assert sequences.compared > 50
+
+
+@pytest.mark.parametrize("rung", [rung for rung in FAST if "float32" in LADDER[rung].dtypes])
+def test_the_tokens_of_a_seed_are_those_that_it_has_alone(rung: str) -> None:
+    """What the terminal draws for seed s, drawn beside others that came earlier and leave later."""
+    made, state, model = built(rung, "float32", position="rope")
+    bos, samplings = model.vocab - 1, [Sampling(0.5), Sampling(1.0), Sampling(0.0), Sampling(0.8, top_k=4)]
+    slots, running = open_slots(made, state, N), dict[int, tuple[int, list[int], Random]]()
+    drawn: dict[int, list[int]] = {}
+    upcoming = iter(range(12))
+    while True:
+        while len(running) < N and (seed := next(upcoming, None)) is not None:
+            slot = slots.admit([bos, seed % 3])
+            logits = slots.prefill(slot, 99)
+            assert logits is not None
+            running[slot], drawn[seed] = (seed, [bos, seed % 3], Random(seed)), []
+            first = draw_batch(logits[None], [samplings[seed % 4]], [running[slot][2]], [[bos, seed % 3]])
+            drawn[seed] += first
+        going = [slot for slot, (seed, *_) in running.items() if drawn[seed][-1] != bos]
+        for slot in set(running) - set(going):
+            slots.release(slot)
+            drawn[running.pop(slot)[0]].pop()
+        going = [slot for slot in going if 2 + len(drawn[running[slot][0]]) <= model.block_size]
+        for slot in set(running) - set(going):
+            slots.release(slot)
+            running.pop(slot)
+        if not running:
+            break
+        seeds = [running[slot][0] for slot in going]
+        rows = slots.step(going, [drawn[seed][-1] for seed in seeds])
+        seen = [running[slot][1] + drawn[running[slot][0]] for slot in going]
+        found = draw_batch(rows, [samplings[seed % 4] for seed in seeds], [running[slot][2] for slot in going], seen)
+        for seed, token in zip(seeds, found, strict=True):
+            drawn[seed].append(token)
+    for seed in range(12):
+        alone = generate_tokens(made, state, [bos, seed % 3], model.block_size, samplings[seed % 4], Random(seed), bos)
+        assert drawn[seed] == list(alone), f"seed {seed}"
 
 
 @pytest.mark.parametrize("rung", [rung for rung in LADDER if rung not in FAST])

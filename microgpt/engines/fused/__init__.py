@@ -8,6 +8,7 @@ memory. This file is the Engine: it converts tensors to flat vectors, padded to 
 
 from __future__ import annotations
 
+from functools import partial
 from threading import Thread
 
 import numpy as np
@@ -27,6 +28,7 @@ from microgpt.engines.fused.layout import (
     stride,
     workspace_size,
 )
+from microgpt.engines.fused.slots import Cache, Call, Slots
 from microgpt.engines.fused.state import PARTS, Place, State, at, empty, transposed
 from microgpt.feed import Feed
 from microgpt.model import Tensors, table
@@ -66,24 +68,6 @@ class Workspaces:
         return self.kept[name][:size]
 
 
-class Cache:
-    """Keys and values (layers, D, positions) of one row, and the arrays that a call of `decode` works on."""
-
-    def __init__(self, n: int, dtype: str) -> None:
-        self.length, self.capacity = 0, -1  # positions; tokens per call that the workspace is for
-        self.flat = np.zeros((2, n), dtype)
-        self.keys, self.values = at(self.flat[0]), at(self.flat[1])
-
-    def allocate(self, T: int, vocab: int, trace: int, operands: int) -> None:
-        """Arrays for up to T tokens per call, with their addresses, since asking for one takes a microsecond."""
-        dtype, self.capacity = self.flat.dtype, T
-        self.tokens, self.span = np.zeros(T, np.int32), np.zeros(2, np.int64)
-        self.workspace, self.logits = empty(trace, dtype), np.empty((T, vocab), dtype)
-        self.at_tokens, self.at_span = at(self.tokens), at(self.span)
-        self.operands = empty(operands, dtype)
-        self.at_workspace, self.at_operands, self.at_logits = at(self.workspace), at(self.operands), at(self.logits)
-
-
 class Engine:
     """The fused rung: see microgpt.engines.Engine."""
 
@@ -99,6 +83,7 @@ class Engine:
         self.shape, self.where = self._lay_out()
         self.block = pad(model.block_size, self.lanes)
         self.width = self.block + self.lanes  # columns of the tables and the cache: vectors begin anywhere
+        self.cache_size = 2 * model.n_layer * self.shape.Dp * self.width  # numbers in a sequence's keys and values
         self.columns = max(
             self.block, (1 + self.bf16) * max(512, 4096 * self.lanes // self.shape.Dp)
         )  # per micro-batch
@@ -217,7 +202,7 @@ class Engine:
         losses, seed = np.empty(len(lrs)), (feed.seed + 2**63) % 2**64 - 2**63  # its low bits, as the masks take them
         n_threads = self.threads
         arrivals, sums = np.zeros(1, np.int64), np.zeros(n_threads * LINE)
-        trace, operands = self._trace(columns, columns), self._operands(columns)
+        trace, operands = self._trace(columns, columns, self.shape.layers), self._operands(columns)
         dw, workspace, train = (
             self.workspace(n_threads * self.shape.n, "dw"),
             self.workspace(n_threads * trace),
@@ -243,27 +228,39 @@ class Engine:
             thread.join()
         return losses[:count]
 
-    def _trace(self, N: int, columns: int) -> int:
+    def _trace(self, N: int, columns: int, layers: int) -> int:
         """Numbers in the trace of N positions, in whole cache lines."""
-        return pad(workspace_size(self.shape, N, columns, self.block, self.lanes), 16)
+        return pad(workspace_size(self.shape, N, columns, layers, self.block, self.lanes), 16)
 
     def _operands(self, N: int) -> int:
         """Numbers, or pairs of bfloat16s, of the operands of products of N positions, in whole cache lines."""
         return pad(panels_size(self.shape, N, self.block, self.lanes), 16)
 
-    def logits(self, state: State, tokens: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
-        cache = cache or Cache(self.model.n_layer * self.shape.Dp * self.width, self.dtype)
-        T = len(tokens)
-        if cache.capacity < T:
-            cache.allocate(T, self.model.vocab, self._trace(T, pad(T, self.lanes)), self._operands(T))
-        cache.tokens[:T], cache.span[1] = tokens, T + 1
+    def _call(self, N: int, n: int) -> Call:
+        trace = self._trace(N, pad(N, self.lanes), 1)
+        return Call(N, n, self.model.vocab, trace, self._operands(N), self.dtype)
+
+    def _decode(self, state: State, call: Call, rows: int, keys: int, blocked: bool, skip: int) -> None:
+        """Logits of the call's tokens from number `skip` on; see decode.py. `keys`: where the first cache begins."""
+        values = keys + self.cache_size // 2 * np.dtype(self.dtype).itemsize
         self.kernels.decode(
-            *self.shape, cache.at_tokens, T, state.w, self._arranged(state, self.transposed), cache.at_workspace,
-            cache.at_operands, self.block, self.cos, self.sin, self.width, cache.keys, cache.values, self.width,
-            cache.length, cache.at_span, cache.at_logits,
+            *self.shape, *call.inputs, rows, state.w, self._arranged(state, self.transposed), *call.rooms, self.block,
+            self.cos, self.sin, self.width, keys, values, self.width, blocked, *call.places, skip, call.outputs,
         )  # fmt: skip
+
+    def logits(self, state: State, tokens: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
+        cache, T = cache or Cache(self.cache_size, self.dtype), len(tokens)
+        if cache.call is None or cache.call.N < T:
+            cache.call = self._call(T, 1)
+        call = cache.call
+        call.tokens[:T], call.offsets[1], call.past[0] = tokens, T + 1, cache.length
+        self._decode(state, call, 1, cache.address, False, 0)
         cache.length += T
-        return cache.logits[:T].copy(), cache
+        return call.logits[:T].copy(), cache
+
+    def slots(self, state: State, n: int, prefix_bytes: int) -> Slots:
+        decode = partial(self._decode, state)
+        return Slots(decode, self._call, self.shape, self.width, self.lanes, self.dtype, n, prefix_bytes)
 
     def generate(
         self,
@@ -296,12 +293,12 @@ class Engine:
         tolerance = 128 * float(np.finfo(self.dtype).eps) / temperature if short else 0.0
         workspace = self.workspace(decode_workspace_size(c, S, self.lanes) if short else 1, "decode")
         keys, values = (self.workspace(c.layers * c.Dp * self.width, name) for name in ("keys", "values"))
-        trace = self.workspace(self._trace(longest, pad(longest, self.lanes)), "trace")
+        trace = self.workspace(self._trace(longest, pad(longest, self.lanes), 1), "trace")
         out, ends = np.empty(int((max_length + 1 - lengths).clip(0).sum()), np.int32), np.zeros(len(offsets), np.int64)
         places = self.operands(self._operands(longest))
         known, exponentials = np.zeros(c.V * S if short else 1, np.uint8), np.empty(c.V + 64)
         seen = np.zeros(max(longest, max_length) + 1, np.int32)
-        span, used = np.zeros(2, np.int64), np.zeros(1, np.int64)
+        span, used = np.zeros(4, np.int64), np.zeros(1, np.int64)
         done = self.kernels.generate(
             *c, at(prompts), at(offsets), len(lengths), max_length, temperature, at(uniform), len(uniform), stop,
             state.w, self._arranged(state, self.transposed), at(workspace), at(known), tolerance, at(trace), at(places),

@@ -18,14 +18,12 @@ from microgpt.engines.fused.simd.vectors import (
     first,
     fma,
     lanes,
-    largest,
     load,
     maximum,
     prefetch_line,
     splat,
     sqrt,
     store,
-    total,
 )
 
 
@@ -144,34 +142,6 @@ def attention(
 
 
 @jit
-def attention_one(q: P, ldq: int, k: P, v: P, ld: int, y: P, p: P, size: int, S: int) -> None:
-    """`attention` for a single query that sees all of S keys, as in decoding, with keys in the lanes."""
-    noinline()
-    scale = LOG2E / math.sqrt(size)
-    W = lanes(q)
-    high = splat(q, -math.inf)
-    for s in range(0, S, W):
-        score = splat(q, 0.0)
-        for i in range(size):
-            score = fma(splat(q, q[i * ldq]), load(k, i * ld + s), score)
-        score = first(S - s, score, -math.inf)
-        store(p, s, score)
-        high = maximum(high, score)
-    top = largest(high)
-    sums = splat(q, 0.0)
-    for s in range(0, S, W):
-        e = first(S - s, exp2((load(p, s) - top) * scale), 0.0)
-        store(p, s, e)
-        sums = sums + e
-    inverse = 1.0 / total(sums)
-    for i in range(size):
-        mixed = splat(q, 0.0)
-        for s in range(0, S, W):
-            mixed = fma(load(p, s), first(S - s, load(v, i * ld + s), 0.0), mixed)
-        y[i * ldq] = total(mixed) * inverse
-
-
-@jit
 def softmax_back(
     p: P, ds: P, ld: int, scale: float, before: int, M: int, maxima: P, inverse: P, delta: P, prefetch: P, part: int
 ) -> None:
@@ -259,30 +229,25 @@ def attend(
     """
     D = c.Dp
     q, k, v, y = heads, heads + D * ld, heads + 2 * D * ld, heads + 3 * D * ld
-    ldk = ld
+    ldk, past = ld, 0
     if cache.active:
-        k, v, ldk = cache.k, cache.v, cache.ld
+        k, v, ldk, past = cache.k + cache.starts[0], cache.v + cache.starts[0], cache.ld, cache.past[0]
     if not given:
         transpose(qkv, c.Qs, q, ld, T, D)
-        transpose(qkv + D, c.Qs, k + cache.past, ldk, T, D)
-        transpose(qkv + 2 * D, c.Qs, v + cache.past, ldk, T, D)
+        transpose(qkv + D, c.Qs, k + past, ldk, T, D)
+        transpose(qkv + 2 * D, c.Qs, v + past, ldk, T, D)
     for head in range(c.H):
         at = head * c.size
-        new = k + (at * ldk + cache.past)
+        new = k + (at * ldk + past)
         if c.rope:
-            rotate(c.half, c.size, q + at * ld, ld, cos + cache.past, sin + cache.past, ldr, T)
-            rotate(c.half, c.size, new, ldk, cos + cache.past, sin + cache.past, ldr, T)
+            rotate(c.half, c.size, q + at * ld, ld, cos + past, sin + past, ldr, T)
+            rotate(c.half, c.size, new, ldk, cos + past, sin + past, ldr, T)
         if c.qk_norm:
             norm_head(q + at * ld, ld, rq + 2 * head * ld, c.size, T)
             norm_head(new, ldk, rq + (2 * head + 1) * ld, c.size, T)
-        if T == 1 and cache.active:
-            attention_one(
-                q + at * ld, ld, k + at * ldk, v + at * ldk, ldk, y + at * ld, t.p, c.size, cache.past + 1
-            )  # fmt: skip
-            continue
         attention(
             q + at * ld, ld, k + at * ldk, v + at * ldk, ldk, y + at * ld, maxima + head * ld, inverse + head * ld, t.p,
-            c.size, cache.past, T, t.head_panels,
+            c.size, past, T, t.head_panels,
         )  # fmt: skip
     zero(y + c.D * ld, (D - c.D) * ld)
     transpose_back(y, ld, mix, c.Ds, T, D)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from microgpt.engines.fused.decode import decode
 from microgpt.engines.fused.generate import generate
 from microgpt.engines.fused.generate_batch import generate_batch
-from microgpt.engines.fused.train import decode, train
+from microgpt.engines.fused.train import train
 
 KERNELS = (train, decode, generate, generate_batch)

@@ -44,11 +44,10 @@ from microgpt.engines.fused.simd.vectors import (
     store,
     total,
 )
-from microgpt.engines.fused.train import lay_out
 
 TYPICAL_LOGIT = 16.0  # few logits are larger
 
-decode_workspace = inline(layout.decode_workspace)
+decode_workspace, lay_out = inline(layout.decode_workspace), inline(layout.lay_out)
 
 
 @jit
@@ -208,13 +207,13 @@ def generate(
                 while past < T:
                     new = first if past == 0 else 1
                     columns = (new + W - 1) // W * W
-                    t = lay_out(c, trace, panels, new, columns, S, W)
-                    span[1] = new + 1
+                    t = lay_out(c, trace, panels, new, columns, 1, S, W)
+                    span[1], span[3] = new + 1, past
                     rows = Rows(seen + past, span, 0, 1, 0, False, 0, 0, False)
-                    cache = Cache(keys, values, ld, past, True)
-                    forward(c, settled(w, wt, True, False), rows, t, cache, cos, sin, ldr, new, columns)
+                    cache = Cache(keys, values, ld, ld, W, span + 2, span + 3, True)
+                    forward(c, settled(w, wt, True, False), rows, t, cache, cos, sin, ldr, new, columns, new - 1)
                     past += new
-                    token, gap = draw(t.logits + (new - 1) * c.Vs, c.V, temperature, uniform[used], e)
+                    token, gap = draw(t.logits, c.V, temperature, uniform[used], e)
             used += 1
             if token == stop:
                 break

@@ -90,17 +90,28 @@ class Rows(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values (layers, Dp, ld) of `past` earlier positions; not `active`: none."""
+    """Keys and values of the earlier positions of each row, by layer and head; not `active`: none.
+
+    Those of row i begin at k + starts[i] and v + starts[i], hold past[i] positions and have a place for `width`. A
+    head's are (size, width), or, where every row has one token only, (width / W, size, W): a short sequence then takes
+    little memory to read. `ld` is from one channel to the next, `block` from W positions to the next W.
+    """
 
     k: P
     v: P
+    width: int
     ld: int
-    past: int
+    block: int
+    starts: Ints
+    past: Ints
     active: bool
 
 
 class Trace(NamedTuple):
-    """The forward pass's results that the backward pass reads, per layer unless noted, and a workspace."""
+    """The forward pass's results that the backward pass reads, per layer unless noted, and a workspace.
+
+    Without a backward pass, with a cache, all layers use the place of the first.
+    """
 
     x: P  # the residual stream, not by layer
     x0: P  # the normed embedding, not by layer
@@ -149,9 +160,12 @@ def place(i: int, j: int, M: int, N: int, W: int) -> int:
     return (j - within) * M + i * min(PAIR * W, N - j + within) + within
 
 
-def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> Trace:
-    """The trace, from p on, of N positions that take `columns` columns by row, with at most S keys per row."""
-    L, D = c.layers, c.Dp
+def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, L: int, S: int, W: int) -> Trace:
+    """The trace, from p on, of N positions that take `columns` columns by row, with at most S keys per row.
+
+    L is the number of layers that have a place of their own: all of them, or one.
+    """
+    D = c.Dp
     slack = 2 * W * W  # blocks of W x W are read and written whole
     numbers = N + W - N % W + slack  # one per position; every part begins at a whole vector
     layers = L * N + W - L * N % W + slack
@@ -195,9 +209,9 @@ def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, S: int, W: int) -> 
     )  # fmt: skip
 
 
-def workspace_size(c: Shape, N: int, columns: int, S: int, W: int) -> int:
+def workspace_size(c: Shape, N: int, columns: int, L: int, S: int, W: int) -> int:
     """Numbers in a trace."""
-    return int(lay_out(c, 0, 0, N, columns, S, W).end)
+    return int(lay_out(c, 0, 0, N, columns, L, S, W).end)
 
 
 class DecodeWorkspace(NamedTuple):
@@ -295,4 +309,4 @@ def panels_size(c: Shape, N: int, S: int, W: int) -> int:
     widest, panel = max(c.Fs, c.Qs, c.Vs), PAIR * W
     head = 4 * (c.size + 1) * (S + 2 * W) + panel * (max(S, QUERIES) + W)
     linear = (N + 2) * (widest + c.Fs) + panel * (widest + W) + 2 * L1_SIZE
-    return max(linear, int(lay_out(c, 0, 0, N, N, S, W).head_panels) + head)
+    return max(linear, int(lay_out(c, 0, 0, N, N, 1, S, W).head_panels) + head)

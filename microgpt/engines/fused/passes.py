@@ -11,6 +11,7 @@ from microgpt.engines.fused import attention_short
 from microgpt.engines.fused.activations import activate, activate_back, softcap
 from microgpt.engines.fused.adam import Weights, settled, squares
 from microgpt.engines.fused.attention import attend, attend_back
+from microgpt.engines.fused.attention_decode import attend_each, turns
 from microgpt.engines.fused.jit.functions import inline, jit
 from microgpt.engines.fused.layout import Cache, Matrix, P, Rows, Shape, Trace
 from microgpt.engines.fused.linear import input_back, linear, linear_back, project, weights_back
@@ -99,23 +100,25 @@ def drop_rows(c: Shape, rows: Rows, x: P, place: int) -> None:
 
 @inline
 def forward(
-    c: Shape, k: Weights, rows: Rows, t: Trace, cache: Cache, cos: P, sin: P, ldr: int, N: int, NT: int
+    c: Shape, k: Weights, rows: Rows, t: Trace, cache: Cache, cos: P, sin: P, ldr: int, N: int, NT: int, skip: int
 ) -> None:
-    """Logits (N, Vp) of the rows' tokens, and the trace for the backward pass; a cache continues one row.
+    """Logits (N - skip, Vp) of the rows' tokens from number `skip` on, and the trace for the backward pass.
 
-    NT is the number of columns where each row is padded to whole vectors.
+    A cache continues one row, or several by a token each. NT is the number of columns where each row is padded to
+    whole vectors, or all of those tokens together.
     """
     w = k.w
     D, F, W = c.Dp, c.Fp, lanes(w)
     n = 0
     for row in range(rows.low, rows.high):
         T = rows.offsets[row + 1] - rows.offsets[row] - 1
+        past = cache.past[row] if cache.active else 0
         for s in range(T):
             token = rows.tokens[rows.offsets[row] + s]
             for j in range(0, D, W):
                 x = load(w, c.wte + place(token, j, c.Vp, D, W))
                 if c.learned:
-                    x = x + load(w, c.wpe + place(cache.past + s, j, c.block, D, W))
+                    x = x + load(w, c.wpe + place(past + s, j, c.block, D, W))
                 store(t.x, n * c.Ds + j, x)
             n += 1
     if c.norm_embedding:
@@ -123,19 +126,28 @@ def forward(
         copy(t.x0, t.x, N * c.Ds)
     if rows.dropping:
         drop_rows(c, rows, t.x, 0)
+    each = cache.active and rows.high - rows.low == N
+    if each and c.rope:
+        turns(c, cache, t.dheads, cos, sin, ldr, N, NT)
     for i in range(c.layers):
-        at = c.layer + i * c.step
+        at, layer = c.layer + i * c.step, 0 if cache.active else i
         qkv, wo, then = Matrix(at, D, 3 * D), Matrix(at + c.wo, D, D), Matrix(at + c.step, D, 3 * D)
         fc1, fc2 = Matrix(at + c.fc1, D, F), Matrix(at + c.fc2, F, D)
-        n1, mix, n2, h = t.n1 + i * N * c.Ds, t.mix + i * N * c.Ds, t.n2 + i * N * c.Ds, t.h + i * N * c.Fs
-        rmsnorm(t.x, n1, t.r1 + i * N, N, c.D, D)
+        n1, mix = t.n1 + layer * N * c.Ds, t.mix + layer * N * c.Ds
+        n2, h = t.n2 + layer * N * c.Ds, t.h + layer * N * c.Fs
+        rmsnorm(t.x, n1, t.r1 + layer * N, N, c.D, D)
         if not rows.separate:
             linear(n1, k, qkv, wo, t.qkv, N, False, t.panels)
-        n, column = 0, i * NT
-        for row in range(rows.low, rows.high):
+        at = i * D * cache.width
+        earlier = Cache(
+            cache.k + at, cache.v + at, cache.width, cache.ld, cache.block, cache.starts, cache.past, cache.active
+        )
+        if each:
+            attend_each(c, t.qkv, t.heads, NT, earlier, t.rq, mix, t.dheads, t.p, N)
+        n, column = 0, layer * NT
+        for row in range(rows.high if each else rows.low, rows.high):
             T = rows.offsets[row + 1] - rows.offsets[row] - 1
             ld = (T + W - 1) // W * W
-            past = Cache(cache.k + i * D * cache.ld, cache.v + i * D * cache.ld, cache.ld, cache.past, cache.active)
             heads = t.heads + 4 * D * column
             if c.short and T <= W and not cache.active:
                 attention_short.attention(
@@ -145,7 +157,7 @@ def forward(
                 if rows.separate:
                     project(n1 + n * c.Ds, k, qkv, wo, heads, ld, T, row > rows.low, row + 1 < rows.high, t.panels)
                 attend(
-                    c, t, t.qkv + n * c.Qs, heads, ld, past, t.rq + 2 * c.H * column, t.maxima + c.H * column,
+                    c, t, t.qkv + n * c.Qs, heads, ld, earlier, t.rq + 2 * c.H * column, t.maxima + c.H * column,
                     t.inverse + c.H * column, mix + n * c.Ds, cos, sin, ldr, T, rows.separate,
                 )  # fmt: skip
             n += T
@@ -156,7 +168,7 @@ def forward(
             add(t.o, t.x, N * c.Ds)
         else:
             linear(mix, k, wo, fc1, t.x, N, True, t.panels)
-        rmsnorm(t.x, n2, t.r2 + i * N, N, c.D, D)
+        rmsnorm(t.x, n2, t.r2 + layer * N, N, c.D, D)
         linear(n2, k, fc1, fc2, h, N, False, t.panels)
         activate(c.activation, h, t.a, N * c.Fs)
         if rows.dropping:
@@ -170,9 +182,10 @@ def forward(
     else:
         copy(t.x, t.y, N * c.Ds)
     last = settled(w, k.wt, k.transposed, k.keep)
-    linear(t.y, last, Matrix(c.head, D, c.Vp), Matrix(c.head, D, c.Vp), t.logits, N, False, t.panels)
+    head = Matrix(c.head, D, c.Vp)
+    linear(t.y + skip * c.Ds, last, head, head, t.logits, N - skip, False, t.panels)
     if c.softcap > 0:
-        for j in range(0, N * c.Vs, W):
+        for j in range(0, (N - skip) * c.Vs, W):
             store(t.logits, j, softcap(load(t.logits, j), c.softcap))
 
 

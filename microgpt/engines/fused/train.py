@@ -1,4 +1,4 @@
-"""Two kernels: a whole block of optimizer steps, and the logits of the next tokens of one row. Legend: layout.py."""
+"""The kernel of a whole block of optimizer steps. Legend: layout.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from microgpt.engines.fused import layout
-from microgpt.engines.fused.adam import MAX_DEFERRED, MIN_DEFERRED, Update, Weights, adam, settled, squares
+from microgpt.engines.fused.adam import MAX_DEFERRED, MIN_DEFERRED, Update, Weights, adam, squares
 from microgpt.engines.fused.jit.functions import inline, jit
 from microgpt.engines.fused.layout import (
     L1_SIZE,
@@ -76,7 +76,7 @@ def train(
     W, mine = lanes(w), workspace + workspace_size * thread
     deferred, due = n_threads == 1 and MIN_DEFERRED <= c.n < MAX_DEFERRED, False
     u = Update(b1, b2, eps, 1.0, 0.0, 0.0, 0.0)
-    none = Cache(w, w, 0, 0, False)
+    none = Cache(w, w, 0, 0, 0, offsets, offsets, False)
     dw, panels = dws + c.n * thread, operands + operands_size * thread
     for i in range(count_steps):
         begin, end = steps[i], steps[i + 1]
@@ -107,12 +107,12 @@ def train(
                     break
                 high, N, NT = high + 1, N + T, NT + ld
             if N > 0:
-                t = lay_out(c, mine, panels, N, NT, S, W)
+                t = lay_out(c, mine, panels, N, NT, c.layers, S, W)
                 rows = Rows(
                     tokens, offsets, low, high, begin, learning and c.dropout > 0, seed, first_step + i, separate
                 )
                 k = Weights(w, wts + c.n * thread, transposed, high < stop, due, u, dws, m, v)
-                forward(c, k, rows, t, none, cos, sin, ldr, N, NT)
+                forward(c, k, rows, t, none, cos, sin, ldr, N, NT, 0)
                 transposed, due = True, False
                 loss += cross_entropy(c, rows, scored, weight, t.logits, t.dlogits)
                 if learning:
@@ -155,22 +155,3 @@ def train(
         if n_threads > 1:
             barrier(arrivals, n_threads)
     return count_steps
-
-
-def decode(
-    c: Shape, tokens: Tokens, T: int, w: P, wt: P, workspace: P, panels: Operands, S: int, cos: P, sin: P,
-    ldr: int, keys: P, values: P, ld: int, past: int, span: Ints, logits: P,
-) -> int:  # fmt: skip
-    """Logits (T, V) of one row's next tokens after `past` positions in the cache; `span` holds 0 and T + 1.
-
-    Returns the positions that are then in the cache.
-    """
-    W = lanes(w)
-    NT = (T + W - 1) // W * W
-    t = lay_out(c, workspace, panels, T, NT, S, W)
-    rows = Rows(tokens, span, 0, 1, 0, False, 0, 0, False)
-    forward(c, settled(w, wt, True, False), rows, t, Cache(keys, values, ld, past, True), cos, sin, ldr, T, NT)
-    for n in range(T):
-        for j in range(c.V):
-            logits[n * c.V + j] = t.logits[n * c.Vs + j]
-    return past + T

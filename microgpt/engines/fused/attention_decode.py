@@ -1,0 +1,119 @@
+"""Attention of one new token in each of several sequences, as in decoding. Legend: layout.py.
+
+A sequence is a lane in norm and rotation; its scores and mix are computed alone, with its keys in the lanes, so that
+they do not depend on the others.
+"""
+
+from __future__ import annotations
+
+import math
+
+from microgpt.engines.fused.attention import norm_head, rotate
+from microgpt.engines.fused.jit.functions import inline, jit
+from microgpt.engines.fused.layout import FOUR, Cache, P, Shape
+from microgpt.engines.fused.simd.exp import LOG2E, exp2
+from microgpt.engines.fused.simd.intrinsics import noinline
+from microgpt.engines.fused.simd.matmul import transpose, transpose_back, zero
+from microgpt.engines.fused.simd.vectors import (
+    first,
+    fma,
+    lanes,
+    largest,
+    load,
+    maximum,
+    prefetch_line,
+    splat,
+    store,
+    total,
+)
+
+
+@jit
+def attention_one(
+    q: P, ldq: int, k: P, v: P, ld: int, block: int, y: P, p: P, size: int, S: int, ahead: int
+) -> None:  # fmt: skip
+    """One head: y = softmax(q k^T / sqrt(size)) v of a single query that sees all of S keys; see Cache.
+
+    q, y (size, ldq); p is a workspace for the scores. Prefetches the head that is computed next, `ahead` of this one.
+    """
+    noinline()
+    scale = LOG2E / math.sqrt(size)
+    W = lanes(q)
+    high, none = splat(q, -math.inf), splat(q, 0.0)
+    for s in range(0, S, W):
+        keys, score = k + s // W * block, none
+        for i in range(size):
+            prefetch_line(keys, i * ld + ahead)
+            score = fma(splat(q, q[i * ldq]), load(keys, i * ld), score)
+        score = first(S - s, score, -math.inf)
+        store(p, s, score)
+        high = maximum(high, score)
+    top = largest(high)
+    sums = none
+    for s in range(0, S, W):
+        e = first(S - s, exp2((load(p, s) - top) * scale), 0.0)
+        store(p, s, e)
+        sums = sums + e
+    inverse = 1.0 / total(sums)
+    whole = size // FOUR * FOUR
+    for i in range(0, whole, FOUR):  # four independent sums hide the latency of an addition
+        values, a, b, c, d = v + i * ld, none, none, none, none
+        for s in range(0, S, W):
+            e = load(p, s)
+            for j in range(FOUR):
+                prefetch_line(values, j * ld + ahead)
+            a = fma(e, first(S - s, load(values, 0), 0.0), a)
+            b = fma(e, first(S - s, load(values, ld), 0.0), b)
+            c = fma(e, first(S - s, load(values, 2 * ld), 0.0), c)
+            d = fma(e, first(S - s, load(values, 3 * ld), 0.0), d)
+            values = values + block
+        y[i * ldq], y[(i + 1) * ldq] = total(a) * inverse, total(b) * inverse
+        y[(i + 2) * ldq], y[(i + 3) * ldq] = total(c) * inverse, total(d) * inverse
+    for i in range(whole, size):
+        mixed = none
+        for s in range(0, S, W):
+            mixed = fma(load(p, s), first(S - s, load(v, i * ld + s // W * block), 0.0), mixed)
+        y[i * ldq] = total(mixed) * inverse
+
+
+@inline
+def turns(c: Shape, cache: Cache, x: P, cos: P, sin: P, ldr: int, n: int, ld: int) -> None:
+    """x (size, ld) = RoPE's cosines and sines of the next position of each of n rows."""
+    half = c.size // 2
+    zero(x, c.size * ld)
+    for row in range(n):
+        for i in range(half):
+            at = i * ldr + cache.past[row]
+            x[i * ld + row], x[(half + i) * ld + row] = cos[at], sin[at]
+
+
+@inline
+def attend_each(c: Shape, qkv: P, heads: P, ld: int, cache: Cache, rq: P, mix: P, turns: P, p: P, n: int) -> None:
+    """All heads of n rows of one token: qkv (n, Qs) -> mix (n, Ds); ld is n in whole vectors."""
+    D = c.Dp
+    q, k, v, y = heads, heads + D * ld, heads + 2 * D * ld, heads + 3 * D * ld
+    transpose(qkv, c.Qs, q, ld, n, 3 * D)
+    for head in range(c.H):
+        at = head * c.size * ld
+        if c.rope:
+            rotate(c.half, c.size, q + at, ld, turns, turns + c.size // 2 * ld, ld, n)
+            rotate(c.half, c.size, k + at, ld, turns, turns + c.size // 2 * ld, ld, n)
+        if c.qk_norm:
+            norm_head(q + at, ld, rq, c.size, n)
+            norm_head(k + at, ld, rq, c.size, n)
+    for row in range(n):
+        past, W = cache.past[row], lanes(qkv)
+        keys, values = cache.k + cache.starts[row], cache.v + cache.starts[row]
+        newest = past // W * cache.block + past % W
+        for head in range(c.H):
+            at, to, ahead = head * c.size * ld + row, head * c.size * cache.width, c.size * cache.width
+            if head + 1 == c.H:
+                ahead = cache.starts[min(row + 1, n - 1)] - cache.starts[row] - to
+            for i in range(c.size):
+                spot = to + newest + i * cache.ld
+                keys[spot], values[spot] = k[at + i * ld], v[at + i * ld]
+            attention_one(
+                q + at, ld, keys + to, values + to, cache.ld, cache.block, y + at, p, c.size, past + 1, ahead
+            )  # fmt: skip
+    zero(y + c.D * ld, (D - c.D) * ld)
+    transpose_back(y, ld, mix, c.Ds, n, D)

@@ -1,0 +1,134 @@
+"""The sequences that the kernel `decode` continues: one, or many side by side that come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from microgpt.engines.fused.layout import Shape
+from microgpt.engines.fused.prefixes import MIN_PREFIX, Prefixes
+from microgpt.engines.fused.state import at, empty
+
+Array = np.ndarray
+GROUP = 1 << 25  # bytes of caches that are allocated at once: in huge pages, which a step reads faster
+
+
+class Call:
+    """The arrays of a call of `decode`, of up to N tokens in up to n rows, with their addresses.
+
+    They are kept from call to call, since asking for an address takes a microsecond.
+    """
+
+    def __init__(self, N: int, n: int, vocab: int, workspace: int, operands: int, dtype: str) -> None:
+        self.N = N
+        self.tokens = np.zeros(max(N, 2 * n), np.int32)  # every row has one token more, which is not read
+        self.offsets, self.starts, self.past = np.arange(n + 1) * 2, np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self.workspace, self.operands = empty(workspace, dtype), empty(operands, dtype)
+        self.logits = np.empty((N, vocab), dtype)
+        self.inputs = at(self.tokens), at(self.offsets)
+        self.rooms = at(self.workspace), at(self.operands)
+        self.places = at(self.starts), at(self.past)
+        self.outputs = at(self.logits)
+
+
+class Cache:
+    """Keys and values (2, layers, Dp, width) of one sequence; `length` positions are computed."""
+
+    def __init__(self, size: int, dtype: str) -> None:
+        self.length = 0
+        self.flat = empty(size, dtype)
+        self.address = at(self.flat)
+        self.call: Call | None = None  # of a sequence that is continued alone
+
+
+Decode = Callable[[Call, int, int, bool, int], None]  # see Engine._decode
+
+
+class Slots:
+    """See microgpt.engines.Slots. `prefix_bytes`: of the caches of prompts that are kept to be used again.
+
+    A prompt's keys and values are computed in a Cache, whose layout suits long rows, then copied to the slot's place,
+    whose layout suits single tokens; the Cache is kept, see prefixes.py. A prompt of several tokens is computed in
+    pieces of at least two: with a single query, sums have another order.
+    """
+
+    def __init__(
+        self, decode: Decode, call: Callable[[int, int], Call], c: Shape, width: int, lanes: int, dtype: str, n: int,
+        prefix_bytes: int,
+    ) -> None:  # fmt: skip
+        self.decode, self.new_call, self.lanes, self.dtype = decode, call, lanes, dtype
+        self.size = 2 * c.layers * c.Dp * width  # numbers of a cache
+        self.form = 2 * c.layers, c.Dp, c.H, c.size, width
+        self.free, self.prompts, self.prefilling = list(range(n))[::-1], dict[int, Array](), dict[int, Cache]()
+        self.per_group = max(1, min(n, GROUP // (self.size * np.dtype(dtype).itemsize)))
+        self.groups: list[Array] = []
+        self.starts, self.past = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self.one, self.many = call(1, 1), call(n, n)
+        self.spare: list[Cache] = []
+        self.prefixes = Prefixes[Cache](prefix_bytes // (self.size * np.dtype(dtype).itemsize), c.block)
+
+    def admit(self, tokens: Sequence[int]) -> int:
+        if not self.free:
+            raise ValueError(f"all {len(self.prompts)} slots are in use; release one first")
+        slot = self.free.pop()
+        prompt = self.prompts[slot] = np.array(tokens, dtype=np.int32)
+        cache = self.prefilling[slot] = self.spare.pop() if self.spare else Cache(self.size, self.dtype)
+        cache.length, kept = self.prefixes.longest(prompt[:-2])
+        if kept is not None:
+            self._channels(cache)[..., : cache.length] = self._channels(kept)[..., : cache.length]
+        return slot
+
+    def prefill(self, slot: int, limit: int) -> Array | None:
+        prompt, cache = self.prompts[slot], self.prefilling[slot]
+        T = min(max(limit, 2), len(prompt) - cache.length)
+        if cache.length + T + 1 == len(prompt):
+            T += 1
+        if self.one.N < T:
+            self.one = self.new_call(T, 1)
+        call, end = self.one, cache.length + T
+        call.tokens[:T], call.offsets[1], call.past[0] = prompt[cache.length : end], T + 1, cache.length
+        self.decode(call, 1, cache.address, False, T - 1 if end == len(prompt) else T)
+        cache.length = end
+        if end < len(prompt):
+            return None
+        self._settle(slot, cache)
+        return call.logits[0].copy()
+
+    def step(self, slots: Sequence[int], tokens: Sequence[int]) -> Array:
+        n, which, call = len(slots), np.asarray(slots), self.many
+        call.tokens[: 2 * n : 2] = tokens
+        call.starts[:n], call.past[:n] = self.starts[which], self.past[which]
+        self.decode(call, n, at(self.groups[0]), True, 0)
+        self.past[which] += 1
+        return call.logits[:n].copy()
+
+    def release(self, slot: int) -> None:
+        del self.prompts[slot]
+        if cache := self.prefilling.pop(slot, None):
+            self.spare.append(cache)
+        self.free.append(slot)
+
+    def _channels(self, cache: Cache) -> Array:
+        """Keys and values (2 layers, H, size, width)."""
+        matrices, Dp, H, size, width = self.form
+        return cache.flat.reshape(matrices, Dp, width)[:, : H * size].reshape(matrices, H, size, width)
+
+    def _settle(self, slot: int, cache: Cache) -> None:
+        """Copy a prompt's keys and values to the slot, in blocks of W positions, and keep or free its cache."""
+        group, number = divmod(slot, self.per_group)
+        while len(self.groups) <= group:
+            self.groups.append(empty(self.per_group * self.size, self.dtype))
+        place = self.groups[group][number * self.size : (number + 1) * self.size]
+        self.starts[slot] = (at(place) - at(self.groups[0])) // place.itemsize
+        self.past[slot] = cache.length
+        matrices, Dp, H, size, width = self.form
+        W = self.lanes
+        blocks = -(-cache.length // W)
+        to = place.reshape(matrices, Dp, width)[:, : H * size].reshape(matrices, H, width // W, size, W)
+        found = self._channels(cache).reshape(matrices, H, size, width // W, W)
+        to[:, :, :blocks] = found[:, :, :, :blocks].swapaxes(2, 3)
+        del self.prefilling[slot]
+        free = self.prefixes.keep(self.prompts[slot], cache) if cache.length >= MIN_PREFIX else cache
+        if free is not None:
+            self.spare.append(free)
