@@ -91,7 +91,7 @@ WALK: list[list[str]] = [
     ["train", "names", "--config", f"settings{NAME}"],
     ["train", "names", "--config", "value.toml"],
     ["train", "--resume", "--out", RUN],
-    ["train", "--extend", "1", "--out", CHAT],
+    ["train", "--extend", "1", "--lr", "0.01", "--out", CHAT],
     ["train", "--data", f"talks{NAME}.jsonl", "--out", "new", *SMALL],
     ["train", "--url-file", f"urls{NAME}"],
     ["train", "--data", "names.txt", "--out", "new", "--family", EVIL],

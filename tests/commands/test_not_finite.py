@@ -20,7 +20,7 @@ READERS = {
     "generate --json": ["generate", "run", "-n", "1", "--json", *TINY],
     "eval": ["eval", "run", "--samples", "1", "--json"],
     "finetune": ["finetune", "run", "--data", "names.txt", "--out", "new", "--steps", "1"],
-    "extend": ["train", "--extend", "1", "--out", "run"],
+    "extend": ["train", "--extend", "1", "--lr", "0.01", "--out", "run"],
     **{to: ["export", "run", "--to", to, "--out", "new", "--no-quality"] for to in ("safetensors", "hf", "html")},
     "chat": ["chat", "chat", "--prompt", "hi"],
 }
@@ -71,7 +71,7 @@ def test_moments_that_are_not_finite_end_a_resume(
     here: Path, names_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(names_run, here / "run", np.nan, "m.wte")
-    assert main(["train", "--extend", "1", "--out", "run"]) == 6
+    assert main(["train", "--extend", "1", "--lr", "0.01", "--out", "run"]) == 6
     assert "'m.wte' holds a number that is not finite" in capsys.readouterr().err
 
 
