@@ -52,7 +52,10 @@ def raise_on_signal() -> Iterator[None]:
         restore_handlers(before)
 
 
-NO_THREADS = "cannot start a thread: the limit of processes is reached; raise it (ulimit -u) or set --threads 1"
+NO_THREADS = (
+    "cannot start a thread: the limit of processes is reached; raise it (ulimit -u), "
+    "or set OPENBLAS_NUM_THREADS=1 and --threads 1"
+)
 
 
 def can_start_threads() -> bool:

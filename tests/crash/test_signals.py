@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,3 +185,55 @@ def test_an_evaluation_in_parts_is_the_same(halfway: Path) -> None:
     mean = held_out_loss(model.engine, model.state, [feed], lambda: pauses.append(1))
     assert mean == np.dot(whole, counts) / counts.sum()
     assert len(pauses) > 1
+
+
+CAPABILITIES = "-all,+dac_override,+dac_read_search"  # to read the package, but not to pass the limit as root does
+NOBODY = [
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    *(f"--{k}-caps={CAPABILITIES}" for k in ("inh", "ambient")),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of Linux")
+@pytest.mark.parametrize("words", [["generate", "run"], ["scenarios"]])
+def test_a_limit_of_processes_is_no_interruption(tmp_path: Path, words: list[str]) -> None:
+    """OpenBLAS raises SIGINT where it can start no thread."""
+    import resource
+
+    as_other = ["setpriv", *NOBODY] if os.geteuid() == 0 else []
+    if as_other and not shutil.which("setpriv"):
+        pytest.skip("root is not limited, and setpriv is missing")
+    command = [*as_other, sys.executable, "-m", "microgpt", *words]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(tmp_path), "OPENBLAS_NUM_THREADS": "2"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (0, 0)),
+    )
+    assert done.returncode == 5, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("microgpt: cannot start a thread: the limit of processes is reached; raise it (ulimit -u)")
+    assert "interrupted" not in done.stderr
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("can't start new thread")])
+def test_threads_that_cannot_start_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException
+) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise error
+
+    def refused(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("microgpt.cli.app", interrupted)
+    if isinstance(error, KeyboardInterrupt):
+        assert main(["info", "run"]) == 130
+        assert capsys.readouterr().err == "microgpt: interrupted\n"
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert main(["info", "run"]) == 5
+    assert "the limit of processes is reached; raise it (ulimit -u)" in capsys.readouterr().err
