@@ -199,6 +199,7 @@ def cases(start: Path, seed: int) -> Iterator[Case]:
     """
     every = flags()
     files = sorted(str(path.relative_to(start)) for path in start.rglob("*") if path.is_file())
+    files = [file for file in files if not file.startswith("cache/")]
     table = [flag_case(command, (names, value)) for command, names, value in every]
     rng = random.Random(seed)
     for file in files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import importlib
 import os
 import resource
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from microgpt.cli import main
+from microgpt.config import Config
 
 DEADLINE = 10.0  # seconds
 MEMORY = 1 << 30  # bytes
@@ -27,12 +29,20 @@ COMMANDS = "train generate chat finetune eval info export import_ data tokenizer
 LOADED = [f"commands.{name}" for name in COMMANDS.split()]
 LOADED += ["training.train", "training.resume", "inference.chat", "data.scrape.crawl", "engines.manual"]
 LOADED += ["formats.imports", "formats.safetensors", "formats.kgx", "formats.hf", "tokenizers.bpe_train"]
+LOADED += ["tokenizers.char", "tokenizers.bpe", "tokenizers.word", "training.bench", "serve.server"]
+
+
+LIBRARIES = "safetensors.numpy tomllib tomli_w platformdirs difflib filelock tokenizers".split()
+LIBRARIES += ["rich.table", "rich.progress"]
 
 
 def load() -> None:
     """Import here what nearly every case needs, which then costs a fork instead of an interpreter's start."""
-    for name in LOADED:
-        importlib.import_module(f"microgpt.{name}")
+    for name in (*LIBRARIES, *(f"microgpt.{name}" for name in LOADED)):
+        importlib.import_module(name)
+    Config.from_dict({})
+    gc.collect()
+    gc.freeze()  # else a child's collector writes to each object, and so copies all memory
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ def test_an_unharmed_folder_is_read_by_all(start: Path, tmp_path: Path) -> None:
     """Else the damages would show nothing."""
     seen = set()
     for path in sorted(start.rglob("*")):
-        for words in cases.readers(str(path.relative_to(start))) if path.is_file() else []:
+        name = str(path.relative_to(start))
+        for words in cases.readers(name) if path.is_file() and not name.startswith("cache/") else []:
             if tuple(words) not in seen:
                 seen.add(tuple(words))
                 found, ended = verdict.attempt(cases.Case(tuple(words)), start, tmp_path / "attempt")

@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import shutil
-import stat
 from pathlib import Path
 
 from tests.fuzz.cases import Case
 from tests.fuzz.child import DEADLINE, MEMORY, Ended, run
+from tests.fuzz.copies import Copy, Entry
 
 STATUSES = {0, 2, 3, 4, 5, 6, 130, 141, 143}  # docs/security.md; microgpt/errors.py
-PATIENCE = 1.5  # seconds until a command whose flags may ask for endless work gets SIGTERM
-WHOLE = 64 << 20  # bytes; larger files are compared by their size alone
+PATIENCE = 1.0  # seconds until a command whose flags may ask for endless work gets SIGTERM
 
 # Failures that are known and not mended yet: a part of the case, a part of the fault, and the reason.
-KNOWN: tuple[tuple[str, str, str], ...] = (
-    ("", "control character", "error lines show names and values of others unescaped"),
-    ("\\n", "lines after the error", "a line end in a path or value breaks the line of error in two"),
-    ("\\n", "lines of error", "a line end in a path or value breaks the line of error in two"),
-    (
-        "--vocab-size",
-        "",
-        "the tokenizer library aborts on sizes it cannot give memory to; flags have no upper limit yet",
-    ),
-    ("--repetition-penalty", "Warning", "no lower limit but 0: the logits overflow"),
-)
+KNOWN: tuple[tuple[str, str, str], ...] = ()
 
 
-def state(folder: Path) -> dict[str, tuple[int, int, str]]:
-    """The kind, size and content of everything in a folder."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        kind = path.lstat()
-        read = stat.S_ISREG(kind.st_mode) and kind.st_size <= WHOLE
-        content = hashlib.blake2b(path.read_bytes()).hexdigest() if read else ""
-        size = 0 if stat.S_ISDIR(kind.st_mode) else kind.st_size
-        found[str(path.relative_to(folder))] = (stat.S_IFMT(kind.st_mode), size, content)
-    return found
-
-
-def lost(
-    case: Case, ended: Ended, before: dict[str, tuple[int, int, str]], after: dict[str, tuple[int, int, str]]
-) -> str:
+def lost(case: Case, ended: Ended, before: dict[str, Entry], after: dict[str, Entry]) -> str:
     """The first file that was changed or removed by a command that must not."""
     if {"--resume", "--extend"} & {word.partition("=")[0] for word in case.words} and ended.status not in (2, 3, 4, 5):
         return "" if any("checkpoints/step-" in name for name in after) else "all checkpoints"
@@ -94,23 +67,27 @@ def _no_json(name: str) -> None:
 
 
 def attempt(case: Case, start: Path, place: Path) -> tuple[list[str], Ended]:
-    """Run a case in a fresh copy of the folder, at `place`; returns its faults and how it ended."""
+    """Run a case in a copy of the folder, at `place`; returns its faults and how it ended."""
+    if place not in COPIES or COPIES[place].start != start:
+        place.mkdir(exist_ok=True)
+        COPIES[place] = Copy(start, place / "case")
+    copy = COPIES[place]
     for again in (False, True):
-        shutil.rmtree(place, ignore_errors=True)
-        folder = place / "case"
-        shutil.copytree(start, folder)
-        case.prepare(folder)
-        before = state(folder)
+        case.prepare(copy.path)
+        before = copy.state()
         slack = 3 if again else 1  # a second chance, if other programs kept the machine from this one
         patience = PATIENCE if case.long else DEADLINE * slack
-        ended = run(case.words, folder, place / "log", patience, DEADLINE * slack)
-        found = faults(case, ended)
-        if name := lost(case, ended, before, state(folder)):
+        ended = run(case.words, copy.path, place / "log", patience, DEADLINE * slack)
+        found, after = faults(case, ended), copy.state()
+        copy.restore(after)
+        if name := lost(case, ended, before, after):
             found.append(f"{name} was changed or removed")
         if not (ended.killed or (ended.asked and not case.long)) or ended.cpu_seconds > DEADLINE:
             break
-    shutil.rmtree(place, ignore_errors=True)
     return found, ended
+
+
+COPIES: dict[Path, Copy] = {}
 
 
 def known(case: Case, found: list[str]) -> str:
