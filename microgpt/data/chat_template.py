@@ -115,9 +115,12 @@ def fit(turns: Sequence[Turn], max_length: int) -> tuple[list[Turn], int]:
     lead = list(turns[:1]) if len(turns) > 1 and turns[0].role == "system" else []
     if lead and len(lead[0].tokens) > max_length // 2:
         lead = []
-    kept, left = list(turns[len(lead) :]), max_length - sum(len(turn.tokens) for turn in lead)
-    while len(kept) > 1 and sum(len(turn.tokens) for turn in kept) > left:
-        kept.pop(0)
+    left = max_length - sum(len(turn.tokens) for turn in lead)
+    first, size = len(lead), sum(len(turn.tokens) for turn in turns[len(lead) :])
+    while len(turns) - first > 1 and size > left:
+        size -= len(turns[first].tokens)
+        first += 1
+    kept = list(turns[first:])
     if kept and len(kept[0].tokens) > left:
         role, long, unknown = kept[0]
         cut = slice(len(long) - left + 1, None)

@@ -5,6 +5,8 @@ Bodies, defaults, limits and words are those of muchq's microgpt-serve; unknown 
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +21,7 @@ from microgpt.serve.limits import LIMITS, most
 from microgpt.serve.models import ServedModel
 from microgpt.serve.routes import Call, Route
 
+HEAVY = 1000  # messages, or characters, that are not encoded on the event loop
 Unsigned = Annotated[int, Field(ge=0, le=2**64 - 1, strict=True)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -97,7 +100,9 @@ async def chat(call: Call) -> Answer:
         raise ApiError(400, "model was not trained with chat tokens")
     messages = [Message(message.role, message.content) for message in body.messages]  # type: ignore[arg-type]
     try:
-        prompt = chat_template.prompt(messages, model.tokenizer, model.config.model.block_size)
+        render = functools.partial(chat_template.prompt, messages, model.tokenizer, model.config.model.block_size)
+        heavy = len(messages) + sum(len(message.content) for message in messages) > HEAVY
+        prompt = await asyncio.to_thread(render) if heavy else render()
     except DataError as error:
         raise ApiError(400, str(error)) from None
     request = Generation(

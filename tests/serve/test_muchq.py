@@ -32,3 +32,48 @@ def test_a_chat_is_the_terminals(server: Server, chat_run: Path, capsys: pytest.
     main(["chat", str(chat_run), "-p", "how are you", "--seed", "3", "--temperature", "0.5", "--json"])
     told = json.loads(capsys.readouterr().out)
     assert list(answer.json().items()) == [(key, told[key]) for key in ("role", "content", "tokens_dropped")]
+
+
+def test_a_message_longer_than_the_room_keeps_its_end(server: Server) -> None:
+    long = server.post("/microgpt/v1/chat", {"messages": [{"role": "user", "content": "hi " * 500 + "bye"}]})
+    assert long.status_code == 200
+    assert long.json()["tokens_dropped"] > 1400
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "error"),
+    [
+        ("generate", {"temperature": -0.5}, 400, "temperature must be >= 0, got -0.5"),
+        ("generate", {"num_samples": 0}, 400, "num_samples must be >= 1"),
+        ("generate", {"max_tokens": 0}, 400, "max_tokens must be >= 1 when specified"),
+        ("chat", {"messages": []}, 400, "messages must not be empty"),
+        ("chat", {"messages": [{"role": "user", "content": "hi"}, {"role": "bot", "content": "x"}]}, 400,
+         'messages[1]: unknown role "bot"'),
+        ("chat", {"messages": [{"role": "user", "content": " "}]}, 400, "messages[0]: content must not be empty"),
+    ],
+)  # fmt: skip
+def test_its_words(server: Server, path: str, body: dict[str, object], status: int, error: str) -> None:
+    answer = server.post(f"/microgpt/v1/{path}", body)
+    assert (answer.status_code, answer.json()) == (status, {"error": error})
+
+
+def test_a_model_without_roles_does_not_chat(names_server: Server) -> None:
+    answer = names_server.post("/microgpt/v1/chat", {"messages": [{"role": "user", "content": "em"}]})
+    assert (answer.status_code, answer.json()) == (400, {"error": "model was not trained with chat tokens"})
+
+
+def test_50_samples_at_most_and_unknown_fields_change_nothing(names_server: Server) -> None:
+    body = {"num_samples": 2**64 - 1, "seed": 2**64 - 1, "max_tokens": 2**64 - 1, "stream": True, "x": {"y": []}}
+    samples = names_server.post("/microgpt/v1/generate", body).json()["samples"]
+    assert len(samples) == 50
+    again = names_server.post("/microgpt/v1/generate", {"seed": 0}).json()["samples"]
+    assert samples[1] == again[0]  # the seed wraps at 2^64
+    nothing = names_server.post("/microgpt/v1/generate", {"max_tokens": None})
+    assert nothing.status_code == 200
+
+
+def test_names_of_the_defaults(names_server: Server) -> None:
+    given = {"num_samples": 1, "temperature": 0.5, "seed": 42}
+    assert names_server.post("/microgpt/v1/generate", {}).content == (
+        names_server.post("/microgpt/v1/generate", given).content
+    )
