@@ -59,11 +59,17 @@ class HasText(Protocol):
 
 def plain(messages: Sequence[HasText], param: str) -> list[Message]:
     """Messages as models are trained on. Raises ApiError for one without text."""
-    found = [Message(message.role, text_of(message.content)) for message in messages]
-    for i, message in enumerate(found):
-        if not message.content.strip():
-            raise invalid(f"{param}[{i}].content", "must not be blank")
-    return found
+    return [
+        Message(message.role, told(f"{param}[{i}].content", text_of(message.content)))
+        for i, message in enumerate(messages)
+    ]
+
+
+def told(param: str, text: str) -> str:
+    """The text of a message, which models are not trained on unless it says something. Raises ApiError."""
+    if not text.strip():
+        raise invalid(param, "must not be blank")
+    return text
 
 
 def chat_model(served: ServedModel) -> ChatModel:

@@ -17,7 +17,7 @@ from microgpt.serve.openai.answer_format import FlatFormat, grammar
 from microgpt.serve.openai.chats import answering
 from microgpt.serve.openai.choices import Choice, pieces, read
 from microgpt.serve.openai.fields import SamplingFields, Shape, one_of
-from microgpt.serve.openai.messages import TextPart, chat_model, plain
+from microgpt.serve.openai.messages import TextPart, chat_model, plain, told
 from microgpt.serve.openai.prompts import conversation
 from microgpt.serve.openai.response_shapes import (
     AnswerText,
@@ -115,10 +115,11 @@ async def responses(call: Call) -> Response | Events:
 
 def _messages(body: ResponseBody) -> list[Message]:
     """The messages of a request. Raises ApiError for one without text."""
-    given = body.input
-    found = [Message("user", given)] if isinstance(given, str) else []
-    found += plain(given, "input") if not isinstance(given, str) else []
-    return [Message("system", body.instructions), *found] if body.instructions else found
+    if isinstance(body.input, str):
+        found = [Message("user", told("input", body.input))]
+    else:
+        found = plain(body.input, "input")
+    return [Message("system", told("instructions", body.instructions)), *found] if body.instructions else found
 
 
 def _ended(blank: Response, key: str, text: str, end: Finished) -> Response:
