@@ -29,6 +29,9 @@ LIMITS = LLParserLimits(
 )
 
 
+CLOSING = (b'"}] ', b":,", b"0123456789", b"ntf-", b"{[")  # the bytes of tokens that lead to a text's end, best first
+SPARE = 8  # tokens that are left when a text is led to its end
+FARTHEST = 256  # tokens of an ending that is looked for
 FEW = 8  # a text that may go on in more ways than these is not looked at further
 DEPTH = 6  # tokens ahead that are looked at
 
@@ -59,6 +62,9 @@ class Vocabulary:
         self._longest = max(map(len, self._ids))
         letters = {bytes([code]) for code in range(0x20, 0x7F)}
         self.complete = not tokenizer.glue and letters <= self._ids.keys()  # then any text can go on
+        # Of the tokens that are allowed, the one with the least rank leads to a text's end.
+        self.rank = np.empty(n, np.int64)
+        self.rank[sorted(range(n), key=lambda token: _closing(alone[token]))] = np.arange(n)
         self.library = LLTokenizer(TokenizerWrapper(self), n_vocab=len(self.tokens), eos_token=0)
 
     def __call__(self, text: str | bytes) -> list[int]:
@@ -78,6 +84,14 @@ class Vocabulary:
             found.append(self._ids[given[at : at + length]])
             at += length
         return found
+
+
+def _closing(piece: bytes) -> tuple[int, int]:
+    """How well a token leads to a text's end: the least is best."""
+    if piece.strip() and not piece.strip(CLOSING[0]):
+        return 0, -len(piece)
+    kind = next((i for i, first in enumerate(CLOSING) if i and piece and piece[:1] in first), len(CLOSING))
+    return kind, len(piece)
 
 
 _known: WeakKeyDictionary[Base, Vocabulary] = WeakKeyDictionary()
@@ -107,9 +121,9 @@ class Grammar:
         self._matcher = LLMatcher(self.vocabulary.library, grammar, log_level=0, limits=LIMITS)
         self._check()
 
-    def text(self, stop_token: int) -> JsonText:
-        """A new text of this shape."""
-        return JsonText(self.vocabulary, self._matcher.deep_copy(), stop_token)
+    def text(self, stop_token: int, room: int | None = None) -> JsonText:
+        """A new text of this shape. With `room`, the text is led to its end before it has so many tokens."""
+        return JsonText(self.vocabulary, self._matcher.deep_copy(), stop_token, room)
 
     def _check(self) -> None:
         """Raise SchemaError where no text can begin."""
@@ -121,8 +135,10 @@ class Grammar:
 class JsonText:
     """One text under way: a Constraint, see microgpt.serve.generation."""
 
-    def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher, stop_token: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher, stop_token: int, room: int | None = None) -> None:
         self._vocabulary, self._matcher, self._stop = vocabulary, matcher, stop_token
+        self._room, self._look_at = room, room or 0  # tokens left; with how many to look for the end again
+        self._ends = False  # whether the text is being led to its end
         self._bits = np.zeros((len(vocabulary.tokens) + 31) // 32, np.int32)
         self._last: int | None = None
 
@@ -136,6 +152,40 @@ class JsonText:
 
         Raises SchemaError where the vocabulary lacks whatever may follow.
         """
+        found = self._following()
+        if self._ends_now():
+            last = found[self._stop]
+            best = self._best(found)
+            found[:] = False
+            found[self._stop if last else best] = True
+        return found
+
+    def _ends_now(self) -> bool:
+        """Whether the room is little more than the text needs to come to its end."""
+        if self._room is None or self._room > self._look_at:
+            return False
+        if not self._ends:
+            length = self._length_of_ending(min(self._room, FARTHEST)) + SPARE
+            self._ends = self._room <= length
+            self._look_at = (self._room + length) // 2
+        return self._ends
+
+    def _length_of_ending(self, most: int) -> int:
+        """The number of tokens on a short way to the text's end; `most` for a longer one."""
+        after = self._copy()
+        for length in range(most):
+            if after._matcher.is_accepting():
+                return length
+            after.accept(after._best(after._following()))
+        return most
+
+    def _best(self, allowed: np.ndarray) -> int:
+        """The allowed token that leads to the text's end."""
+        tokens = np.flatnonzero(allowed[: len(self._vocabulary.rank)])
+        return int(tokens[self._vocabulary.rank[tokens].argmin()]) if len(tokens) else self._stop
+
+    def _following(self) -> np.ndarray:
+        """As `allowed`, by the grammar alone."""
         tokenizer = self._vocabulary.tokenizer
         found = np.zeros(tokenizer.vocab_size, np.bool_)
         if not self.finished:
@@ -155,11 +205,17 @@ class JsonText:
         if not self._matcher.consume_token(number):
             raise SchemaError("this model's vocabulary cannot write this schema")
         self._last = token
+        if self._room is not None:
+            self._room -= 1
+
+    def _copy(self) -> JsonText:
+        copy = JsonText(self._vocabulary, self._matcher.deep_copy(), self._stop)
+        copy._last = self._last
+        return copy
 
     def _goes_on(self, token: int, depth: int) -> bool:
         """Whether a text with this token next can go on, as far as is looked ahead."""
-        after = JsonText(self._vocabulary, self._matcher.deep_copy(), self._stop)
-        after._last = self._last
+        after = self._copy()
         try:
             after.accept(token)
         except SchemaError:

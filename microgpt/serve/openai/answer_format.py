@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field
 
 from microgpt import json_text
+from microgpt.data import chat_template
 from microgpt.inference.language_model import LanguageModel
 from microgpt.serve.limits import length, most
 from microgpt.serve.openai.fields import Shape, invalid
 from microgpt.tokenizers.base import Base
 
 if TYPE_CHECKING:
-    from microgpt.serve.json_grammar import Grammar
+    from microgpt.serve.json_grammar import Grammar, JsonText
 
 Name = Annotated[str, length("name_chars")]
 Schema = Annotated[dict[str, Any], Field(description="a JSON Schema; what is not held of it is refused by name")]
@@ -76,3 +78,14 @@ async def grammar(model: LanguageModel, wanted: Shape | None, param: str) -> Gra
         return await asyncio.to_thread(Grammar, schema, cast(Base, model.tokenizer))
     except SchemaError as error:
         raise invalid(param, error.message, code=error.code) from None
+
+
+def constraint(
+    shape: Grammar | None, model: LanguageModel, prompt: Sequence[int], max_tokens: int | None
+) -> JsonText | None:
+    """A new text of a grammar. One that only the context bounds is led to its end in time; max_tokens may cut it."""
+    if not shape:
+        return None
+    room = model.config.model.block_size + 1 - len(prompt)
+    bounded = max_tokens is not None and max_tokens < room
+    return shape.text(chat_template.end_turn(model.tokenizer), None if bounded else room)

@@ -11,7 +11,7 @@ from microgpt.data import chat_template
 from microgpt.inference.chat import ChatModel
 from microgpt.serve import limits
 from microgpt.serve.generation import Finished, FinishReason, Generation, seed_of
-from microgpt.serve.openai.answer_format import Format, grammar
+from microgpt.serve.openai.answer_format import Format, constraint, grammar
 from microgpt.serve.openai.choices import Choice, Entry, Piece, Spelled, pieces, read
 from microgpt.serve.openai.fields import ChoiceFields, SamplingFields, invalid
 from microgpt.serve.openai.messages import Messages, chat_model, plain
@@ -166,6 +166,7 @@ async def _generations(model: ChatModel, body: ChatBody) -> list[Generation]:
         raise invalid("max_completion_tokens", "max_tokens says otherwise; give one of the two")
     tokens = await conversation(model, plain(body.messages, "messages"), "messages")
     shape = await grammar(model, body.response_format, "response_format")
+    most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     seed = body.first_seed()
     biases = body.biases(model)
     return [
@@ -174,8 +175,8 @@ async def _generations(model: ChatModel, body: ChatBody) -> list[Generation]:
             tokens,
             body,
             seed_of(seed, i),
-            max_tokens=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
-            mask=shape and shape.text(chat_template.end_turn(model.tokenizer)),
+            max_tokens=most,
+            mask=constraint(shape, model, tokens, most),
             stops=body.stops(),
             logit_bias=biases,
             presence_penalty=body.presence_penalty or 0.0,
@@ -204,7 +205,7 @@ def answering(
 async def _stream(
     blank: ChatChunk, reply: Reply, choices: Sequence[Choice], include_usage: bool, logprobs: bool
 ) -> AsyncIterator[ChatChunk]:
-    """The role of every choice first, then its pieces, at last the usage."""
+    """The role of every choice first, then its pieces; the usage comes last, with the last end or as asked."""
     begun: set[int] = set()
     ends: dict[int, Finished] = {}
     async for piece in pieces(reply, choices):
@@ -213,10 +214,14 @@ async def _stream(
             yield _chunk(blank, Piece(piece.number, ""), logprobs, FirstDelta())
         if piece.end:
             ends[piece.number] = piece.end
-        yield _chunk(blank, piece, logprobs, Delta(content=piece.text))
+        chunk = _chunk(blank, piece, logprobs, Delta(content=piece.text))
+        if len(ends) < len(choices):
+            yield chunk
+    usage = usage_of([ends[i] for i in range(len(choices))], len(choices))
     if include_usage:
-        usage = usage_of([ends[i] for i in range(len(choices))], len(choices))
-        yield blank.model_copy(update={"usage": usage})
+        yield chunk
+        chunk = blank
+    yield chunk.model_copy(update={"usage": usage})
 
 
 def _chunk(blank: ChatChunk, piece: Piece, logprobs: bool, delta: FirstDelta | Delta) -> ChatChunk:

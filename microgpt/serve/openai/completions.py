@@ -153,6 +153,7 @@ def _choice(index: int, whole: Whole, logprobs: bool) -> CompletionChoice:
 async def _stream(
     blank: Completion, reply: Reply, choices: Sequence[Choice], n: int, include_usage: bool, logprobs: bool
 ) -> AsyncIterator[Completion]:
+    """The pieces of all choices; the usage comes last, with the last end or, if asked for, in an event of its own."""
     ends: dict[int, Finished] = {}
     async for piece in pieces(reply, choices):
         choice = CompletionChoice(
@@ -163,6 +164,10 @@ async def _stream(
         )
         if piece.end:
             ends[piece.number] = piece.end
-        yield blank.model_copy(update={"choices": [choice]})
+        chunk = blank.model_copy(update={"choices": [choice]})
+        if len(ends) < len(choices):
+            yield chunk
     if include_usage:
-        yield blank.model_copy(update={"usage": usage_of([ends[i] for i in range(len(choices))], n)})
+        yield chunk
+        chunk = blank
+    yield chunk.model_copy(update={"usage": usage_of([ends[i] for i in range(len(choices))], n)})

@@ -8,12 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from microgpt.data import chat_template
 from microgpt.data.conversations import Message, Role
 from microgpt.serve import limits
 from microgpt.serve.generation import Finished
 from microgpt.serve.limits import length, most
-from microgpt.serve.openai.answer_format import FlatFormat, grammar
+from microgpt.serve.openai.answer_format import FlatFormat, constraint, grammar
 from microgpt.serve.openai.chats import answering
 from microgpt.serve.openai.choices import Choice, pieces, read
 from microgpt.serve.openai.fields import SamplingFields, Shape, one_of
@@ -89,7 +88,7 @@ async def responses(call: Call) -> Response | Events:
     tokens = await conversation(model, _messages(body), "input")
     wanted = body.text and body.text.format
     shape = await grammar(model, wanted, "text.format")
-    mask = shape and shape.text(chat_template.end_turn(model.tokenizer))
+    mask = constraint(shape, model, tokens, body.max_output_tokens)
     request = answering(model, tokens, body, body.first_seed(), max_tokens=body.max_output_tokens, mask=mask)
     blank = Response(
         id=new_id("resp"),

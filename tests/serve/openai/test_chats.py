@@ -144,6 +144,18 @@ def test_json_of_a_schema(server: Server, temperature: float) -> None:
     assert joined(streamed) == (alike(found["choices"]), found["usage"])
 
 
+@pytest.mark.parametrize("temperature", [0, 2])
+def test_json_comes_to_its_end_within_the_context(server: Server, temperature: float) -> None:
+    """Also of strings that this model, which never saw JSON, would not end."""
+    texts = {name: {"type": "string"} for name in ("setup", "punchline")}
+    schema = {"type": "object", "properties": texts, "required": ["setup", "punchline"], "additionalProperties": False}
+    wanted = {"type": "json_schema", "json_schema": {"name": "joke", "schema": schema}}
+    found = chat(server, model=BYTES, n=3, seed=1, temperature=temperature, response_format=wanted)
+    for choice in found["choices"]:
+        assert set(json.loads(choice["message"]["content"])) == {"setup", "punchline"}
+        assert choice["finish_reason"] == "stop"
+
+
 def test_json_is_cut_by_max_tokens(server: Server) -> None:
     wanted = {"type": "json_object"}
     found = chat(server, model=BYTES, max_tokens=1, seed=1, response_format=wanted)["choices"][0]

@@ -144,8 +144,13 @@ def test_a_stream_is_the_joined_answer(server: Server, fields: dict[str, Any]) -
         text.encode()  # no half character
 
 
-def test_without_stream_options_there_is_no_usage(server: Server) -> None:
-    assert all(chunk["choices"] for chunk in events(server, PATH, {"model": NAMES, "prompt": "e", "max_tokens": 3}))
+def test_without_stream_options_the_usage_comes_with_the_last_end(server: Server) -> None:
+    """Some clients read it there, and do not ask for it."""
+    body = {"model": NAMES, "prompt": "e", "n": 2, "seed": 4, "max_tokens": 5}
+    *others, last = events(server, PATH, body)
+    assert [chunk["usage"] for chunk in others] == [None] * len(others)
+    assert last["choices"][0]["finish_reason"]
+    assert last["usage"] == ask(server, PATH, body)["usage"]
 
 
 def test_stops(server: Server) -> None:
