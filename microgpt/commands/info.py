@@ -38,7 +38,7 @@ def gather(run: Path, which: str | None = None) -> dict[str, Any]:
     """
     saved = checkpoints.read(run, which, weights=True)
     used = saved.selection
-    if which is None and used and used.step != used.last:
+    if which is None and used and not used.is_last:
         saved = checkpoints.read(run, "last", weights=True)
     model = saved.config.model
     losses: dict[str, Any] = {key: saved.state.get(key) for key in ("loss", "val_loss", "best")}

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from microgpt.commands.selection import checkpoint_line
 from microgpt.model import n_params
 from microgpt.runs.checkpoint import Selection
 from microgpt.terminal import count, duration, say
@@ -157,7 +156,7 @@ class TrainingProgress(Callbacks):
         say(f"saved   {path}")
 
     def uses_best(self, used: Selection) -> None:
-        say(checkpoint_line(used))
+        say(f"using   {used}")
 
     def stopped_early(self, step: int, best: dict[str, Any]) -> None:
         say(f"stopped at step {step:,}: the best held-out loss stays {best['val_loss']:.4f} of step {best['step']:,}")

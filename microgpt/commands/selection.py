@@ -18,16 +18,10 @@ CheckpointFlag = Annotated[
 ]
 
 
-def checkpoint_line(used: Selection) -> str:
-    """The line that says which checkpoint of a run is used."""
-    which = "the best checkpoint, of" if used.kind == "best" else "the checkpoint of"
-    return f"using   {which} step {used.step:,}; the last is of step {used.last:,} (--checkpoint last)"
-
-
 def say_checkpoint(used: Selection | None) -> None:
     """Print on stderr which checkpoint of a run is used, unless it is the last one."""
-    if used and used.step != used.last:
-        say(checkpoint_line(used))
+    if used and not used.is_last:
+        say(f"using   {used}")
 
 
 def checkpoint_json(selection: Selection | None) -> dict[str, Any] | None:

@@ -80,6 +80,15 @@ class Selection:
     step: int
     last: int  # the step of the newest checkpoint
 
+    @property
+    def is_last(self) -> bool:
+        """Whether it is the newest checkpoint."""
+        return self.step == self.last
+
+    def __str__(self) -> str:
+        which = "the best checkpoint, of" if self.kind == "best" else "the checkpoint of"
+        return f"{which} step {self.step:,}; the last is of step {self.last:,} (--checkpoint last)"
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:

@@ -85,12 +85,13 @@ class Models:
         max_streams: int,
         max_models: int,
         engine: dict[str, Any],
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.paths = dict(paths)
         self.default = next(iter(self.paths))
         self.created = int(time.time())
         self._admission, self._metrics, self._max_streams = admission, metrics, max_streams
-        self._max_models, self._engine = max_models, engine
+        self._max_models, self._engine, self._log = max_models, engine, log
         self._loaded: dict[str, ServedModel] = {}  # the least recently used first
         self._locks = {name: asyncio.Lock() for name in self.paths}
 
@@ -111,6 +112,8 @@ class Models:
             model = await _in_thread(functools.partial(load, self.paths[name], **self._engine))
         except MicrogptError as error:
             raise ModelError(f"the model {name!r} cannot be loaded", error) from error
+        if model.selection and not model.selection.is_last:
+            self._log(f"{name}: using {model.selection}")
         while len(self._loaded) >= self._max_models:
             self._loaded.pop(next(iter(self._loaded))).retire()
         self._loaded[name] = ServedModel(name, model, self._admission, self._metrics, self._max_streams)

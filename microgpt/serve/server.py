@@ -107,6 +107,7 @@ async def serve(settings: Settings, listener: socket.socket, log: Log, ready: Ca
         max_streams=settings.max_streams,
         max_models=settings.max_models,
         engine=settings.engine,
+        log=log.line,
     )
     service = Service(models, admission, metrics, document(table, with_key=settings.api_key is not None))
     public = [route.path for route in table if route.public]

@@ -103,7 +103,7 @@ def finetuned(base: Path, data: str, flags: Flags, which: str | int | None = Non
     """
     saved = checkpoint.read(base, which)
     old, chosen = saved.config, saved.selection
-    named = which is not None or (chosen and chosen.step != chosen.last)
+    named = which is not None or (chosen and not chosen.is_last)
     tuned = {"base": str(saved.path if named else base), **flags.get("finetune", {})}
     if tuned.get("replay") and not (old.data.path or old.data.dataset):
         raise UsageError(f"--replay: {base} does not say what it was trained on, so nothing of it can be replayed")

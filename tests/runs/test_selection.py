@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -120,6 +121,24 @@ def test_in_python(run: Path, names_run: Path) -> None:
     assert microgpt.load(run, checkpoint=150).path.name == "step-00000150"
     assert microgpt.load(names_run).selection == Selection("last", 5, 5)
     assert microgpt.load(run / "checkpoints" / "step-00000200").selection is None
+
+
+def test_a_service_says_it_once(run: Path) -> None:
+    pytest.importorskip("uvicorn")
+    from microgpt.serve.admission import Admission
+    from microgpt.serve.metrics import Metrics
+    from microgpt.serve.models import Models
+
+    lines: list[str] = []
+    admission = Admission(1, 1)
+    for flags in ({}, {"checkpoint": "last"}):
+        options: dict[str, Any] = {"max_streams": 1, "max_models": 1, "engine": flags, "log": lines.append}
+        models = Models({"m": run}, admission, Metrics(admission, []), **options)
+        model = asyncio.run(models.get())
+        assert model.model.selection
+        assert model.model.selection.step == (LAST if flags else BEST)
+        model.retire()
+    assert lines == [LINE.replace("using  ", "m: using").strip()]
 
 
 @pytest.mark.parametrize(
