@@ -30,11 +30,11 @@ from microgpt.engines.fused.simd.vectors import (
 
 @jit
 def attention_one(
-    q: P, ldq: int, k: P, v: P, ld: int, block: int, y: P, p: P, size: int, S: int, ahead: int
+    q: P, k: P, v: P, ld: int, block: int, y: P, p: P, size: int, S: int, ahead: int
 ) -> None:  # fmt: skip
     """One head: y = softmax(q k^T / sqrt(size)) v of a single query that sees all of S keys; see Cache.
 
-    q, y (size, ldq); p is a workspace for the scores. Prefetches the head that is computed next, `ahead` of this one.
+    q, y (size); p is a workspace for the scores. Prefetches the head that is computed next, `ahead` of this one.
     """
     noinline()
     scale = LOG2E / math.sqrt(size)
@@ -44,7 +44,7 @@ def attention_one(
         keys, score = k + s // W * block, none
         for i in range(size):
             prefetch_line(keys, i * ld + ahead)
-            score = fma(splat(q, q[i * ldq]), load(keys, i * ld), score)
+            score = fma(splat(q, q[i]), load(keys, i * ld), score)
         score = first(S - s, score, -math.inf)
         store(p, s, score)
         high = maximum(high, score)
@@ -67,13 +67,13 @@ def attention_one(
             c = fma(e, first(S - s, load(values, 2 * ld), 0.0), c)
             d = fma(e, first(S - s, load(values, 3 * ld), 0.0), d)
             values = values + block
-        y[i * ldq], y[(i + 1) * ldq] = total(a) * inverse, total(b) * inverse
-        y[(i + 2) * ldq], y[(i + 3) * ldq] = total(c) * inverse, total(d) * inverse
+        y[i], y[i + 1] = total(a) * inverse, total(b) * inverse
+        y[i + 2], y[i + 3] = total(c) * inverse, total(d) * inverse
     for i in range(whole, size):
         mixed = none
         for s in range(0, S, W):
             mixed = fma(load(p, s), first(S - s, load(v, i * ld + s // W * block), 0.0), mixed)
-        y[i * ldq] = total(mixed) * inverse
+        y[i] = total(mixed) * inverse
 
 
 @inline
@@ -90,30 +90,29 @@ def turns(c: Shape, cache: Cache, x: P, cos: P, sin: P, ldr: int, n: int, ld: in
 @inline
 def attend_each(c: Shape, qkv: P, heads: P, ld: int, cache: Cache, rq: P, mix: P, turns: P, p: P, n: int) -> None:
     """All heads of n rows of one token: qkv (n, Qs) -> mix (n, Ds); ld is n in whole vectors."""
-    D = c.Dp
-    q, k, v, y = heads, heads + D * ld, heads + 2 * D * ld, heads + 3 * D * ld
-    transpose(qkv, c.Qs, q, ld, n, 3 * D)
-    for head in range(c.H):
-        at = head * c.size * ld
-        if c.rope:
-            rotate(c.half, c.size, q + at, ld, turns, turns + c.size // 2 * ld, ld, n)
-            rotate(c.half, c.size, k + at, ld, turns, turns + c.size // 2 * ld, ld, n)
-        if c.qk_norm:
-            norm_head(q + at, ld, rq, c.size, n)
-            norm_head(k + at, ld, rq, c.size, n)
+    D, W = c.Dp, lanes(qkv)
+    if c.rope or c.qk_norm:
+        transpose(qkv, c.Qs, heads, ld, n, 2 * D)  # queries and keys
+        for head in range(2 * c.H):
+            x = heads + (head * c.size + (D - c.D if head >= c.H else 0)) * ld
+            if c.rope:
+                rotate(c.half, c.size, x, ld, turns, turns + c.size // 2 * ld, ld, n)
+            if c.qk_norm:
+                norm_head(x, ld, rq, c.size, n)
+        transpose_back(heads, ld, qkv, c.Qs, n, 2 * D)
     for row in range(n):
-        past, W = cache.past[row], lanes(qkv)
+        q, y, past = qkv + row * c.Qs, mix + row * c.Ds, cache.past[row]
         keys, values = cache.k + cache.starts[row], cache.v + cache.starts[row]
         newest = past // W * cache.block + past % W
         for head in range(c.H):
-            at, to, ahead = head * c.size * ld + row, head * c.size * cache.width, c.size * cache.width
+            at, to, ahead = head * c.size, head * c.size * cache.width, c.size * cache.width
             if head + 1 == c.H:
                 ahead = cache.starts[min(row + 1, n - 1)] - cache.starts[row] - to
             for i in range(c.size):
                 spot = to + newest + i * cache.ld
-                keys[spot], values[spot] = k[at + i * ld], v[at + i * ld]
+                keys[spot], values[spot] = q[D + at + i], q[2 * D + at + i]
             attention_one(
-                q + at, ld, keys + to, values + to, cache.ld, cache.block, y + at, p, c.size, past + 1, ahead
+                q + at, keys + to, values + to, cache.ld, cache.block, y + at, p, c.size, past + 1, ahead
             )  # fmt: skip
-    zero(y + c.D * ld, (D - c.D) * ld)
-    transpose_back(y, ld, mix, c.Ds, n, D)
+        for i in range(c.D, D):
+            y[i] = 0.0
