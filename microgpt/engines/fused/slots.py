@@ -11,7 +11,7 @@ from microgpt.engines.fused.prefixes import MIN_PREFIX, Prefixes
 from microgpt.engines.fused.state import at, empty
 
 Array = np.ndarray
-GROUP = 1 << 25  # bytes of caches that are allocated at once: in huge pages, which a step reads faster
+GROUP = 1 << 25  # bytes of places that are allocated at once, in huge pages, which are read faster; of spare caches
 
 
 class Call:
@@ -105,9 +105,12 @@ class Slots:
 
     def release(self, slot: int) -> None:
         del self.prompts[slot]
-        if cache := self.prefilling.pop(slot, None):
-            self.spare.append(cache)
+        self._spare(self.prefilling.pop(slot, None))
         self.free.append(slot)
+
+    def _spare(self, cache: Cache | None) -> None:
+        if cache and len(self.spare) * cache.flat.nbytes < GROUP:
+            self.spare.append(cache)
 
     def _channels(self, cache: Cache) -> Array:
         """Keys and values (2 layers, H, size, width)."""
@@ -129,6 +132,4 @@ class Slots:
         found = self._channels(cache).reshape(matrices, H, size, width // W, W)
         to[:, :, :blocks] = found[:, :, :, :blocks].swapaxes(2, 3)
         del self.prefilling[slot]
-        free = self.prefixes.keep(self.prompts[slot], cache) if cache.length >= MIN_PREFIX else cache
-        if free is not None:
-            self.spare.append(free)
+        self._spare(self.prefixes.keep(self.prompts[slot], cache) if cache.length >= MIN_PREFIX else cache)
