@@ -110,6 +110,11 @@ def compiling() -> ProgressCallback:
     return report
 
 
+def show_loss(loss: float, bits_per_byte: float | None) -> str:
+    """A loss in nats per token, and the bits per byte of the text where they are known."""
+    return f"{loss:.4f}" + (f" ({bits_per_byte:.4f} bits per byte)" if bits_per_byte is not None else "")
+
+
 def duration(seconds: float) -> str:
     """Seconds in a readable unit."""
     if seconds < 1:

@@ -11,7 +11,7 @@ from microgpt.commands.selection import CheckpointFlag, checkpoint_json
 from microgpt.model import flops_per_token, n_params, table
 from microgpt.runs import checkpoint as checkpoints
 from microgpt.runs.folder import RunFolder
-from microgpt.terminal import output, output_json, output_table
+from microgpt.terminal import output, output_json, output_table, show_loss
 
 
 def info(run: Path, *, checkpoint: CheckpointFlag = None, json: Switch = False) -> None:
@@ -41,7 +41,7 @@ def gather(run: Path, which: str | None = None) -> dict[str, Any]:
     if which is None and used and not used.is_last:
         saved = checkpoints.read(run, "last", weights=True)
     model = saved.config.model
-    losses: dict[str, Any] = {key: saved.state.get(key) for key in ("loss", "val_loss", "best")}
+    losses: dict[str, Any] = {key: saved.state.get(key) for key in ("loss", "val_loss", "bits_per_byte", "best")}
     lines = (line["loss"] for line in RunFolder(run).metrics() if "loss" in line)
     if (first := next(lines, None)) is not None:
         last = deque([first], maxlen=50)
@@ -70,9 +70,10 @@ def _losses(losses: dict[str, Any]) -> dict[str, str]:
     """The losses that are known, in nats per token, by their labels."""
     labels = {"loss": "last loss", "val_loss": "held-out loss", "first": "first loss"}
     labels |= {"mean_of_last_50": "mean of last 50"}
-    rows = {labels[key]: f"{losses[key]:.4f}" for key in labels if losses.get(key) is not None}
+    bits = {"val_loss": losses.get("bits_per_byte")}
+    rows = {labels[key]: show_loss(losses[key], bits.get(key)) for key in labels if losses.get(key) is not None}
     if best := losses.get("best"):
-        rows["best"] = f"{best['val_loss']:.4f} held out, at step {best['step']:,}"
+        rows["best"] = f"{show_loss(best['val_loss'], best.get('bits_per_byte'))} held out, at step {best['step']:,}"
     return rows
 
 

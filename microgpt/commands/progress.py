@@ -9,7 +9,7 @@ from typing import Any
 
 from microgpt.model import n_params
 from microgpt.runs.checkpoint import Selection
-from microgpt.terminal import count, duration, say
+from microgpt.terminal import count, duration, say, show_loss
 from microgpt.training.prepare import RunSetup
 from microgpt.training.report import Callbacks
 
@@ -146,8 +146,8 @@ class TrainingProgress(Callbacks):
             )
             self.reported = now
 
-    def evaluated(self, step: int, loss: float) -> None:
-        say(f"step {step:,}  held-out loss {loss:.4f}")
+    def evaluated(self, step: int, loss: float, bits_per_byte: float) -> None:
+        say(f"step {step:,}  held-out loss {show_loss(loss, bits_per_byte)}")
 
     def sample(self, step: int, text: str) -> None:
         say(f"step {step:,}  sample: {text}", lines=True)
@@ -159,7 +159,8 @@ class TrainingProgress(Callbacks):
         say(f"using   {used}")
 
     def stopped_early(self, step: int, best: dict[str, Any]) -> None:
-        say(f"stopped at step {step:,}: the best held-out loss stays {best['val_loss']:.4f} of step {best['step']:,}")
+        stays = show_loss(best["val_loss"], best["bits_per_byte"])
+        say(f"stopped at step {step:,}: the best held-out loss stays {stays} of step {best['step']:,}")
 
     def __enter__(self) -> TrainingProgress:
         return self

@@ -81,7 +81,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
     """Write the folder `out`: configuration, weights, fast tokenizer, and the chat template if the model has one."""
     saved = job.saved
     model, tokenizer = saved.config.model, saved.tokenizer
-    contents = describe(saved.config, tokenizer, job.storage, saved.step, saved.state.get("loss"))
+    contents = describe(saved.config, tokenizer, job.storage, saved.step, saved.state)
     contents |= saved.copied | tokenizer_files(tokenizer.to_json(), model.block_size)
     notes = []
     if job.custom_code:

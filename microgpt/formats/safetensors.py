@@ -13,7 +13,7 @@ from microgpt.runs.model_folder import WEIGHTS
 def write(job: ExportJob, out: Path) -> list[str]:
     """Write the folder `out`; every command that takes a model opens it."""
     saved = job.saved
-    contents = model_folder.describe(saved.config, saved.tokenizer, job.storage, saved.step, saved.state.get("loss"))
+    contents = model_folder.describe(saved.config, saved.tokenizer, job.storage, saved.step, saved.state)
     contents[WEIGHTS] = tensors.encode(job.weights, job.storage)
     files.write_folder(out, manifest.seal(contents | saved.copied, saved.step))
     return []

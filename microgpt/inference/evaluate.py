@@ -44,18 +44,13 @@ class Evaluation:
     note: str | None = None
 
 
-def held_out_loss(engine: Engine, state: Any, feeds: Iterable[Feed], pause: Callable[[], None] = lambda: None) -> float:
-    """The mean of -log probability over all scored targets of the feeds, in nats.
+def held_out_loss(
+    engine: Engine, state: Any, feeds: Iterable[Feed], pause: Callable[[], None] = lambda: None
+) -> tuple[float, int]:
+    """The mean of -log probability over all scored targets of the feeds, in nats, and the number of targets.
 
     `pause` is called several times per second where the engine allows; it may end the evaluation by raising.
     """
-    return _total(engine, state, feeds, pause)[0]
-
-
-def _total(
-    engine: Engine, state: Any, feeds: Iterable[Feed], pause: Callable[[], None] = lambda: None
-) -> tuple[float, int]:
-    """The mean loss, and the number of targets."""
     nats, targets, size = 0.0, 0, 1
     for feed in feeds:
         losses: list[np.ndarray] = []
@@ -101,7 +96,7 @@ def evaluate(
         assert trained_on
         which = f"{training.documents.source}, {'held out' if data.val_fraction else 'the training text itself'}"
         corpus = trained_on if data.val_fraction else training.held_out()
-    loss, targets = _total(model.engine, model.state, corpus.held_out(block))
+    loss, targets = held_out_loss(model.engine, model.state, corpus.held_out(block))
     if not math.isfinite(loss):
         raise NumericError(f"{model.path}: the loss on {which} is not finite ({loss}); the model cannot be measured")
     nats, size = loss * targets, corpus.held_out_size

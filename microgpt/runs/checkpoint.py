@@ -42,6 +42,7 @@ class Best(BaseModel):
 
     step: Count
     val_loss: float
+    bits_per_byte: float | None = None  # older versions did not save it
 
 
 class TrainerState(BaseModel):
@@ -54,6 +55,7 @@ class TrainerState(BaseModel):
     seconds: float
     loss: float | None
     val_loss: float | None
+    bits_per_byte: float | None = None  # older versions did not save it
     evaluated: Count  # the step of the last evaluation
     best: Best | None
     generator: list[Any]
@@ -170,7 +172,7 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, 
     adapters = {w.name: tensors[w.name] for w in lora.table(config.model, rank)} if rank else {}
     moments = {name: value for name, value in tensors.items() if name not in weights and name not in adapters}
     dtype = str(next(iter(weights.values())).dtype)
-    contents = model_folder.describe(config, tokenizer, dtype, state["step"], state.get("loss"))
+    contents = model_folder.describe(config, tokenizer, dtype, state["step"], state)
     contents |= {WEIGHTS: save(weights, PT), MOMENTS: save(moments, PT), STATE: files.to_json(state)}
     if rank:
         contents[ADAPTERS] = save(adapters, PT)

@@ -187,7 +187,7 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     """A line of the metrics; None for one that is damaged or cut short."""
     try:
         entry: Any = json.loads(line) if line.endswith(b"\n") else None
-        numbers = [value for key, value in entry.items() if key in ("loss", "val_loss")]
+        numbers = [value for key, value in entry.items() if key in ("loss", "val_loss", "bits_per_byte")]
         good = type(entry["step"]) is int and all(map(math.isfinite, [entry["step"], *numbers]))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None

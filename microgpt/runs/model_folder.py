@@ -5,6 +5,7 @@ The file names and the keys outside of "microgpt" are those of Hugging Face.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ ADAPTERS = "adapters.safetensors"
 
 
 def describe(
-    config: Config, tokenizer: Tokenizer, dtype: str, step: int = 0, loss: float | None = None
+    config: Config, tokenizer: Tokenizer, dtype: str, step: int = 0, state: Mapping[str, Any] | None = None
 ) -> dict[str, bytes]:
-    """The files that describe a model whose weights are stored as `dtype`."""
+    """The files that describe a model whose weights are stored as `dtype`; `state` is that of its training."""
     return {
         "config.json": files.to_json(_config_json(config, tokenizer, dtype)),
         "generation_config.json": files.to_json(_generation_config(config, tokenizer)),
         "tokenizer.json": tokenizer.to_json(),
-        "README.md": _model_card(config, tokenizer, step, loss).encode(),
+        "README.md": _model_card(config, tokenizer, step, state or {}).encode(),
     }
 
 
@@ -92,17 +93,17 @@ def _generation_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _model_card(config: Config, tokenizer: Tokenizer, step: int, loss: float | None) -> str:
-    """README.md: the model, its training and its data in words."""
+def _model_card(config: Config, tokenizer: Tokenizer, step: int, state: Mapping[str, Any]) -> str:
+    """README.md: the model, its training and its data in words; files by their names, without their folders."""
     model, tuned = config.model, config.finetune
     command = "chat" if chat_template.can_chat(tokenizer) else "generate"
-    origin = f"\n- fine-tuned from: {tuned.base}" if tuned.base else ""
+    origin = f"\n- fine-tuned from: {Path(tuned.base).name}" if tuned.base else ""
     if tuned.lora_rank:
         origin += (
             f"\n- adapters of rank {tuned.lora_rank} in {ADAPTERS}: {WEIGHTS} holds W, "
             f"the model is W + {tuned.alpha / tuned.lora_rank:g} B A"
         )
-    trained = f"{step} of {config.run.steps} steps" + (f", last loss {loss:.4f}" if loss is not None else "")
+    data = config.data.dataset or (config.data.path and Path(config.data.path).name) or "unknown"
     return f"""---
 library_name: microgpt
 pipeline_tag: text-generation
@@ -114,8 +115,17 @@ A GPT of {n_params(model):,} parameters ({model.n_layer} layers, {model.n_embd} 
 context {model.block_size}), with a {tokenizer.kind} tokenizer of {model.vocab} tokens.
 
 - family: {model.family}
-- trained: {trained}, seed {config.run.seed}
-- data: {config.data.dataset or config.data.path or "unknown"}{origin}
+- trained: {step} of {config.run.steps} steps, seed {config.run.seed}{_held_out(step, state)}
+- data: {data}{origin}
 
     microgpt {command} .
 """
+
+
+def _held_out(step: int, state: Mapping[str, Any]) -> str:
+    """The line of the card with the figures of the last evaluation, if there was one."""
+    loss, bits, at = (state.get(key) for key in ("val_loss", "bits_per_byte", "evaluated"))
+    if not isinstance(loss, float):
+        return ""
+    per_byte = f", {bits:.4f} bits per byte" if isinstance(bits, float) else ""
+    return f"\n- held-out loss: {loss:.4f} nats per token{per_byte}{'' if at == step else f', at step {at}'}"

@@ -27,8 +27,8 @@ class Callbacks:
     def progress(self, step: int, loss: float, tokens: int) -> None:
         """A block of steps is done: steps so far, mean loss of the last 50 steps, tokens of the block."""
 
-    def evaluated(self, step: int, loss: float) -> None:
-        """A held-out loss was computed."""
+    def evaluated(self, step: int, loss: float, bits_per_byte: float) -> None:
+        """A held-out loss was computed, in nats per token, and the bits per byte of the held-out text."""
 
     def sample(self, step: int, text: str) -> None:
         """A sample was drawn during the run."""
@@ -40,4 +40,7 @@ class Callbacks:
         """The run is at its end, and the samples that follow are those of its best checkpoint, not of the last."""
 
     def stopped_early(self, step: int, best: dict[str, Any]) -> None:
-        """The held-out loss has not improved for `patience` evaluations; `best` has step and val_loss of the best."""
+        """The held-out loss has not improved for `patience` evaluations; `best` is the best one.
+
+        It has step, val_loss and bits_per_byte, which is None where an older version computed it.
+        """

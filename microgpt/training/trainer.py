@@ -46,7 +46,8 @@ class Trained:
     path: Path
     step: int
     loss: float | None  # of the last step
-    val_loss: float | None  # of the last evaluation
+    val_loss: float | None  # of the last evaluation, in nats per token
+    bits_per_byte: float | None  # of the same
     seconds: float
     stopped_early: bool = False
     best_step: int | None = None
@@ -78,6 +79,7 @@ class Trainer:
         self.loss: float | None = None
         self.recent: deque[float] = deque(maxlen=RECENT)
         self.val_loss: float | None = None
+        self.bits_per_byte: float | None = None  # of the held-out text, with val_loss
         self.best: dict[str, Any] | None = None
         self.evaluated = 0  # the step of the last evaluation
         self.seconds_per_step = max(setup.choice.seconds_per_step, BLOCK_SECONDS / 16)  # until it is measured
@@ -101,7 +103,7 @@ class Trainer:
         self.state = self.engine.load(saved.tensors)
         self.step = self.saved = state.step
         self.tokens, self.seconds, self.loss = state.tokens, state.seconds, state.loss
-        self.val_loss, self.evaluated = state.val_loss, state.evaluated
+        self.val_loss, self.bits_per_byte, self.evaluated = state.val_loss, state.bits_per_byte, state.evaluated
         self.best = state.best.model_dump() if state.best else None
         self.generator = state.rng().getstate()
         self.folder.go_on(self.setup.config, self.step, self.evaluated)
@@ -128,6 +130,7 @@ class Trainer:
             "seconds": self.seconds,
             "loss": self.loss,
             "val_loss": self.val_loss,
+            "bits_per_byte": self.bits_per_byte,
             "evaluated": self.evaluated,
             "best": self.best,
         }
@@ -160,8 +163,8 @@ class Trainer:
             samples = self.samples(rng, run.samples)
         best = self.best["step"] if self.best else None
         verb = "chat" if chat_template.can_chat(self.setup.tokenizer) else "generate"
-        path, seconds = self.folder.path, self.seconds
-        return Trained(path, self.step, self.loss, self.val_loss, seconds, stale, best, samples, verb)
+        path, losses = self.folder.path, (self.loss, self.val_loss, self.bits_per_byte)
+        return Trained(path, self.step, *losses, self.seconds, stale, best, samples, verb)
 
     def load_best(self) -> None:
         """Load the weights of the best checkpoint, where it was kept: the last samples are then those of generate."""
@@ -250,15 +253,19 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Append the held-out loss to the metrics; save where it is the best so far."""
-        feeds = self.setup.validation.held_out(self.setup.config.model.block_size)
+        text, block = self.setup.validation, self.setup.config.model.block_size
         at_the_end = self.step == self.target  # nothing would repeat an evaluation that a signal cut short
-        self.val_loss = held_out_loss(self.engine, self.state, feeds, (lambda: None) if at_the_end else self.pause)
+        pause = (lambda: None) if at_the_end else self.pause
+        self.val_loss, targets = held_out_loss(self.engine, self.state, text.held_out(block), pause)
+        self.bits_per_byte = text.held_out_size.bits_per_byte(self.val_loss * targets)
         self.evaluated = self.step
         self.require_place()
-        files.append_text(self.folder.metrics_file, f'{{"step": {self.step}, "val_loss": {self.val_loss!r}}}\n')
-        self.callbacks.evaluated(self.step, self.val_loss)
+        found = {"step": self.step, "val_loss": self.val_loss, "bits_per_byte": self.bits_per_byte}
+        line = ", ".join(f'"{key}": {value!r}' for key, value in found.items())
+        files.append_text(self.folder.metrics_file, f"{{{line}}}\n")
+        self.callbacks.evaluated(self.step, self.val_loss, self.bits_per_byte)
         if self.best is None or self.val_loss < self.best["val_loss"]:
-            self.best = {"step": self.step, "val_loss": self.val_loss}
+            self.best = found
             if self.setup.config.run.checkpoint_every or self.setup.config.run.patience:
                 self.save()
 

@@ -182,8 +182,8 @@ def test_an_evaluation_in_parts_is_the_same(halfway: Path) -> None:
     assert np.concatenate(parts).tolist() == whole.tolist()
     pauses: list[int] = []
     counts = np.array([feed.targets(step) for step in range(feed.n_steps)])
-    mean = held_out_loss(model.engine, model.state, [feed], lambda: pauses.append(1))
-    assert mean == np.dot(whole, counts) / counts.sum()
+    mean, targets = held_out_loss(model.engine, model.state, [feed], lambda: pauses.append(1))
+    assert (mean, targets) == (np.dot(whole, counts) / counts.sum(), counts.sum())
     assert len(pauses) > 1
 
 

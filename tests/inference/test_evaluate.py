@@ -114,6 +114,34 @@ def test_patience_stops_early(text: Path, tmp_path: Path, capsys: pytest.Capture
     assert (found["step"], found["stopped_early"], found["best_step"]) == (30, True, 5)
 
 
+def test_bits_per_byte_stand_beside_every_held_out_loss(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the lines of training, its JSON, metrics.jsonl, the state, info and the card: the figure of eval."""
+    out, flags = tmp_path / "run", ["--engine", "manual", "--n-embd", "8", "--n-head", "2", "--samples", "0"]
+    flags += ["--tokenizer", "word", "--vocab-size", "9", "--unk", "--steps", "8", "--eval-every", "4", "--json"]
+    assert main(["train", str(text), *flags, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert main(["eval", str(out), "--checkpoint", "last", "--engine", "manual", "--samples", "0", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["unknown_bytes"] > 0
+    loss, bits = found["loss"], found["bits_per_byte"]
+    assert f"step 8  held-out loss {loss:.4f} ({bits:.4f} bits per byte)" in said.err
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    best = json.loads((out / "checkpoints" / "step-00000008" / "trainer" / "state.json").read_text())
+    for figures in (json.loads(said.out), best, best["best"], [line for line in lines if "val_loss" in line][-1]):
+        assert figures["val_loss"] == pytest.approx(loss, rel=1e-9)
+        assert figures["bits_per_byte"] == pytest.approx(bits, rel=1e-9)
+    assert main(["info", str(out)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"held-out loss {loss:.4f} ({bits:.4f} bits per byte)" in shown
+    assert f"best {loss:.4f} ({bits:.4f} bits per byte) held out, at step 8" in shown
+    assert main(["info", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["losses"]["bits_per_byte"] == pytest.approx(bits, rel=1e-9)
+    card = (out / "checkpoints" / "step-00000008" / "README.md").read_text()
+    assert f"- held-out loss: {loss:.4f} nats per token, {bits:.4f} bits per byte\n" in card
+
+
 def test_flags_of_held_out_text_that_contradict(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for flags, sentence in (
         (["--patience", "2"], "--patience: counts held-out losses; set --eval-every"),

@@ -64,7 +64,7 @@ def test_the_run_is_saved_elsewhere_and_named(config: Config, tmp_path: Path, wh
         assert not run.exists()
     train(RunFolder(beside).config(), beside, resume=True)
     train(config, tmp_path / "undisturbed")
-    ours, theirs = (checkpoint.read(path).tensors() for path in (beside, tmp_path / "undisturbed"))
+    ours, theirs = (checkpoint.read(path, "last").tensors() for path in (beside, tmp_path / "undisturbed"))
     assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
