@@ -25,7 +25,12 @@ class EngineInfo(NamedTuple):
     requires: str | None  # the module that must be installed
     overhead: float  # seconds per training step beside its arithmetic, until it is measured on this machine
     flops: float  # floating-point operations per second that its arithmetic reaches, until it is measured
+    kept: int = 0  # numbers per position, layer and width that it keeps of a whole micro-batch; 0: it divides those
 
+
+# Two norms, queries, keys, values, their mix, and the inner layer of four widths before and after its activation. The
+# weights of attention, which not every engine keeps, are left out.
+KEPT = 6 + 2 * 4
 
 # The two figures of each are fitted to what `python -m benchmarks.sizes` measured on one core of a server CPU with
 # 512-bit vectors, 2,000 weights to 100 million. They serve until `calibrate` has measured this machine.
@@ -34,9 +39,9 @@ LADDER: dict[str, EngineInfo] = {
     "functional": EngineInfo(
         "each function returns its backward; nothing is mutated", ("float64",), ("cpu",), None, 0.0, 8e7
     ),
-    "tensor": EngineInfo("one graph node per matrix", ("float32", "float64"), ("cpu",), None, 4e-4, 4.5e10),
+    "tensor": EngineInfo("one graph node per matrix", ("float32", "float64"), ("cpu",), None, 4e-4, 4.5e10, KEPT),
     "manual": EngineInfo(
-        "no graph: the backward pass written by hand", ("float32", "float64"), ("cpu",), None, 1.5e-4, 5e10
+        "no graph: the backward pass written by hand", ("float32", "float64"), ("cpu",), None, 1.5e-4, 5e10, KEPT
     ),
     "fused": EngineInfo(
         "the manual pass as compiled SIMD loops", ("float32", "float64", "bfloat16"), ("cpu",), "numba", 2e-6, 1.8e11
@@ -48,6 +53,7 @@ LADDER: dict[str, EngineInfo] = {
         "torch",
         7e-4,
         5e10,
+        KEPT,
     ),
 }
 

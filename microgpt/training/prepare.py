@@ -17,7 +17,7 @@ from microgpt.data.load import load
 from microgpt.data.mix import Mix
 from microgpt.data.sources import keep_stdin
 from microgpt.engines.common.hardware import memory
-from microgpt.engines.ladder import Choice, calibrate, choose
+from microgpt.engines.ladder import LADDER, Choice, calibrate, choose
 from microgpt.errors import MachineError, UsageError
 from microgpt.feed import Feed
 from microgpt.model import n_params
@@ -108,31 +108,41 @@ def prepare(
 
 
 BYTES_PER_NUMBER = {"float64": 8, "float32": 4}  # bfloat16: weights and moments are kept in float32
+ACTIVATION_BYTES = {"float64": 8, "bfloat16": 2}
 BYTES_PER_TOKEN = 16  # of a step's rows: token, target, mask and offsets
 
 
 def require_memory(config: Config, tokens_per_step: float = 0.0) -> None:
-    """Raise MachineError for a model that cannot fit into the memory, before anything of it is built.
+    """Raise MachineError for a run that cannot fit into the memory, before anything of it is built.
 
-    Counted is the least that any engine needs: weights, gradients and two moments; with adapters, and on another device
-    than the CPU, the weights alone. A vocabulary that is not known yet counts as one token.
+    Counted is the least that the engine needs: weights, gradients and two moments (with adapters, and on another device
+    than the CPU, the weights alone), the rows of a step, and the activations of a micro-batch where the engine keeps
+    them. A vocabulary that is not known yet counts as one token.
     """
-    most, run = memory(), config.run
-    parameters = n_params(config.model.model_copy(update={"vocab_size": config.model.vocab_size or 1}))
-    copies = 1 if config.finetune.lora_rank or run.device not in ("auto", "cpu") else 4
-    model = parameters * copies * BYTES_PER_NUMBER.get(run.dtype, 4)
-    rows = int(max(tokens_per_step, run.batch_size * run.grad_accum) * BYTES_PER_TOKEN)
-    if most is None or model + rows <= most:
+    most, run, model = memory(), config.run, config.model
+    on_cpu = run.device in ("auto", "cpu")
+    parameters = n_params(model.model_copy(update={"vocab_size": model.vocab_size or 1}))
+    copies = 4 if on_cpu and not config.finetune.lora_rank else 1
+    parts = {
+        "--n-layer, --n-embd, --vocab-size or --block-size": parameters * copies * BYTES_PER_NUMBER.get(run.dtype, 4),
+        "--batch-size or --grad-accum": max(tokens_per_step, run.batch_size * run.grad_accum) * BYTES_PER_TOKEN,
+    }
+    info = LADDER.get(run.engine)
+    if info and info.kept and on_cpu:
+        per_position = info.kept * model.n_layer * model.n_embd + 2 * (model.vocab_size or 1)  # logits, probabilities
+        activations = tokens_per_step / run.grad_accum * per_position * ACTIVATION_BYTES.get(run.dtype, 4)
+        parts["--batch-size (a larger --grad-accum computes the same)"] = activations
+    if most is None or sum(parts.values()) <= most:
         return
-    lower = "--n-layer, --n-embd, --vocab-size or --block-size" if model > rows else "--batch-size or --grad-accum"
     raise MachineError(
-        f"model of {parameters:,} parameters: needs at least {_gigabytes(model + rows)} of memory (weights, gradients, "
-        f"moments and rows), and this process may use {_gigabytes(most)}; lower {lower}",
+        f"model of {parameters:,} parameters: needs at least {_gigabytes(sum(parts.values()))} of memory (weights, "
+        f"gradients, moments, rows and activations), and this process may use {_gigabytes(most)}; "
+        f"lower {max(parts, key=parts.__getitem__)}",
         "E_MEMORY",
     )
 
 
-def _gigabytes(size: int) -> str:
+def _gigabytes(size: float) -> str:
     return f"{size / 1e9:,.1f} GB"
 
 

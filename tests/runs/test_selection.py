@@ -228,3 +228,5 @@ def test_the_last_samples_of_training_are_those_of_generate(tmp_path: Path, caps
         == 0
     )
     assert f"resumed {tmp_path / 'run' / 'checkpoints' / f'step-{used.last:08d}'}" in capsys.readouterr().err
+    words = ["finetune", str(tmp_path / "run"), "--data", str(tmp_path / "b.txt"), "--steps", "2", "--samples", "0"]
+    assert main([*words, "--out", str(tmp_path / "tuned")]) == 0, "the base's patience is no option of the new run"
