@@ -12,7 +12,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -221,30 +221,22 @@ class Scheduler:
     def _prefill(self) -> None:
         """Compute prompts, a piece of each in turn, for a limited time."""
         deadline = time.monotonic() + PREFILL_SECONDS
-        while self._prefilling:
+        ready, rows = [], []
+        while self._prefilling and time.monotonic() < deadline:
             running = self._prefilling.popleft()
-            if not self._piece(running):
-                self._prefilling.append(running)
-            if time.monotonic() > deadline:
-                return
-
-    def _piece(self, running: _Running) -> bool:
-        """Compute a piece of a prompt; whether it was the last one."""
-        if running.scoring:
-            scores = next(running.scoring, None)
-            if scores is not None:
+            if running.scoring and (scores := next(running.scoring, None)) is not None:
                 self._put(running, scores)
-                return False
-            running.scoring = None
-        if not running.text.wants_logits:
-            self._put(running, [running.text.finish("length")])
-            self._release(running)
-            return True
-        logits = self._slots.prefill(running.slot, PIECE)
-        if logits is None:
-            return False
-        self._draw([running], logits[None])
-        return True
+                self._prefilling.append(running)
+            elif not running.text.wants_logits:
+                self._put(running, [running.text.finish("length")])
+                self._release(running)
+            elif (logits := self._slots.prefill(running.slot, PIECE)) is not None:
+                ready.append(running)
+                rows.append(logits)
+            else:
+                self._prefilling.append(running)
+        if ready:
+            self._draw(ready, rows)
 
     def _step(self) -> None:
         """One token for every text that is being generated."""
@@ -253,8 +245,8 @@ class Scheduler:
             slots, tokens = [one.slot for one in decoding], [one.text.seen[-1] for one in decoding]
             self._draw(decoding, self._slots.step(slots, tokens))
 
-    def _draw(self, texts: Sequence[_Running], logits: np.ndarray) -> None:
-        """Draw a token for each of n texts from logits (n, V), and go on decoding those that have not finished."""
+    def _draw(self, texts: Sequence[_Running], logits: Iterable[np.ndarray]) -> None:
+        """Draw a token for each of n texts from logits (V,) each, and go on decoding those that have not finished."""
         drawing, rows = [], []
         for running, row in zip(texts, logits, strict=True):
             try:
@@ -282,7 +274,7 @@ class Scheduler:
         self._outbox.setdefault(running.reply, []).append(error)
 
     def _put(self, running: _Running, events: Sequence[Event]) -> None:
-        self._outbox.setdefault(running.reply, []).extend((running.number, event) for event in events)
+        self._outbox.setdefault(running.reply, []).extend([(running.number, event) for event in events])
 
     def _release(self, running: _Running) -> None:
         self._running.discard(running)
