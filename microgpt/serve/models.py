@@ -30,8 +30,8 @@ class ServedModel:
         self, name: str, model: LanguageModel, admission: Admission, metrics: Metrics, max_streams: int
     ) -> None:
         self.name, self.model = name, model
-        self._admission, self._metrics = admission, metrics
-        self._scheduler = Scheduler(model, max_streams)
+        self._admission = admission
+        self._scheduler = Scheduler(model, metrics, max_streams)
         self._open: set[Reply] = set()
 
     @property
@@ -39,26 +39,23 @@ class ServedModel:
         """The model as one that answers messages, if it is one."""
         return self.model if isinstance(self.model, ChatModel) else None
 
-    async def submit(self, requests: Sequence[Generation], client: str) -> Reply:
+    async def submit(self, requests: Sequence[Generation], client: str, *, whole: bool = False) -> Reply:
         """Wait for a turn and begin a reply of one or several texts. Raises Overloaded.
 
-        `client` is whom to be fair to. Close the reply: `async with await model.submit(…) as reply: async for …`.
+        `client` is whom to be fair to; `whole` hands the events over at once when all texts have finished, which costs
+        less. Close the reply: `async with await model.submit(…) as reply: async for …`.
         """
         asked = time.monotonic()
         await self._admission.enter(client)
         began = time.monotonic()
 
-        def closed() -> None:
+        def closed(unfinished: bool) -> None:
             self._open.discard(reply)
-            self._scheduler.wake()
+            if unfinished:
+                self._scheduler.wake()
             self._admission.leave(time.monotonic() - began)
 
-        def drawn(count: int, first: bool) -> None:
-            self._metrics.tokens.inc(count)
-            if first:
-                self._metrics.first_token.observe(time.monotonic() - asked)
-
-        reply = Reply(requests, closed, drawn)
+        reply = Reply(requests, closed, asked=asked, whole=whole)
         self._open.add(reply)
         self._scheduler.submit(reply)
         return reply

@@ -120,7 +120,7 @@ async def chat(call: Call) -> Answer:
 
 async def _texts(served: ServedModel, requests: list[Generation], client: str) -> list[str]:
     texts: list[list[str]] = [[] for _ in requests]
-    async with await served.submit(requests, client) as reply:
+    async with await served.submit(requests, client, whole=True) as reply:
         async for number, event in reply:
             if not isinstance(event, Scored):
                 texts[number].append(event.text)

@@ -20,6 +20,7 @@ from microgpt.inference.language_model import LanguageModel
 from microgpt.inference.sampling import draw_batch
 from microgpt.inference.slots import open_slots
 from microgpt.serve.generation import Event, Finished, Generation, Scored, Token
+from microgpt.serve.metrics import Metrics
 from microgpt.serve.sequence import Sequence as Text
 from microgpt.serve.sequence import score_prompt
 
@@ -35,13 +36,16 @@ class Reply:
     """
 
     def __init__(
-        self, requests: Sequence[Generation], on_close: Callable[[], None], on_tokens: Callable[[int, bool], None]
+        self, requests: Sequence[Generation], on_close: Callable[[bool], None], *, asked: float, whole: bool
     ) -> None:
         self.requests = list(requests)
         self.closed = False
-        self._on_close = on_close
-        self._on_tokens = on_tokens  # called with the number of tokens that were drawn, and whether they are the first
-        self._begun = False
+        self.asked = asked  # when, by time.monotonic
+        self.whole = whole  # whether its events are handed over all at its end
+        self.begun = False  # whether it has a token; the worker's
+        self.unfinished = len(self.requests)  # texts; the worker's
+        self.failed = False  # whether an error is among its events; the worker's
+        self._on_close = on_close  # called with whether texts were still being generated
         self._left = len(self.requests)
         self._events: deque[tuple[int, Event] | BaseException] = deque()
         self._arrived = asyncio.Event()
@@ -73,14 +77,10 @@ class Reply:
         """Stop the texts that are still being generated."""
         if not self.closed:
             self.closed = True
-            self._on_close()
+            self._on_close(self._left > 0)
 
     def put(self, events: Sequence[tuple[int, Event] | BaseException]) -> None:
         """Called on the event loop by the worker."""
-        drawn = sum(isinstance(event, tuple) and isinstance(event[1], Token) for event in events)
-        if drawn:
-            self._on_tokens(drawn, not self._begun)
-            self._begun = True
         self._events.extend(events)
         self._arrived.set()
 
@@ -108,8 +108,8 @@ class _Waiting:
 class Scheduler:
     """A model's worker thread. Submit, wake and end are called on the event loop."""
 
-    def __init__(self, model: LanguageModel, max_streams: int) -> None:
-        self._model = model
+    def __init__(self, model: LanguageModel, metrics: Metrics, max_streams: int) -> None:
+        self._model, self._metrics = model, metrics
         self._most_side = min(MOST_SIDE_TEXTS, max_streams)
         self._free = max_streams + self._most_side
         self._slots = open_slots(model.engine, model.state, self._free)
@@ -121,6 +121,7 @@ class Scheduler:
         self._prefilling: deque[_Running] = deque()
         self._decoding: list[_Running] = []
         self._running: set[_Running] = set()  # all that hold a slot
+        self._tokens = 0  # drawn in this round
         self._outbox: dict[Reply, list[tuple[int, Event] | BaseException]] = {}
         self._alive = False  # whether the thread runs
 
@@ -198,7 +199,7 @@ class Scheduler:
         try:
             running = _Running(reply, number, Text(request, self._model), self._slots.admit(request.prompt))
         except Exception as error:  # of this request alone
-            self._outbox.setdefault(reply, []).append(error)
+            self._end_with(reply, error)
             return
         self._free -= 1
         self._running.add(running)
@@ -222,7 +223,7 @@ class Scheduler:
         """Compute prompts, a piece of each in turn, for a limited time."""
         deadline = time.monotonic() + PREFILL_SECONDS
         ready, rows = [], []
-        while self._prefilling and time.monotonic() < deadline:
+        while self._prefilling:
             running = self._prefilling.popleft()
             if running.scoring and (scores := next(running.scoring, None)) is not None:
                 self._put(running, scores)
@@ -235,6 +236,8 @@ class Scheduler:
                 rows.append(logits)
             else:
                 self._prefilling.append(running)
+            if time.monotonic() >= deadline:
+                break
         if ready:
             self._draw(ready, rows)
 
@@ -259,21 +262,36 @@ class Scheduler:
             rngs, seen = [running.text.rng for running, _ in drawing], [running.text.seen for running, _ in drawing]
             for (running, row), token in zip(drawing, draw_batch(np.stack(rows), samplings, rngs, seen), strict=True):
                 try:
-                    self._put(running, running.text.accept(token, row))
+                    events = running.text.accept(token, row)
                 except Exception as error:
                     self._spoil(running, error)
+                else:
+                    self._put(running, events)
+                    self._count(running.reply, events)
         for running in texts:
             if running.text.finished:
                 self._release(running)
             else:
                 self._decoding.append(running)
 
+    def _count(self, reply: Reply, events: Sequence[Event]) -> None:
+        if isinstance(events[0], Token):
+            self._tokens += 1
+            if not reply.begun:
+                reply.begun = True
+                self._metrics.first_token.observe(time.monotonic() - reply.asked)
+
     def _spoil(self, running: _Running, error: Exception) -> None:
         """An error that a text alone has, such as its constraint's, ends its reply alone."""
         running.text.finished = True
-        self._outbox.setdefault(running.reply, []).append(error)
+        self._end_with(running.reply, error)
+
+    def _end_with(self, reply: Reply, error: Exception) -> None:
+        reply.failed = True
+        self._outbox.setdefault(reply, []).append(error)
 
     def _put(self, running: _Running, events: Sequence[Event]) -> None:
+        running.reply.unfinished -= bool(events) and isinstance(events[-1], Finished)
         self._outbox.setdefault(running.reply, []).extend([(running.number, event) for event in events])
 
     def _release(self, running: _Running) -> None:
@@ -289,12 +307,21 @@ class Scheduler:
         for running in list(self._running):
             self._release(running)
         for reply in replies:
-            self._outbox.setdefault(reply, []).append(error)
+            self._end_with(reply, error)
 
     def _deliver(self) -> None:
         """Hand the events over to the event loop, all in one call."""
-        if self._outbox:
-            outbox, self._outbox = self._outbox, {}
+        if self._tokens:
+            self._metrics.tokens.inc(self._tokens)
+            self._tokens = 0
+        outbox = {
+            reply: events
+            for reply, events in self._outbox.items()
+            if not reply.whole or not reply.unfinished or reply.failed or reply.closed
+        }
+        for reply in outbox:
+            del self._outbox[reply]
+        if outbox:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(_hand_over, outbox)
 

@@ -103,7 +103,7 @@ async def completions(call: Call) -> Completion | Events:
             echo = text if body.echo else None
             choices.append(Choice(len(choices), served.model.tokenizer, logprobs=logprobs, echo=echo))
     blank = Completion(id=new_id("cmpl"), created=now(), model=served.name, choices=[], usage=None)
-    reply = await served.submit(requests, call.client)
+    reply = await served.submit(requests, call.client, whole=not body.stream)
     if body.stream:
         shapes = _stream(blank, reply, choices, n, include_usage, logprobs)
         return Events(ReplyStream(reply, shapes))

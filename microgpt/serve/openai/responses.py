@@ -105,7 +105,7 @@ async def responses(call: Call) -> Response | Events:
     )
     key = new_id("msg")
     choices = [Choice(0, model.tokenizer, logprobs=False)]
-    reply = await served.submit([request], call.client)
+    reply = await served.submit([request], call.client, whole=not body.stream)
     if body.stream:
         return Events(ReplyStream(reply, _stream(blank, key, reply, choices), done=False, named=True))
     (whole,) = await read(reply, choices)

@@ -1,0 +1,209 @@
+"""The scheduler without a server: fairness within a model, errors of one text, errors of the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from microgpt.inference.chat import load
+from microgpt.inference.language_model import LanguageModel
+from microgpt.inference.sampling import Sampling
+from microgpt.serve import scheduler
+from microgpt.serve.admission import Admission
+from microgpt.serve.errors import Closing, Overloaded
+from microgpt.serve.generation import Event, Finished, Generation, Scored, Token
+from microgpt.serve.metrics import Metrics
+from microgpt.serve.models import ServedModel
+
+
+@pytest.fixture(scope="module")
+def model(endless_run: Path) -> LanguageModel:
+    return load(endless_run)
+
+
+def run(model: LanguageModel, check: Callable[[ServedModel, Admission], Awaitable[None]], most: int = 4) -> None:
+    """Run a check on a served model."""
+
+    async def running() -> None:
+        admission = Admission(most, 2)
+        served = ServedModel("endless", model, admission, Metrics(admission, []), most)
+        async with asyncio.timeout(20):
+            await check(served, admission)
+        assert admission.active == admission.waiting == 0
+        served.retire()
+
+    asyncio.run(running())
+
+
+def greedy(model: LanguageModel, text: str = "a", tokens: int = 5, **options: object) -> Generation:
+    prompt = [model.tokenizer.bos, *model.tokenizer.encode(text).tolist()]
+    return Generation(prompt, Sampling(0), 1, tokens, **options)  # type: ignore[arg-type]
+
+
+async def events(served: ServedModel, *requests: Generation, whole: bool = False) -> list[tuple[int, Event]]:
+    async with await served.submit(requests, "client", whole=whole) as reply:
+        return [event async for event in reply]
+
+
+def text(found: list[tuple[int, Event]], number: int = 0) -> str:
+    return "".join(event.text for n, event in found if n == number and isinstance(event, (Token, Finished)))
+
+
+class Spoiled:
+    """A constraint with a defect, which shows at the third token."""
+
+    finished = False
+
+    def __init__(self, size: int) -> None:
+        self.size, self.calls = size, 0
+
+    def allowed(self) -> np.ndarray:
+        self.calls += 1
+        if self.calls > 2:
+            raise ZeroDivisionError("a defect")
+        return np.ones(self.size, dtype=bool)
+
+    def accept(self, token: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_error_of_one_text_ends_its_reply_alone(model: LanguageModel, whole: bool) -> None:
+    async def check(served: ServedModel, _: Admission) -> None:
+        bad = greedy(model, mask=Spoiled(model.tokenizer.vocab_size), tokens=100)
+        good = asyncio.create_task(events(served, greedy(model, tokens=200)))
+        with pytest.raises(ZeroDivisionError):
+            await events(served, bad, greedy(model, tokens=50), whole=whole)
+        assert text(await good) == ("ba" * 100)
+
+    run(model, check)
+
+
+def test_an_error_of_the_engine_is_told_to_everybody_and_the_next_one_is_served(model: LanguageModel) -> None:
+    async def check(served: ServedModel, _: Admission) -> None:
+        slots = served._scheduler._slots
+        step, calls = slots.step, 0
+
+        def failing(*arguments: object) -> np.ndarray:
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                raise MemoryError
+            return step(*arguments)  # type: ignore[arg-type]
+
+        slots.step = failing  # type: ignore[method-assign]
+        replies = [events(served, greedy(model, tokens=50), whole=bool(i % 2)) for i in range(3)]
+        assert [type(found) for found in await asyncio.gather(*replies, return_exceptions=True)] == [MemoryError] * 3
+        assert text(await events(served, greedy(model))) == "babab"
+
+    run(model, check)
+
+
+def test_many_texts_of_a_reply_leave_room_for_others(model: LanguageModel) -> None:
+    async def check(served: ServedModel, _: Admission) -> None:
+        many = [greedy(model, tokens=200)] * 60
+        async with await served.submit(many, "greedy") as reply:
+            await anext(reply)
+            assert text(await events(served, greedy(model))) == "babab"
+            seen = {0}
+            async for number, _event in reply:
+                seen.add(number)
+            assert seen == set(range(60))
+
+    run(model, check)
+
+
+def test_a_long_prompt_is_computed_in_pieces_between_the_steps_of_others(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "PREFILL_SECONDS", 0)
+
+    async def check(served: ServedModel, _: Admission) -> None:
+        order: list[str] = []
+        slots = served._scheduler._slots
+        prefill, step = slots.prefill, slots.step
+
+        def noted(name: str, function: Callable[..., object]) -> Callable[..., object]:
+            def call(*arguments: object) -> object:
+                order.append(name)
+                return function(*arguments)
+
+            return call
+
+        slots.prefill, slots.step = noted("p", prefill), noted("s", step)  # type: ignore[assignment, method-assign]
+        short = asyncio.create_task(events(served, greedy(model, tokens=3000)))
+        await asyncio.sleep(0.05)
+        long = await events(served, greedy(model, "ab" * 2000, tokens=2))
+        await short
+        assert text(long) == "ab"
+        pieces = [i for i, name in enumerate(order) if name == "p"][1:]
+        assert len(pieces) > 40
+        assert all(order[i + 1] == "s" for i in pieces)
+
+    run(model, check)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_a_prompt_scores(model: LanguageModel, whole: bool) -> None:
+    async def check(served: ServedModel, _: Admission) -> None:
+        found = await events(served, greedy(model, "ab" * 100, 0, echo=True, logprobs=2), whole=whole)
+        scores = [event for _, event in found if isinstance(event, Scored)]
+        assert len(scores) == 200
+        assert scores[0].logprob is None
+        tokens = np.array([model.tokenizer.bos, *model.tokenizer.encode("ab" * 100).tolist()], dtype=np.int32)
+        logits = model.engine.logits(model.state, tokens)[0].astype(np.float64)
+        expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        for i, score in enumerate(scores[1:], start=1):
+            assert score.logprob == pytest.approx(expected[i, tokens[i + 1]], abs=1e-5)
+        assert found[-1][1] == Finished("length", "", 201, 0)
+
+    run(model, check)
+
+
+def test_admission_is_bounded_fair_and_forgets() -> None:
+    async def check() -> None:
+        admission = Admission(1, 3)
+        order: list[str] = []
+
+        async def client(name: str) -> None:
+            await admission.enter(name)
+            order.append(name)
+
+        await admission.enter("first")
+        waiting = [asyncio.create_task(client(name)) for name in ("a", "a", "b")]
+        await asyncio.sleep(0)
+        assert admission.waiting == 3
+        with pytest.raises(Overloaded) as caught:
+            await admission.enter("c")
+        assert int(caught.value.headers["retry-after"]) >= 1
+        for _ in range(3):
+            admission.leave(0.1)
+            await asyncio.sleep(0)
+        assert order == ["a", "b", "a"]
+        left = asyncio.create_task(client("d"))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        assert (admission.active, admission.waiting) == (1, 0)
+        raced = asyncio.create_task(client("e"))
+        await asyncio.sleep(0)
+        admission.leave()  # its turn comes, and its client leaves before it runs
+        raced.cancel()
+        await asyncio.gather(raced, return_exceptions=True)
+        assert (admission.active, admission.waiting) == (0, 0)
+        await admission.enter("f")
+        last = asyncio.create_task(client("g"))
+        await asyncio.sleep(0)
+        admission.close()
+        with pytest.raises(Closing):
+            await last
+        with pytest.raises(Closing):
+            await admission.enter("h")
+        assert admission.waiting == 0
+        await asyncio.gather(*waiting)
+
+    asyncio.run(check())
