@@ -41,7 +41,7 @@ class Slots(Protocol):
 
 
 class Engine(Protocol):
-    """One implementation of the model. A State or Cache passed in is consumed: use the one returned."""
+    """One implementation of the model: a subclass. A State or Cache passed in is consumed: use the one returned."""
 
     def __init__(self, model: Model, optim: Optim, *, dtype: str, device: str = "cpu", threads: int = 0) -> None:
         """Build what depends on shapes alone. `threads` 0: the engine chooses."""
@@ -49,6 +49,7 @@ class Engine(Protocol):
     @staticmethod
     def remark(model: Model, dtype: str) -> str | None:
         """A deviation from what was asked for that the user should know, or None."""
+        return None
 
     def load(self, tensors: Tensors) -> State:
         """Weights, and moments `m.*`, `v.*` where present (missing ones are zero), into the engine's form."""
@@ -81,6 +82,7 @@ class Engine(Protocol):
         `uniform` float64 (n,) is drawn from by one sequence after another; where it might not suffice for one more,
         the sequences end; `used` numbers were taken. Of (sequences, max_length) each sequence has a row of its own.
         """
+        return None
 
     @property
     def slots(self) -> Callable[[State, int, int], Slots] | None:
@@ -88,3 +90,4 @@ class Engine(Protocol):
 
         Prompts that begin alike share what is computed; caches of up to `prefix_bytes` are kept for that.
         """
+        return None

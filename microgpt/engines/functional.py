@@ -20,6 +20,7 @@ from itertools import accumulate, chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec
 
+from microgpt import engines
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
 from microgpt.engines.common.dropout import scales
@@ -357,7 +358,7 @@ class Progress(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Engine:
+class Engine(engines.Engine):
     """The functional rung: see microgpt.engines.Engine."""
 
     model: Model
@@ -366,13 +367,6 @@ class Engine:
     dtype: str = "float64"
     device: str = "cpu"
     threads: int = 0
-
-    generate = None
-    slots = None
-
-    @staticmethod
-    def remark(model: Model, dtype: str) -> str | None:
-        return None
 
     def load(self, tensors: Tensors) -> State:
         parts = to_lists(self.model, tensors)

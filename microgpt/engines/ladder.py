@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from microgpt.config import Model, Optim
 from microgpt.engines import Engine, lora
@@ -78,18 +78,10 @@ class Choice(NamedTuple):
         self, model: Model, optim: Optim, *, threads: int = 0, lora_rank: int = 0, lora_alpha: float = 0.0
     ) -> Engine:
         """The engine for this model, inside one that trains adapters where `lora_rank` is above 0."""
+        options: dict[str, Any] = {"dtype": self.dtype, "device": self.device, "threads": threads}
         if not lora_rank:
-            return self.cls(model, optim, dtype=self.dtype, device=self.device, threads=threads)
-        return lora.Adapted(
-            model,
-            optim,
-            dtype=self.dtype,
-            device=self.device,
-            threads=threads,
-            inside=self.cls,
-            rank=lora_rank,
-            alpha=lora_alpha,
-        )
+            return self.cls(model, optim, **options)
+        return lora.Adapted(model, optim, inside=self.cls, rank=lora_rank, alpha=lora_alpha, **options)
 
 
 def engine(name: str) -> type[Engine]:

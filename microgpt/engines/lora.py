@@ -63,33 +63,15 @@ class State:
         self.merged: Any = None
 
 
-class Adapted:
+class Adapted(Engine):
     """An engine that trains adapters: see microgpt.engines.Engine; any engine does the work inside."""
 
     def __init__(
-        self,
-        model: Model,
-        optim: Optim,
-        *,
-        dtype: str,
-        device: str = "cpu",
-        threads: int = 0,
-        inside: type[Engine],
-        rank: int,
-        alpha: float,
+        self, model: Model, optim: Optim, *, inside: type[Engine], rank: int, alpha: float, **options: Any
     ) -> None:
         self.optim, self.scale = optim, alpha / rank
         self.names = [w.name for w in table(model, rank)]
-        still = Optim(learning_rate=0, beta1=0, schedule="constant")
-        self.inner = inside(model, still, dtype=dtype, device=device, threads=threads)
-
-    generate = None
-    slots = None
-
-    @staticmethod
-    def remark(model: Model, dtype: str) -> str | None:
-        """None: that of the engine inside was given when it was chosen."""
-        return None
+        self.inner = inside(model, Optim(learning_rate=0, beta1=0, schedule="constant"), **options)
 
     def load(self, tensors: Tensors) -> State:
         """Weights, adapters, and the adapters' moments (missing ones are zero)."""

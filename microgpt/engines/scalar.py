@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from microgpt import engines
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
 from microgpt.engines.common.dropout import scales
@@ -258,20 +259,13 @@ class State:
         self.w, self.m, self.v = w, m, v
 
 
-class Engine:
+class Engine(engines.Engine):
     """The scalar rung: see microgpt.engines.Engine."""
 
     def __init__(
         self, model: Model, optim: Optim, *, dtype: str = "float64", device: str = "cpu", threads: int = 0
     ) -> None:
         self.model, self.optim = model, optim
-
-    generate = None
-    slots = None
-
-    @staticmethod
-    def remark(model: Model, dtype: str) -> str | None:
-        return None
 
     def load(self, tensors: Tensors) -> State:
         w, m, v = to_lists(self.model, tensors)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from microgpt import engines
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
 from microgpt.engines.common.arrays import causal_mask, dropout_masks, rope_tables
@@ -276,20 +277,13 @@ class State:
         self.w, self.m, self.v = w, m, v
 
 
-class Engine:
+class Engine(engines.Engine):
     """The tensor rung: see microgpt.engines.Engine."""
 
     def __init__(
         self, model: Model, optim: Optim, *, dtype: str = "float32", device: str = "cpu", threads: int = 0
     ) -> None:
         self.model, self.optim, self.dtype, self.threads = model, optim, dtype, threads
-
-    generate = None
-    slots = None
-
-    @staticmethod
-    def remark(model: Model, dtype: str) -> str | None:
-        return None
 
     def load(self, tensors: Tensors) -> State:
         def part(prefix: str) -> Tensors:

@@ -47,11 +47,10 @@ def built(dtype: str, case: Mapping[str, Any]) -> tuple[Any, Any, Model]:
     model = Model(**{**SMALL, **case})
     for rung in LADDER:
         try:
-            cls = engine(rung)
+            made = engine(rung)(model, Optim(), dtype=dtype)
         except MachineError:
             continue
-        if cls.generate is not None:
-            made = cls(model, Optim(), dtype=dtype)
+        if made.generate is not None:
             return made, made.load(init_weights(model, Random(1))), model
     pytest.skip("no engine with a fast path is installed")
 

@@ -10,24 +10,17 @@ from __future__ import annotations
 
 from functools import partial
 from threading import Thread
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from microgpt import engines
 from microgpt.config import Model, Optim
 from microgpt.engines.common.arrays import rope_angles
 from microgpt.engines.common.hardware import cores
+from microgpt.engines.fused import layout
 from microgpt.engines.fused.jit import cache
-from microgpt.engines.fused.layout import (
-    LINE,
-    PAIR,
-    Shape,
-    batch_workspace_size,
-    decode_workspace_size,
-    panels_size,
-    round_up_4,
-    stride,
-    workspace_size,
-)
+from microgpt.engines.fused.layout import LINE, PAIR, Shape, batch_workspace_size, stride
 from microgpt.engines.fused.slots import Cache, Call, Slots
 from microgpt.engines.fused.state import PARTS, Place, State, at, empty, transposed
 from microgpt.feed import Feed
@@ -68,7 +61,18 @@ class Workspaces:
         return self.kept[name][:size]
 
 
-class Engine:
+class Request(NamedTuple):
+    """The arguments of `generate`; see microgpt.engines.Engine."""
+
+    prompts: Array
+    offsets: Array
+    max_length: int
+    temperature: float
+    uniform: Array
+    stop: int
+
+
+class Engine(engines.Engine):
     """The fused rung: see microgpt.engines.Engine."""
 
     def __init__(
@@ -84,9 +88,8 @@ class Engine:
         self.block = pad(model.block_size, self.lanes)
         self.width = self.block + self.lanes  # columns of the tables and the cache: vectors begin anywhere
         self.cache_size = 2 * model.n_layer * self.shape.Dp * self.width  # numbers in a sequence's keys and values
-        self.columns = max(
-            self.block, (1 + self.bf16) * max(512, 4096 * self.lanes // self.shape.Dp)
-        )  # per micro-batch
+        most = (1 + self.bf16) * max(512, 4096 * self.lanes // self.shape.Dp)
+        self.columns = max(self.block, most)  # per micro-batch
         self.tables = rotation(model, self.width, self.dtype)
         self.cos, self.sin = at(self.tables[0]), at(self.tables[1])
         self.workspace, self.operands = Workspaces(self.dtype), Workspaces("uint32" if self.bf16 else self.dtype)
@@ -109,9 +112,8 @@ class Engine:
             else:
                 where[name] = Place(at, height, 0, rows, columns, width, wide)
             at += height * width
-        wo, fc1, fc2 = (
-            starts[f"layer0.{name}"] - starts["layer0.attn_wq"] for name in ("attn_wo", "mlp_fc1", "mlp_fc2")
-        )
+        layer = starts["layer0.attn_wq"]
+        wo, fc1, fc2 = (starts[f"layer0.{name}"] - layer for name in ("attn_wo", "mlp_fc1", "mlp_fc2"))
         shape = Shape(
             D=model.n_embd,
             V=model.vocab,
@@ -140,7 +142,7 @@ class Engine:
             wpe_size=model.block_size * D if "wpe" in starts else 0,
             block=model.block_size,
             head=starts["wte" if model.tie_embeddings else "lm_head"],
-            layer=starts["layer0.attn_wq"],
+            layer=layer,
             wo=wo,
             fc1=fc1,
             fc2=fc2,
@@ -203,12 +205,8 @@ class Engine:
         n_threads = self.threads
         arrivals, sums = np.zeros(1, np.int64), np.zeros(n_threads * LINE)
         trace, operands = self._trace(columns, columns, self.shape.layers), self._operands(columns)
-        dw, workspace, train = (
-            self.workspace(n_threads * self.shape.n, "dw"),
-            self.workspace(n_threads * trace),
-            self.kernels.train,
-        )
-        places = self.operands(n_threads * operands)
+        dw, workspace = self.workspace(n_threads * self.shape.n, "dw"), self.workspace(n_threads * trace)
+        train, places = self.kernels.train, self.operands(n_threads * operands)
         several = longest > columns or feed.micro_batch_size > 0  # micro-batches per step; with one, wt is not used
         wt = self.workspace(n_threads * self.shape.n, "wt") if several else dw
 
@@ -230,11 +228,11 @@ class Engine:
 
     def _trace(self, N: int, columns: int, layers: int) -> int:
         """Numbers in the trace of N positions, in whole cache lines."""
-        return pad(workspace_size(self.shape, N, columns, layers, self.block, self.lanes), 16)
+        return pad(layout.workspace_size(self.shape, N, columns, layers, self.block, self.lanes), 16)
 
     def _operands(self, N: int) -> int:
         """Numbers, or pairs of bfloat16s, of the operands of products of N positions, in whole cache lines."""
-        return pad(panels_size(self.shape, N, self.block, self.lanes), 16)
+        return pad(layout.panels_size(self.shape, N, self.block, self.lanes), 16)
 
     def _call(self, N: int, n: int) -> Call:
         trace = self._trace(N, pad(N, self.lanes), 1)
@@ -262,36 +260,20 @@ class Engine:
         decode = partial(self._decode, state)
         return Slots(decode, self._call, self.shape, self.width, self.lanes, self.dtype, n, prefix_bytes)
 
-    def generate(
-        self,
-        state: State,
-        prompts: Array,
-        offsets: Array,
-        max_length: int,
-        temperature: float,
-        uniform: Array,
-        stop: int,
-    ) -> tuple[Array, Array, int]:
+    def generate(self, state: State, *asked: Any) -> tuple[Array, Array, int]:
+        prompts, offsets, max_length, temperature, uniform, stop = asked
         prompts, offsets = np.ascontiguousarray(prompts, np.int32), np.ascontiguousarray(offsets, np.int64)
-        generate = self._generate_batch if uniform.ndim == 2 else self._generate_in_turn
-        uniform = np.ascontiguousarray(uniform, float)
-        return generate(state, prompts, offsets, max_length, float(temperature), uniform, stop)
+        numbers = np.ascontiguousarray(uniform, float)
+        request = Request(prompts, offsets, max_length, float(temperature), numbers, stop)
+        return (self._generate_batch if uniform.ndim == 2 else self._generate_in_turn)(state, request)
 
-    def _generate_in_turn(
-        self,
-        state: State,
-        prompts: Array,
-        offsets: Array,
-        max_length: int,
-        temperature: float,
-        uniform: Array,
-        stop: int,
-    ) -> tuple[Array, Array, int]:
+    def _generate_in_turn(self, state: State, request: Request) -> tuple[Array, Array, int]:
+        prompts, offsets, max_length, temperature, uniform, stop = request
         c, S, lengths = self.shape, self.block, np.diff(offsets)
         longest = int(lengths.max(initial=1))
         short = c.short and not self.bf16 and c.Dp % 4 == 0 and temperature > 0 and c.V * S * 4 * c.Dp <= MAX_TABLE
         tolerance = 128 * float(np.finfo(self.dtype).eps) / temperature if short else 0.0
-        workspace = self.workspace(decode_workspace_size(c, S, self.lanes) if short else 1, "decode")
+        workspace = self.workspace(layout.decode_workspace_size(c, S, self.lanes) if short else 1, "decode")
         keys, values = (self.workspace(c.layers * c.Dp * self.width, name) for name in ("keys", "values"))
         trace = self.workspace(self._trace(longest, pad(longest, self.lanes), 1), "trace")
         out, ends = np.empty(int((max_length + 1 - lengths).clip(0).sum()), np.int32), np.zeros(len(offsets), np.int64)
@@ -307,27 +289,17 @@ class Engine:
         )  # fmt: skip
         return out[: ends[done]], ends[: done + 1], int(used[0])
 
-    def _generate_batch(
-        self,
-        state: State,
-        prompts: Array,
-        offsets: Array,
-        max_length: int,
-        temperature: float,
-        uniform: Array,
-        stop: int,
-    ) -> tuple[Array, Array, int]:
+    def _generate_batch(self, state: State, request: Request) -> tuple[Array, Array, int]:
+        prompts, offsets, max_length, temperature, uniform, stop = request
         c, count, W = self.shape, len(offsets) - 1, self.lanes
-        slots = round_up_4(max_length)
+        slots = layout.round_up_4(max_length)
         n = 2 * W if count > W and batch_workspace_size(c, 2 * W, slots, W) <= TWO_VECTORS else W
         if batch_workspace_size(c, n, slots, W) > MAX_BATCH:
-            pairs = zip(np.split(prompts, offsets[1:-1]), uniform, strict=True)
-            parts = [
-                self._generate_in_turn(state, prompt, np.array([0, len(prompt)]), max_length, temperature, line, stop)[
-                    0
-                ]
-                for prompt, line in pairs
+            alone = [
+                request._replace(prompts=prompt, offsets=np.array([0, len(prompt)]), uniform=line)
+                for prompt, line in zip(np.split(prompts, offsets[1:-1]), uniform, strict=True)
             ]
+            parts = [self._generate_in_turn(state, one)[0] for one in alone]
             ends = np.cumsum([0, *map(len, parts)])
             return np.concatenate(parts), ends, int(ends[-1])
         out, lengths = np.zeros((count, max_length), np.int32), np.zeros(count, np.int64)

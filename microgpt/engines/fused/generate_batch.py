@@ -270,9 +270,8 @@ def generate_batch(
     """
     d = batch_workspace(c, p, n, slots, lanes(w))
     token, at, chance, drawn = d.token, d.at, d.chance, d.drawn
-    below = 1.0 - 0.5 ** (
-        24 if 4 * lanes(w) == BYTES else 53
-    )  # the largest number below one: uniform numbers stay below one when rounded
+    digits = 24 if 4 * lanes(w) == BYTES else 53
+    below = 1.0 - 0.5**digits  # the largest number below one: uniform numbers stay below one when rounded
     upcoming, running, slot, total = 0, 0, 0, 0
     for j in range(n):
         owner[j], token[j], at[j], chance[j] = -1, 0, 0, 0

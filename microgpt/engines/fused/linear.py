@@ -106,12 +106,9 @@ def input_back(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, x: P, work
         multiply_prefetching(dy, ldy, w, 0, dx, ldx, N, fan_out, fan_in, False, True, prefetch)
 
 
-for_operands(linear, linear, bf16_pairs=False)
-for_operands(linear, linear_bf16, bf16_pairs=True)
-for_operands(weights_back, weights_back, bf16_pairs=False)
-for_operands(weights_back, weights_back_bf16, bf16_pairs=True)
-for_operands(input_back, input_back, bf16_pairs=False)
-for_operands(input_back, input_back_bf16, bf16_pairs=True)
+for_operands(linear, linear_bf16)
+for_operands(weights_back, weights_back_bf16)
+for_operands(input_back, input_back_bf16)
 
 
 @inline

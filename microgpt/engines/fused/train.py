@@ -89,10 +89,8 @@ def train(
         separate = all_long(c, offsets, begin, end)
         low, stop = begin, end
         if n_threads > 1:
-            low, stop = (
-                share_rows(offsets, begin, end, thread, n_threads),
-                share_rows(offsets, begin, end, thread + 1, n_threads),
-            )
+            low = share_rows(offsets, begin, end, thread, n_threads)
+            stop = share_rows(offsets, begin, end, thread + 1, n_threads)
         while low < stop and offsets[stop] - offsets[stop - 1] < 2:  # so that the last micro-batch has positions
             stop -= 1
         if due:

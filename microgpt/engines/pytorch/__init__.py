@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from microgpt import engines
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
 from microgpt.engines.common.arrays import dropout_masks
@@ -46,7 +47,7 @@ class State:
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes, parts, strict=True)}
 
 
-class Engine:
+class Engine(engines.Engine):
     """The pytorch rung: see microgpt.engines.Engine. Raises MachineError for a device that is not there."""
 
     def __init__(
@@ -60,13 +61,6 @@ class Engine:
         self.model, self.optim, self.device, self.dtype = model, optim, device, dtype
         self.threads = threads or (torch.get_num_threads() if n_params(model) >= WORTH_THREADS else 1)
         self.stored = torch.float64 if dtype == "float64" else torch.float32
-
-    generate = None
-    slots = None
-
-    @staticmethod
-    def remark(model: Model, dtype: str) -> str | None:
-        return None
 
     def load(self, tensors: Tensors) -> State:
         state = State(self.model, (self.stored, self.device))

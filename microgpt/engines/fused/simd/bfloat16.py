@@ -16,7 +16,16 @@ from numba import types
 from microgpt.engines.fused.adam import Weights, part_of, prefetch_rows, update_rows
 from microgpt.engines.fused.jit.functions import Function, builder, jit, overloads
 from microgpt.engines.fused.layout import PAIR, Matrix, P
-from microgpt.engines.fused.simd.intrinsics import I32, Vector, noinline, shuffle, to_bfloat16, to_bfloat16s, write
+from microgpt.engines.fused.simd.intrinsics import (
+    I32,
+    Vector,
+    effect,
+    noinline,
+    shuffle,
+    to_bfloat16,
+    to_bfloat16s,
+    write,
+)
 from microgpt.engines.fused.simd.matmul import (
     copy,
     multiply,
@@ -30,17 +39,21 @@ from microgpt.engines.fused.simd.matmul import (
 from microgpt.engines.fused.simd.vectors import first, lanes, load, splat
 
 
-def for_operands(name: Function, function: Function, *, bf16_pairs: bool) -> None:
-    """Let kernels that call `name` call `function` if the last argument points to pairs of bfloat16s, or to numbers.
+def for_operands(numbers: Function, pairs: Function) -> None:
+    """Let kernels that call `numbers` call `pairs` if the last argument points to pairs of bfloat16s.
 
     So only the functions that a dtype uses are compiled.
     """
 
-    def choose(*given: Any) -> Function | None:
-        return function if (given[-1].dtype == types.uint32) == bf16_pairs else None
+    def choose_numbers(*given: Any) -> Function | None:
+        return numbers if given[-1].dtype != types.uint32 else None
 
-    choose.__signature__ = inspect.signature(name)  # type: ignore[attr-defined]
-    overloads(name, inlined=not bf16_pairs)(choose)
+    def choose_pairs(*given: Any) -> Function | None:
+        return pairs if given[-1].dtype == types.uint32 else None
+
+    for choose, inlined in ((choose_numbers, True), (choose_pairs, False)):
+        choose.__signature__ = inspect.signature(numbers)  # type: ignore[attr-defined]
+        overloads(numbers, inlined)(choose)
 
 
 @builder
@@ -48,12 +61,7 @@ def store_pairs(typing: Any, p: Any, i: Any, x: Any) -> Any:
     """Pairs p[i:] = the numbers of x, two per pair: half a vector of pairs."""
     if not isinstance(x, Vector):
         return None
-
-    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        write(b, to_bfloat16(b, args[2]), args[0], args[1])
-        return context.get_dummy_value()
-
-    return types.void(p, types.intp, x), emit
+    return effect(types.void(p, types.intp, x), lambda b, p, i, x: write(b, to_bfloat16(b, x), p, i))
 
 
 @builder
@@ -61,12 +69,7 @@ def store_two(typing: Any, p: Any, i: Any, x: Any, y: Any) -> Any:
     """Pairs p[i:] = the numbers of x, then those of y, two per pair: a vector of pairs."""
     if not isinstance(x, Vector):
         return None
-
-    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        write(b, to_bfloat16s(b, args[2], args[3]), args[0], args[1])
-        return context.get_dummy_value()
-
-    return types.void(p, types.intp, x, x), emit
+    return effect(types.void(p, types.intp, x, x), lambda b, p, i, x, y: write(b, to_bfloat16s(b, x, y), p, i))
 
 
 @builder
@@ -75,23 +78,18 @@ def store_zipped(typing: Any, p: Any, i: Any, x: Any, y: Any) -> Any:
     if not isinstance(x, Vector):
         return None
 
-    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        count = args[2].type.count
-        both = b.bitcast(to_bfloat16s(b, args[2], args[3]), ir.VectorType(ir.IntType(16), 2 * count))
-        write(b, shuffle(b, both, both, [i // 2 + i % 2 * count for i in range(2 * count)]), args[0], args[1])
-        return context.get_dummy_value()
+    def build(b: ir.IRBuilder, p: ir.Value, i: ir.Value, x: ir.Value, y: ir.Value) -> None:
+        count = x.type.count
+        both = b.bitcast(to_bfloat16s(b, x, y), ir.VectorType(ir.IntType(16), 2 * count))
+        write(b, shuffle(b, both, both, [j // 2 + j % 2 * count for j in range(2 * count)]), p, i)
 
-    return types.void(p, types.intp, x, x), emit
+    return effect(types.void(p, types.intp, x, x), build)
 
 
 @builder
 def as_pairs(typing: Any, p: Any) -> Any:
     """The same address, of pairs."""
-
-    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return b.bitcast(args[0], I32.as_pointer())
-
-    return types.CPointer(types.uint32)(p), emit
+    return types.CPointer(types.uint32)(p), lambda context, b, sig, args: b.bitcast(args[0], I32.as_pointer())
 
 
 @jit
@@ -211,16 +209,11 @@ def depth_bf16(M: int, workspace: P) -> int:
     return (M + 1) // 2
 
 
-for_operands(operand, operand, bf16_pairs=False)
-for_operands(operand, operand_bf16, bf16_pairs=True)
-for_operands(rows, rows, bf16_pairs=False)
-for_operands(rows, rows_bf16, bf16_pairs=True)
-for_operands(transposed_rows, transposed_rows, bf16_pairs=False)
-for_operands(transposed_rows, transposed_rows_bf16, bf16_pairs=True)
-for_operands(rows_of_panels, rows_of_panels, bf16_pairs=False)
-for_operands(rows_of_panels, rows_of_panels_bf16, bf16_pairs=True)
-for_operands(depth, depth, bf16_pairs=False)
-for_operands(depth, depth_bf16, bf16_pairs=True)
+for_operands(operand, operand_bf16)
+for_operands(rows, rows_bf16)
+for_operands(transposed_rows, transposed_rows_bf16)
+for_operands(rows_of_panels, rows_of_panels_bf16)
+for_operands(depth, depth_bf16)
 
 
 def linear_bf16(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool, workspace: P) -> None:

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import types
 
 from microgpt.engines.fused.jit.functions import builder
-from microgpt.engines.fused.simd.intrinsics import I32, INT, declare
+from microgpt.engines.fused.simd.intrinsics import I32, INT, declare, effect
 
 X86, ARM = (0x1F80, 0x1F80 | 1 << 15 | 1 << 6), (0, 1 << 24)  # a mode that keeps denormals, one that flushes them
 MODES = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}  # by LLVM's name of the architecture
@@ -84,10 +84,6 @@ def switches(flushing: bool) -> tuple[Any, Any]:
         return types.int64(), lambda context, b, sig, args: enter(b, flushing)
 
     def emit_leave(typing: Any, before: Any) -> Any:
-        def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            leave(b, args[0])
-            return context.get_dummy_value()
-
-        return types.void(types.int64), emit
+        return effect(types.void(types.int64), leave)
 
     return builder(emit_enter), builder(emit_leave)

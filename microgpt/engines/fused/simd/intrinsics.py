@@ -188,15 +188,20 @@ def operation(scalar: bool = False) -> Callable[[Callable[..., ir.Value]], Any]:
     return decorate
 
 
+def effect(signature: Any, build: Callable[..., object]) -> tuple[Any, Callable[..., ir.Value]]:
+    """The result of a builder of a function that returns nothing; build(b, *arguments) emits its code."""
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        build(b, *args)
+        return context.get_dummy_value()
+
+    return signature, emit
+
+
 @builder
 def noinline(typing: Any) -> Any:
     """Called in a function: do not inline it, which keeps compiling short."""
-
-    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        b.function.attributes.add("noinline")
-        return context.get_dummy_value()
-
-    return types.void(), emit
+    return effect(types.void(), lambda b: b.function.attributes.add("noinline"))
 
 
 @builder
@@ -207,10 +212,8 @@ def barrier(typing: Any, counter: Any, n_threads: Any) -> Any:
         counter, n_threads = args
         ticket = b.atomic_rmw("add", counter, INT(1), "seq_cst")
         wanted = b.mul(b.add(b.sdiv(ticket, n_threads), INT(1)), n_threads)
-        entry, look, wait, rest, done = (
-            b.block,
-            *(b.append_basic_block(name) for name in ("look", "wait", "rest", "done")),
-        )
+        entry = b.block
+        look, wait, rest, done = (b.append_basic_block(name) for name in ("look", "wait", "rest", "done"))
         b.branch(look)
         b.position_at_end(look)
         turns = b.phi(INT)

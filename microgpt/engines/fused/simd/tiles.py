@@ -88,22 +88,9 @@ def _tile(
 
 @builder
 def tile(
-    typing: Any,
-    a: Any,
-    down: Any,
-    along: Any,
-    w: Any,
-    ldw: Any,
-    next_w: Any,
-    c: Any,
-    ldc: Any,
-    next_c: Any,
-    rows: Any,
-    K: Any,
-    vecs: Any,
-    add: Any,
-    route: Any,
-) -> Any:
+    typing: Any, a: Any, down: Any, along: Any, w: Any, ldw: Any, next_w: Any, c: Any, ldc: Any, next_c: Any,
+    rows: Any, K: Any, vecs: Any, add: Any, route: Any,
+) -> Any:  # fmt: skip
     """C = A W for a tile of C: (rows, vecs whole vectors); C += A W where `add`. K is at least 1.
 
     `down` and `along` are the steps from one number of A to the next in its row's and column's number, so that A may

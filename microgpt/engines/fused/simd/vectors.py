@@ -26,6 +26,7 @@ from microgpt.engines.fused.simd.intrinsics import (
     bits_of,
     call,
     declare,
+    effect,
     everywhere,
     multiply_add,
     operation,
@@ -82,31 +83,19 @@ lower_builtin(operator.add, types.CPointer, types.Integer)(lambda context, b, si
 @builder
 def lanes(typing: Any, p: Any) -> Any:
     """Numbers per vector of the pointer's dtype, a constant."""
-
-    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return INT(Vector(p.dtype).lanes)
-
-    return types.intp(p), emit
+    return types.intp(p), lambda context, b, sig, args: INT(Vector(p.dtype).lanes)
 
 
 @builder
 def numbers(typing: Any, p: Any, like: Any) -> Any:
     """The address p, as a pointer to the type that `like` points to."""
-
-    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return b.bitcast(args[0], args[1].type)
-
-    return like(p, like), emit
+    return like(p, like), lambda context, b, sig, args: b.bitcast(args[0], args[1].type)
 
 
 @builder
 def load(typing: Any, p: Any, i: Any) -> Any:
     """The vector at p[i:], which need not be aligned."""
-
-    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return read(b, args[0], args[1], sig.return_type.ir)
-
-    return Vector(p.dtype)(p, types.intp), emit
+    return Vector(p.dtype)(p, types.intp), lambda context, b, sig, args: read(b, args[0], args[1], sig.return_type.ir)
 
 
 @builder
@@ -114,23 +103,13 @@ def store(typing: Any, p: Any, i: Any, x: Any) -> Any:
     """p[i:] = x."""
     if not isinstance(x, Vector) or x.dtype != p.dtype:
         return None
-
-    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        write(b, args[2], args[0], args[1])
-        return context.get_dummy_value()
-
-    return types.void(p, types.intp, x), emit
+    return effect(types.void(p, types.intp, x), lambda b, p, i, x: write(b, x, p, i))
 
 
 @builder
 def prefetch_line(typing: Any, p: Any, i: Any) -> Any:
     """Prefetch the cache line of p[i] into the level 1 cache."""
-
-    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        prefetch(b, args[0], args[1], writing=False)
-        return context.get_dummy_value()
-
-    return types.void(p, types.intp), emit
+    return effect(types.void(p, types.intp), lambda b, p, i: prefetch(b, p, i, writing=False))
 
 
 @builder
