@@ -89,7 +89,7 @@ def _answer(connection: Any) -> Any:
 def _serve(connection: Any, make: Callable[..., Sequence[Side]], args: tuple[object, ...]) -> None:
     """Make the sides, then run one each time that it is asked for, until nobody is left to ask."""
 
-    def tell(work: Callable[[], Any]) -> None:
+    def reply(work: Callable[[], Any]) -> None:
         failure: str = ""
         try:
             answer = work()
@@ -106,8 +106,8 @@ def _serve(connection: Any, make: Callable[..., Sequence[Side]], args: tuple[obj
     def run(side: Side, cpu_time: bool) -> tuple[object, ...]:
         return *timed(side, cpu_time), getattr(side, "drawn", 0)
 
-    tell(names)
+    reply(names)
     with suppress(EOFError):
         while sides:
             number, cpu_time = connection.recv()
-            tell(partial(run, sides[number], cpu_time))
+            reply(partial(run, sides[number], cpu_time))

@@ -1,8 +1,8 @@
-"""Decoding with a cache of keys and values at 1.25 million parameters, context 128: one stream, and 32 side by side.
+"""Decoding with a cache of keys and values at 1.25 million parameters, context 128: one sequence, and a batch of 32.
 
     python -m benchmarks.decoding
 
-Each stream draws 128 tokens at temperature 1 from a first token on. Ours takes 32 at once and keeps as many going as
+Each sequence draws 128 tokens at temperature 1 from a first token on. Ours takes 32 at once and keeps as many going as
 stay in the cache, 16 here; the others follow in their places. Peers are checked by the logits of a given text.
 """
 
@@ -30,30 +30,30 @@ TARGETS = (("float32", 1, 13_000.0), ("float32", 32, 60_000.0), ("bfloat16", 1, 
 
 
 def ours_draws(side: Ours, n: int, count: int) -> int:
-    """n streams side by side, in whole sequences where the engine has that fast path; else a token a call."""
+    """A batch of n sequences, whole ones where the engine has that fast path; else a token per call."""
     if n == 1:
         found = generate_many(side.engine, side.state, [FIRST], 1, count, SAMPLING, Random(0), -1)
         return sum(len(list(each)) for each in found)
     return len(generate_batch(side.engine, side.state, [FIRST], n, count, SAMPLING, 0, -1)[0])
 
 
-def peers(side: Ours, streams: int, count: int) -> list[Side]:
+def peers(side: Ours, batch: int, count: int) -> list[Side]:
     """JAX and PyTorch on the same weights, in processes of their own, their logits compared with ours first."""
     found: list[Side] = []
     text = side.work.feed.tokens[:20]
     want = side.engine.logits(side.state, text)[0].astype(np.float64)
     for library in ("torch", "jax"):
         if installed(library):
-            found += apart(drawing, library, side.work.model, side.work.tensors, streams, count, text, want)
+            found += apart(drawing, library, side.work.model, side.work.tensors, batch, count, text, want)
     return found
 
 
 def drawing(
-    library: str, model: Model, tensors: Tensors, streams: int, count: int, text: np.ndarray, want: np.ndarray
+    library: str, model: Model, tensors: Tensors, batch: int, count: int, text: np.ndarray, want: np.ndarray
 ) -> list[Side]:
     """A peer that decodes; raises AssertionError where its logits of the text are not those that we want."""
     name = {"torch": "PyTorch eager", "jax": "JAX, scan over tokens"}[library]
-    decoder = importlib.import_module(f"benchmarks.peers.{library}_gpt").Decoder(model, tensors, streams)
+    decoder = importlib.import_module(f"benchmarks.peers.{library}_gpt").Decoder(model, tensors, batch)
     check(name, decoder.follow(text), want)
     return [Drawing(name, lambda: decoder.generate(FIRST, count, 1.0).size)]
 
@@ -63,7 +63,7 @@ def family(options: Options) -> list[Row]:
     work = synthetic(sized(VIDYA, options), rows=1, steps=1)
     count, rows = 8 if options.quick else 128, []
     for dtype, n, target in TARGETS:
-        name = f"1.25 M, decoding, {n} stream{'s' * (n > 1)}, {dtype}"
+        name = f"1.25 M, decoding, batch of {n}, {dtype}"
         row = Row(name, "-", "tokens/s", target=target, scale="tokens/s")
         side = ours(work, options.engine, dtype)
         if side is None:

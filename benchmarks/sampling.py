@@ -1,4 +1,4 @@
-"""Names drawn from the trained names model: one after another, and many streams side by side.
+"""Names drawn from the trained names model: one after another, and many in a batch.
 
     python -m benchmarks.sampling
 
@@ -48,20 +48,20 @@ def one_after_another(side: Ours, count: int) -> int:
     return sum(min(len(list(name)) + 1, block) for name in found)
 
 
-def side_by_side(side: Ours, count: int) -> int:
-    """`count` names, a stream of numbers for each."""
+def in_batch(side: Ours, count: int) -> int:
+    """`count` names, numbers of its own for each."""
     block = side.work.model.block_size
     _, ends = generate_batch(side.engine, side.state, [BOS], count, block, SAMPLING, 42, BOS)
     return int(np.minimum(np.diff(ends) + 1, block).sum())
 
 
-def of_jax(model: Model, weights: Tensors, want: np.ndarray, streams: int, steps: int) -> list[Side]:
-    """JAX: streams that begin a new name as soon as one ends, all in one compiled loop."""
+def of_jax(model: Model, weights: Tensors, want: np.ndarray, batch: int, steps: int) -> list[Side]:
+    """JAX: a batch whose sequences begin a new name as soon as one ends, all in one compiled loop."""
     from benchmarks.peers.jax_gpt import Decoder
 
-    decoder = Decoder(model, weights, streams)
+    decoder = Decoder(model, weights, batch)
     check("JAX", decoder.follow(np.array(EMMA[:-1])), want)
-    name = f"JAX, {streams} stream{'s' * (streams > 1)}"
+    name = f"JAX, batch of {batch}"
     return [Drawing(name, lambda: decoder.generate(BOS, steps, SAMPLING.temperature, restart=True).size)]
 
 
@@ -72,7 +72,7 @@ def check(name: str, theirs: np.ndarray, ours: np.ndarray, atol: float = 1e-3) -
 
 
 def c_speed(weights: Tensors, loss: float, count: int) -> float | None:
-    """Tokens a second of the C program, or None without gcc."""
+    """Tokens per second of the C program, or None without gcc."""
     if yardstick.program("sample") is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
@@ -98,14 +98,14 @@ def family(options: Options) -> list[Row]:
     fast_path = side.engine.generate is not None
     few, steps = (3, 20) if options.quick else (20_000 if fast_path else 200, 2000)
 
-    def against_jax(name: str, run: Callable[[], int], streams: int) -> list[tuple[str, float]]:
+    def against_jax(name: str, run: Callable[[], int], batch: int) -> list[tuple[str, float]]:
         sides: list[Side] = [Drawing(name, run)]
         if options.peers and installed("jax"):
-            sides += apart(of_jax, work.model, weights, want, streams, steps)
+            sides += apart(of_jax, work.model, weights, want, batch, steps)
         return speeds(sides, options)
 
     single = against_jax(side.name, lambda: one_after_another(side, few), 1)
-    batched = against_jax(side.name, lambda: side_by_side(side, few), 256)
+    batched = against_jax(side.name, lambda: in_batch(side, few), 256)
     theirs = dict(single[1:])
     if options.peers and (speed := c_speed(weights, loss, 1000 if options.quick else 200_000)):
         theirs["C yardstick"] = speed

@@ -134,10 +134,10 @@ def sides(work: Work) -> list[Any]:
 
 
 class Decoder:
-    """Generation with a cache of keys and values, B streams side by side, the loop inside the compiled code."""
+    """Generation with a cache of keys and values, a batch of B sequences, the loop inside the compiled code."""
 
-    def __init__(self, model: Model, tensors: Tensors, streams: int) -> None:
-        self.m, self.B, self.w = model, streams, fuse(tensors)
+    def __init__(self, model: Model, tensors: Tensors, batch: int) -> None:
+        self.m, self.B, self.w = model, batch, fuse(tensors)
         self.turn = turns(model)
         self.drawn = jax.jit(self._drawn, static_argnums=(3, 5))
         self.given = jax.jit(self._given)
@@ -147,7 +147,7 @@ class Decoder:
         return jnp.zeros((self.B, m.n_layer, 2, m.n_head, m.block_size, m.head_dim))
 
     def _one(self, w: Weights, cache: jax.Array, token: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Logits (V,) of one stream's token at its position t, and the cache with it."""
+        """Logits (V,) of one sequence's token at its position t, and the cache with it."""
         m = self.m
         x = embed(m, w, token, t)
         cos, sin = (a[t] for a in self.turn)
@@ -173,7 +173,7 @@ class Decoder:
     def _drawn(
         self, w: Weights, key: jax.Array, first: int, count: int, temperature: float, restart: bool
     ) -> jax.Array:
-        """Tokens (count, B). With `restart` a stream that draws `first` begins anew, so that no work is wasted."""
+        """Tokens (count, B). With `restart` a sequence that draws `first` begins anew, so that no work is wasted."""
         m = self.m
         chance = jax.random.uniform(key, (count, self.B, 1))
 

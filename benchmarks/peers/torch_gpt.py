@@ -160,13 +160,13 @@ def sides(work: Work, compiled: bool = True) -> list[Any]:
 
 
 class Decoder:
-    """Generation with a cache of keys and values, B streams side by side, written without modules."""
+    """Generation with a cache of keys and values, a batch of B sequences, written without modules."""
 
-    def __init__(self, model: Model, tensors: Tensors, streams: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: Model, tensors: Tensors, batch: int, dtype: torch.dtype = torch.float32) -> None:
         torch.set_num_threads(1)
-        self.m, self.B = model, streams
+        self.m, self.B = model, batch
         self.w = {name: value.to(dtype) for name, value in fuse(tensors).items()}
-        shape = (model.n_layer, streams, model.n_head, model.block_size, model.head_dim)
+        shape = (model.n_layer, batch, model.n_head, model.block_size, model.head_dim)
         self.keys, self.values = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
         half = torch.arange(model.head_dim // 2, dtype=torch.float64)
         angle = torch.arange(model.block_size)[:, None] * model.rope_base ** (-2 * half / model.head_dim)
@@ -201,7 +201,7 @@ class Decoder:
 
     @torch.inference_mode()
     def follow(self, tokens: np.ndarray) -> np.ndarray:
-        """Logits (T, V) of given tokens (T,), the same in every stream, to be compared."""
+        """Logits (T, V) of given tokens (T,), the same in every sequence, to be compared."""
         rows = [self.logits(torch.full((self.B,), int(token)), t)[0] for t, token in enumerate(tokens)]
         return torch.stack(rows).double().numpy()
 

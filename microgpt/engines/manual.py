@@ -343,7 +343,7 @@ class Engine(engines.Engine):
             for i, lr in enumerate(lrs.tolist()):
                 step = feed.first_step + i
                 flat["dw"][:] = 0
-                loss = sum(self._pass(state, rows, feed, step) for rows in feed.micro_batches(i))
+                loss = sum(self._gradients(state, rows, feed, step) for rows in feed.micro_batches(i))
                 norm = math.sqrt(np.dot(flat["dw"], flat["dw"]))
                 losses.append(rules.checked_loss(loss, norm))
                 if not math.isfinite(losses[-1]):
@@ -354,7 +354,7 @@ class Engine(engines.Engine):
                 flat["w"][:], flat["m"], flat["v"] = w, m, v
         return state, np.array(losses)
 
-    def _pass(self, state: State, rows: MicroBatch, feed: Feed, step: int) -> float:
+    def _gradients(self, state: State, rows: MicroBatch, feed: Feed, step: int) -> float:
         """Forward and backward of some rows of a step: adds to the gradients, returns its part of the loss."""
         targets, weights = rows.targets.ravel(), rows.weights.ravel()
         drops = dropout_masks(self.model, feed, rows, step, self.dtype)

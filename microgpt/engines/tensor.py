@@ -264,7 +264,7 @@ def cross_entropy(logits: Tensor, targets: Array, weights: Array) -> Tensor:
     return (losses * weights.astype(x.data.dtype)).sum()
 
 
-def pass_loss(model: Model, w: Weights, rows: MicroBatch, drops: Sequence[Array] = ()) -> Tensor:
+def loss_of(model: Model, w: Weights, rows: MicroBatch, drops: Sequence[Array] = ()) -> Tensor:
     """Some rows' part of the loss of their step."""
     logits = forward(model, w, rows.inputs, drops=drops)
     return cross_entropy(logits, rows.targets.ravel(), rows.weights.ravel())
@@ -301,7 +301,7 @@ class Engine(engines.Engine):
         with threadpool_limits(self.threads or None), np.errstate(all="ignore"):
             for i, lr in enumerate(lrs.tolist()):
                 step = feed.first_step + i
-                loss = sum(self._pass(state, rows, feed, step) for rows in feed.micro_batches(i))
+                loss = sum(self._gradients(state, rows, feed, step) for rows in feed.micro_batches(i))
                 grads = {name: p.grad for name, p in state.w.items()}
                 norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
                 for p in state.w.values():
@@ -312,10 +312,10 @@ class Engine(engines.Engine):
                 self._update(state, grads, step, lr, rules.clip_scale(norm, self.optim.clip_norm))
         return state, np.array(losses)
 
-    def _pass(self, state: State, rows: MicroBatch, feed: Feed, step: int) -> float:
+    def _gradients(self, state: State, rows: MicroBatch, feed: Feed, step: int) -> float:
         """Forward and backward of some rows of a step: adds to the gradients, returns its part of the loss."""
         drops = dropout_masks(self.model, feed, rows, step, self.dtype)
-        loss = pass_loss(self.model, state.w, rows, drops)
+        loss = loss_of(self.model, state.w, rows, drops)
         loss.backward()
         return loss.data.item()
 
@@ -326,7 +326,7 @@ class Engine(engines.Engine):
 
     def loss(self, state: State, feed: Feed) -> Array:
         def one(rows: MicroBatch) -> float:
-            return pass_loss(self.model, state.w, rows).data.item()
+            return loss_of(self.model, state.w, rows).data.item()
 
         with threadpool_limits(self.threads or None), np.errstate(all="ignore"):
             return np.array([sum(one(rows) for rows in feed.micro_batches(i)) for i in range(feed.n_steps)])

@@ -129,11 +129,11 @@ class Models:
 async def _in_thread(function: Callable[[], Loaded]) -> Loaded:
     """Call a function on a thread that does not hold up the end of the process, as an executor's would."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[Loaded] = loop.create_future()
+    loaded: asyncio.Future[Loaded] = loop.create_future()
 
     def settle(result: Loaded | None, error: BaseException | None) -> None:
-        if not future.done():
-            future.set_exception(error) if error else future.set_result(result)  # type: ignore[arg-type]
+        if not loaded.done():
+            loaded.set_exception(error) if error else loaded.set_result(result)  # type: ignore[arg-type]
 
     def call() -> None:
         result, error = None, None
@@ -145,7 +145,7 @@ async def _in_thread(function: Callable[[], Loaded]) -> Loaded:
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=call, name="load", daemon=True).start()
-    return await future
+    return await loaded
 
 
 class ModelError(ApiError):

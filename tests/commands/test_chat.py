@@ -25,5 +25,5 @@ def test_a_prompt_that_begins_with_a_hyphen(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
     assert main(["chat", str(chat_run), "--temperature", "0", *words]) == status
-    told = capsys.readouterr()
-    assert said in told.out + told.err
+    printed = capsys.readouterr()
+    assert said in printed.out + printed.err

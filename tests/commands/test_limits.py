@@ -13,7 +13,7 @@ from microgpt.engines.common import hardware
 from microgpt.training import prepare
 
 RUNS = Path(__file__).parents[1] / "compatibility" / "fixtures" / "runs"
-EXTREME = ("nan", "inf", "9223372036854775808", "1e308")  # the schema's own test has more
+OUTSIDE = ("nan", "inf", "9223372036854775808", "1e308")  # the schema's own test has more
 # The rest of each command; the numbers are asked of it.
 COMMANDS = {
     "train": ["{text}", "--out", "{new}"],
@@ -56,7 +56,7 @@ def test_an_extreme_number_is_refused(
     text.write_text("anna\nemma\n" * 20, encoding="utf-8")
     places = {"text": text, "new": tmp_path / "new", "run": RUNS / "names"}
     words = [*command.split(), *(word.format(**places) for word in COMMANDS[command])]
-    for value in EXTREME:
+    for value in OUTSIDE:
         assert main([*words, f"{flag}={value}"]) == 2, (flag, value)
         said = capsys.readouterr().err
         assert said.count("\n") == 1, said

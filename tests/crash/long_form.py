@@ -22,8 +22,8 @@ from tests.crash.runs import end_state, finish, go_on, kill_after, new, spawn, w
 STRACED = ["fsync", "rename", "mkdir", "unlink", "unlinkat", "rmdir", "flock", "write"]
 
 
-def quiet(work: Callable[[], str], title: str) -> None:
-    """Do it with stdout and stderr shut, then say what came of it."""
+def report(work: Callable[[], str], title: str) -> None:
+    """Work with stdout and stderr shut, then print the result."""
     kept, start = sys.stdout, time.perf_counter()
     with open(os.devnull, "w", encoding="utf-8") as nothing:
         sys.stdout = sys.stderr = nothing
@@ -143,11 +143,11 @@ def run() -> None:
             sys.stdout = sys.stderr = nothing
             long = Long(folder, given.engine)
             sys.stdout, sys.stderr = kept
-        quiet(lambda: long.kills(n), "kill -9 at random")
-        quiet(lambda: long.chain(n // 10), "kill -9 in a chain")
-        quiet(lambda: long.signals(n * 3 // 10), "SIGINT and SIGTERM")
-        quiet(lambda: long.races(n // 10), "two trainers at once")
-        quiet(long.strace, "SIGKILL by strace")
+        report(lambda: long.kills(n), "kill -9 at random")
+        report(lambda: long.chain(n // 10), "kill -9 in a chain")
+        report(lambda: long.signals(n * 3 // 10), "SIGINT and SIGTERM")
+        report(lambda: long.races(n // 10), "two trainers at once")
+        report(long.strace, "SIGKILL by strace")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

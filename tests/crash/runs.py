@@ -64,7 +64,7 @@ def finish(start: list[str], out: Path) -> dict[str, Any]:
 
 def spawn(words: list[str], log: Path, before: Callable[[], None] = lambda: None) -> int:
     """Run a command in a fork of this process; returns its pid once it answers signals as the installed one does."""
-    ready, told = os.pipe()
+    ready, begun = os.pipe()
     both = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, both)
     with warnings.catch_warnings():
@@ -72,7 +72,7 @@ def spawn(words: list[str], log: Path, before: Callable[[], None] = lambda: None
         pid = os.fork()
     if pid:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
-        os.close(told)
+        os.close(begun)
         os.read(ready, 1)
         os.close(ready)
         return pid
@@ -84,7 +84,7 @@ def spawn(words: list[str], log: Path, before: Callable[[], None] = lambda: None
         before()
         with raise_on_signal():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
-            os.write(told, b".")
+            os.write(begun, b".")
             status = main(words)
     except Terminated:
         status = 143

@@ -172,8 +172,8 @@ def test_a_tensor_that_is_no_number_stops_before_it_spreads(
         assert main(new(reference.data, out)) == 6
     said = capsys.readouterr().err.splitlines()[-1]
     assert "not finite" in said
-    silent = tensor.startswith("v.") and np.isinf(bad)  # divides an update to nothing; seen at the next save
-    assert silent or f"step {step}" in said or f"step {step + 1}" in said
+    unseen = tensor.startswith("v.") and np.isinf(bad)  # divides an update to nothing; seen at the next save
+    assert unseen or f"step {step}" in said or f"step {step + 1}" in said
     for path in checkpoint.list_steps(out / "checkpoints"):
         assert all(np.isfinite(value).all() for value in checkpoint.read(path).tensors().values())
     assert finish([], out) == reference.end

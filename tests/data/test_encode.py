@@ -81,30 +81,30 @@ def test_mapped_tokens_are_those_in_memory(
         assert np.array_equal(ours.tokens, theirs.tokens)
     if "drop_duplicates" not in options:
         assert one.fingerprint == two.fingerprint
-    assert sorted(found.notes) == sorted(load(data)[0].notes), "what was told stays known"
+    assert sorted(found.notes) == sorted(load(data)[0].notes), "the notes stay known"
 
 
 def test_the_cache_is_found_again_and_never_for_another_text(
     cache: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(documents, "IN_MEMORY", 10)
-    told: list[str] = []
+    messages: list[str] = []
 
-    def tell(message: str, seconds: float | None) -> None:
+    def record(message: str, seconds: float | None) -> None:
         assert seconds is None
-        told.append(message)
+        messages.append(message)
 
-    load(Data(path=str(text)), progress=tell)
-    assert {message.partition(":")[0] for message in told} == {"learning the tokenizer", "encoding"}
-    told.clear()
-    load(Data(path=str(text)), progress=tell)
-    assert not told
+    load(Data(path=str(text)), progress=record)
+    assert {message.partition(":")[0] for message in messages} == {"learning the tokenizer", "encoding"}
+    messages.clear()
+    load(Data(path=str(text)), progress=record)
+    assert not messages
     assert len(list(cache.iterdir())) == 1
-    load(Data(path=str(text), trailing_bos=False), progress=tell)
+    load(Data(path=str(text), trailing_bos=False), progress=record)
     assert len(list(cache.iterdir())) == 2
     content = text.read_text(encoding="utf-8")
     text.write_text(content[:-1] + "!", encoding="utf-8")  # far from the beginning, of the same length
-    load(Data(path=str(text)), progress=tell)
+    load(Data(path=str(text)), progress=record)
     assert len(list(cache.iterdir())) == 3
 
 

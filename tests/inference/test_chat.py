@@ -1,4 +1,4 @@
-"""The same answer by terminal, Python and every engine; what is never sampled; what is told about it."""
+"""The same answer by terminal, Python and every engine; what is never sampled; what is said about it."""
 
 from __future__ import annotations
 

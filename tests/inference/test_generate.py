@@ -154,9 +154,9 @@ def test_a_text_without_characters_ends(chat_run: Path) -> None:
             out[0, opened.tokenizer.special["user"]] = 1
             return out, cache
 
-    silent: Any = dataclasses.replace(opened, engine=Roles())
+    wordless: Any = dataclasses.replace(opened, engine=Roles())
     options = {"endless": True, "keep": 32, "max_chars": 50}
-    (pieces,) = silent.texts([opened.tokenizer.bos], 1, Sampling(0), Random(1), **options)
+    (pieces,) = wordless.texts([opened.tokenizer.bos], 1, Sampling(0), Random(1), **options)
     assert "".join(pieces) == ""
 
 

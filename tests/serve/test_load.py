@@ -20,7 +20,7 @@ from tests.serve.running import Server, answer_of, connect, serving
 
 RUN, WAIT = 4, 6  # --max-streams and --queue
 SECONDS = 0.8  # the deadlines of heads, bodies and readers here
-SHORT = f"import microgpt.serve.protocol as p; p.HEAD_SECONDS = p.BODY_SECONDS = p.WRITE_SECONDS = {SECONDS}"
+SHORT_TIMES = f"import microgpt.serve.protocol as p; p.HEAD_SECONDS = p.BODY_SECONDS = p.WRITE_SECONDS = {SECONDS}"
 GENERATE = "/microgpt/v1/generate"
 LONG = {"num_samples": 50, "temperature": 0}  # 50 texts of 4096 tokens, if nobody stops them
 BRIEF = {"temperature": 0, "max_tokens": 3}
@@ -32,7 +32,7 @@ def busy(endless_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A server of an endless model, with short deadlines."""
     log = tmp_path_factory.mktemp("serve") / "log"
     arguments = (endless_run, "--max-streams", str(RUN), "--queue", str(WAIT))
-    with serving(*arguments, log=log, before=SHORT) as server:
+    with serving(*arguments, log=log, before=SHORT_TIMES) as server:
         yield server
         assert "Traceback" not in log.read_text()
 

@@ -30,11 +30,11 @@ from microgpt.engines.fused.simd.vectors import (
 
 @jit
 def attention_one(
-    q: P, k: P, v: P, ld: int, block: int, y: P, p: P, size: int, S: int, ahead: int
+    q: P, k: P, v: P, ld: int, block: int, y: P, p: P, size: int, S: int, next_head: int
 ) -> None:  # fmt: skip
     """One head: y = softmax(q k^T / sqrt(size)) v of a single query that sees all of S keys; see Cache.
 
-    q, y (size); p is a workspace for the scores. Prefetches the head that is computed next, `ahead` of this one.
+    q, y (size); p is a workspace for the scores. The next one, `next_head` numbers on, is prefetched.
     """
     noinline()
     scale = LOG2E / math.sqrt(size)
@@ -43,7 +43,7 @@ def attention_one(
     for s in range(0, S, W):
         keys, score = k + s // W * block, none
         for i in range(size):
-            prefetch_line(keys, i * ld + ahead)
+            prefetch_line(keys, i * ld + next_head)
             score = fma(splat(q, q[i]), load(keys, i * ld), score)
         score = first(S - s, score, -math.inf)
         store(p, s, score)
@@ -61,7 +61,7 @@ def attention_one(
         for s in range(0, S, W):
             e = load(p, s)
             for j in range(FOUR):
-                prefetch_line(values, j * ld + ahead)
+                prefetch_line(values, j * ld + next_head)
             a = fma(e, first(S - s, load(values, 0), 0.0), a)
             b = fma(e, first(S - s, load(values, ld), 0.0), b)
             c = fma(e, first(S - s, load(values, 2 * ld), 0.0), c)
@@ -105,14 +105,14 @@ def attend_each(c: Shape, qkv: P, heads: P, ld: int, cache: Cache, rq: P, mix: P
         keys, values = cache.k + cache.starts[row], cache.v + cache.starts[row]
         newest = past // W * cache.block + past % W
         for head in range(c.H):
-            at, to, ahead = head * c.size, head * c.size * cache.width, c.size * cache.width
+            at, to, next_head = head * c.size, head * c.size * cache.width, c.size * cache.width
             if head + 1 == c.H:
-                ahead = cache.starts[min(row + 1, n - 1)] - cache.starts[row] - to
+                next_head = cache.starts[min(row + 1, n - 1)] - cache.starts[row] - to
             for i in range(c.size):
                 spot = to + newest + i * cache.ld
                 keys[spot], values[spot] = q[D + at + i], q[2 * D + at + i]
             attention_one(
-                q + at, keys + to, values + to, cache.ld, cache.block, y + at, p, c.size, past + 1, ahead
+                q + at, keys + to, values + to, cache.ld, cache.block, y + at, p, c.size, past + 1, next_head
             )  # fmt: skip
         for i in range(c.D, D):
             y[i] = 0.0

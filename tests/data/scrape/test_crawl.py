@@ -262,9 +262,9 @@ def test_the_command(
     assert "--allow-private" in capsys.readouterr().err
     assert not out.exists()
     assert main([*scrape_it, "--allow-private", site.host, "--json"]) == 0
-    told = capsys.readouterr()
-    assert json.loads(told.out)["pages"] == 2
-    assert "page 2 of 2" in told.err
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["pages"] == 2
+    assert "page 2 of 2" in printed.err
     assert main(["train", str(out), "--steps", "2", "--engine", "manual", "--out", str(tmp_path / "run1")]) == 0
     asked = [
         "train",
@@ -276,9 +276,9 @@ def test_the_command(
     ]
     capsys.readouterr()
     assert main([*asked, "--steps", "2", "--engine", "manual", "--out", str(tmp_path / "run2")]) == 0
-    told = capsys.readouterr()
-    assert "from the cache" in told.err
-    assert len(told.out.splitlines()) == 20
+    printed = capsys.readouterr()
+    assert "from the cache" in printed.err
+    assert len(printed.out.splitlines()) == 20
     assert main(["train", "--urls", f"http://{site.host}/none", "--out", str(tmp_path / "run3")]) == 3
     assert not (tmp_path / "run3").exists()
 

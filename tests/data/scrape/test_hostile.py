@@ -78,10 +78,10 @@ def test_a_signal_is_answered_while_a_page_is_parsed(site: Site, number: int, tm
     time.sleep(1.5)  # the page has come, and its parser is at work
     before = time.monotonic()
     process.send_signal(number)
-    _, told = process.communicate()
+    _, errors = process.communicate()
     assert time.monotonic() - before < 3  # a tenth of a second, on a machine that has nothing else to do
     assert process.returncode == 128 + number
-    assert b"the 1 pages fetched so far are kept in the cache" in told
+    assert b"the 1 pages fetched so far are kept in the cache" in errors
     assert [entry.name for entry in tmp_path.iterdir()] == ["cache"]
 
 
@@ -180,10 +180,10 @@ def test_a_failure_that_nobody_thought_of_is_one_page_s(site: Site, monkeypatch:
 def test_what_was_fetched_is_kept_however_the_crawl_ends(
     site: Site, tmp_path: Path, cached: bool, end: BaseException
 ) -> None:
-    told: list[str] = []
+    lines: list[str] = []
 
     def log(line: str) -> None:
-        told.append(line)
+        lines.append(line)
         if line.startswith("page 3"):
             raise end
 
@@ -195,12 +195,12 @@ def test_what_was_fetched_is_kept_however_the_crawl_ends(
     assert end in (error.value, error.value.__cause__)
     assert not out.exists()
     if cached:
-        assert told[-1].startswith("the 2 pages fetched so far are kept in the cache")
+        assert lines[-1].startswith("the 2 pages fetched so far are kept in the cache")
         crawl = crawl_of(site, cache=tmp_path / "cache")
         assert scrape(crawl, pages, out, allow_partial=False).from_cache == 2
     else:
         kept = tmp_path / "c-partial-1.jsonl"
-        assert told[-1] == f"the 2 pages fetched so far are kept in {kept}"
+        assert lines[-1] == f"the 2 pages fetched so far are kept in {kept}"
         assert [json.loads(line)["title"] for line in kept.read_text().splitlines()] == ["Page 1", "Page 2"]
     assert not list(tmp_path.glob(".microgpt-tmp-*"))
 
@@ -208,11 +208,11 @@ def test_what_was_fetched_is_kept_however_the_crawl_ends(
 def test_two_crawls_into_one_file_lose_nothing(site: Site, tmp_path: Path) -> None:
     out = tmp_path / "c.jsonl"
 
-    def meet(line: str) -> None:
+    def crawl_too(line: str) -> None:
         if line.startswith("page 2"):  # the other one begins later and ends sooner
             scrape(crawl_of(site), urls(site, "/page/3"), out, allow_partial=False)
 
-    crawl = crawl_of(site, log=meet, worker=Worker())
+    crawl = crawl_of(site, log=crawl_too, worker=Worker())
     with pytest.raises(UsageError, match=r"c\.jsonl: exists already .*its own pages are in .*c-2\.jsonl") as error:
         scrape(crawl, urls(site, "/page/1", "/page/2"), out, allow_partial=False)
     assert error.value.code == "E_EXISTS"
