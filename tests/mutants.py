@@ -35,8 +35,16 @@ class Mutant(NamedTuple):
         rung = self.file.removeprefix("engines/").split("/")[0].removesuffix(".py")
         if rung in LADDER:
             parts = ("adam", "attention", "bfloat16", "denormals", "engine", "matmul", "prefixes", "slots")
-            more = [f"tests/engines/fused/test_{part}.py" for part in parts if rung == "fused"]
-            return ["tests/engines/test_ladder.py", *more, "-k", rung]
+            more = [f"tests/engines/fused/test_{part}.py" for part in parts]
+            if rung == "fused":  # the tests of whole sequences are those of every engine that has them
+                return [
+                    "tests/engines/test_ladder.py",
+                    *more,
+                    "tests/engines/test_generate.py",
+                    "-k",
+                    "fused or test_generate",
+                ]
+            return ["tests/engines/test_ladder.py", "-k", rung]
         return ["tests/test_optim.py", "tests/engines/common/test_dropout.py", "tests/engines/test_ladder.py"]
 
 
