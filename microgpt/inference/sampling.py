@@ -43,11 +43,12 @@ def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int] = 
         at = np.unique(np.asarray(seen))
         z[at] = np.where(z[at] > 0, z[at] / sampling.repetition_penalty, z[at] * sampling.repetition_penalty)
     if sampling.temperature == 0:
-        p = np.zeros(len(z))
-        p[z.argmax()] = 1.0
-        return p
-    z /= sampling.temperature
-    p = np.exp(z - z.max())
+        return _greedy(z)
+    with np.errstate(over="ignore"):
+        scaled = z / sampling.temperature
+    if not math.isfinite(scaled.max()):  # a temperature so close to 0 that it makes no difference
+        return _greedy(z)
+    p = np.exp(scaled - scaled.max())
     p /= p.sum()
     if 0 < sampling.top_k < len(p) or sampling.top_p < 1:
         order = np.argsort(-p, kind="stable")
@@ -58,6 +59,12 @@ def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int] = 
         p = _only(p, kept)
     if sampling.min_p > 0:
         p = _only(p, np.flatnonzero(p >= sampling.min_p * p.max()))
+    return p
+
+
+def _greedy(z: np.ndarray) -> np.ndarray:
+    p = np.zeros(len(z))
+    p[z.argmax()] = 1.0
     return p
 
 
@@ -84,11 +91,12 @@ def draw_batch(
     plain = [i for i, sampling in enumerate(samplings) if sampling.plain]
     if len(plain) > 1:
         z = logits[plain].astype(np.float64)
-        z /= np.array([[samplings[i].temperature] for i in plain])
-        z -= z.max(axis=1, keepdims=True)
-        np.exp(z, out=z)
-        z /= z.sum(axis=1, keepdims=True)
-        np.cumsum(z, axis=1, out=z)
+        with np.errstate(over="ignore", invalid="ignore"):  # such rows are drawn one by one, below
+            z /= np.array([[samplings[i].temperature] for i in plain])
+            z -= z.max(axis=1, keepdims=True)
+            np.exp(z, out=z)
+            z /= z.sum(axis=1, keepdims=True)
+            np.cumsum(z, axis=1, out=z)
         if np.isfinite(z[:, -1]).all():
             reach = np.array([rngs[i].random() for i in plain]) * z[:, -1]
             drawn = np.count_nonzero(z <= reach[:, None], axis=1)

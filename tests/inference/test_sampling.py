@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from microgpt.errors import NumericError
 from microgpt.inference.sampling import Sampling, draw, draw_batch, probabilities
 
 LOGITS = np.array([1.0, 3.0, 2.0, 0.0])
@@ -111,3 +112,21 @@ class Given(random.Random):
 
     def random(self) -> float:
         return self.number
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [5e-324, 1e-310, 1e-300])
+@pytest.mark.parametrize("shift", [0.0, -9.0, 1e8])
+def test_the_smallest_temperatures_are_greedy(temperature: float, shift: float) -> None:
+    sampling = Sampling(temperature)
+    assert probabilities(LOGITS + shift, sampling).tolist() == [0, 1, 0, 0]
+    rngs = [random.Random(1), random.Random(2)]
+    assert draw_batch(np.stack([LOGITS + shift] * 2), [sampling] * 2, rngs, [[], []]) == [1, 1]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.0}, {"top_k": 2}, {"repetition_penalty": 2.0}])
+def test_logits_that_are_not_finite_are_refused(bad: float, options: dict[str, float]) -> None:
+    logits = np.full(4, bad) if bad < 0 else np.array([0.0, bad, 1.0, 0.0])
+    with pytest.raises(NumericError, match="not finite"):
+        probabilities(logits, Sampling(**options), [1])
