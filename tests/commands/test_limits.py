@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from microgpt.cli import app, main
+from microgpt.config import Config
 from microgpt.engines.common import hardware
+from microgpt.errors import MachineError
 from microgpt.training import prepare
 
 RUNS = Path(__file__).parents[1] / "compatibility" / "fixtures" / "runs"
@@ -90,6 +92,23 @@ def test_the_vocabulary_counts(
     monkeypatch.setattr(prepare, "memory", lambda: 2_000_000)  # 4,096 characters of 16 numbers, twice
     assert main(["train", str(text), "--out", str(tmp_path / "new"), "--engine", "manual"]) == 5
     assert "--vocab-size" in capsys.readouterr().err
+
+
+def test_the_activations_of_a_micro_batch_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """22 GB were once taken by a model of 4,000 parameters. An engine that divides micro-batches takes any."""
+
+    def require(engine: str, batch_size: int, grad_accum: int = 1, dtype: str = "float64") -> None:
+        run = {"engine": engine, "batch_size": batch_size, "grad_accum": grad_accum, "dtype": dtype}
+        config = Config.from_dict({"model": {"vocab_size": 27}, "run": run})
+        prepare.require_memory(config, 6.0 * batch_size * grad_accum)
+
+    monkeypatch.setattr(prepare, "memory", lambda: 1_000_000_000)
+    for engine in ("manual", "tensor", "pytorch"):
+        with pytest.raises(MachineError, match=r"at least 1[45]\.\d GB .* lower --batch-size \(a larger"):
+            require(engine, 2**20)
+        require(engine, 2**14, 2**6)
+    require("pytorch", 2**16, dtype="float32")
+    require("fused", 2**20)
 
 
 def test_memory_is_the_least_of_its_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
