@@ -294,6 +294,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         with readable(path, "; name a TOML file", UsageError):
             return tomllib.loads(read_bytes(path, SMALL).decode("utf-8-sig"))
+    except RecursionError:
+        raise UsageError(f"{path}: not TOML: nested too deeply") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not TOML: {error}") from None
 

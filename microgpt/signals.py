@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,24 +35,44 @@ def restore_handlers(handlers: dict[int, Any]) -> None:
 
 @contextmanager
 def raise_on_signal() -> Iterator[None]:
-    """Within the block SIGINT raises KeyboardInterrupt and SIGTERM raises Terminated."""
+    """Within the block SIGINT raises KeyboardInterrupt and SIGTERM raises Terminated.
+
+    One that arrives in a callback of the interpreter (a destructor, an import lock), which drops errors with a
+    traceback, is raised again after AGAIN seconds.
+    """
     received: list[KeyboardInterrupt] = []
+    dropped: list[threading.Timer] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
         raise received[-1]
 
-    before = set_handlers(handle)
+    def unraisable(error: Any) -> None:
+        if not isinstance(error.exc_value, KeyboardInterrupt):
+            report(error)
+            return
+        number = signal.SIGTERM if isinstance(error.exc_value, Terminated) else signal.SIGINT
+        dropped.append(threading.Timer(AGAIN, os.kill, (os.getpid(), number)))
+        dropped[-1].start()
+
+    before, report = set_handlers(handle), sys.unraisablehook
+    sys.unraisablehook = unraisable
     try:
         yield
+        if any(timer.is_alive() for timer in dropped):
+            raise received[-1]
     except Exception:
         if received:  # a library turned the signal into an error of its own
             raise received[-1] from None
         raise
     finally:
+        for timer in dropped:
+            timer.cancel()
+        sys.unraisablehook = report
         restore_handlers(before)
 
 
+AGAIN = 0.01
 NO_THREADS = (
     "cannot start a thread: the limit of processes is reached; raise it (ulimit -u), "
     "or set OPENBLAS_NUM_THREADS=1 and --threads 1"

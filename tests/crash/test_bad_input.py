@@ -131,6 +131,7 @@ def test_words_that_cannot_be(
         ("a = 1\na = 2", "not TOML"),
         ("name = [" * 2000, "not TOML"),
         ("\x00", "not TOML"),
+        ("a = " + "[" * 5000, "nested too deeply"),
     ],
 )
 def test_configurations_that_cannot_be(

@@ -237,3 +237,28 @@ def test_threads_that_cannot_start_are_named(
     monkeypatch.setattr(threading.Thread, "start", refused)
     assert main(["info", "run"]) == 5
     assert "the limit of processes is reached; raise it (ulimit -u)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", STATUS)
+@pytest.mark.parametrize("left", [0, 50])
+def test_a_signal_in_a_destructor_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals, left: int
+) -> None:
+    """Python drops what a destructor raises, with a traceback."""
+
+    class Dropping:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            time.sleep(0.001)
+
+    def command(*args: object, **options: object) -> None:
+        thing = Dropping()
+        del thing
+        for _ in range(left):
+            time.sleep(0.1)
+
+    monkeypatch.setattr("microgpt.cli.app", command)
+    began = time.monotonic()
+    assert main(["info", "run"]) == STATUS[number]
+    assert time.monotonic() - began < 3
+    assert capsys.readouterr().err == f"microgpt: {'terminated' if number == signal.SIGTERM else 'interrupted'}\n"

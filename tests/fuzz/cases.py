@@ -178,7 +178,7 @@ def readers(path: str) -> list[list[str]]:
         trained = [*BASE["train"], "--tokenizer", top]
         return [BASE["tokenizer show"], BASE["tokenizer encode"], BASE["tokenizer decode"], trained]
     if top == "settings.toml":
-        return [["train", "names", "--data", "names.txt", "--config", top, "--out", "new"]]
+        return [["train", "names", "--data", "names.txt", "--config", top, "--out", "new", *TINY]]
     if top == "prompts.txt":
         return [["generate", "run", "--prompt-file", top, "-n", "1", *TINY]]
     if top == "urls.txt":

@@ -65,8 +65,11 @@ def run(words: Sequence[str], folder: Path, log: Path, patience: float, deadline
     start = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads; the child uses none of them
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # of a child that cannot handle it yet
         pid = os.fork()
-    if not pid:
+    if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    else:
         _child(words, folder, log)
     asked = killed = False
     while True:
@@ -100,6 +103,7 @@ def _child(words: Sequence[str], folder: Path, log: Path) -> NoReturn:
     status: Any = 99
     try:
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(143))  # until the command's own handler
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.setsid()
         faulthandler.disable()  # pytest's; the status tells of a crash
         os.chdir(folder)
