@@ -162,20 +162,49 @@ def fetch(name: str, progress: bool = True) -> Path:
         files.require_writable(folder)
     pooch.get_logger().setLevel(logging.ERROR)
     problem = ""
-    for attempt, url in enumerate(wanted.urls * TRIES):
-        try:
-            keeper = Resuming(folder / f"{wanted.file}.part", wanted.size, progress)
-            return Path(pooch.retrieve(url, f"sha256:{wanted.sha256}", wanted.file, folder, downloader=keeper))
-        except (requests.exceptions.RequestException, ValueError, OSError) as error:
-            problem = getattr(error, "strerror", None) or type(error).__name__
-            if "NameResolutionError" in repr(error):
-                break  # no network: another try would only cost time
-            time.sleep(attempt)
+    part = folder / f"{wanted.file}.part"
+    with _alone(part):
+        if path := locate(name):
+            return path
+        for attempt, url in enumerate(wanted.urls * TRIES):
+            try:
+                keeper = Resuming(part, wanted.size, progress)
+                return Path(pooch.retrieve(url, f"sha256:{wanted.sha256}", wanted.file, folder, downloader=keeper))
+            except (requests.exceptions.RequestException, ValueError, OSError) as error:
+                problem = getattr(error, "strerror", None) or type(error).__name__
+                if "NameResolutionError" in repr(error):
+                    break  # no network: another try would only cost time
+                time.sleep(attempt)
     raise MachineError(
         f"data set {name!r}: download failed ({problem}); put {wanted.file} from {wanted.urls[0]} "
         f"into {folder} by hand",
         "E_DOWNLOAD",
     )
+
+
+PATIENCE = 600.0  # seconds to wait for another process that downloads the same
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Hold the partial download alone, where the file system has locks. Raises MachineError if another keeps it."""
+    from filelock import FileLock, Timeout
+
+    path = part.with_name(f".{part.name}.lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        what = f"another process has been downloading it for {PATIENCE:.0f} s"
+        raise MachineError(f"{part}: {what}; wait for that one", "E_LOCKED") from None
+    except NotImplementedError:
+        pass
+    try:
+        yield
+        if not part.exists():  # it is whole: who takes the lock from here on finds that first
+            files.discard(path)
+    finally:
+        lock.release()
 
 
 class Resuming:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,30 @@ def test_a_download_goes_on_where_it_broke_off(site: str, monkeypatch: pytest.Mo
     assert [entry.name for entry in path.parent.iterdir()] == ["set.bin"]
     assert fetch("set") == path
     assert len(Mirror.log) == 2
+
+
+def test_the_second_of_two_downloads_waits_for_the_first(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would write into one partial file."""
+    serve(monkeypatch, site, "/whole")
+    real, found = datasets.Resuming.__call__, []
+    second = threading.Thread(target=lambda: found.append(fetch("set", progress=False)))
+
+    def meanwhile(self: datasets.Resuming, *args: Any) -> None:
+        if not second.ident:
+            with monkeypatch.context() as patch:
+                patch.setattr(datasets, "PATIENCE", 0.0)
+                with pytest.raises(MachineError, match="another process") as error:
+                    fetch("set", progress=False)
+            assert error.value.code == "E_LOCKED"
+            second.start()
+        real(self, *args)
+
+    monkeypatch.setattr(datasets.Resuming, "__call__", meanwhile)
+    first = fetch("set", progress=False)
+    second.join()
+    assert found == [first]
+    assert first.read_bytes() == CONTENT
+    assert [path for path, _ in Mirror.log] == ["/whole"]
 
 
 def test_a_server_without_ranges_sends_all_again(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
