@@ -35,8 +35,8 @@ LIMITS = {
     "json_integer": Limit(-(2**63), 2**64 - 1, "an integer in JSON"),
     # of its fields
     "prompts": Limit(1, 64, "prompts of a completion"),
-    "messages": Limit(1, 4096, "messages of a chat"),
-    "parts": Limit(1, 4096, "parts of a message's content"),
+    "messages": Limit(1, 1024, "messages of a chat"),
+    "parts": Limit(1, 64, "parts of a message's content"),
     "n": Limit(1, 128, "choices per prompt"),
     "choices": Limit(1, 2048, "choices of all prompts together"),
     "num_samples": Limit(1, 50, "samples of /microgpt/v1/generate; more are cut to it"),

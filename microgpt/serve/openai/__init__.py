@@ -27,7 +27,8 @@ def _get(path: str, handler: Handler, summary: str, **options: object) -> Route:
 
 
 def _post(path: str, handler: Handler, summary: str, **options: object) -> Route:
-    return Route("POST", path, handler, summary, dialect=Dialect.OPENAI, refuse=refuse, **options)  # type: ignore[arg-type]
+    options |= {"dialect": Dialect.OPENAI, "refuse": refuse, "statuses": {404: "no model of that name"}}
+    return Route("POST", path, handler, summary, **options)  # type: ignore[arg-type]
 
 
 ROUTES = [
