@@ -238,4 +238,4 @@ def family(options: Options) -> list[Row]:
 
 
 if __name__ == "__main__":
-    script(family, __doc__)
+    script(family, __doc__, cores=2)

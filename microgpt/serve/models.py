@@ -63,7 +63,7 @@ class ServedModel:
     def interrupt(self) -> None:
         """Let every reply under way end with Closing."""
         for reply in list(self._open):
-            reply.put([Closing()])
+            reply.interrupt(Closing())
 
     def retire(self) -> None:
         """Take no more replies; the worker ends after those under way."""

@@ -79,10 +79,17 @@ class Reply:
             self.closed = True
             self._on_close(self._left > 0)
 
+    def interrupt(self, error: Exception) -> None:
+        """End with an error, instead of the events that were not read yet."""
+        self._events = deque([error])
+        self._arrived.set()
+        self.close()
+
     def put(self, events: Sequence[tuple[int, Event] | BaseException]) -> None:
         """Called on the event loop by the worker."""
-        self._events.extend(events)
-        self._arrived.set()
+        if not self.closed:
+            self._events.extend(events)
+            self._arrived.set()
 
 
 class _Running:

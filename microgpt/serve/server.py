@@ -68,7 +68,8 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
     """
     log = Log()
     logging.getLogger().addHandler(log)
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    for name in ("uvicorn", "asyncio"):  # they warn of every client that hangs up
+        logging.getLogger(name).setLevel(logging.ERROR)
     listener = bind(settings.host, settings.port)
     sys.setswitchinterval(SWITCH_SECONDS)
     with contextlib.closing(listener), asyncio.Runner() as runner:
