@@ -158,15 +158,15 @@ async def reading(port: int, asked: bytes, connections: int) -> list[Reading]:
     return [protocol for _, protocol in made]
 
 
-def gap(streams: Sequence[Reading]) -> float:
+def gap(readings: Sequence[Reading]) -> float:
     """The 99th percentile of the seconds between two tokens of a stream."""
-    return float(np.percentile(np.concatenate([np.diff(stream.times) for stream in streams]), 99))
+    return float(np.percentile(np.concatenate([np.diff(stream.times) for stream in readings]), 99))
 
 
-def throughput(streams: Sequence[Reading]) -> float:
+def throughput(readings: Sequence[Reading]) -> float:
     """Tokens per second of all streams together."""
-    begin, end = min(stream.times[0] for stream in streams), max(stream.times[-1] for stream in streams)
-    return sum(len(stream.times) for stream in streams) / (end - begin)
+    begin, end = min(stream.times[0] for stream in readings), max(stream.times[-1] for stream in readings)
+    return sum(len(stream.times) for stream in readings) / (end - begin)
 
 
 def models(folder: Path, options: Options) -> tuple[Path, Path]:
