@@ -84,18 +84,23 @@ def turn(message: Message, tokenizer: Tokenizer, *, unk: bool = False) -> Turn:
     return Turn(message.role, tokens, [next(part) if token == special["unk"] else "" for token in tokens])
 
 
+def _turns(messages: Sequence[Message], tokenizer: Tokenizer, *, unk: bool = False) -> list[Turn]:
+    """The tokens of messages. Raises DataError with the message's number."""
+    turns = []
+    for n, message in enumerate(messages, start=1):
+        try:
+            turns.append(turn(message, tokenizer, unk=unk))
+        except DataError as error:
+            raise DataError(f"message {n}: {error}", error.code) from None
+    return turns
+
+
 def prompt(messages: Sequence[Message], tokenizer: Tokenizer, block_size: int) -> Prompt:
     """The tokens of a conversation and the role of its answer, cut so that a quarter of the context is left for it.
 
     Raises DataError with the message's number.
     """
-    turns = []
-    for n, message in enumerate(messages, start=1):
-        try:
-            turns.append(turn(message, tokenizer))
-        except DataError as error:
-            raise DataError(f"message {n}: {error}", error.code) from None
-    kept, dropped = fit(turns, prompt_length(block_size))
+    kept, dropped = fit(_turns(messages, tokenizer), prompt_length(block_size))
     found = [token for turn in kept for token in turn.tokens]
     return Prompt([tokenizer.bos, *found, tokenizer.special["assistant"]], dropped)
 
@@ -139,12 +144,7 @@ def rows(
     "assistant" scores the answers and their end_turn, "all" every turn; none is scored twice.
     Raises DataError with the message's number.
     """
-    turns = []
-    for n, message in enumerate(conversation, start=1):
-        try:
-            turns.append(turn(message, tokenizer, unk=unk))
-        except DataError as error:
-            raise DataError(f"message {n}: {error}", error.code) from None
+    turns = _turns(conversation, tokenizer, unk=unk)
     done = 0  # turns trained on so far
     while answers := [i for i in range(done, len(turns)) if turns[i].role == "assistant"]:
         answer = answers[0]

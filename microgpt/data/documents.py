@@ -62,9 +62,8 @@ class Documents:
             yield from (self.held[i : i + 50_000] for i in range(0, len(self.held), 50_000))
             return
         self.tally, self.rejects = Counter(), []
-        alone = (
-            self.data.packing == "rows" and not self.data.trailing_bos
-        )  # an empty document would be BOS alone, which has no target
+        # an empty document would be BOS alone, which has no target
+        alone = self.data.packing == "rows" and not self.data.trailing_bos
         drops = self.data.drop_empty or alone
         for source in self.sources:
             for batch in self._split(source):

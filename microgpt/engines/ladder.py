@@ -8,7 +8,7 @@ import importlib.util
 from statistics import median
 from typing import Any, NamedTuple
 
-from microgpt.config import Model, Optim
+from microgpt.config import Finetune, Model, Optim
 from microgpt.engines import Engine, lora
 from microgpt.engines.common import calibration
 from microgpt.errors import MachineError, UsageError, install, nearest
@@ -74,14 +74,12 @@ class Choice(NamedTuple):
     seconds_per_step: float  # estimated
     why: str
 
-    def build(
-        self, model: Model, optim: Optim, *, threads: int = 0, lora_rank: int = 0, lora_alpha: float = 0.0
-    ) -> Engine:
-        """The engine for this model, inside one that trains adapters where `lora_rank` is above 0."""
+    def build(self, model: Model, optim: Optim, *, threads: int = 0, tuned: Finetune | None = None) -> Engine:
+        """The engine for this model, inside one that trains adapters where `tuned` asks for them."""
         options: dict[str, Any] = {"dtype": self.dtype, "device": self.device, "threads": threads}
-        if not lora_rank:
+        if tuned is None or not tuned.lora_rank:
             return self.cls(model, optim, **options)
-        return lora.Adapted(model, optim, inside=self.cls, rank=lora_rank, alpha=lora_alpha, **options)
+        return lora.Adapted(model, optim, inside=self.cls, rank=tuned.lora_rank, alpha=tuned.alpha, **options)
 
 
 def engine(name: str) -> type[Engine]:
@@ -172,26 +170,20 @@ def _may_be_fastest(rung: str) -> bool:
 
 
 def _seconds(
-    figures: dict[str, calibration.Figures],
-    rung: str,
-    dtype: str,
-    device: str,
-    parameters: int,
-    tokens: float,
-    rows: int,
+    figures: dict[str, calibration.Figures], rung: str, dtype: str, device: str, size: int, tokens: float, rows: int
 ) -> float:
     """The estimated seconds per step: as measured, else as stated in LADDER at the pace of the engines measured."""
 
     def stated(rung: str) -> float:
         info = LADDER[rung]
         slower = 2 if dtype == "float64" and info.dtypes[0] != "float64" else 1
-        return slower * (info.overhead + 6 * parameters * (tokens + UPDATE) / info.flops)
+        return slower * (info.overhead + 6 * size * (tokens + UPDATE) / info.flops)
 
     def measured(rung: str) -> float | None:
         numbers = LADDER[rung].dtypes[0] if dtype == "auto" else dtype
         places = LADDER[rung].devices if device == "auto" else (device,)
         found = (figures.get(calibration.key(rung, numbers, place)) for place in places)
-        return next((calibration.estimate(each, parameters, tokens, rows) for each in found if each), None)
+        return next((calibration.estimate(each, size, tokens, rows) for each in found if each), None)
 
     if known := measured(rung):
         return known

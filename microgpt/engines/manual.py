@@ -258,13 +258,7 @@ def cross_entropy_back(probs: Array, targets: Array, weights: Array) -> Array:
 
 
 def backward(
-    model: Model,
-    w: Weights,
-    tokens: Array,
-    trace: Trace,
-    dlogits: Array,
-    dw: Weights,
-    drops: Sequence[Array],
+    model: Model, w: Weights, tokens: Array, trace: Trace, dlogits: Array, dw: Weights, drops: Sequence[Array]
 ) -> None:
     """Add the gradients of all weights to dw, given those of the logits (N, V)."""
     B, T = tokens.shape

@@ -17,6 +17,8 @@ UNKNOWN = -1
 Size = int | None
 """A number of tokens or merges; None for the default."""
 
+Json = dict[str, Any]
+
 Glue = Callable[[int, int], bytes]
 """The bytes between two neighbouring tokens in a text."""
 
@@ -147,10 +149,10 @@ class Base:
         self,
         tokens: Iterable[str],
         *,
-        model: dict[str, Any],
-        normalizer: dict[str, Any] | None = None,
-        pre_tokenizer: dict[str, Any] | None,
-        decoder: dict[str, Any],
+        model: Json,
+        pre_tokenizer: Json | None,
+        decoder: Json,
+        normalizer: Json | None = None,
     ) -> bytes:
         """tokenizer.json around a model; `tokens` are the vocabulary's own."""
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}

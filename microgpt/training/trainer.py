@@ -63,13 +63,8 @@ class Trainer:
     ) -> None:
         self.setup, self.folder, self.callbacks, self.stop, self.deadline = setup, folder, callbacks, stop, deadline
         config = setup.config
-        self.engine = setup.choice.build(
-            config.model,
-            config.optim,
-            threads=config.run.threads,
-            lora_rank=config.finetune.lora_rank,
-            lora_alpha=config.finetune.alpha,
-        )
+        threads, tuned = config.run.threads, config.finetune
+        self.engine = setup.choice.build(config.model, config.optim, threads=threads, tuned=tuned)
         self.seconds_to_save = 0.5 + 24 * n_params(config.model) / 1e8  # until it is measured
         self.state: Any = None
         self.step = self.target = 0

@@ -219,12 +219,7 @@ class Connector(httpcore2.NetworkBackend):
             raise TooManyBytes
 
     def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Any = None,
+        self, host: str, port: int, timeout: float | None = None, *_: Any, **__: Any
     ) -> httpcore2.NetworkStream:
         try:
             addresses = self.gate.addresses(host, port)

@@ -221,8 +221,7 @@ def _wait(text: str) -> float | None:
     if not text:
         return None
     try:
-        return max(
-            0.0, float(text) if text.strip().isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
-        )
+        wait = float(text) if text.strip().isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
+        return max(0.0, wait)
     except (ValueError, TypeError, IndexError, OverflowError, OSError):
         return None

@@ -8,7 +8,8 @@ import httpcore2
 import pytest
 
 from microgpt.data.scrape.addresses import Connector, Gate, Refused, closed, parse
-from microgpt.data.scrape.fetch import Clock, Fetcher, PageError
+from microgpt.data.scrape.fetch import Fetcher, PageError
+from tests.data.scrape.clock import NoWait
 
 # Private, special and transitional addresses, each in its plain spelling.
 V4 = (
@@ -89,18 +90,6 @@ class Recorder(httpcore2.NetworkBackend):
         if host not in self.answers:
             raise httpcore2.ConnectError("nobody there")
         return httpcore2.MockStream([self.answers[host]])
-
-
-class NoWait(Clock):
-    def __init__(self) -> None:
-        self.time, self.slept = 0.0, list[float]()
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.time += seconds
 
 
 def get(url: str, gate: Gate, network: Recorder) -> bytes:

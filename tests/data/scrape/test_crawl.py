@@ -12,23 +12,12 @@ from microgpt.cli import main
 from microgpt.data.scrape import fetch
 from microgpt.data.scrape.addresses import Gate, parse
 from microgpt.data.scrape.crawl import Crawl, read_urls, scrape
-from microgpt.data.scrape.fetch import Clock, Fetcher, Limits, Pace
+from microgpt.data.scrape.fetch import Fetcher, Limits, Pace
 from microgpt.data.scrape.page import decode, links
 from microgpt.data.scrape.worker import Worker
 from microgpt.errors import DataError
+from tests.data.scrape.clock import NoWait
 from tests.data.scrape.site import N_PAGES, PROSE, Handler, Site
-
-
-class NoWait(Clock):
-    def __init__(self) -> None:
-        self.time, self.slept = 0.0, list[float]()
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.time += seconds
 
 
 @pytest.fixture

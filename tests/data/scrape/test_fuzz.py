@@ -13,8 +13,8 @@ from microgpt.data.scrape import fetch
 from microgpt.data.scrape.addresses import Gate
 from microgpt.data.scrape.crawl import Crawl, scrape
 from microgpt.data.scrape.fetch import Fetcher, Limits
+from tests.data.scrape.clock import NoWait
 from tests.data.scrape.site import Handler, Site
-from tests.data.scrape.test_crawl import NoWait
 
 WORDS = [
     "text/html", "text/plain", "TEXT/HTML", "text", "/", "", "image/png", "application/xhtml+xml", "; charset=utf-8",
