@@ -70,7 +70,7 @@ def names_setup(options: Options) -> RunSetup:
 
 def names_file(options: Options) -> Path:
     """The file of names."""
-    return Path(names_setup(options).documents.source) if options.quick else datasets.find("names").path
+    return Path(names_setup(options).documents.source) if options.quick else datasets.find("names")[0]
 
 
 def names(rows: int, steps: int, options: Options) -> Work:

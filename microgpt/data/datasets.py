@@ -84,13 +84,6 @@ DATASETS: dict[str, Dataset] = {
 PYDOCS = "pydocs"  # the one set that is made locally, from the documentation that comes with Python
 
 
-class Found(NamedTuple):
-    """A data set's file, and a note for the user."""
-
-    path: Path
-    note: str | None = None
-
-
 def dataset(name: str) -> Dataset:
     """A data set by its name. Raises UsageError with the nearest names."""
     if name not in DATASETS:
@@ -123,24 +116,24 @@ def locate(name: str) -> Path | None:
     return None
 
 
-def find(name: str, progress: bool = True) -> Found:
-    """The data set's file: from a data folder, downloaded, or the package's stand-in if there is no network.
+def find(name: str, progress: bool = True) -> tuple[Path, str | None]:
+    """The data set's file: from a data folder, downloaded, or the package's stand-in if there is no network; and for
+    the stand-in a note for the user.
 
     Raises DataError or MachineError if there is none.
     """
     wanted, path = dataset(name), locate(name)
     if path:
-        return Found(path)
+        return path, None
     try:
-        return Found(fetch(name, progress))
+        return fetch(name, progress), None
     except MachineError as error:
         if not wanted.fallback:
             raise
         stand_in = Path(str(resources.files("microgpt") / "data" / wanted.fallback))
-        return Found(
-            stand_in,
+        return stand_in, (
             f"{name}: no {wanted.file} in {data_folders()[0]}, and none can be downloaded: training on the package's "
-            f"own list of given names instead, so losses and samples differ from the reference ({error})",
+            f"own list of given names instead, so losses and samples differ from the reference ({error})"
         )
 
 

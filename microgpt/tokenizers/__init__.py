@@ -13,7 +13,7 @@ from microgpt.errors import CheckpointError, DataError, UsageError
 from microgpt.files import LARGE, parse_json
 
 if TYPE_CHECKING:
-    from microgpt.tokenizers.base import Base, Size
+    from microgpt.tokenizers.base import Base
 
 BOS = "<bos>"
 UNK = "<unk>"
@@ -98,8 +98,8 @@ def train(
     kind: str,
     texts: Iterable[str],
     *,
-    vocab_size: Size = None,
-    merges: Size = None,
+    vocab_size: int | None = None,
+    merges: int | None = None,
     roles: bool = False,
     unk: bool = False,
 ) -> Tokenizer:

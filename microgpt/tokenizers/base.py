@@ -17,8 +17,6 @@ UNKNOWN = -1
 Size = int | None
 """A number of tokens or merges; None for the default."""
 
-Json = dict[str, Any]
-
 Glue = Callable[[int, int], bytes]
 """The bytes between two neighbouring tokens in a text."""
 
@@ -149,10 +147,10 @@ class Base:
         self,
         tokens: Iterable[str],
         *,
-        model: Json,
-        pre_tokenizer: Json | None,
-        decoder: Json,
-        normalizer: Json | None = None,
+        model: dict[str, Any],
+        normalizer: dict[str, Any] | None = None,
+        pre_tokenizer: dict[str, Any] | None,
+        decoder: dict[str, Any],
     ) -> bytes:
         """tokenizer.json around a model; `tokens` are the vocabulary's own."""
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}

@@ -140,7 +140,7 @@ def test_a_file_by_hand_counts_if_it_is_the_set(site: str, monkeypatch: pytest.M
     serve(monkeypatch, site, "/none")
     monkeypatch.setenv("MICROGPT_DATA_DIR", str(tmp_path))
     (tmp_path / "set.bin").write_bytes(CONTENT)
-    assert find("set").path == tmp_path / "set.bin"
+    assert find("set")[0] == tmp_path / "set.bin"
     (tmp_path / "set.bin").write_bytes(CONTENT[1:])
     with pytest.raises(DataError, match="its SHA-256 differs"):
         find("set")
