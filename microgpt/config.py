@@ -36,6 +36,9 @@ RESETS: dict[str, tuple[str, ...]] = {
     "val_fraction": ("val_path",),
 }
 
+# Keys of data that turn a text into documents, and documents into rows.
+READING = {"format", "score", "chunk_size", "chunk_overlap", "fold_whitespace", "strip_gutenberg", "text_field"}
+READING |= {"drop_empty", "skip_bad", "unk", "trailing_bos", "packing"}
 SCHEDULE = ("learning_rate", "schedule", "warmup_steps", "min_learning_rate")  # keys of optim; the rest is Adam
 
 
@@ -161,6 +164,16 @@ class Data(Section):
         "random", "part to hold out: documents drawn at random, or the end of the text (overlapping chunks: the end)"
     )
     split_seed: Seed = key(42, "seed of the documents that are held out")
+
+    @property
+    def overlap(self) -> int:
+        """Characters that a chunk shares with the previous one."""
+        return self.chunk_size // 2 if self.chunk_overlap is None else self.chunk_overlap
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The keys that say how a text is read, where they are not the default: they travel with a model's weights."""
+        return self.model_dump(include=READING, exclude_defaults=True)
 
     @model_validator(mode="after")
     def _check_data(self) -> Self:

@@ -17,6 +17,7 @@ def evaluate(
     run: Path,
     *,
     data: str | None = None,
+    format: str | None = None,
     unk: Switch = False,
     samples: int = 100,
     seed: int = 42,
@@ -34,6 +35,8 @@ def evaluate(
         A run, checkpoint or exported folder.
     data
         Text to measure on: a file, folder or glob (default: the run's held-out text, else its training text).
+    format
+        Format of --data: lines, paragraphs, chunks, jsonl, chat or auto (default: that of the training text).
     unk
         Leave out characters that the tokenizer does not know; one trained with --unk has a token for them.
     samples
@@ -50,7 +53,7 @@ def evaluate(
     require("--seed", seed, -MAX_SEED, MAX_SEED)
     model = LanguageModel.open(run, **vars(engine), progress=compiling())
     say_checkpoint(model.selection)
-    result = measure(model, data, samples=samples, seed=seed, unk=unk)
+    result = measure(model, data, format=format, samples=samples, seed=seed, unk=unk)
     if result.note:
         say(f"note    {result.note}")
     if json:
@@ -64,6 +67,7 @@ def evaluate(
         unknown += ", left out" if result.left_out else ", spelled at 8 bits per byte and 8 at the end of each part"
     for name, value in (
         ("data", f"{result.data}: {result.documents:,} documents, {result.bytes:,} bytes, {result.tokens:,} tokens"),
+        ("read as", result.read_as),
         ("loss", f"{result.loss:.4f} nats per token"),
         ("perplexity", f"{result.perplexity:.3f}"),
         ("bits per byte", f"{result.bits_per_byte:.4f}"),

@@ -103,6 +103,11 @@ class Documents:
         }[kind]
         return DataError(f"{self.source}: no text in it; expected {expected}")
 
+    @property
+    def formats(self) -> list[str]:
+        """The formats that the sources are read in."""
+        return sorted({self._format(source) for source in self.sources})
+
     def _format(self, source: Source) -> str:
         if self.data.format != "auto":
             return self.data.format
@@ -112,8 +117,7 @@ class Documents:
         data, kind = self.data, self._format(source)
         text = pieces(source, self.tally, skip_bad=data.skip_bad, gutenberg=data.strip_gutenberg)
         if kind == "chunks":
-            overlap = data.chunk_size // 2 if data.chunk_overlap is None else data.chunk_overlap
-            return chunks(fold(text) if data.fold_whitespace else text, data.chunk_size, overlap)
+            return chunks(fold(text) if data.fold_whitespace else text, data.chunk_size, data.overlap)
         numbered = self._lines(source, text)
         if kind == "paragraphs":
             return paragraphs(numbered)
@@ -186,8 +190,7 @@ def shared(data: Data) -> int:
     """The number of documents on either side that a document shares text with."""
     if data.format != "chunks":
         return 0
-    overlap = data.chunk_size // 2 if data.chunk_overlap is None else data.chunk_overlap
-    return -(-data.chunk_size // (data.chunk_size - overlap)) - 1
+    return -(-data.chunk_size // (data.chunk_size - data.overlap)) - 1
 
 
 def read_documents(data: Data) -> Documents:

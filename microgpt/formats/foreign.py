@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from microgpt import files
-from microgpt.config import Config
+from microgpt.config import READING, Config
 from microgpt.errors import CheckpointError, DataError, UsageError
 from microgpt.formats.byte_level import is_byte_level
 from microgpt.model import Tensors
 from microgpt.tokenizers import MAX_BYTES, Tokenizer, read
 from microgpt.tokenizers.byte_letters import LETTERS
 
+DATA = "microgpt_data"
 LONGEST = 2**20  # tokens of context; a cache is made for all of them
 
 
@@ -50,13 +51,24 @@ def sizes(given: Any, where: str, names: dict[str, str]) -> dict[str, int]:
     return out
 
 
-def configure(name: str, model: dict[str, Any], file_size: int, where: str, **sections: Any) -> Config:
-    """A configuration whose model can lie in a file of `file_size` bytes. Raises CheckpointError."""
+def reading(config: Config) -> dict[str, Any]:
+    """Our key beside those of another program: how the model's texts are read; none where that is the default."""
+    return {DATA: config.data.reading} if config.data.reading else {}
+
+
+def configure(
+    name: str, model: dict[str, Any], file_size: int, where: str, given: dict[str, Any], **sections: Any
+) -> Config:
+    """A configuration whose model can lie in a file of `file_size` bytes; `given` are the file's keys, which may say
+    how texts are read. Raises CheckpointError."""
+    data = given.get(DATA, {})
+    if not isinstance(data, dict) or not data.keys() <= READING:
+        raise CheckpointError(f"{where}: {DATA} says how texts are read; expected keys of {', '.join(sorted(READING))}")
     least = model["n_layer"] * 12 * model["n_embd"] ** 2 + model["vocab_size"] * model["n_embd"]
     if least > file_size:  # even at one byte per number
         raise CheckpointError(f"{where}: sizes of at least {least} numbers, but the weights have {file_size} bytes")
     try:
-        return Config.from_dict({"name": name, "model": model, **sections})
+        return Config.from_dict({"name": name, "model": model, "data": data, **sections})
     except UsageError as error:
         raise CheckpointError(f"{where}: {error}") from None
 

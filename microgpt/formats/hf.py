@@ -19,7 +19,7 @@ from microgpt.config import Model
 from microgpt.errors import CheckpointError
 from microgpt.formats import ExportJob
 from microgpt.formats.convert import EPS, normed, pair_rows, require
-from microgpt.formats.foreign import Foreign, configure, in_order, read_tokenizer, sizes
+from microgpt.formats.foreign import Foreign, configure, in_order, read_tokenizer, reading, sizes
 from microgpt.model import Tensors, table
 from microgpt.runs import tensors
 from microgpt.runs.manifest import plain_size, seal
@@ -94,6 +94,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
         notes = ["it opens with trust_remote_code=True, which runs the folder's " + CODE]
     else:
         about, weights = (nanochat if model.qk_norm else arcee)(model, job.weights)
+        about |= reading(saved.config)
         # With custom code every command of microgpt opens the folder, and its card says so.
         contents["README.md"] = card(contents["README.md"].decode(), "chat_template.jinja" in contents).encode()
     about |= {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.bos, "dtype": job.storage}
@@ -222,7 +223,7 @@ def read(path: Path) -> Foreign:
         raise CheckpointError(f"{weights_file}: no such file; one safetensors file is read, no shards and no pickle")
     section = architecture(given, where, family)
     check_fixed(given, where, section)
-    config = configure(path.resolve().name, section, plain_size(weights_file), where)
+    config = configure(path.resolve().name, section, plain_size(weights_file), where, given)
     tokenizer, order = read_tokenizer(path, config.model.vocab, given.get("bos_token_id"))
     weights = read_weights(weights_file, config.model, family, bool(given.get("tie_word_embeddings", False)))
     if family == "arcee":

@@ -14,7 +14,7 @@ from microgpt import files
 from microgpt.errors import CheckpointError
 from microgpt.formats import ExportJob
 from microgpt.formats.convert import gist_needs, require
-from microgpt.formats.foreign import Foreign, char_tokenizer, configure, sizes
+from microgpt.formats.foreign import Foreign, char_tokenizer, configure, reading, sizes
 from microgpt.model import table
 from microgpt.runs import tensors
 from microgpt.runs.manifest import plain_size
@@ -35,6 +35,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
         "uchars": list(chars or ""),
         **{size: getattr(model, size) for size in SIZES},
         "activation": model.activation,
+        **reading(config),
         "state_dict": {name: values.tolist() for name, values in weights.items()},
     }
     files.write_atomic(out, files.to_json(content, indent=None), replace=False)
@@ -55,6 +56,7 @@ def read(path: Path) -> Foreign:
         {**model, "init_std": 0.02, "residual_init": "zero"},
         plain_size(path),
         where,
+        content,
         optim={"beta1": 0.9, "beta2": 0.95, "schedule": "cosine"},
     )
     tokenizer = char_tokenizer(content.get("uchars"), config.model.vocab, where)

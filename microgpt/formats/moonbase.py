@@ -11,7 +11,7 @@ from microgpt import files
 from microgpt.errors import CheckpointError
 from microgpt.formats import ExportJob
 from microgpt.formats.convert import gist_needs, require
-from microgpt.formats.foreign import Foreign, char_tokenizer, configure, in_order, read_tokenizer, sizes
+from microgpt.formats.foreign import Foreign, char_tokenizer, configure, in_order, read_tokenizer, reading, sizes
 from microgpt.model import Tensors, table
 from microgpt.runs import tensors
 from microgpt.runs.manifest import plain_size
@@ -32,6 +32,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
     kept = [*(ROLES if chat else ()), "bos"]
     rows = [*range(len(chars)), *(special[name] for name in kept)]
     meta = {size: getattr(model, size) for size in SIZES} | {"vocab_size": len(rows), "chars": list(chars)}
+    meta |= reading(job.saved.config)
     if chat:
         meta["special_tokens"] = ROLES
     weights = job.weights | {name: job.weights[name][rows] for name in ("wte", "lm_head")}
@@ -45,7 +46,7 @@ def read(path: Path) -> Foreign:
     meta_file, weights_file = path / "meta.json", path / "weights.safetensors"
     meta, where = files.read_json(meta_file, files.LARGE), str(meta_file)
     model = {"family": "classic", **sizes(meta, where, {key: key for key in SIZES})}
-    config = configure(path.resolve().name, model, plain_size(weights_file), where)
+    config = configure(path.resolve().name, model, plain_size(weights_file), where, meta)
     shapes: dict[str, tuple[int, ...]] = {w.name: w.shape for w in table(config.model)}
     tokenizer, order = _tokenizer(path, meta, config.model.vocab)
     weights = in_order(tensors.read_tensors(path, weights_file.name, None, shapes), order)

@@ -7,19 +7,22 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from microgpt.config import Data
+from microgpt.data.conversations import Chats
 from microgpt.data.corpus import Corpus
+from microgpt.data.documents import Documents
 from microgpt.data.encode import LEFT_OUT
 from microgpt.data.load import load
 from microgpt.engines import Engine
-from microgpt.errors import MicrogptError, NumericError
+from microgpt.errors import MicrogptError, NumericError, UsageError
 from microgpt.feed import Feed
 from microgpt.inference.language_model import LanguageModel
 
+FORMATS: tuple[str, ...] = get_args(Data.model_fields["format"].annotation)
 BLOCK_SECONDS = 0.1  # aimed-at time between two pauses
 
 
@@ -28,6 +31,8 @@ class Evaluation:
     """The measures of a model on a text."""
 
     data: str  # the text that was measured
+    format: str  # in which it was read
+    read_as: str  # the same with the sizes of chunks, and how documents end
     documents: int
     bytes: int  # of the documents' text in UTF-8
     tokens: int  # scored targets: all tokens, and each document's last BOS
@@ -68,14 +73,25 @@ def held_out_loss(
 
 
 def evaluate(
-    model: LanguageModel, path: str | None = None, *, samples: int = 100, seed: int = 42, unk: bool = False
+    model: LanguageModel,
+    path: str | None = None,
+    *,
+    format: str | None = None,
+    samples: int = 100,
+    seed: int = 42,
+    unk: bool = False,
 ) -> Evaluation:
     """Measure a trained model on a file, else on the held-out text of its run, else on its training text.
 
-    `samples` texts are drawn and looked for in the training text. With `unk`, characters that the tokenizer does not
-    know are its <unk>, or left out and not counted where it has none. Raises DataError for a text that cannot be used.
+    The text is read as the training text was, or a file in another `format`. `samples` texts are drawn and looked for
+    in the training text. With `unk`, characters that the tokenizer does not know are its <unk>, or left out and not
+    counted where it has none. Raises DataError for a text that cannot be used, UsageError for an unknown format.
     """
     config, tokenizer, data = model.config, model.tokenizer, model.config.data
+    if format is not None and path is None:
+        raise UsageError("--format: the run's own text is read as it was trained on; name another text with --data")
+    if format not in (None, *FORMATS):
+        raise UsageError(f"--format: must be one of {', '.join(FORMATS)}, got {format}")
     block = config.model.block_size
     trained_on: Corpus | None = None
     notes: list[str] = []
@@ -88,12 +104,16 @@ def evaluate(
         notes.append(f"the training text cannot be read: {error}")
     other = path or data.val_path
     if other:
-        options = {"path": other, "format": _format(data, other), "drop_duplicates": False, "unk": data.unk or unk}
-        measured = load(data.model_copy(update=options), block, tokenizer)
+        options = {"path": other, "drop_duplicates": False, "unk": data.unk or unk}
+        if path:
+            options["format"] = format or _format(data, path)
+        data = data.model_copy(update=options)
+        measured = load(data, block, tokenizer)
         notes += [note for note in measured.documents.notes if LEFT_OUT in note]
         which, corpus = other, measured.held_out()
     else:
         assert trained_on
+        measured = training
         which = f"{training.documents.source}, {'held out' if data.val_fraction else 'the training text itself'}"
         corpus = trained_on if data.val_fraction else training.held_out()
     loss, targets = held_out_loss(model.engine, model.state, corpus.held_out(block))
@@ -112,6 +132,8 @@ def evaluate(
         share = sum(trained_on.contains(["".join(pieces) for pieces in texts])) / samples
     return Evaluation(
         data=which,
+        format=_formats(measured.documents),
+        read_as=_read_as(measured.documents, data),
         documents=corpus.n_held_out,
         bytes=size.bytes,
         tokens=targets,
@@ -136,3 +158,19 @@ def _format(data: Data, path: str) -> str:
     if path.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
         return "jsonl"
     return "lines" if data.format == "jsonl" else data.format
+
+
+def _formats(text: Documents | Chats) -> str:
+    return "chat" if isinstance(text, Chats) else ", ".join(text.formats)
+
+
+def _read_as(text: Documents | Chats, data: Data) -> str:
+    """How a text was read, in words."""
+    if isinstance(text, Chats):
+        return f"chat, {'the answers' if data.score == 'assistant' else 'all turns'} scored"
+    found = _formats(text)
+    if found == "chunks":
+        found += f" of {data.chunk_size:,} characters, {data.overlap:,} of them shared with the next"
+    if data.packing == "joined":
+        return f"{found}, joined by BOS"
+    return f"{found}, {'BOS' if data.trailing_bos else 'no BOS'} at the end of each"

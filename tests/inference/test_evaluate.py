@@ -88,6 +88,17 @@ def test_another_file_can_be_measured(text: Path, tmp_path: Path, capsys: pytest
     assert main(["eval", str(tmp_path / "run")]) == 3
 
 
+def test_separate_held_out_text_is_read_as_in_training(text: Path, tmp_path: Path) -> None:
+    """Also where its name would suggest another format."""
+    other = tmp_path / "val.jsonl"
+    other.write_text("the cat left.\na mat\n", encoding="utf-8")
+    data = {"format": "lines", "val_path": str(other)}
+    trained = train(config(text, data, eval_every=4, engine="manual", dtype="float64"), tmp_path / "run")
+    found = measure(tmp_path / "run")
+    assert (found.format, found.documents) == ("lines", 2)
+    assert trained.val_loss == pytest.approx(found.loss, rel=1e-9)
+
+
 def test_verbatim_counts_training_documents_alone(text: Path) -> None:
     setup = prepare(config(text, {"val_fraction": 0.25, "drop_duplicates": True}))
     texts, order, n = list(setup.documents.texts), setup.corpus.order, setup.corpus.n_train
