@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,19 +26,24 @@ Unsigned = Annotated[int, Field(ge=0, le=2**64 - 1, strict=True)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
+def described(**facts: Any) -> Any:
+    """Facts for /openapi.json of a field whose error has muchq's words, not pydantic's."""
+    return Field(json_schema_extra=facts)
+
+
 class Body(BaseModel):
     """The fields that both routes have."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
-    temperature: Real = 0.5
+    temperature: Annotated[Real, described(minimum=0, maximum=LIMITS["temperature"].most)] = 0.5
     seed: Unsigned = 42
-    max_tokens: Unsigned | None = None
+    max_tokens: Annotated[Unsigned | None, described(exclusiveMinimum=0)] = None
 
 
 class GenerateBody(Body):
     """A body of /microgpt/v1/generate."""
 
-    num_samples: Unsigned = 1
+    num_samples: Annotated[Unsigned, described(minimum=1)] = 1
 
 
 class Samples(BaseModel):
@@ -51,14 +56,14 @@ class ChatMessage(BaseModel):
     """One turn."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
-    role: str
-    content: str
+    role: Annotated[str, described(enum=ROLES)]
+    content: Annotated[str, described(pattern=r"\S")]
 
 
 class ChatBody(Body):
     """A body of /microgpt/v1/chat."""
 
-    messages: list[ChatMessage]
+    messages: Annotated[list[ChatMessage], described(minItems=1)]
 
 
 class Answer(BaseModel):
