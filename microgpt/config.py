@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from microgpt import older, scenarios
 from microgpt.errors import UsageError, nearest
@@ -50,6 +50,13 @@ class Section(BaseModel):
     """A section of the configuration: unknown keys are refused, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _check_text(cls, value: Any) -> Any:
+        if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+            raise ValueError("must be text, which run.toml can hold; rename a file whose name is not UTF-8")
+        return value
 
 
 def key(default: Any, description: str, **limits: Any) -> Any:

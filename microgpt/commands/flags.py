@@ -144,7 +144,7 @@ def run_name(source: str) -> str:
     """The name of a run on a scenario or text: the file's, without characters that a folder's name should not have."""
     if source == "-":
         return "stdin"
-    return re.sub(r"[^\w.-]+", "", Path(source).resolve().stem.removesuffix(".txt")) or "text"
+    return re.sub(r"[^\w.-]+", "", Path(os.path.realpath(source)).stem.removesuffix(".txt")) or "text"
 
 
 def require(flag: str, value: float, least: float, most: float, off: str = "") -> None:

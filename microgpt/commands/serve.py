@@ -125,7 +125,7 @@ def _models(run: Path | None, named: list[str]) -> dict[str, Path]:
     models: dict[str, Path] = {}
     default = run or (Path(os.environ["MODEL_DIR"]) if os.environ.get("MODEL_DIR") else None)
     if default:
-        models[default.resolve().name or "model"] = default
+        models[os.path.basename(os.path.realpath(default)) or "model"] = default
     for text in named:
         name, equals, path = text.partition("=")
         if not (name and equals and path):

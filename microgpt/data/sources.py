@@ -212,6 +212,7 @@ def _read(source: Source) -> Iterator[bytes]:
 
 def _open(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
+        _refuse_zeros(path)
         return cast("IO[bytes]", gzip.open(path, "rb"))
     if path.suffix == ".zst":
         try:
@@ -220,6 +221,15 @@ def _open(path: Path) -> IO[bytes]:
             raise MachineError(f"{path}: zstandard is not installed; {install('data')}") from None
         return cast("IO[bytes]", ZstdFile(path))
     return files.open_plain(path)
+
+
+def _refuse_zeros(path: Path) -> None:
+    """Raise DataError for an archive that ends in PIECE zeros, since gzip reads those one by one."""
+    with files.open_plain(path) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - PIECE))
+        end = file.read(PIECE)
+    if len(end) == PIECE and not any(end):
+        raise DataError(f"{path}: damaged gzip data (it ends in zeros); download the file again")
 
 
 def _without_gutenberg(found: Iterator[str], tally: Counter[str]) -> Iterator[str]:

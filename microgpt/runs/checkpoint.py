@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from microgpt import files
@@ -173,6 +174,7 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, 
     moments = {name: value for name, value in tensors.items() if name not in weights and name not in adapters}
     dtype = str(next(iter(weights.values())).dtype)
     contents = model_folder.describe(config, tokenizer, dtype, state["step"], state)
+    _require_memory(tensors)
     contents |= {WEIGHTS: save(weights, PT), MOMENTS: save(moments, PT), STATE: files.to_json(state)}
     if rank:
         contents[ADAPTERS] = save(adapters, PT)
@@ -188,6 +190,11 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, 
 def step_name(step: int) -> str:
     """The name of a checkpoint's folder."""
     return f"step-{step:08d}"
+
+
+def _require_memory(tensors: Tensors) -> None:
+    """Raise MemoryError where `tensors` cannot be serialized: the library would end the process."""
+    np.empty(2 * sum(values.nbytes for values in tensors.values()), np.uint8)
 
 
 def list_steps(folder: Path) -> list[Path]:

@@ -6,12 +6,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from microgpt.cli import app, main
 from microgpt.config import Config
 from microgpt.engines.common import hardware
 from microgpt.errors import MachineError
+from microgpt.runs import checkpoint
 from microgpt.training import prepare
 
 RUNS = Path(__file__).parents[1] / "compatibility" / "fixtures" / "runs"
@@ -121,3 +123,33 @@ def test_memory_is_the_least_of_its_limits(tmp_path: Path, monkeypatch: pytest.M
     assert whole is None or whole > 1_000_000
     shutil.rmtree(tmp_path)
     assert hardware.memory() == whole
+
+
+@pytest.mark.parametrize("flags", [["--text-field", "\udcff"], ["--val-data", "\udcff.txt"]])
+def test_a_value_that_is_no_text_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    """A byte that is not UTF-8, which the configuration in run.toml could not hold."""
+    text = tmp_path / "text.txt"
+    text.write_text("anna\nemma\n" * 20, encoding="utf-8")
+    assert main(["train", str(text), "--out", str(tmp_path / "new"), "--steps", "1", *flags]) == 2
+    assert "must be text, which run.toml can hold" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_memory_to_serialize_is_an_error_of_ours(names_run: Path, tmp_path: Path) -> None:
+    """The library that writes the tensors would end the process."""
+    saved = checkpoint.read(names_run)
+    huge = np.broadcast_to(np.zeros(1), (2**20, 2**24))  # 128 TiB that take none
+    with pytest.raises(MemoryError):
+        checkpoint.write(tmp_path, saved.config, saved.tokenizer, saved.tensors() | {"m.wte": huge}, saved.state)
+
+
+@pytest.mark.parametrize("words", [["serve", "loop"], ["train", "loop", "--steps", "1"], ["info", "loop"]])
+def test_a_link_to_itself_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    assert main(words) in (2, 3, 4)
+    assert "loop" in capsys.readouterr().err

@@ -134,6 +134,15 @@ def test_a_broken_archive_is_named(tmp_path: Path) -> None:
                 texts(write(tmp_path / name, damaged))
 
 
+def test_an_archive_with_gigabytes_of_zeros_is_refused_at_once(tmp_path: Path) -> None:
+    """gzip skips zeros after an archive one by one; a few may be there."""
+    path = write(tmp_path / "a.txt.gz", gzip.compress(b"text\n" * 9) + bytes(512))
+    texts(path)
+    os.truncate(path, 3 << 30)
+    with pytest.raises(DataError, match=r"a\.txt\.gz: damaged gzip data \(it ends in zeros\)"):
+        texts(path)
+
+
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.txt.zst", "a.jsonl.zst"])
 @pytest.mark.parametrize("cut", [0, 1, 4, 20, -6])
 def test_a_broken_archive_is_named_wherever_it_is_read(tmp_path: Path, name: str, cut: int) -> None:
