@@ -7,8 +7,8 @@ both neighbours, each token stands there twice, alone and behind a space, and th
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -65,7 +65,14 @@ class Vocabulary:
         # Of the tokens that are allowed, the one with the least rank leads to a text's end.
         self.rank = np.empty(n, np.int64)
         self.rank[sorted(range(n), key=lambda token: _closing(alone[token]))] = np.arange(n)
+        self.behind = lru_cache(maxsize=256)(self._behind)
         self.library = LLTokenizer(TokenizerWrapper(self), n_vocab=len(self.tokens), eos_token=0)
+
+    def _behind(self, last: int) -> np.ndarray:
+        """bool (n_vocab,): the tokens that stand behind a space after another; where glue tells."""
+        assert self.glue
+        n = self.tokenizer.n_vocab
+        return np.fromiter((bool(self.glue(last, token)) for token in range(n)), np.bool_, n)
 
     def __call__(self, text: str | bytes) -> list[int]:
         """The tokens of a text that the grammar leaves no choice about."""
@@ -94,14 +101,10 @@ def _closing(piece: bytes) -> tuple[int, int]:
     return kind, len(piece)
 
 
-_known: WeakKeyDictionary[Base, Vocabulary] = WeakKeyDictionary()
-
-
+@lru_cache(maxsize=8)
 def vocabulary(tokenizer: Base) -> Vocabulary:
-    """The vocabulary of a tokenizer, made once."""
-    if tokenizer not in _known:
-        _known[tokenizer] = Vocabulary(tokenizer)
-    return _known[tokenizer]
+    """The vocabulary of a tokenizer, made once while it is used."""
+    return Vocabulary(tokenizer)
 
 
 class Grammar:
@@ -176,7 +179,10 @@ class JsonText:
         for length in range(most):
             if after._matcher.is_accepting():
                 return length
-            after.accept(after._best(after._following()))
+            try:
+                after.accept(after._best(after._following()))
+            except SchemaError:
+                break
         return most
 
     def _best(self, allowed: np.ndarray) -> int:
@@ -234,9 +240,6 @@ class JsonText:
         return alone if behind is None else np.where(behind, bits[n + 1 : 2 * n + 1], alone)
 
     def _behind(self) -> np.ndarray | None:
-        """bool (n_vocab,): the tokens that stand behind a space here; None if there are none."""
-        glue, n = self._vocabulary.glue, self._vocabulary.tokenizer.n_vocab
-        if glue is None or self._last is None:
-            return None
-        last = self._last
-        return np.fromiter((bool(glue(last, token)) for token in range(n)), np.bool_, n)
+        """The tokens that stand behind a space here; None if there are none."""
+        spaced = self._vocabulary.glue is not None and self._last is not None
+        return self._vocabulary.behind(self._last) if spaced else None
