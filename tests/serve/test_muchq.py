@@ -63,12 +63,13 @@ def test_a_model_without_roles_does_not_chat(names_server: Server) -> None:
 
 
 def test_50_samples_at_most_and_unknown_fields_change_nothing(names_server: Server) -> None:
-    body = {"num_samples": 2**64 - 1, "seed": 2**64 - 1, "max_tokens": 2**64 - 1, "stream": True, "x": {"y": []}}
+    body = {"num_samples": 2**64 - 1, "seed": 2**64 - 1, "temperature": 9, "stream": True, "x": {"y": []}}
     samples = names_server.post("/microgpt/v1/generate", body).json()["samples"]
     assert len(samples) == 50
-    again = names_server.post("/microgpt/v1/generate", {"seed": 0}).json()["samples"]
-    assert samples[1] == again[0]  # the seed wraps at 2^64
-    nothing = names_server.post("/microgpt/v1/generate", {"max_tokens": None})
+    again = names_server.post("/microgpt/v1/generate", {"num_samples": 49, "seed": 0, "temperature": 9})
+    assert samples[1:] == again.json()["samples"]  # the seed wraps at 2^64
+    assert len(set(samples)) > 25
+    nothing = names_server.post("/microgpt/v1/generate", {"max_tokens": None, "seed": 2**64 - 1})
     assert nothing.status_code == 200
 
 

@@ -105,6 +105,14 @@ def test_an_error_of_the_engine_is_told_to_everybody_and_the_next_one_is_served(
 
 def test_many_texts_of_a_reply_leave_room_for_others(model: LanguageModel) -> None:
     async def check(served: ServedModel, _: Admission) -> None:
+        slots = served._scheduler._slots
+        step, widths = slots.step, []
+
+        def noted(chosen: list[int], tokens: list[int]) -> np.ndarray:
+            widths.append(len(chosen))
+            return step(chosen, tokens)
+
+        slots.step = noted  # type: ignore[assignment, method-assign]
         many = [greedy(model, tokens=200)] * 60
         async with await served.submit(many, "greedy") as reply:
             await anext(reply)
@@ -113,6 +121,7 @@ def test_many_texts_of_a_reply_leave_room_for_others(model: LanguageModel) -> No
             async for number, _event in reply:
                 seen.add(number)
             assert seen == set(range(60))
+        assert max(widths) <= 6  # the first text, as many side texts as replies may run, and the other client's
 
     run(model, check)
 
