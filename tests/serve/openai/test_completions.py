@@ -118,6 +118,9 @@ def test_the_one_more_token_is_there_when_the_text_ends_at_once(server: Server, 
     (choice,) = found["choices"]
     assert (choice["text"], choice["finish_reason"]) == ("em", "stop")
     assert choice["logprobs"]["tokens"] == ["e", "m", "<bos>"]
+    row = np.array([bos, *names.tokenizer.encode("em")], dtype=np.int32)
+    own = log_softmax(names.engine.logits(names.state, row)[0])[-1, bos]
+    assert choice["logprobs"]["token_logprobs"][-1] == pytest.approx(own, abs=1e-6)
     assert found["usage"]["completion_tokens"] == 0, "the token that ends a text is not counted"
 
 
