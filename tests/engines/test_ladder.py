@@ -458,6 +458,21 @@ def test_stops_before_an_update_that_is_not_finite(rung: str, where: str, bad: f
 
 
 @every_rung
+def test_stops_where_the_loss_is_finite_and_the_gradients_norm_is_not(rung: str) -> None:
+    model = small(activation="gelu")
+    tensors = weights(model)
+    tensors["layer0.mlp_fc1"][:] = 0  # the layer adds 0 times what follows, and its slope at 0 is a half
+    tensors["layer0.mlp_fc2"][:] = 1e200  # the square of such a gradient is infinite
+    it = build(rung, model)
+    assert np.isfinite(it.loss(it.load(tensors), pack([[0, 2, 3]]))).all()
+    state, losses = it.train(it.load(tensors), pack([[0, 2, 3], [2, 1, 3]]), np.full(2, 0.01))
+    assert len(losses) == 1
+    assert math.isnan(losses[0])
+    dumped = it.dump(state)
+    assert same({name: dumped[name] for name in tensors}, tensors)
+
+
+@every_rung
 def test_steps_before_and_after_a_refused_one_are_untouched_by_it(rung: str) -> None:
     """The row with token 5 meets a number that is not; without it the run is as if that row had never been."""
     model = small()
