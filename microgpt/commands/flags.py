@@ -15,7 +15,7 @@ from cyclopts import Group, Parameter
 from microgpt.commands.selection import CheckpointFlag
 from microgpt.config import SECTIONS, Config, merge
 from microgpt.errors import UsageError, nearest
-from microgpt.limits import MAX_COUNT, MAX_REAL, MAX_SEED
+from microgpt.limits import MAX_COUNT, MAX_REAL
 from microgpt.older import upgraded
 from microgpt.scenarios import read, scenario, scenarios, size
 
@@ -191,7 +191,7 @@ class SamplingFlags:
             ("--min-p", self.min_p, 0 <= self.min_p <= 1, "0 (off) to 1"),
             ("--repetition-penalty", penalty, 1 / MAX_REAL <= penalty <= MAX_REAL, PENALTIES),
             ("--max-tokens", most, most is None or 0 < most <= MAX_COUNT, f"1 to {MAX_COUNT:,}"),
-            ("--seed", self.seed, abs(self.seed or 0) <= MAX_SEED, f"at most {MAX_SEED}, either sign"),
+            ("--seed", self.seed, abs(self.seed or 0) < 2**64, "below 2^64, either sign"),  # as the service takes them
             ("--stop", "''", "" not in self.stops, "some text"),  # every text begins with the empty one
         ):
             if not good:

@@ -9,6 +9,7 @@ import asyncio
 import functools
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from microgpt.data import chat_template
@@ -134,10 +135,11 @@ async def _texts(served: ServedModel, requests: list[Generation], client: str) -
 
 def _check(body: Body) -> None:
     limit = LIMITS["temperature"].most
+    given = np.format_float_positional(body.temperature, trim="-")  # as its Rust prints numbers
     if body.temperature < 0:
-        raise ApiError(400, f"temperature must be >= 0, got {body.temperature:g}")
+        raise ApiError(400, f"temperature must be >= 0, got {given}")
     if body.temperature > limit:
-        raise ApiError(400, f"temperature must be <= {limit:g}, got {body.temperature:g}")
+        raise ApiError(400, f"temperature must be <= {limit:,.0f}, got {given}")
     if body.max_tokens == 0:
         raise ApiError(400, "max_tokens must be >= 1 when specified")
 

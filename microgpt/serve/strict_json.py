@@ -14,6 +14,7 @@ from microgpt.serve.limits import LIMITS, most
 
 DEPTH = most("json_depth")
 LEAST, MOST = int(LIMITS["json_integer"].least), int(LIMITS["json_integer"].most)
+LONGEST = len(str(MOST))  # digits of an integer, which has no leading zeros
 
 
 class JsonError(ValueError):
@@ -21,7 +22,8 @@ class JsonError(ValueError):
 
     def __init__(self, message: str, kind: str = "syntax", param: str | None = None) -> None:
         super().__init__(message)
-        self.kind, self.param = kind, param
+        self.kind = kind
+        self.param = param and param.encode("utf-8", "backslashreplace").decode()  # a key may have half a character
 
 
 def parse(body: bytes) -> Any:
@@ -34,7 +36,7 @@ def parse(body: bytes) -> Any:
         raise JsonError("the body is empty; expected JSON")
     try:
         with _without_collector():
-            value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_constant)
+            value = _loads(body.decode("utf-8"))
             _check(value)
     except UnicodeDecodeError as error:
         raise JsonError(f"the body is not UTF-8 at byte {error.start}") from None
@@ -42,11 +44,17 @@ def parse(body: bytes) -> Any:
         raise JsonError(f"the body is not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
         raise JsonError(_TOO_DEEP) from None
-    except JsonError:
-        raise
-    except ValueError:  # of int(), for thousands of digits
-        raise JsonError("the body has an integer of too many digits", "integer") from None
     return value
+
+
+def _loads(text: str) -> Any:
+    hooks: dict[str, Any] = {"object_pairs_hook": _unique, "parse_constant": _constant}
+    try:
+        return json.loads(text, **hooks)
+    except (json.JSONDecodeError, JsonError):
+        raise
+    except ValueError:  # of int(), for thousands of digits; _check then names the field
+        return json.loads(text, **hooks, parse_int=lambda digits: int(digits) if len(digits) <= LONGEST else MOST + 1)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,15 @@ def test_samples_are_the_terminals(names_server: Server, names_run: Path, capsys
         assert capsys.readouterr().out == text + "\n"
 
 
+def test_seeds_wrap_at_2_to_the_64(names_server: Server, names_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last = 2**64 - 1
+    samples = names_server.post("/microgpt/v1/generate", {"num_samples": 2, "temperature": 0.9, "seed": last}).json()
+    capsys.readouterr()
+    for seed, text in zip((last, 0), samples["samples"], strict=True):
+        assert main(["generate", str(names_run), "--seed", str(seed), "-n", "1", "--temperature", "0.9"]) == 0
+        assert capsys.readouterr().out == text + "\n"
+
+
 def test_a_chat_is_the_terminals(server: Server, chat_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer = server.post("/microgpt/v1/chat", {"messages": [{"role": "user", "content": "how are you"}], "seed": 3})
     capsys.readouterr()
@@ -44,6 +53,9 @@ def test_a_message_longer_than_the_room_keeps_its_end(server: Server) -> None:
     ("path", "body", "status", "error"),
     [
         ("generate", {"temperature": -0.5}, 400, "temperature must be >= 0, got -0.5"),
+        ("generate", {"temperature": -1e-7}, 400, "temperature must be >= 0, got -0.0000001"),
+        ("generate", {"temperature": -0.123456789}, 400, "temperature must be >= 0, got -0.123456789"),
+        ("generate", {"temperature": -2}, 400, "temperature must be >= 0, got -2"),
         ("generate", {"num_samples": 0}, 400, "num_samples must be >= 1"),
         ("generate", {"max_tokens": 0}, 400, "max_tokens must be >= 1 when specified"),
         ("chat", {"messages": []}, 400, "messages must not be empty"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -179,8 +180,17 @@ def test_the_context_bounds_a_prompt(server: Server, names: LanguageModel) -> No
     assert exact["usage"]["prompt_tokens"] == block
     assert exact["usage"]["completion_tokens"] <= 1
     for prompt in ("e" * block, "e" * 3_000_000, ["e", "e" * block]):
+        began = time.monotonic()
         error = refused(server, PATH, {"model": NAMES, "prompt": prompt})
         assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+        assert time.monotonic() - began < 2
+
+
+def test_the_rest_of_the_context_is_the_default(server: Server, names: LanguageModel) -> None:
+    """Where nothing ends a text before: without BOS it fills the context, and the last token takes no place in it."""
+    found = complete(server, "e", logit_bias={str(names.tokenizer.bos): -100})
+    assert found["choices"][0]["finish_reason"] == "length"
+    assert found["usage"]["total_tokens"] == names.config.model.block_size + 1
 
 
 def test_top_logprobs_are_finite(server: Server) -> None:
@@ -245,7 +255,17 @@ def test_a_body_that_is_no_object(server: Server, body: Any) -> None:
     assert refused(server, PATH, body)["param"] is None
 
 
-def test_a_key_that_occurs_twice(server: Server) -> None:
-    headers = {"content-type": "application/json"}
-    answer = server.client.post(PATH, content='{"prompt": "e", "n": 1, "n": 2}', headers=headers)
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")
+@pytest.mark.parametrize(
+    ("text", "param"),
+    [
+        ('{"prompt": "e", "n": 1, "n": 2}', "n"),
+        ('{"prompt": "e", "seed": 18446744073709551616}', "seed"),
+        ('{"prompt": "e", "seed": ' + "9" * 5000 + "}", "seed"),
+        ('{"prompt": "e", "\\ud800": 1}', "\\ud800"),
+        ('{"prompt": "e", "\\ud800": 1, "\\ud800": 1}', "\\ud800"),
+        ('{"prompt": "e\\ud800"}', "prompt"),
+    ],
+)
+def test_what_strict_json_refuses_is_named(server: Server, text: str, param: str) -> None:
+    answer = server.client.post(PATH, content=text, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
