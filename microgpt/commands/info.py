@@ -82,7 +82,6 @@ def _used(selection: dict[str, Any] | None) -> dict[str, str]:
     if not selection or selection["step"] == selection["last"]:
         return {}
     which = "the best checkpoint, of " if selection["kind"] == "best" else ""
-    which = "the best checkpoint, of " if selection["kind"] == "best" else ""
     return {"used": f"{which}step {selection['step']:,}"}
 
 

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -46,18 +46,28 @@ class Best(BaseModel):
     bits_per_byte: float | None = None  # older versions did not save it
 
 
-class TrainerState(BaseModel):
-    """trainer/state.json: all that a run needs besides the tensors to continue as if it had never stopped."""
+class Figures(BaseModel):
+    """Of trainer/state.json, what is told about a checkpoint; each may be missing."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    loss: float | None = None
+    val_loss: float | None = None
+    bits_per_byte: float | None = None  # older versions did not save it
+    evaluated: Count = 0  # the step of the last evaluation
+    best: Best | None = None
+    data: dict[str, Any] = {}
+
+
+class TrainerState(Figures):
+    """trainer/state.json: all that a run needs besides the tensors to continue as if it had never stopped."""
 
     step: Count
     tokens: Count
     seconds: float
     loss: float | None
     val_loss: float | None
-    bits_per_byte: float | None = None  # older versions did not save it
-    evaluated: Count  # the step of the last evaluation
+    evaluated: Count
     best: Best | None
     generator: list[Any]
     data: dict[str, Any]
@@ -65,6 +75,9 @@ class TrainerState(BaseModel):
     def rng(self) -> Random:
         """The run's generator as it stood after the weights were initialized. Raises ValueError or its like."""
         return to_rng(self.generator)
+
+
+Read = TypeVar("Read", bound=Figures)
 
 
 def to_rng(generator: Any) -> Random:
@@ -119,11 +132,8 @@ class Checkpoint:
         """The validated state of the trainer. Raises CheckpointError where a run cannot continue from it."""
         where = self.path / STATE
         try:
-            state = TrainerState.model_validate(self.state)
+            state = _validated(TrainerState, self.state, where)
             state.rng()
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise CheckpointError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         except (TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"{where}: not the state of a generator ({error})") from None
         return state
@@ -311,6 +321,13 @@ def _read_state(path: Path, step: int, entries: Entries) -> dict[str, Any]:
     state = files.parse_json(read_file(path, STATE, entries), str(path / STATE))
     if not isinstance(state, dict) or type(state.get("step")) is not int or state["step"] != step:
         raise CheckpointError(f"{path / STATE}: its step is not the manifest's")
-    if not isinstance(state.get("data", {}), dict):
-        raise CheckpointError(f"{path / STATE}: its data is no object")
+    _validated(Figures, state, path / STATE)
     return state
+
+
+def _validated(shape: type[Read], state: dict[str, Any], where: Path) -> Read:
+    try:
+        return shape.model_validate(state)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

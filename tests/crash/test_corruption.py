@@ -174,6 +174,15 @@ def test_hostile_values_are_refused(folder: Path, name: str, change: Change) -> 
     refused(folder)
 
 
+@pytest.mark.parametrize("key", ["loss", "val_loss", "bits_per_byte", "evaluated", "best"])
+def test_figures_of_another_type_are_named(folder: Path, key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads((folder / "trainer/state.json").read_text())
+    (folder / "trainer/state.json").write_text(json.dumps(content | {key: True}))
+    reseal(folder)
+    assert main(["info", str(folder)]) == 4
+    assert f"state.json: {key}: Input should be" in capsys.readouterr().err
+
+
 RAW = {
     "a key twice": b'{"step": 20, "step": 20}',
     "NaN": b'{"step": NaN}',
