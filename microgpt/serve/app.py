@@ -87,7 +87,8 @@ class Endpoint:
             value = strict_json.parse(await request.body())
         except strict_json.JsonError as error:
             status = 422 if route.dialect is Dialect.PLAIN and error.kind != "syntax" else 400
-            raise ApiError(status, str(error), param=error.param) from None
+            where = f"{error.param}: " if error.param and error.kind != "duplicate" else ""
+            raise ApiError(status, f"{where}{error}", param=error.param) from None
         try:
             return route.body.model_validate(value)
         except ValidationError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import selectors
 import socket
 import struct
 import threading
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import httpx2
 import pytest
@@ -85,13 +87,19 @@ def test_overload_is_refused_at_once(busy: Server) -> None:
     assert wait(lambda: gauges(busy)["microgpt_active_streams"] == RUN, 2)
     waiting = [connect(busy.port, request(body=BRIEF)) for _ in range(WAIT)]
     assert wait(lambda: gauges(busy)["microgpt_queue_depth"] == WAIT, 2)
-    began = time.monotonic()
-    for path, body in ((GENERATE, BRIEF), ("/v1/completions", {"prompt": "a"})):
+    for path, body, error in ((GENERATE, BRIEF, str), ("/v1/completions", {"prompt": "a"}, dict)):
+        began = time.monotonic()
         answer = busy.post(path, body)
+        assert time.monotonic() - began < 1
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1
-        assert answer.json()["error"]
-    assert time.monotonic() - began < 1
+        assert isinstance(answer.json()["error"], error)
+    more = [connect(busy.port, request(body=BRIEF)) for _ in range(10 * (RUN + WAIT))]
+    for connection in more:
+        status, told = answer_of(connection)
+        assert status == 503
+        assert b"\r\nretry-after: " in told
+        connection.close()
     assert busy.get("/health").status_code == 200
     assert gauges(busy)["microgpt_active_streams"] == RUN
     for connection in held:
@@ -99,6 +107,26 @@ def test_overload_is_refused_at_once(busy: Server) -> None:
     for connection in waiting:  # whoever waited is served
         assert answer_of(connection)[0] == 200
         connection.close()
+
+
+def test_the_first_token_of_100_streams(server: Server) -> None:
+    """99 of them have it within a second, of a tiny model."""
+    question = {"messages": [{"role": "user", "content": "how are you"}], "stream": True, "seed": 1}
+    data = request("/v1/chat/completions", question)
+    began, seconds = time.monotonic(), []
+    streams = [connect(server.port, data) for _ in range(100)]
+    with selectors.DefaultSelector() as waiting:
+        texts = {waiting.register(stream, selectors.EVENT_READ).fd: b"" for stream in streams}
+        while len(seconds) < 100 and (ready := waiting.select(10)):
+            for key, _ in ready:
+                texts[key.fd] += cast(socket.socket, key.fileobj).recv(65536)
+                if texts[key.fd].count(b"data: ") >= 2:  # the role's event, and the first token's
+                    seconds.append(time.monotonic() - began)
+                    waiting.unregister(key.fileobj)
+    for stream in streams:
+        stream.close()
+    assert len(seconds) == 100
+    assert sorted(seconds)[98] < 1
 
 
 def test_clients_take_turns(busy: Server) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from microgpt.cli import main
+from microgpt.inference.language_model import LanguageModel
 from tests.serve.running import Server
 
 
@@ -24,6 +26,19 @@ def test_samples_are_the_terminals(names_server: Server, names_run: Path, capsys
     for i, text in enumerate(answer.json()["samples"]):
         main(["generate", str(names_run), "--seed", str(7 + i), "-n", "1", "--temperature", "0.9"])
         assert capsys.readouterr().out == text + "\n"
+
+
+def test_a_sample_is_the_same_beside_63_others(names_server: Server, names_run: Path) -> None:
+    model = LanguageModel.open(names_run)
+
+    def sample(seed: int) -> str:
+        answer = names_server.post("/microgpt/v1/generate", {"seed": seed, "temperature": 1.5})
+        text: str = answer.json()["samples"][0]
+        return text
+
+    with ThreadPoolExecutor(64) as pool:
+        found = list(pool.map(sample, range(64)))
+    assert found == [model.generate(seed=seed, temperature=1.5).read() for seed in range(64)]
 
 
 def test_seeds_wrap_at_2_to_the_64(names_server: Server, names_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +71,7 @@ def test_a_message_longer_than_the_room_keeps_its_end(server: Server) -> None:
         ("generate", {"temperature": -1e-7}, 400, "temperature must be >= 0, got -0.0000001"),
         ("generate", {"temperature": -0.123456789}, 400, "temperature must be >= 0, got -0.123456789"),
         ("generate", {"temperature": -2}, 400, "temperature must be >= 0, got -2"),
+        ("generate", {"seed": 2**64}, 422, "seed: an integer is beyond 64 bits"),
         ("generate", {"num_samples": 0}, 400, "num_samples must be >= 1"),
         ("generate", {"max_tokens": 0}, 400, "max_tokens must be >= 1 when specified"),
         ("chat", {"messages": []}, 400, "messages must not be empty"),

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from microgpt.cli import main
-from microgpt.commands.serve import _api_key
+from microgpt.commands.serve import _api_key, _port
 from tests.serve.hostile import GENERATE, request
 from tests.serve.running import Server, answer_of, connect, serving
 
@@ -66,6 +66,13 @@ def test_where_the_key_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert _api_key(None, None) == "of-the-environment"
     assert _api_key(None, "given") == "given"
     assert _api_key(tmp_path / "key", None) == "of-a-file"
+
+
+def test_where_the_port_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PORT", raising=False)
+    assert (_port(None), _port(0)) == (8080, 0)
+    monkeypatch.setenv("PORT", "9000")
+    assert (_port(None), _port(7000)) == (9000, 7000)
 
 
 def test_pages_that_are_listed_may_ask(guarded: Server) -> None:

@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from microgpt.data import chat_template
+from microgpt.data.conversations import Message
 from microgpt.inference.chat import ChatModel, load
 from tests.serve.conftest import BYTES, CHAT, NAMES
 from tests.serve.openai.asking import alike, ask, events, joined, refused
@@ -142,6 +145,20 @@ def test_json_of_a_schema(server: Server, temperature: float) -> None:
         assert value["kind"] in ("a", "b", None)
     streamed = events(server, PATH, {"messages": ASKED, **body, "stream_options": {"include_usage": True}})
     assert joined(streamed) == (alike(found["choices"]), found["usage"])
+
+
+def test_logprobs_of_masked_tokens_are_the_models_own(server: Server, bytes_run: Path) -> None:
+    model = load(bytes_run)
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["a"]}}}
+    found = chat(server, model=BYTES, logprobs=True, response_format=wanted, seed=1)["choices"][0]
+    entries = found["logprobs"]["content"]
+    assert b"".join(bytes(entry["bytes"]) for entry in entries) == b'"a"'
+    tokens = chat_template.prompt([Message("user", "how are you")], model.tokenizer, 256).tokens
+    logits = model.engine.logits(model.state, np.array(tokens, dtype=np.int32))[0][-1].astype(np.float64)
+    (first,) = model.tokenizer.encode(entries[0]["token"])
+    own = logits[first] - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+    assert entries[0]["logprob"] == pytest.approx(own, abs=1e-6)
+    assert own < -1, "the mask made it likely, not the model"
 
 
 @pytest.mark.parametrize("temperature", [0, 2])
