@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from microgpt.inference.slots import PREFIX_BYTES
 from microgpt.serve.limits import LIMITS
 from tests.serve.running import Server
 
@@ -43,6 +44,10 @@ def test_the_limits_are_those_of_the_table() -> None:
         for name, limit in LIMITS.items()
     ]
     assert [line for line in PAGE.splitlines() if line.startswith("| `")] == expected
+
+
+def test_the_memory_of_prompts_is_that_of_the_code() -> None:
+    assert f"up to {PREFIX_BYTES >> 20} MiB of memory\nper model" in PAGE
 
 
 def number(value: float) -> str:

@@ -114,16 +114,16 @@ def test_the_first_token_of_100_streams(server: Server) -> None:
     question = {"messages": [{"role": "user", "content": "how are you"}], "stream": True, "seed": 1}
     data = request("/v1/chat/completions", question)
     began, seconds = time.monotonic(), []
-    streams = [connect(server.port, data) for _ in range(100)]
+    connections = [connect(server.port, data) for _ in range(100)]
     with selectors.DefaultSelector() as waiting:
-        texts = {waiting.register(stream, selectors.EVENT_READ).fd: b"" for stream in streams}
+        texts = {waiting.register(stream, selectors.EVENT_READ).fd: b"" for stream in connections}
         while len(seconds) < 100 and (ready := waiting.select(10)):
             for key, _ in ready:
                 texts[key.fd] += cast(socket.socket, key.fileobj).recv(65536)
                 if texts[key.fd].count(b"data: ") >= 2:  # the role's event, and the first token's
                     seconds.append(time.monotonic() - began)
                     waiting.unregister(key.fileobj)
-    for stream in streams:
+    for stream in connections:
         stream.close()
     assert len(seconds) == 100
     assert sorted(seconds)[98] < 1
