@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.serve.hostile import BODY, CHAT, Case, cases, request
+from tests.serve.hostile import BODY, CHAT, GENERATE, Case, cases, json_cases, media_cases, request
 from tests.serve.running import Server, answer_of, connect
 
 CASES = list(cases())
@@ -61,6 +62,18 @@ def test_it_is_refused(attacked: Server, case: Case) -> None:
     assert b"Traceback" not in answer
     assert b"site-packages" not in answer
     assert b"access-control-allow-origin" not in answer.lower()
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize"])
+def test_openais_routes_refuse_the_same_in_their_shape(attacked: Server, path: str) -> None:
+    for case in [*json_cases(), *media_cases()]:
+        sent = case.request.replace(GENERATE.encode(), path.encode(), 1).replace(CHAT.encode(), path.encode(), 1)
+        status, answer = exchange(attacked.port, sent)
+        assert status == (415 if 415 in case.statuses else 400), (case.name, answer[:300])
+        error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+        assert error.keys() == {"message", "type", "param", "code"}, case.name
+        if case.statuses == {422} and " for " not in case.name:  # a key that occurs twice, or a number beyond 64 bits
+            assert error["param"] == "seed", case.name
 
 
 def test_exactly_4_mib_is_allowed(attacked: Server) -> None:
