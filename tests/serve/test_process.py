@@ -150,11 +150,11 @@ def test_a_signal_ends_it_in_good_order(endless_run: Path, tmp_path: Path, numbe
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = ("--max-streams", "33", "--queue", "4")
+    arguments = ("--max-streams", "201", "--queue", "4")
     with serving(*arguments, log=tmp_path / "log", port="", MODEL_DIR=str(endless_run), PORT=str(port)) as server:
         assert server.port == port
-        body = {"prompt": "a", "temperature": 0, "stream": True, "n": 32}
-        streaming = [connect(server.port, request("/v1/completions", body)) for _ in range(32)]
+        body = {"prompt": "a", "temperature": 0, "stream": True, "n": 4}
+        streaming = [connect(server.port, request("/v1/completions", body)) for _ in range(200)]
         joined = connect(server.port, request(body={"num_samples": 50, "temperature": 0}))
         waiting = connect(server.port, request("/v1/completions", body))
         idle, half = connect(server.port, b""), connect(server.port, b"POST / HTTP/1.1\r\n")
