@@ -17,7 +17,7 @@ from microgpt.runs import checkpoint
 from microgpt.training import prepare
 
 RUNS = Path(__file__).parents[1] / "compatibility" / "fixtures" / "runs"
-OUTSIDE = ("nan", "inf", "9223372036854775808", "1e308")  # the schema's own test has more
+OUTSIDE = ("nan", "inf", "9223372036854775808", "18446744073709551616", "1e308")  # the schema's own test has more
 # The rest of each command; the numbers are asked of it.
 COMMANDS = {
     "train": ["{text}", "--out", "{new}"],
@@ -61,6 +61,8 @@ def test_an_extreme_number_is_refused(
     places = {"text": text, "new": tmp_path / "new", "run": RUNS / "names"}
     words = [*command.split(), *(word.format(**places) for word in COMMANDS[command])]
     for value in OUTSIDE:
+        if flag == "--seed" and command in ("generate", "chat") and value == str(2**63):
+            continue  # the service's seeds go to 2^64, and the terminal repeats its replies
         assert main([*words, f"{flag}={value}"]) == 2, (flag, value)
         said = capsys.readouterr().err
         assert said.count("\n") == 1, said
