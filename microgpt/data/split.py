@@ -38,9 +38,13 @@ def split(
         drawn = order[:]
         Random(data.split_seed).shuffle(drawn)
         held = drawn[len(drawn) - n_held :]
+        del drawn  # of many documents, the larger part of the memory
     rng.shuffle(order)  # all of it: with the seed of the split, the held-out part comes last
-    shuffled = _numbers(order)
-    return shuffled[np.isin(shuffled, _numbers(held), invert=True)] if n_held else shuffled, _numbers(held)
+    if not n_held:
+        return _numbers(order), _numbers(held)
+    kept = np.ones(len(sizes), dtype=bool)
+    kept[_numbers(held)] = False
+    return _numbers(order)[kept[_numbers(order)]], _numbers(held)
 
 
 def _numbers(places: array[int]) -> np.ndarray:

@@ -16,7 +16,7 @@ from microgpt.serve.openai.choices import Choice, Entry, Piece, Spelled, pieces,
 from microgpt.serve.openai.fields import ChoiceFields, SamplingFields, invalid
 from microgpt.serve.openai.messages import Messages, chat_model, plain
 from microgpt.serve.openai.prompts import conversation
-from microgpt.serve.openai.shapes import FINGERPRINT, Usage, new_id, now, usage_of
+from microgpt.serve.openai.shapes import Head, Usage, new_id, now, usage_of
 from microgpt.serve.openai.streaming import ReplyStream
 from microgpt.serve.routes import Call, Events
 from microgpt.serve.scheduler import Reply
@@ -84,14 +84,10 @@ class ChatChoice(BaseModel):
     logprobs: ChatLogprobs | None
 
 
-class ChatCompletion(BaseModel):
+class ChatCompletion(Head):
     """An answer of /v1/chat/completions."""
 
-    id: str
     object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    system_fingerprint: str = FINGERPRINT
     choices: list[ChatChoice]
     usage: Usage
 
@@ -118,14 +114,10 @@ class ChunkChoice(BaseModel):
     logprobs: ChatLogprobs | None
 
 
-class ChatChunk(BaseModel):
+class ChatChunk(Head):
     """A piece of a stream."""
 
-    id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    system_fingerprint: str = FINGERPRINT
     choices: list[ChunkChoice]
     usage: Usage | None
 

@@ -14,7 +14,7 @@ from microgpt.serve.models import ServedModel
 from microgpt.serve.openai.choices import Choice, Entry, Whole, pieces, read
 from microgpt.serve.openai.fields import ChoiceFields, invalid, one_of
 from microgpt.serve.openai.prompts import encode, fits, given
-from microgpt.serve.openai.shapes import FINGERPRINT, Usage, new_id, now, usage_of
+from microgpt.serve.openai.shapes import Head, Usage, new_id, now, usage_of
 from microgpt.serve.openai.streaming import ReplyStream
 from microgpt.serve.routes import Call, Events
 from microgpt.serve.scheduler import Reply
@@ -77,14 +77,10 @@ class CompletionChoice(BaseModel):
     logprobs: Logprobs | None
 
 
-class Completion(BaseModel):
+class Completion(Head):
     """An answer of /v1/completions, or a piece of its stream."""
 
-    id: str
     object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
-    system_fingerprint: str = FINGERPRINT
     choices: list[CompletionChoice]
     usage: Usage | None
 

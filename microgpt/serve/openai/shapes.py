@@ -14,6 +14,15 @@ from microgpt.serve.generation import Finished
 FINGERPRINT = f"b{microgpt.__version__}"
 
 
+class Head(BaseModel):
+    """The beginning of an answer, or of a piece of its stream."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str = FINGERPRINT
+
+
 class Usage(BaseModel):
     """Tokens of a request: its prompts with BOS, each counted once, and its completions without what ended them."""
 
