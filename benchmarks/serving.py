@@ -46,7 +46,7 @@ async def app(scope, receive, send):
         await send({"type": "http.response.body", "body": b'data: {"choices":[{"text":"a"}]}\\n\\n', "more_body": True})
         await asyncio.sleep(0.05)
     await send({"type": "http.response.body", "body": b"data: [DONE]\\n\\n"})
-listener = socket.socket()
+listener = socket.socket(proto=socket.IPPROTO_TCP)
 listener.bind(("127.0.0.1", 0))
 listener.listen(2048)
 print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 from microgpt.cli import main
 from microgpt.commands.serve import _api_key, _port
+from microgpt.serve.server import bind
 from tests.serve.hostile import GENERATE, request
 from tests.serve.running import Server, answer_of, connect, serving
 
@@ -245,3 +247,23 @@ def test_a_port_in_use_is_named(server: Server, names_run: Path, capsys: pytest.
 
 def test_help_takes_no_model_and_no_server(server: Server) -> None:
     assert httpx2.get(f"{server.url}/").headers["content-security-policy"].startswith("default-src")
+
+
+def test_answers_are_sent_at_once() -> None:
+    async def accepted() -> object:
+        made: asyncio.Future[asyncio.BaseTransport] = asyncio.get_running_loop().create_future()
+
+        class Accepting(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                made.set_result(transport)
+
+        with bind("127.0.0.1", 0) as listener:
+            async with await asyncio.get_running_loop().create_server(Accepting, sock=listener):
+                with socket.create_connection(listener.getsockname()):
+                    transport = await made
+                    try:
+                        return transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                    finally:
+                        transport.close()
+
+    assert asyncio.run(accepted())
