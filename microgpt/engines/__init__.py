@@ -18,6 +18,8 @@ from microgpt.model import Tensors
 State = Any  # weights and moments in the engine's own form
 Cache = Any  # keys and values of the positions so far, in the engine's own form
 Generate = Callable[..., tuple[np.ndarray, np.ndarray, int]]
+Activations = dict[str, np.ndarray]
+Inspect = Callable[[State, np.ndarray], Activations]
 
 
 class Slots(Protocol):
@@ -89,5 +91,16 @@ class Engine(Protocol):
         """None, or the fast path: slots(state, n, prefix_bytes), which computes n sequences in one product.
 
         Prompts that begin alike share what is computed; caches of up to `prefix_bytes` are kept for that.
+        """
+        return None
+
+    @property
+    def inspect(self) -> Inspect | None:
+        """None, or the activations of T tokens from an empty cache by name: inspect(state, tokens).
+
+        Of the residual stream (T, D) `embedding`, and per layer `layer0.after_attention` and `layer0.after_mlp`; of a
+        layer also `q`, `k`, `v` and `mix` (H, T, D / H), where attention's weights `attention` (H, T, T) are those
+        of a row's position on a column's; `mlp` (T, 4 D) after its activation function. At last `final` (T, D) and
+        `logits` (T, V), which equal those of `logits` bit for bit. Not to be changed.
         """
         return None

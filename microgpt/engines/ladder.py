@@ -138,6 +138,14 @@ def choose(
     raise UsageError(f"--engine auto: no engine can do this: {'; '.join(reasons)}")
 
 
+def inspecting(model: Model, optim: Optim, dtype: str) -> Engine:
+    """An engine that has the contract's `inspect`, in a dtype of weights: float32 or float64."""
+    for rung, info in LADDER.items():
+        if dtype in info.dtypes and not info.requires and engine(rung).inspect is not Engine.inspect:
+            return engine(rung)(model, optim, dtype=dtype)
+    raise UsageError(f"no engine shows its activations in {dtype}; convert the weights to float32")
+
+
 def calibrate(
     name: str = "auto",
     dtype: str = "auto",

@@ -240,6 +240,25 @@ def forward(model: Model, w: Weights, tokens: Array, cache: Cache | None = None,
     return Trace(r0, x0, layers, x, r, logits)
 
 
+def activations(w: Weights, trace: Trace) -> engines.Activations:
+    """The trace of one row by name, with the residual stream, which is added up once more."""
+    x = trace.x0
+    found = {"embedding": x}
+    for i, s in enumerate(trace.layers):
+        after_attention = x + linear(s.mix, w[f"layer{i}.attn_wo"])
+        x = after_attention + linear(s.a, w[f"layer{i}.mlp_fc2"])
+        parts = {
+            "q": s.q.y[0],
+            "k": s.k.y[0],
+            "v": s.v[0],
+            "attention": s.p[0],
+            "mix": split(s.mix, 1, s.p.shape[1])[0],
+        }
+        parts |= {"after_attention": after_attention, "mlp": s.a, "after_mlp": x}
+        found |= {f"layer{i}.{name}": a for name, a in parts.items()}
+    return found | {"final": trace.x, "logits": trace.logits}
+
+
 def cross_entropy(logits: Array, targets: Array, weights: Array) -> tuple[float, Array]:
     """The weighted sum of -log softmax(logits)[target], and the probabilities (N, V)."""
     top = logits.max(axis=-1, keepdims=True)
@@ -370,3 +389,12 @@ class Engine(engines.Engine):
         cache = cache or Cache(self.model, self.dtype)
         with threadpool_limits(self.threads or None), np.errstate(all="ignore"):
             return forward(self.model, state.w, np.asarray(tokens)[None], cache).logits, cache
+
+    @property
+    def inspect(self) -> engines.Inspect:
+        def found(state: State, tokens: Array) -> engines.Activations:
+            with threadpool_limits(self.threads or None), np.errstate(all="ignore"):
+                cache = Cache(self.model, self.dtype)
+                return activations(state.w, forward(self.model, state.w, np.asarray(tokens)[None], cache))
+
+        return found
