@@ -10,11 +10,11 @@ from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from microgpt.serve import muchq, openai, strict_json
+from microgpt.serve import api, muchq, openai, static, strict_json
 from microgpt.serve.errors import ApiError, Dialect, dialect_of, internal_error
 from microgpt.serve.metrics import MEDIA as METRICS
 from microgpt.serve.metrics import ROUTE
@@ -24,7 +24,7 @@ from microgpt.serve.service import Service
 
 def routes() -> list[Route]:
     """Every route of the service."""
-    return [*OWN, *muchq.ROUTES, *openai.ROUTES]
+    return [*OWN, *static.ROUTES, *api.ROUTES, *muchq.ROUTES, *openai.ROUTES]
 
 
 def application(service: Service, guarded: Callable[[ASGIApp], ASGIApp]) -> ASGIApp:
@@ -137,14 +137,6 @@ async def health(call: Call) -> Response:
     return PlainTextResponse("Ok") if call.service.models.ready else PlainTextResponse("loading", 503)
 
 
-async def page(call: Call) -> Response:
-    """One line, until there is a page."""
-    return HTMLResponse(
-        "<!doctype html><title>microgpt</title><p>microgpt serves here; GET /openapi.json lists its routes.\n",
-        headers={"content-security-policy": "default-src 'self'"},
-    )
-
-
 async def metrics(call: Call) -> Response:
     """Prometheus' text."""
     return Response(call.service.metrics.text(), media_type=METRICS)
@@ -165,7 +157,6 @@ OWN = [
         media="text/plain",
         statuses={503: "loading"},
     ),
-    Route("GET", "/", page, "The page.", media="text/html"),
     Route("GET", "/metrics", metrics, "Counters for Prometheus.", media="text/plain"),
     Route("GET", "/openapi.json", openapi, "This document."),
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
 import re
 from collections.abc import Collection, Sequence
@@ -14,6 +16,7 @@ from microgpt.serve.errors import ApiError, dialect_of
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.ASCII)
+BASIC = 'Basic realm="microgpt", charset="UTF-8"'  # a browser then asks its user for a name and a password: the key
 PREFLIGHT = {
     "access-control-allow-methods": "GET, POST",
     "access-control-allow-headers": "authorization, content-type",
@@ -30,7 +33,7 @@ class Guard:
         self._app = app
         self._hosts = {*LOOPBACK, bracketed(host).lower()}
         self._origins = frozenset(origins)
-        self._expected = None if api_key is None else f"Bearer {api_key}".encode()
+        self._key = None if api_key is None else api_key.encode()
         self._public = frozenset(public)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,6 +54,8 @@ class Guard:
             response = self._refusal(scope, headers, listed)
         except ApiError as error:
             response = JSONResponse(dialect_of(scope["path"]).render(error), error.status, headers=error.headers)
+            if error.status == 401 and "text/html" in headers.get("accept", ""):
+                response.headers.append("www-authenticate", BASIC)
         await (response or self._app)(scope, receive, sending)
 
     def _refusal(self, scope: Scope, headers: Headers, listed: bool) -> Response | None:
@@ -67,9 +72,9 @@ class Guard:
             raise ApiError(403, "pages of this Origin may not use the service; --allow-origin lists those that may")
         if listed and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             return Response(status_code=204, headers=PREFLIGHT)
-        if self._expected and scope["path"] not in self._public:
-            keys = headers.getlist("authorization")
-            if len(keys) != 1 or not hmac.compare_digest(keys[0].encode("latin-1"), self._expected):
+        if self._key and scope["path"] not in self._public:
+            given_keys = headers.getlist("authorization")
+            if len(given_keys) != 1 or not hmac.compare_digest(key_of(given_keys[0]), self._key):
                 raise ApiError(
                     401,
                     "this service asks for its API key: Authorization: Bearer KEY",
@@ -77,6 +82,19 @@ class Guard:
                     headers={"www-authenticate": "Bearer"},
                 )
         return None
+
+
+def key_of(authorization: str) -> bytes:
+    """The key of `Bearer KEY`, or of `Basic` with the key as its password, which is what browsers send; else b""."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme == "Bearer":
+        return value.encode("latin-1")
+    if scheme == "Basic":
+        try:
+            return base64.b64decode(value.encode("latin-1"), validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
+    return b""
 
 
 def bracketed(host: str) -> str:

@@ -106,7 +106,7 @@ class Models:
 
     async def _load(self, name: str) -> None:
         try:
-            model = await _in_thread(functools.partial(load, self.paths[name], **self._engine))
+            model = await in_thread(functools.partial(load, self.paths[name], **self._engine))
         except MicrogptError as error:
             raise ModelError(f"the model {name!r} cannot be loaded", error) from error
         if model.selection and not model.selection.is_last:
@@ -126,7 +126,7 @@ class Models:
             model.interrupt()
 
 
-async def _in_thread(function: Callable[[], Loaded]) -> Loaded:
+async def in_thread(function: Callable[[], Loaded]) -> Loaded:
     """Call a function on a thread that does not hold up the end of the process, as an executor's would."""
     loop = asyncio.get_running_loop()
     loaded: asyncio.Future[Loaded] = loop.create_future()

@@ -1,0 +1,7 @@
+"""The routes that the page asks beside the public ones, one module per subject."""
+
+from __future__ import annotations
+
+from microgpt.serve.api import runs
+
+ROUTES = [*runs.ROUTES]

@@ -1,0 +1,110 @@
+// @ts-check
+// Requests to the service that this page came from.
+
+/** A request that was refused, or that did not reach the service; its message is for people. */
+export class ApiError extends Error {
+  /**
+   * @param {number} status  Of HTTP; 0 where the service was not reached.
+   * @param {string} message
+   */
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/**
+ * @param {string} path
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<any>}
+ */
+export async function get(path, signal) {
+  return (await send(path, undefined, signal)).json();
+}
+
+/**
+ * @param {string} path
+ * @param {object} body
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<any>}
+ */
+export async function post(path, body, signal) {
+  return (await send(path, body, signal)).json();
+}
+
+/**
+ * The server-sent events of a request, parsed; the stream ends with `[DONE]` or with the connection. Breaking out of the
+ * loop closes the connection. An event `{"error": …}` is thrown.
+ * @param {string} path
+ * @param {object} [body]  With it the request is a POST.
+ * @param {AbortSignal} [signal]
+ * @returns {AsyncGenerator<any, void, void>}
+ */
+export async function* stream(path, body, signal) {
+  const response = await send(path, body, signal);
+  if (!response.body) return;
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = '';
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const events = (rest + value).split('\n\n');
+      rest = events.pop() ?? '';
+      for (const event of events) {
+        const lines = event.split('\n').filter((line) => line.startsWith('data:'));
+        const data = lines.map((line) => line.slice(5).trimStart()).join('\n');
+        if (data === '[DONE]') return;
+        if (!data) continue; // a comment that keeps the connection alive
+        const parsed = JSON.parse(data);
+        if (parsed.error) throw new ApiError(response.status, told(parsed));
+        yield parsed;
+      }
+    }
+  } catch (error) {
+    throw error instanceof ApiError || aborted(error) ? error : unreachable();
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+/**
+ * @param {string} path
+ * @param {object | undefined} body
+ * @param {AbortSignal | undefined} signal
+ */
+async function send(path, body, signal) {
+  /** @type {RequestInit} */
+  const options = { signal };
+  if (body !== undefined) {
+    options.method = 'POST';
+    options.headers = { 'content-type': 'application/json' };
+    options.body = JSON.stringify(body);
+  }
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch (error) {
+    throw aborted(error) ? error : unreachable();
+  }
+  if (!response.ok) throw new ApiError(response.status, told(await response.json().catch(() => ({}))));
+  return response;
+}
+
+/** @param {any} answer */
+function told(answer) {
+  const error = answer.error;
+  return (typeof error === 'string' ? error : error?.message) ?? 'the service refused this without a reason';
+}
+
+function unreachable() {
+  return new ApiError(0, 'The service does not answer. Is microgpt serve still running?');
+}
+
+/**
+ * Whether an error is only that a request was given up.
+ * @param {unknown} error
+ */
+export function aborted(error) {
+  return error instanceof DOMException && error.name === 'AbortError';
+}

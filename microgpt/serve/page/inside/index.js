@@ -1,0 +1,10 @@
+// @ts-check
+// The view inside.
+
+import { fill, h } from '../dom.js';
+
+/** @type {import('../types.js').View['show']} */
+export async function show(main, context) {
+  fill(main, h('h1', { class: 'unseen' }, 'inside'), h('p', null, context.run, ' …'));
+  return () => {};
+}

@@ -1,0 +1,145 @@
+// @ts-check
+// The router: an address such as #/play/names?at=500 → the view's module, and the bar that goes with it.
+
+import { ApiError, aborted, get } from './api.js';
+import { byId, fill, h } from './dom.js';
+
+/** @typedef {import('./types.js').Context} Context */
+/** @typedef {import('./types.js').Run} Run */
+
+/** @type {Record<string, {title: string, load: () => Promise<import('./types.js').View>}>} */
+const VIEWS = {
+  play: { title: 'Play', load: () => import('./play/index.js') },
+  watch: { title: 'Watch', load: () => import('./watch/index.js') },
+  inside: { title: 'Look inside', load: () => import('./inside/index.js') },
+  step: { title: 'Step through', load: () => import('./step/index.js') },
+};
+
+const main = byId('main');
+const picker = /** @type {HTMLSelectElement} */ (byId('run'));
+/** @type {import('./types.js').Runs} */
+let known = { runs: [], may_train: false };
+let end = () => {};
+let shown = 0; // how often a view was shown, by which one that comes too late is known
+let first = true;
+
+/**
+ * @param {string} hash
+ * @returns {{view: string, names: string[], at: number | null}}
+ */
+export function parse(hash) {
+  const [path, query = ''] = hash.replace(/^#\/?/, '').split('?');
+  const [view, names = ''] = path.split('/');
+  const at = new URLSearchParams(query).get('at');
+  return {
+    view: view in VIEWS ? view : 'play',
+    names: names.split(',').filter(Boolean).map(decoded),
+    at: at !== null && /^\d{1,9}$/.test(at) ? Number(at) : null,
+  };
+}
+
+/** @param {string} text */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/**
+ * The address of a view.
+ * @param {string} view
+ * @param {string[]} names
+ * @param {number | null} [at]
+ */
+export function address(view, names, at = null) {
+  return `#/${view}/${names.map(encodeURIComponent).join(',')}${at === null ? '' : `?at=${at}`}`;
+}
+
+/** @param {string} text */
+function say(text) {
+  byId('said').textContent = text;
+}
+
+async function show() {
+  const number = ++shown;
+  const { view, names, at } = parse(location.hash);
+  end();
+  end = () => {};
+  try {
+    known = await get('/api/runs');
+  } catch (error) {
+    if (number === shown) fail(error);
+    return;
+  }
+  if (number !== shown) return;
+  const named = names.filter((name) => known.runs.some((run) => run.name === name));
+  const missing = names.filter((name) => !named.includes(name));
+  if (!named.length && known.runs.length) named.push(known.runs[0].name);
+  showBar(view, named, at);
+  if (missing.length) say(`There is no run ${missing.join(', ')} here.`);
+  /** @type {Context} */
+  const context = {
+    run: named[0] ?? '',
+    names: named,
+    at,
+    model: at === null ? (named[0] ?? '') : `${named[0]}@${at}`,
+    runs: known.runs,
+    mayTrain: known.may_train,
+    go: (hash) => (location.hash = hash),
+    say,
+  };
+  try {
+    const loaded = await VIEWS[view].load();
+    if (number !== shown) return;
+    fill(main);
+    main.className = view;
+    const over = await loaded.show(main, context);
+    if (number === shown) end = over;
+    else over();
+  } catch (error) {
+    if (number === shown && !aborted(error)) fail(error);
+  }
+  if (!first && number === shown) main.focus({ preventScroll: true });
+  first = false;
+}
+
+/**
+ * The run picker and the links, which keep the run and its checkpoint.
+ * @param {string} view
+ * @param {string[]} names
+ * @param {number | null} at
+ */
+function showBar(view, names, at) {
+  document.title = `${VIEWS[view].title}${names.length ? ` · ${names.join(', ')}` : ''} · microgpt`;
+  fill(
+    picker,
+    known.runs.map((run) => h('option', { value: run.name, selected: run.name === names[0] }, run.name)),
+    known.runs.length ? null : h('option', null, 'no runs yet'),
+  );
+  picker.disabled = known.runs.length === 0;
+  for (const link of document.querySelectorAll('nav a')) {
+    const target = /** @type {HTMLElement} */ (link).dataset.view ?? 'play';
+    link.setAttribute('href', address(target, target === 'watch' ? names : names.slice(0, 1), at));
+    if (target === view) link.setAttribute('aria-current', 'page');
+    else link.removeAttribute('aria-current');
+  }
+}
+
+/** @param {unknown} error */
+function fail(error) {
+  if (!(error instanceof ApiError)) console.error(error);
+  const text = error instanceof ApiError ? error.message : `This view failed: ${error}`;
+  fill(main, h('p', { class: 'error', role: 'alert' }, text), h('button', { onclick: show }, 'Try again'));
+}
+
+picker.addEventListener('change', () => {
+  location.hash = address(parse(location.hash).view, [picker.value]);
+});
+addEventListener('hashchange', show);
+document.querySelector('.skip')?.addEventListener('click', (event) => {
+  event.preventDefault(); // the hash is the router's
+  main.focus();
+});
+show();

@@ -1,0 +1,98 @@
+"""The page in Chromium, all other network blocked: a browser per file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.serve.running import Server
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+NAMES, TALK, BYTES = "names", "talk", "bytes"  # the runs of page_server
+WIDTHS = (360, 800, 1400)
+Visit = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, per file: while it runs, the thread has Playwright's event loop and no other can (asyncio.run)."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def visit(browser: Any, page_server: Server) -> Iterator[Visit]:
+    """Open an address of the page: `visit("#/play/names", width=360, dark=True)`; `url` is that of another server.
+
+    Whatever the page says on the console, throws, or asks of any other host fails the test; `expected` are parts of
+    lines of the console that may be, such as the status of a request that the test has refused.
+    """
+    noise: list[str] = []
+    contexts = []
+
+    def go(
+        path: str = "",
+        *,
+        width: int = 1400,
+        dark: bool = False,
+        url: str | None = None,
+        expected: tuple[str, ...] = (),
+        **options: Any,
+    ) -> Any:
+        root = (url or page_server.url).rstrip("/")
+        context = browser.new_context(
+            viewport={"width": width, "height": 800},
+            color_scheme="dark" if dark else "light",
+            reduced_motion="reduce",
+            **options,
+        )
+        contexts.append(context)
+
+        def heard(text: str) -> None:
+            if not any(part in text for part in expected):
+                noise.append(text)
+
+        def route(request: Any) -> None:
+            if request.request.url.startswith((root + "/", "data:", "blob:")):
+                request.continue_()
+            else:
+                noise.append(f"asked for {request.request.url}")
+                request.abort()
+
+        context.route("**/*", route)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("console", lambda message: heard(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: heard(f"pageerror: {error}"))
+        page.goto(f"{root}/{path}")
+        page.locator("main[class]").wait_for()
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert noise == []
+
+
+def axe(page: Any) -> None:
+    """Hold the page against all rules of axe-core."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    told = [f"{rule['id']} ({rule['impact']}): {node['html'][:200]}" for rule in found for node in rule["nodes"]]
+    assert told == []
+
+
+def fits(page: Any) -> None:
+    """The page does not scroll sideways."""
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
