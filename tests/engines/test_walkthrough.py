@@ -69,9 +69,9 @@ def test_values_are_the_rungs(name: str) -> None:
 def test_a_masked_score_is_no_number() -> None:
     found = walk("classic")
     for part in ("scores", "attention"):
-        future = np.triu(np.ones(found.values[f"layer0.{part}"].shape[1:], bool), k=1)
+        masked = np.triu(np.ones(found.values[f"layer0.{part}"].shape[1:], bool), k=1)
         for x in (found.values[f"layer0.{part}"], found.gradients[f"layer0.{part}"]):
-            assert np.array_equal(np.isnan(x), np.broadcast_to(future, x.shape))
+            assert np.array_equal(np.isnan(x), np.broadcast_to(masked, x.shape))
 
 
 def test_every_number_is_counted() -> None:
@@ -154,5 +154,5 @@ def test_rungs_differ_by_rounding_alone() -> None:
 
 
 def test_the_rungs_that_are_here() -> None:
-    assert list(rungs())[0] == DEFINITION
+    assert next(iter(rungs())) == DEFINITION
     assert rungs()["manual"] == ("float32", "float64")

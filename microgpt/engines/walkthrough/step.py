@@ -103,7 +103,7 @@ def _present(operation: Operation, x: Array) -> Array:
 def _constants(model: Model, found: list[Operation], rows: MicroBatch, drops: list[Array]) -> dict[str, dict[str, Any]]:
     """By operation: the numbers of its formula that are neither inputs nor the same in every model."""
     T, size = rows.inputs.shape[1], model.head_dim
-    tables = ()
+    tables: tuple[Array, ...] = ()
     if model.position == "rope":
         tables = rope_tables(0, T, size, model.rope_base, model.rope_pairs, "float64")
     masks = iter(drops)
