@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +14,21 @@ from microgpt import files
 from microgpt.commands import Switch
 from microgpt.commands.flags import EngineFlags, Flags, require
 from microgpt.errors import MachineError, UsageError, install
+from microgpt.signals import can_start_threads
 from microgpt.terminal import output
 
 
+@contextmanager
+def ended_by_signal() -> Iterator[None]:
+    """A signal before the service listens ends it with status 0 too: nothing is under way."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not can_start_threads():  # OpenBLAS raised it
+            raise
+
+
+@ended_by_signal()
 def serve(
     run: Path | None = None,
     *,

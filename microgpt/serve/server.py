@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import functools
 import logging
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -21,6 +19,7 @@ from starlette.types import ASGIApp
 from microgpt.errors import MachineError
 from microgpt.serve.admission import Admission
 from microgpt.serve.app import application, routes
+from microgpt.serve.ending import CUT_SECONDS, GRACE_SECONDS, Ending
 from microgpt.serve.guard import Guard
 from microgpt.serve.limits import most
 from microgpt.serve.log import Log
@@ -29,10 +28,8 @@ from microgpt.serve.models import ModelError, Models
 from microgpt.serve.openapi import document
 from microgpt.serve.protocol import Protocol
 from microgpt.serve.service import Service
-from microgpt.signals import restore_handlers, set_handlers
 
-GRACE_SECONDS = 1.5  # in which replies under way may end by themselves after a signal
-CUT_SECONDS = 2  # after which connections that do not take their last event are cut
+TASK_SECONDS = 0.2  # in which the tasks of connections that were cut end
 OTHER_FILES = 64  # open beside connections
 SWITCH_SECONDS = 0.0005  # how long a worker thread holds the interpreter while the event loop waits for it
 
@@ -60,9 +57,17 @@ class Server(uvicorn.Server):
         """Leave the signals alone: uvicorn would raise them again at its end."""
         yield
 
+    async def end(self, running: asyncio.Task[None], seconds: float) -> None:
+        """Close connections; those that do not take their last event in time are cut. `running` is the server's."""
+        self.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment]  # it may be a fraction
+        self.should_exit = True
+        await running
+        if self.server_state.tasks:  # that were cancelled just now
+            await asyncio.wait(self.server_state.tasks, timeout=TASK_SECONDS)
 
-def run(settings: Settings, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C. `ready` is called with the address when requests are answered.
+
+def run(settings: Settings, ready: Callable[[str], None]) -> NoReturn:
+    """Serve until SIGTERM or Ctrl-C, which end the process. `ready` gets the address when requests are answered.
 
     Raises MachineError for an address that cannot be used, and as LanguageModel.open for the first model.
     """
@@ -73,8 +78,7 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
     listener = bind(settings.host, settings.port)
     sys.setswitchinterval(SWITCH_SECONDS)
     with contextlib.closing(listener), asyncio.Runner() as runner:
-        runner.run(serve(settings, listener, log, ready))
-    log.flush()
+        runner.run(serve(settings, listener, log, ready)).leave()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -97,8 +101,9 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def serve(settings: Settings, listener: socket.socket, log: Log, ready: Callable[[str], None]) -> None:
-    """Serve on the running loop until a signal."""
+async def serve(settings: Settings, listener: socket.socket, log: Log, ready: Callable[[str], None]) -> Ending:
+    """Serve on the running loop until a signal; the process may be left then."""
+    ending = Ending(log)
     admission = Admission(settings.max_streams, settings.queue)
     table = routes()
     metrics = Metrics(admission, sorted({route.path for route in table}))
@@ -131,28 +136,26 @@ async def serve(settings: Settings, listener: socket.socket, log: Log, ready: Ca
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=most("idle_seconds"),
-        timeout_graceful_shutdown=CUT_SECONDS,
     )
     server = Server(config)
     where = address(listener)
-    stop = asyncio.Event()
-    with on_signal(stop):
+    with ending.on_signal():
         running = asyncio.create_task(server.serve([listener]))
-        stopped = asyncio.create_task(stop.wait())
+        asked = asyncio.create_task(ending.asked.wait())
         try:
             loading = asyncio.create_task(models.get())
-            await asyncio.wait([loading, stopped], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([loading, asked], return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 await loading
                 ready(where)
-            await stopped
+            await asked
         except ModelError as error:
             raise error.cause from None
         finally:
             admission.close()
-            await end(admission, models)
-            server.should_exit = True
-            await running
+            await end(admission, models, ending)
+            await server.end(running, ending.left(CUT_SECONDS))
+    return ending
 
 
 def _connections() -> int:
@@ -171,28 +174,8 @@ def _connections() -> int:
     )
 
 
-async def end(admission: Admission, models: Models) -> None:
+async def end(admission: Admission, models: Models, ending: Ending) -> None:
     """Let replies under way end, for a while by themselves."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + GRACE_SECONDS
-    while admission.active and loop.time() < deadline:
+    while admission.active and ending.left(GRACE_SECONDS):
         await asyncio.sleep(0.02)
     models.interrupt()
-
-
-@contextlib.contextmanager
-def on_signal(stop: asyncio.Event) -> Iterator[None]:
-    """The first SIGINT or SIGTERM sets `stop`; the second ends the process at once."""
-    loop = asyncio.get_running_loop()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        loop.call_soon_threadsafe(stop.set)
-
-    before = set_handlers(handle)
-    try:
-        yield
-    finally:
-        restore_handlers(before)

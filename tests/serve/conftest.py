@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from microgpt.config import Config
 from microgpt.training.train import train
 from tests.chats import tiny
-from tests.serve.running import Server, serving
+from tests.serve.running import Server, connect, serving
 
 CHAT, NAMES, BYTES = "tiny", "names", "bytes"  # how the models are called
 
@@ -42,6 +44,13 @@ def names_server(names_run: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     log = tmp_path_factory.mktemp("serve") / "log"
     with serving(names_run, log=log) as running:
         yield running
+
+
+@pytest.fixture
+def dial() -> Iterator[Callable[..., socket.socket]]:
+    """`connect`, whose connections are closed when the test ends, however it ends."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *arguments, **options: stack.enter_context(connect(*arguments, **options))
 
 
 @pytest.fixture(scope="session")

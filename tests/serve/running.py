@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import selectors
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import httpx2
+
+SECONDS = 30  # after which a test gives up on an answer
 
 
 class Server:
@@ -22,7 +25,7 @@ class Server:
     def __init__(self, process: subprocess.Popen[str], url: str, log: Path) -> None:
         self.process, self.url, self.log = process, url, log
         self.port = int(url.rpartition(":")[2])
-        self.client = httpx2.Client(base_url=url, timeout=30)
+        self.client = httpx2.Client(base_url=url, timeout=SECONDS)
 
     def post(self, path: str, body: object, **headers: str) -> httpx2.Response:
         return self.client.post(path, json=body, headers=headers)
@@ -32,10 +35,10 @@ class Server:
 
 
 @contextmanager
-def serving(
+def started(
     *arguments: str | Path, log: Path, before: str = "", port: str = "0", **environment: str
-) -> Iterator[Server]:
-    """`microgpt serve` with these arguments on a free port, until the block ends; `before` is code that runs first."""
+) -> Iterator[subprocess.Popen[str]]:
+    """The process of `microgpt serve` with these arguments; `before` is code that runs first."""
     words = ["serve", *(["--port", port] if port else []), *map(str, arguments)]
     command = [sys.executable, "-c", f"{before}\nimport sys; from microgpt.cli import main; sys.exit(main({words}))"]
     variables = {
@@ -43,13 +46,9 @@ def serving(
     } | environment
     with log.open("w") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=variables)
-    server = None
     try:
-        server = Server(process, listening(process.stdout, log), log)
-        yield server
+        yield process
     finally:
-        if server:
-            server.client.close()
         if process.poll() is None:
             process.terminate()
         try:
@@ -59,6 +58,15 @@ def serving(
             process.wait()
         assert process.stdout
         process.stdout.close()
+
+
+@contextmanager
+def serving(*arguments: str | Path, log: Path, **options: str) -> Iterator[Server]:
+    """As `started` on a free port, with a client, from when it listens until the block ends."""
+    with started(*arguments, log=log, **options) as process:
+        server = Server(process, listening(process.stdout, log), log)
+        with server.client:
+            yield server
 
 
 def listening(stdout: IO[str] | None, log: Path) -> str:
@@ -72,13 +80,42 @@ def listening(stdout: IO[str] | None, log: Path) -> str:
 def connect(port: int, data: bytes, *, address: str = "127.0.0.1", buffer: int = 0) -> socket.socket:
     """A connection from an address that has sent these bytes, in which PORT stands for the port."""
     connection = socket.socket()
-    if buffer:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    connection.bind((address, 0))
-    connection.settimeout(10)
-    connection.connect(("127.0.0.1", port))
-    connection.sendall(data.replace(b"PORT", str(port).encode()))
+    try:
+        if buffer:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        connection.bind((address, 0))
+        connection.settimeout(SECONDS)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(data.replace(b"PORT", str(port).encode()))
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def read_all(connections: Sequence[socket.socket]) -> list[bytes]:
+    """The bytes that arrive on each until all are closed by the other side, or nothing arrives for SECONDS."""
+    texts = {connection: bytearray() for connection in connections}
+    with selectors.DefaultSelector() as waiting:
+        for connection in connections:
+            waiting.register(connection, selectors.EVENT_READ)
+        while waiting.get_map() and (ready := waiting.select(SECONDS)):
+            for key, _ in ready:
+                connection = cast(socket.socket, key.fileobj)
+                part = b""
+                with contextlib.suppress(ConnectionError):
+                    part = connection.recv(65536)
+                texts[connection] += part
+                if not part:
+                    waiting.unregister(connection)
+    return [bytes(text) for text in texts.values()]
 
 
 def answer_of(connection: socket.socket) -> tuple[int, bytes]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +16,8 @@ import pytest
 from microgpt.cli import main
 from microgpt.commands.serve import _api_key, _port
 from microgpt.serve.server import bind
-from tests.serve.hostile import GENERATE, request
-from tests.serve.running import Server, answer_of, connect, serving
+from tests.serve.hostile import GENERATE
+from tests.serve.running import Server, serving
 
 KEY = "a-key-of-this-test"
 PAGE = "https://page.example"
@@ -144,63 +142,6 @@ def test_the_log_has_a_line_per_request_and_no_prompt(guarded: Server) -> None:
     assert "/v1/completions" in {line["route"] for line in lines}
     assert "emma" not in text
     assert KEY not in text
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_good_order(endless_run: Path, tmp_path: Path, number: int) -> None:
-    """Within 5 s, with status 0; open streams get their last event; the environment names the model and the port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = ("--max-streams", "201", "--queue", "4")
-    with serving(*arguments, log=tmp_path / "log", port="", MODEL_DIR=str(endless_run), PORT=str(port)) as server:
-        assert server.port == port
-        body = {"prompt": "a", "temperature": 0, "stream": True, "n": 4}
-        streaming = [connect(server.port, request("/v1/completions", body)) for _ in range(200)]
-        joined = connect(server.port, request(body={"num_samples": 50, "temperature": 0}))
-        waiting = connect(server.port, request("/v1/completions", body))
-        idle, half = connect(server.port, b""), connect(server.port, b"POST / HTTP/1.1\r\n")
-        for connection in streaming:
-            assert b" 200 " in connection.recv(100)
-        texts = [bytearray() for _ in streaming]
-        readers = [
-            threading.Thread(target=read_all, args=(connection, text))
-            for connection, text in zip(streaming, texts, strict=True)
-        ]
-        for reader in readers:
-            reader.start()
-        began = time.monotonic()
-        server.process.send_signal(number)
-        assert server.process.wait(5) == 0
-        assert time.monotonic() - began < 5
-        for reader in readers:
-            reader.join()
-        for text in texts:
-            last = text.rpartition(b"data: ")[2]
-            assert b"[DONE]" in last or b'"error"' in last or b'"finish_reason":"' in last, text[-300:]
-        for connection in (joined, waiting):
-            assert answer_of(connection)[0] == 503
-        for connection in (*streaming, joined, waiting, idle, half):
-            connection.close()
-    assert "Traceback" not in (tmp_path / "log").read_text()
-
-
-def read_all(connection: socket.socket, text: bytearray) -> None:
-    while part := connection.recv(65536):
-        text += part
-
-
-def test_a_second_signal_ends_it_at_once(endless_run: Path, tmp_path: Path) -> None:
-    with serving(endless_run, log=tmp_path / "log") as server:
-        connection = connect(server.port, request(body={"num_samples": 50, "temperature": 0}))
-        time.sleep(0.2)
-        server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
-        began = time.monotonic()
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(5) == -signal.SIGTERM
-        assert time.monotonic() - began < 1
-        connection.close()
 
 
 @pytest.mark.parametrize(
