@@ -82,10 +82,8 @@ def generated(inspector: Inspector) -> list[list[int]]:
     rng, sampling, bos = source.rng(0), source.sampling(), source.tokenizer.bos
     rows = []
     while left > 0:
-        drawn = generate_tokens(
-            inspector.engine, inspector.state(), [bos], inspector.model.block_size, sampling, rng, bos
-        )
-        rows.append([bos, *itertools.islice(drawn, min(left, inspector.model.block_size - 1))])
+        drawn = generate_tokens(inspector.engine, inspector.state(), [bos], block, sampling, rng, bos)
+        rows.append([bos, *itertools.islice(drawn, min(left, block - 1))])
         left -= len(rows[-1])
     return rows
 
