@@ -10,7 +10,8 @@ from collections import Counter
 from typing import Any
 
 HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair, which UTF-8 does not have
-HUGE = re.compile(r"[eE]\+?\d{3}|\d{200}")  # in a text whose numbers may be larger than a float
+HUGE = re.compile(r"[eE]\+?[0-9]{3}")  # in a text whose numbers may be larger than a float; or so many digits:
+MANY, SAME = "0" * 200, str.maketrans("123456789", "0" * 9)
 
 
 def dumps(value: Any, **options: Any) -> str:
@@ -33,7 +34,8 @@ def finite(value: Any) -> Any:
 
 def loads(text: str) -> Any:
     """The value of a text. Raises ValueError; RecursionError for one that is nested too deeply."""
-    hooks: dict[str, Any] = {"parse_float": _number} if HUGE.search(text) else {}
+    huge = HUGE.search(text) or MANY in text.translate(SAME)
+    hooks: dict[str, Any] = {"parse_float": _number} if huge else {}
     value = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_refuse, **hooks)
     if "\\u" in text:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # raises for half a character

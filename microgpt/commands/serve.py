@@ -14,6 +14,7 @@ from microgpt import files
 from microgpt.commands import Switch
 from microgpt.commands.flags import EngineFlags, Flags, require
 from microgpt.errors import MachineError, UsageError, install
+from microgpt.runs import listing
 from microgpt.signals import can_start_threads
 from microgpt.terminal import output
 
@@ -49,7 +50,8 @@ def serve(
     Parameters
     ----------
     run
-        A run, checkpoint or exported folder: the default model (else the environment's MODEL_DIR).
+        A run, checkpoint or exported folder: the default model; or a folder of runs, where new ones appear as they are
+        made (else the environment's MODEL_DIR).
     model
         Serve another model as NAME=RUN; may be given several times.
     max_models
@@ -78,7 +80,7 @@ def serve(
     ):
         require(flag, value, flag != "--queue", most)
     chosen = _port(port)
-    models = _models(run, model or [])
+    models, runs = _models(run, model or [])
     key = _api_key(api_key_file, api_key)
     try:
         from microgpt.serve import guard, server
@@ -93,6 +95,7 @@ def serve(
         )
     settings = server.Settings(
         models=models,
+        runs=runs,
         host=host,
         port=chosen,
         max_streams=max_streams,
@@ -134,11 +137,17 @@ def _port(given: int | None) -> int:
     return port
 
 
-def _models(run: Path | None, named: list[str]) -> dict[str, Path]:
-    """The folders of the models by name, the default one first. Raises UsageError."""
+def _models(run: Path | None, named: list[str]) -> tuple[dict[str, Path], Path | None]:
+    """The folders of the models by name, the default one first, and the folder of runs, if RUN is one.
+
+    Raises UsageError.
+    """
     models: dict[str, Path] = {}
+    runs = None
     default = run or (Path(os.environ["MODEL_DIR"]) if os.environ.get("MODEL_DIR") else None)
-    if default:
+    if default and listing.is_folder_of_runs(default):
+        runs = default
+    elif default:
         models[os.path.basename(os.path.realpath(default)) or "model"] = default
     for text in named:
         name, equals, path = text.partition("=")
@@ -147,6 +156,6 @@ def _models(run: Path | None, named: list[str]) -> dict[str, Path]:
         if name in models:
             raise UsageError(f"--model {text}: there is a model {name!r} already; choose another name")
         models[name] = Path(path)
-    if not models:
-        raise UsageError("serve: RUN is missing; name a run or model folder")
-    return models
+    if not (models or runs):
+        raise UsageError("serve: RUN is missing; name a run, a model folder or a folder of runs")
+    return models, runs

@@ -243,9 +243,9 @@ def _select(path: Path, newest: Path, which: str | int | None) -> tuple[Path, Se
         if which is not None:
             raise UsageError(f"--checkpoint {which}: {path} is one model, no run with checkpoints; leave it out")
         return path, None
-    last = _step(newest)
+    last = step_of(newest)
     if which in (None, "best"):
-        best = _best(newest)
+        best = best_step(newest)
         if best is not None and (path / "checkpoints" / step_name(best) / MANIFEST).is_file():
             return path / "checkpoints" / step_name(best), Selection("best", best, last)
     if which in (None, "last"):
@@ -256,20 +256,21 @@ def _select(path: Path, newest: Path, which: str | int | None) -> tuple[Path, Se
         )
     if not str(which).isdecimal():
         raise UsageError(f"--checkpoint: must be last, best or a step, got {which!r}")
-    there = {_step(folder): folder for folder in list_steps(path / "checkpoints")}
+    there = {step_of(folder): folder for folder in list_steps(path / "checkpoints")}
     if int(which) not in there:
         steps = ", ".join(map(str, there))
         raise CheckpointError(f"{path}: --checkpoint {which}: there is no checkpoint of this step; there are {steps}")
     return there[int(which)], Selection("step", int(which), last)
 
 
-def _step(folder: Path) -> int:
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint's folder."""
     return int(folder.name.removeprefix("step-"))
 
 
-def _best(newest: Path) -> int | None:
-    """The step of the best checkpoint, as the newest one states it. Raises CheckpointError."""
-    step, entries = manifest.read(newest, _step(newest))
+def best_step(newest: Path) -> int | None:
+    """The step of the best checkpoint, as the newest one states it, if there is one. Raises CheckpointError."""
+    step, entries = manifest.read(newest, step_of(newest))
     best = _read_state(newest, step, entries).get("best")
     found = best.get("step") if isinstance(best, dict) else None
     return found if type(found) is int else None
@@ -323,6 +324,13 @@ def _read_state(path: Path, step: int, entries: Entries) -> dict[str, Any]:
         raise CheckpointError(f"{path / STATE}: its step is not the manifest's")
     _validated(Figures, state, path / STATE)
     return state
+
+
+def figures(state: Any, where: Path) -> Figures:
+    """The figures of a trainer/state.json that was read. Raises CheckpointError."""
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{where}: not the state of a trainer")
+    return _validated(Figures, state, where)
 
 
 def _validated(shape: type[Read], state: dict[str, Any], where: Path) -> Read:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 LONGEST_LINE = 4096  # bytes; a line of the metrics has about 120
+TAIL = 3 * 2**11  # bytes at the end of the metrics, somewhat more than 50 steps
 
 
 class RunFolder:
@@ -100,6 +101,14 @@ class RunFolder:
                 self._held = None
             lock.release()
 
+    def is_running(self) -> bool:
+        """Whether a trainer of this or another process holds the lock. Writes nothing."""
+        try:
+            with files.open_plain(self.lock_file) as file:
+                return is_locked(file)
+        except OSError:
+            return False
+
     def is_in_place(self) -> bool:
         """Whether the folder at `path` is still the one that was locked, neither moved, removed nor replaced.
 
@@ -148,7 +157,7 @@ class RunFolder:
         """
         kept, damaged = bytearray(), bytearray()
         for line in self._metrics_lines():
-            entry = _entry(line)
+            entry = entry_of(line)
             if entry is None:
                 damaged += line if len(damaged) < files.LARGE else b""
             elif entry["step"] > (evaluated if "val_loss" in entry else step):
@@ -168,12 +177,23 @@ class RunFolder:
         """
         damaged = 0
         for line in self._metrics_lines():
-            if entry := _entry(line):
+            if entry := entry_of(line):
                 yield entry
             else:
                 damaged += line.endswith(b"\n")
         if damaged:
             say(f"microgpt: {self.metrics_file}: {damaged:,} damaged lines are left out")
+
+    def last_metrics(self, size: int = TAIL) -> list[dict[str, Any]]:
+        """The lines in the last `size` bytes of the metrics, as `metrics` has them. Raises OSError."""
+        try:
+            with files.open_plain(self.metrics_file) as file:
+                begin = max(0, file.seek(0, os.SEEK_END) - size)
+                file.seek(begin)
+                lines = file.read(size).splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        return [entry for line in lines[begin > 0 :] if (entry := entry_of(line))]
 
     def _metrics_lines(self) -> Iterator[bytes]:
         """The lines of the metrics, one longer than LONGEST_LINE in pieces. Raises CheckpointError."""
@@ -183,7 +203,7 @@ class RunFolder:
                 yield line
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
+def entry_of(line: bytes) -> dict[str, Any] | None:
     """A line of the metrics; None for one that is damaged or cut short."""
     try:
         entry: Any = json.loads(line) if line.endswith(b"\n") else None
@@ -192,6 +212,26 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     return entry if good else None
+
+
+def is_locked(file: BufferedReader) -> bool:
+    """Whether another open file holds the lock. A trainer that starts meanwhile tries for longer than this takes."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a locked file cannot be read
+        try:
+            file.read(1)
+        except PermissionError:
+            return True
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
 
 
 def new_folder(name: str) -> Path:

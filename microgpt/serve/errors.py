@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from microgpt.errors import MicrogptError
+
 log = logging.getLogger(__name__)
 
 
@@ -42,6 +44,14 @@ class Closing(Overloaded):
 
     def __init__(self) -> None:
         super().__init__("the server is shutting down; try again", 5)
+
+
+class ModelError(ApiError):
+    """A model that cannot be loaded; `cause` is for the operator, not for clients."""
+
+    def __init__(self, message: str, cause: MicrogptError) -> None:
+        super().__init__(500, message, code="model_unavailable")
+        self.cause = cause
 
 
 def internal_error(where: str) -> ApiError:

@@ -7,15 +7,15 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from microgpt.errors import MicrogptError
 from microgpt.inference.chat import ChatModel, load
 from microgpt.inference.language_model import LanguageModel
 from microgpt.serve.admission import Admission
-from microgpt.serve.errors import ApiError, Closing
+from microgpt.serve.catalog import Catalog, Found
+from microgpt.serve.errors import ApiError, Closing, ModelError
 from microgpt.serve.generation import Generation
 from microgpt.serve.metrics import Metrics
 from microgpt.serve.scheduler import Reply, Scheduler
@@ -71,11 +71,11 @@ class ServedModel:
 
 
 class Models:
-    """The models that a service was given. The first one is the default."""
+    """The models of a catalog that are held in memory, by NAME or NAME@STEP."""
 
     def __init__(
         self,
-        paths: Mapping[str, Path],
+        catalog: Catalog,
         admission: Admission,
         metrics: Metrics,
         *,
@@ -84,41 +84,50 @@ class Models:
         engine: dict[str, Any],
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.paths = dict(paths)
-        self.default = next(iter(self.paths))
+        self.catalog = catalog
         self.created = int(time.time())
+        self.ready = False  # whether the default model is loaded, or none is there to load
         self._admission, self._metrics, self._max_streams = admission, metrics, max_streams
         self._max_models, self._engine, self._log = max_models, engine, log
         self._loaded: dict[str, ServedModel] = {}  # the least recently used first
-        self._locks = {name: asyncio.Lock() for name in self.paths}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def start(self) -> None:
+        """Load the model that was given first, if it is there by now. Raises ModelError for a damaged folder."""
+        try:
+            await self.get()
+        except ModelError:
+            raise
+        except ApiError:
+            self.ready = True  # a run without a checkpoint, or no run yet
 
     async def get(self, name: str | None = None) -> ServedModel:
-        """A model by name, the default one without. Raises ApiError for an unknown name or a damaged folder."""
-        name = self.default if name is None else name
-        if name not in self.paths:
-            raise ApiError(404, f"the model {name!r} does not exist", param="model", code="model_not_found")
-        if name not in self._loaded:
-            async with self._locks[name]:
-                if name not in self._loaded:
-                    await self._load(name)
-        found = self._loaded[name] = self._loaded.pop(name)
-        return found
+        """A model by name, the default one without; see Catalog.find. Raises ApiError, ModelError for a damaged one."""
+        if name is None and not self.catalog.folder_is_default:
+            name = self.catalog.default()
+        if name is None or name not in self._loaded:
+            found = await in_thread(lambda: self.catalog.find(self.catalog.default() if name is None else name))
+            name = found.name
+            if name not in self._loaded:
+                async with self._locks.setdefault(name, asyncio.Lock()):
+                    if name not in self._loaded:
+                        await self._load(found)
+                        self.ready = True
+        model = self._loaded[name] = self._loaded.pop(name)
+        return model
 
-    async def _load(self, name: str) -> None:
+    async def _load(self, found: Found) -> None:
+        name, path, step = found
         try:
-            model = await in_thread(functools.partial(load, self.paths[name], **self._engine))
+            options = self._engine | ({} if step is None else {"checkpoint": step})
+            model = await in_thread(functools.partial(load, path, **options))
         except MicrogptError as error:
             raise ModelError(f"the model {name!r} cannot be loaded", error) from error
-        if model.selection and not model.selection.is_last:
+        if step is None and model.selection and not model.selection.is_last:
             self._log(f"{name}: using {model.selection}")
         while len(self._loaded) >= self._max_models:
             self._loaded.pop(next(iter(self._loaded))).retire()
         self._loaded[name] = ServedModel(name, model, self._admission, self._metrics, self._max_streams)
-
-    @property
-    def ready(self) -> bool:
-        """Whether a model is loaded."""
-        return bool(self._loaded)
 
     def interrupt(self) -> None:
         """Let every reply under way end with Closing."""
@@ -146,11 +155,3 @@ async def in_thread(function: Callable[[], Loaded]) -> Loaded:
 
     threading.Thread(target=call, name="load", daemon=True).start()
     return await loaded
-
-
-class ModelError(ApiError):
-    """A model that cannot be loaded; `cause` is for the operator, not for clients."""
-
-    def __init__(self, message: str, cause: MicrogptError) -> None:
-        super().__init__(500, message, code="model_unavailable")
-        self.cause = cause

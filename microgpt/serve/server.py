@@ -19,12 +19,14 @@ from starlette.types import ASGIApp
 from microgpt.errors import MachineError
 from microgpt.serve.admission import Admission
 from microgpt.serve.app import application, routes
+from microgpt.serve.catalog import Catalog
 from microgpt.serve.ending import CUT_SECONDS, GRACE_SECONDS, Ending
+from microgpt.serve.errors import ModelError
 from microgpt.serve.guard import Guard
 from microgpt.serve.limits import most
 from microgpt.serve.log import Log
 from microgpt.serve.metrics import NO_ROUTE, Metrics, Observed
-from microgpt.serve.models import ModelError, Models
+from microgpt.serve.models import Models
 from microgpt.serve.openapi import document
 from microgpt.serve.protocol import Protocol
 from microgpt.serve.service import Service
@@ -39,6 +41,7 @@ class Settings:
     """What the command line says."""
 
     models: dict[str, Path]
+    runs: Path | None = None  # a folder of runs
     host: str = "127.0.0.1"
     port: int = 8080
     max_streams: int = 64
@@ -108,7 +111,7 @@ async def serve(settings: Settings, listener: socket.socket, log: Log, ready: Ca
     table = routes()
     metrics = Metrics(admission, sorted({route.path for route in table}))
     models = Models(
-        settings.models,
+        Catalog(settings.models, settings.runs),
         admission,
         metrics,
         max_streams=settings.max_streams,
@@ -143,7 +146,7 @@ async def serve(settings: Settings, listener: socket.socket, log: Log, ready: Ca
         running = asyncio.create_task(server.serve([listener]))
         asked = asyncio.create_task(ending.asked.wait())
         try:
-            loading = asyncio.create_task(models.get())
+            loading = asyncio.create_task(models.start())
             await asyncio.wait([loading, asked], return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 await loading

@@ -126,6 +126,7 @@ def test_in_python(run: Path, names_run: Path) -> None:
 def test_a_service_says_it_once(run: Path) -> None:
     pytest.importorskip("uvicorn")
     from microgpt.serve.admission import Admission
+    from microgpt.serve.catalog import Catalog
     from microgpt.serve.metrics import Metrics
     from microgpt.serve.models import Models
 
@@ -133,7 +134,7 @@ def test_a_service_says_it_once(run: Path) -> None:
     admission = Admission(1, 1)
     for flags in ({}, {"checkpoint": "last"}):
         options: dict[str, Any] = {"max_streams": 1, "max_models": 1, "engine": flags, "log": lines.append}
-        models = Models({"m": run}, admission, Metrics(admission, []), **options)
+        models = Models(Catalog({"m": run}), admission, Metrics(admission, []), **options)
         model = asyncio.run(models.get())
         assert model.model.selection
         assert model.model.selection.step == (LAST if flags else BEST)

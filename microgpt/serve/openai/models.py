@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from microgpt.serve.errors import ApiError
+from microgpt.serve.models import in_thread
 from microgpt.serve.routes import Call
 
 
@@ -29,12 +29,12 @@ class ModelList(BaseModel):
 async def models(call: Call) -> ModelList:
     """All models that the service was given."""
     held = call.service.models
-    return ModelList(data=[Model(id=name, created=held.created) for name in held.paths])
+    names = await in_thread(held.catalog.models)
+    return ModelList(data=[Model(id=name, created=held.created) for name in names])
 
 
 async def model(call: Call) -> Model:
-    """One of them. Raises ApiError for another name."""
+    """One of them, or one of its checkpoints. Raises ApiError for another name."""
     held, name = call.service.models, call.request.path_params["id"]
-    if name not in held.paths:
-        raise ApiError(404, f"the model {name[:200]!r} does not exist", param="model", code="model_not_found")
+    await in_thread(lambda: held.catalog.find(name))
     return Model(id=name, created=held.created)

@@ -1,0 +1,124 @@
+"""The runs of a service by name: those it was given, and those of a folder, where new ones appear as they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from microgpt.errors import CheckpointError
+from microgpt.runs import checkpoint, listing
+from microgpt.serve.errors import ApiError, ModelError
+
+BEGIN = "microgpt train names makes one"
+
+
+class Found(NamedTuple):
+    """A model by the name that it is held under: NAME, or NAME@STEP."""
+
+    name: str
+    path: Path
+    step: int | None  # of a checkpoint that was asked for; None leaves the choice to the run
+
+
+class Catalog:
+    """Names of runs, and of their checkpoints. Its methods read folders: not for the event loop."""
+
+    def __init__(self, named: Mapping[str, Path], folder: Path | None = None) -> None:
+        self.named = dict(named)
+        self.folder = folder
+
+    @property
+    def folder_is_default(self) -> bool:
+        """Whether the default model is the one of the folder that was saved last, and changes."""
+        return not self.named
+
+    def paths(self) -> dict[str, Path]:
+        """All runs and model folders by name: first those that were given, whose names count, then the folder's."""
+        return self.named | {name: path for name, path in self._inside().items() if name not in self.named}
+
+    def models(self) -> dict[str, Path]:
+        """Those of them that have a model to load."""
+        return {name: path for name, path in self.paths().items() if name in self.named or listing.has_model(path)}
+
+    def default(self) -> str:
+        """The first that was given, else the run of the folder that was saved last. Raises ApiError without one."""
+        if self.named:
+            return next(iter(self.named))
+        for name, path in sorted(self._inside().items(), key=lambda item: _saved(item[1]), reverse=True):
+            if listing.has_model(path):
+                return name
+        raise ApiError(503, f"there is no model yet; {BEGIN}", code="model_unavailable")
+
+    def path(self, name: str) -> Path:
+        """The run or model folder of a name without a checkpoint. Raises ApiError."""
+        if found := self._find(name):
+            return found
+        raise _unknown(name)
+
+    def find(self, name: str) -> Found:
+        """The model of NAME, NAME@STEP, NAME@last or NAME@best; the last two are those of this moment. Raises ApiError.
+
+        A run whose own name has an @ is found by that name.
+        """
+        path = self._find(name)
+        if path:
+            run, which = name, ""
+        else:
+            run, _, which = name.rpartition("@")
+            path = self._find(run) if which else None
+        if not path:
+            raise _unknown(name)
+        if not listing.has_model(path) and listing.is_run(path):
+            raise ApiError(503, f"the run {run!r} has no checkpoint yet", param="model", code="model_unavailable")
+        if not which:
+            return Found(name, path, None)
+        step = _step(path, run, which)
+        return Found(f"{run}@{step}", path, step)
+
+    def _inside(self) -> dict[str, Path]:
+        return listing.runs_in(self.folder) if self.folder else {}
+
+    def _find(self, name: str) -> Path | None:
+        if name in self.named:
+            return self.named[name]
+        if not self.folder or not name or name[0] == "." or Path(name).name != name or "\0" in name:
+            return None  # no name of an entry of the folder
+        try:
+            return self.folder / name if listing.is_run(self.folder / name) else None
+        except OSError:  # a name too long for the file system
+            return None
+
+
+def _step(path: Path, run: str, which: str) -> int:
+    """The step of a checkpoint. Raises ApiError."""
+    kept = [checkpoint.step_of(folder) for folder in checkpoint.list_steps(path / "checkpoints")]
+    if which == "last" and kept:
+        return kept[-1]
+    if which == "best" and kept:
+        try:
+            best = checkpoint.best_step(path / "checkpoints" / checkpoint.step_name(kept[-1]))
+        except CheckpointError as error:
+            raise ModelError(f"the model {run!r} cannot be loaded", error) from error
+        if best in kept:
+            return best
+    elif which.isascii() and which.isdigit() and len(which) < 20 and int(which) in kept:
+        return int(which)
+    there = ", ".join(map(str, kept[-20:])) or "it is one model without checkpoints"
+    raise ApiError(
+        404, f"the run {run!r} has no checkpoint {which[:40]!r}; {there}", param="model", code="model_not_found"
+    )
+
+
+def _saved(path: Path) -> float:
+    """When a run or model folder was saved last."""
+    for place in (path / "checkpoints", path / "config.json"):
+        try:
+            return place.stat().st_mtime
+        except OSError:
+            continue
+    return 0.0
+
+
+def _unknown(name: str) -> ApiError:
+    return ApiError(404, f"the model {name[:200]!r} does not exist", param="model", code="model_not_found")
