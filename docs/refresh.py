@@ -1,6 +1,7 @@
-"""Bring the line numbers in docs/model.md up to date: `python docs/refresh.py`. A test holds that they are.
+"""Bring the line numbers in the pages of docs/ up to date: `python docs/refresh.py`. A test holds that they are.
 
-A link is written [`name`](path#L12) and belongs to the line of `def name` in that file.
+A link is written [`code`](path.py#L12) and belongs to the line of `def code` in that file, or else to the only line
+that has this code.
 """
 
 from __future__ import annotations
@@ -8,23 +9,26 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-MODEL = Path(__file__).with_name("model.md")
-LINK = re.compile(r"\[`(\w+)`\]\(([\w./]+\.py)#L\d+\)")
+DOCS = Path(__file__).parent
+PAGES = [DOCS / name for name in ("model.md", "lesson.md", "ladder.md")]
+LINK = re.compile(r"\[`([^`]+)`\]\(([\w./]+\.py)#L\d+\)")
+
+
+def line_of(code: str, path: str) -> int:
+    """The number of the line that a link with this code belongs to. Raises ValueError if there is not one."""
+    lines = (DOCS / path).read_text(encoding="utf-8").splitlines()
+    found = [i for i, line in enumerate(lines, 1) if line.startswith(f"def {code}(")]
+    found = found or [i for i, line in enumerate(lines, 1) if code in line]
+    if len(found) != 1:
+        raise ValueError(f"{path} has {len(found)} lines with {code!r}, expected one")
+    return found[0]
 
 
 def refreshed(text: str) -> str:
-    """The text with every link at its function's line. Raises ValueError for a function that is gone."""
-
-    def link(match: re.Match[str]) -> str:
-        name, path = match.groups()
-        lines = (MODEL.parent / path).read_text(encoding="utf-8").splitlines()
-        at = next((i for i, line in enumerate(lines, 1) if line.startswith(f"def {name}(")), None)
-        if at is None:
-            raise ValueError(f"docs/model.md: {path} has no function {name}")
-        return f"[`{name}`]({path}#L{at})"
-
-    return LINK.sub(link, text)
+    """The text with every link at its line."""
+    return LINK.sub(lambda m: f"[`{m[1]}`]({m[2]}#L{line_of(m[1], m[2])})", text)
 
 
 if __name__ == "__main__":
-    MODEL.write_text(refreshed(MODEL.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(refreshed(page.read_text(encoding="utf-8")), encoding="utf-8")

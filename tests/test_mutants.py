@@ -4,13 +4,17 @@ import pytest
 
 from tests.mutants import MUTANTS, ROOT, Mutant, caught
 
+LESSON = (ROOT / "docs/lesson.md").read_text(encoding="utf-8")
 A_FEW = ("no gradient into earlier keys", "ReLU2's gradient lacks its factor", "a schedule off by one")
 
 
 @pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.fault in A_FEW], ids=lambda m: m.fault)
 def test_suite_catches(mutant: Mutant) -> None:
     """The long form is `make mutants`."""
-    assert caught(mutant)
+    by = caught(mutant)
+    assert by
+    if f'"{mutant.fault}"' in LESSON:  # an exercise, whose answer is the test
+        assert f"`{by.split('::')[1].split('[')[0]}`" in LESSON
 
 
 def test_a_fault_that_is_none_survives() -> None:
