@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from microgpt.serve import api, muchq, openai, static, strict_json
 from microgpt.serve.errors import ApiError, Dialect, dialect_of, internal_error
 from microgpt.serve.metrics import MEDIA as METRICS
 from microgpt.serve.metrics import ROUTE
+from microgpt.serve.protocol import CONNECTION
 from microgpt.serve.routes import Call, Refusal, Route
 from microgpt.serve.service import Service
 
@@ -32,7 +32,15 @@ def application(service: Service, guarded: Callable[[ASGIApp], ASGIApp]) -> ASGI
     table = [StarletteRoute(route.path, Endpoint(service, route), methods=[route.method]) for route in routes()]
     app = Starlette(routes=table, exception_handlers={HTTPException: _http_error})
     app.router.redirect_slashes = False
-    return guarded(app)
+    plain = {
+        (method, route.path): route.app for route in table for method in route.methods or () if "{" not in route.path
+    }
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        """Straight to the endpoint of a path without parameters; Starlette looks for the others."""
+        await plain.get((scope["method"], scope["path"]), app)(scope, receive, send)
+
+    return guarded(dispatch)
 
 
 class Endpoint:
@@ -44,24 +52,16 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
         scope[ROUTE] = self._route.path
-        watcher = None
         try:
-            try:
-                body = await self._body(request) if self._route.body else None
-                if self._route.body:  # the others are done before their client could leave
-                    watcher = asyncio.create_task(_cancel_on_disconnect(receive, asyncio.current_task()))
-                response = await self._answer(request, body)
-            except ApiError as error:
-                response = refused(self._route.dialect, error)
-            await response(scope, receive, send)
+            with scope[CONNECTION].cancels():
+                try:
+                    body = await self._body(request) if self._route.body else None
+                    response = await self._answer(request, body)
+                except ApiError as error:
+                    response = refused(self._route.dialect, error)
+                await response(scope, receive, send)
         except ClientDisconnect:
             pass
-        except asyncio.CancelledError:
-            if not (watcher and watcher.done()):
-                raise  # the server is ending
-        finally:
-            if watcher:
-                watcher.cancel()
 
     async def _answer(self, request: Request, body: BaseModel | None) -> Response:
         client = request.client.host if request.client else ""
@@ -111,14 +111,6 @@ def refusal(dialect: Dialect) -> Refusal:
 def refused(dialect: Dialect, error: ApiError) -> Response:
     """The response of an error."""
     return JSONResponse(dialect.render(error), error.status, headers=error.headers)
-
-
-async def _cancel_on_disconnect(receive: Receive, task: asyncio.Task[Any] | None) -> None:
-    message = await receive()
-    while message["type"] != "http.disconnect":
-        message = await receive()
-    if task:
-        task.cancel()
 
 
 def _http_error(request: Request, error: Exception) -> Response:

@@ -8,7 +8,7 @@ import hmac
 import re
 from collections.abc import Collection, Sequence
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,6 +17,7 @@ from microgpt.serve.errors import ApiError, dialect_of
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.ASCII)
 BASIC = 'Basic realm="microgpt", charset="UTF-8"'  # a browser then asks its user for a name and a password: the key
+NOSNIFF = (b"x-content-type-options", b"nosniff")
 PREFLIGHT = {
     "access-control-allow-methods": "GET, POST",
     "access-control-allow-headers": "authorization, content-type",
@@ -37,43 +38,44 @@ class Guard:
         self._public = frozenset(public)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
-        origin = headers.get("origin")
-        listed = origin in self._origins
+        origins = values(scope, b"origin")
+        listed = bool(origins) and origins[0] in self._origins
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                added = MutableHeaders(scope=message)
-                added["x-content-type-options"] = "nosniff"
-                if listed and origin:
-                    added["access-control-allow-origin"] = origin
+                message["headers"] = [*message["headers"], NOSNIFF]
+                if listed:
+                    added = MutableHeaders(scope=message)
+                    added["access-control-allow-origin"] = origins[0]
                     added.add_vary_header("Origin")
             await send(message)
 
         try:
-            response = self._refusal(scope, headers, listed)
+            response = self._refusal(scope, origins, listed)
         except ApiError as error:
             response = JSONResponse(dialect_of(scope["path"]).render(error), error.status, headers=error.headers)
-            if error.status == 401 and "text/html" in headers.get("accept", ""):
+            if error.status == 401 and "text/html" in "".join(values(scope, b"accept")):
                 response.headers.append("www-authenticate", BASIC)
         await (response or self._app)(scope, receive, sending)
 
-    def _refusal(self, scope: Scope, headers: Headers, listed: bool) -> Response | None:
+    def _refusal(self, scope: Scope, origins: Sequence[str], listed: bool) -> Response | None:
         """The answer to a preflight, or None. Raises ApiError."""
         local, port = scope["server"] or ("", None)
-        hosts = self._hosts | {bracketed(local)}
-        given = headers.get("host", "").lower()
+        local = bracketed(local)
+        given = "".join(values(scope, b"host")).lower()
         host = HOST.fullmatch(given)
-        if not host or host[1] not in hosts:
+        if not host or (host[1] not in self._hosts and host[1] != local):
             raise ApiError(403, "this Host is not served here; use 127.0.0.1, localhost or the value of --host")
-        origin = headers.get("origin")
-        own = {f"{scope['scheme']}://{given}", *(f"{scope['scheme']}://{one}:{port}" for one in hosts)}
-        if len(headers.getlist("origin")) > 1 or (origin is not None and not listed and origin not in own):
-            raise ApiError(403, "pages of this Origin may not use the service; --allow-origin lists those that may")
-        if listed and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+        if origins and not (listed and len(origins) == 1):
+            own = {
+                f"{scope['scheme']}://{one}" for one in (given, *(f"{name}:{port}" for name in (*self._hosts, local)))
+            }
+            if len(origins) > 1 or origins[0] not in own:
+                raise ApiError(403, "pages of this Origin may not use the service; --allow-origin lists those that may")
+        if listed and scope["method"] == "OPTIONS" and values(scope, b"access-control-request-method"):
             return Response(status_code=204, headers=PREFLIGHT)
         if self._key and scope["path"] not in self._public:
-            given_keys = headers.getlist("authorization")
+            given_keys = values(scope, b"authorization")
             if len(given_keys) != 1 or not hmac.compare_digest(key_of(given_keys[0]), self._key):
                 raise ApiError(
                     401,
@@ -82,6 +84,11 @@ class Guard:
                     headers={"www-authenticate": "Bearer"},
                 )
         return None
+
+
+def values(scope: Scope, name: bytes) -> list[str]:
+    """The values of a header, one for each time that it is given; its name in lower case."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
 def key_of(authorization: str) -> bytes:

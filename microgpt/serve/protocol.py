@@ -7,8 +7,9 @@ head, cannot be its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -21,6 +22,8 @@ from microgpt.serve.limits import LIMITS, most
 HEAD_BYTES, HEAD_LINES, BODY_BYTES = most("head_bytes"), most("head_lines"), most("body_bytes")
 HEAD_SECONDS, BODY_SECONDS = LIMITS["head_seconds"].most, LIMITS["body_seconds"].most
 WRITE_SECONDS = LIMITS["write_seconds"].most
+CONNECTION = "microgpt.connection"  # the key of a scope under which it has its protocol
+LEFT = "the client left"
 LINE_BYTES = 4  # of a header beside its name and value: colon, space, end of line
 
 
@@ -44,6 +47,7 @@ class Protocol(HttpToolsProtocol):
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._refusal: ApiError | None = None
+        self._task: asyncio.Task[Any] | None = None  # that answers a request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
@@ -55,11 +59,12 @@ class Protocol(HttpToolsProtocol):
             self._set_read_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks."""
+        """Stop the clocks, and the work for a request."""
         self._reading = Reading.NOTHING
         self._set_read_timer()
         self._stop_write_timer()
         super().connection_lost(exc)
+        self._cancel()
 
     def data_received(self, data: bytes) -> None:
         """Parse, and look at what the parser found."""
@@ -81,6 +86,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self.scope[CONNECTION] = self  # type: ignore[literal-required]
         self._stop_read_timer()
         self._reading = Reading.HEAD
         self._head_lines = self._body_bytes = 0
@@ -167,6 +173,25 @@ class Protocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._stop_write_timer()
 
+    # Work
+
+    @contextlib.contextmanager
+    def cancels(self) -> Iterator[None]:
+        """The block is left when the client leaves; it belongs to the one request that is being answered."""
+        task = self._task = asyncio.current_task()
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            if error.args != (LEFT,):
+                raise  # the server is ending
+        finally:
+            if self._task is task:
+                self._task = None
+
+    def _cancel(self) -> None:
+        if self._task:
+            self._task.cancel(LEFT)
+
     # Clocks
 
     def _set_read_timer(self) -> None:
@@ -218,6 +243,7 @@ class Protocol(HttpToolsProtocol):
         if self.cycle and not self.cycle.response_complete:
             self.cycle.disconnected = True  # its task ends
             self.cycle.message_event.set()
+            self._cancel()
             if self.cycle.response_started:
                 self.transport.abort()
                 return
