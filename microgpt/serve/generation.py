@@ -49,10 +49,20 @@ class Generation:
     mask: Constraint | None = None
     logprobs: int | None = None  # None: no log probabilities; else the number of alternatives per token
     echo: bool = False  # with logprobs: score the prompt's tokens, too
+    weigh: bool = False  # with logprobs: tell what the sampling makes of each candidate
+    draws: int = 0  # random numbers of the seed that an earlier part of this text has taken
+
+
+class Candidate(NamedTuple):
+    """A token that may come next (with `weigh`)."""
+
+    id: int
+    logprob: float  # the model's own, natural
+    share: float  # the probability that it is drawn with: after bias, penalties, masks, temperature and filters
 
 
 class Scored(NamedTuple):
-    """A token of the prompt (with `echo`), BOS left out; the first has no log probability.
+    """A token of the prompt (with `echo`), BOS left out; without `weigh` the first has no log probability.
 
     All log probabilities are the model's own, natural: before temperature, bias, penalties, masks and filters.
     """
@@ -60,6 +70,7 @@ class Scored(NamedTuple):
     id: int
     logprob: float | None
     top: Sequence[tuple[int, float]]
+    candidates: Sequence[Candidate] = ()  # the likeliest before and after sampling and the token itself
 
 
 class Token(NamedTuple):
@@ -69,6 +80,7 @@ class Token(NamedTuple):
     text: str
     logprob: float | None = None
     top: Sequence[tuple[int, float]] = ()
+    candidates: Sequence[Candidate] = ()  # as of Scored
 
 
 class Finished(NamedTuple):

@@ -53,6 +53,8 @@ LIMITS = {
     "logit_bias": Limit(-100, 100, "added to a token's logit"),
     "logit_biases": Limit(0, 4096, "tokens with a bias"),
     "logprobs": Limit(0, 20, "alternatives per token"),
+    "draws": Limit(0, 2**20, "tokens that a seed has drawn before"),
+    "searched_chars": Limit(1, 2**14, "characters looked for in a training text"),
     "stops": Limit(1, 4, "texts that end a choice"),
     "stop_chars": Limit(1, 4096, "characters of a stop"),
     "schema_chars": Limit(2, 2**16, "characters of a JSON schema"),

@@ -22,7 +22,7 @@ from microgpt.inference.slots import open_slots
 from microgpt.serve.generation import Event, Finished, Generation, Scored, Token
 from microgpt.serve.metrics import Metrics
 from microgpt.serve.sequence import Sequence as Text
-from microgpt.serve.sequence import score_prompt
+from microgpt.serve.sequence import score_prompt, weigh_prompt
 
 PIECE = 64  # tokens of a prompt per call of the engine
 PREFILL_SECONDS = 0.02  # of a round, after which the texts that are being generated take their step
@@ -217,11 +217,14 @@ class Scheduler:
     def _score(self, request: Generation) -> Iterator[list[Scored]]:
         """The scores of the prompt's tokens, piece by piece, as `LanguageModel` would compute them."""
         tokens, n, cache = np.array(request.prompt, dtype=np.int32), request.logprobs or 0, None
-        if len(tokens) > 1:
+        if len(tokens) > 1 and not request.weigh:
             yield [Scored(int(tokens[1]), None, [])]
         for start in range(0, len(tokens) - 1, PIECE):
             piece = tokens[start : min(start + PIECE, len(tokens) - 1)]
             logits, cache = self._model.engine.logits(self._model.state, piece, cache)
+            if request.weigh:
+                yield weigh_prompt(logits, request.prompt, start + 1, request.sampling, n)
+                continue
             following = tokens[start + 1 : start + 1 + len(piece)]
             found = score_prompt(logits, following.tolist(), n)
             yield found[1:] if start == 0 else found

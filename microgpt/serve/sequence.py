@@ -10,7 +10,8 @@ import numpy as np
 
 from microgpt.inference.generate import UntilStop, without
 from microgpt.inference.language_model import LanguageModel
-from microgpt.serve.generation import Event, Finished, FinishReason, Generation, Scored, Token
+from microgpt.inference.sampling import Sampling, probabilities
+from microgpt.serve.generation import Candidate, Event, Finished, FinishReason, Generation, Scored, Token
 
 
 class Sequence:
@@ -24,6 +25,8 @@ class Sequence:
         self._max_length = model.max_length(self.seen, request.max_tokens)
         self._stop = model.tokenizer.bos if request.stop_token is None else request.stop_token
         self.rng = Random(request.seed)
+        for _ in range(request.draws):
+            self.rng.random()
         self._decoder = model.tokenizer.stream()
         self._text = UntilStop(request.stops)
         self._drawn: Counter[int] = Counter()
@@ -44,19 +47,17 @@ class Sequence:
     def accept(self, token: int, logits: np.ndarray) -> list[Event]:
         """The events of a token that was drawn after these logits (V,); Finished at the end."""
         request = self.request
+        found = None if request.logprobs is None else scored(logits, token, request.logprobs)
+        weighed = self._weighed(token, logits) if request.weigh else []
         if token == self._stop:
-            ending = None if request.logprobs is None else Scored(token, *scored(logits, token, request.logprobs))
-            return [self.finish("stop", ending)]
+            return [self.finish("stop", found and Scored(token, *found, weighed))]
         if request.mask:
             request.mask.accept(token)
         self.seen.append(token)
         if request.presence_penalty or request.frequency_penalty:
             self._drawn[token] += 1
         text = self._text.feed(self._decoder.feed([token]))
-        if request.logprobs is None:
-            events: list[Event] = [Token(token, text)]
-        else:
-            events = [Token(token, text, *scored(logits, token, request.logprobs))]
+        events: list[Event] = [Token(token, text, *found, weighed) if found else Token(token, text)]
         if self._text.stopped or (request.mask and request.mask.finished):
             events.append(self.finish("stop"))
         elif len(self.seen) > self._max_length:
@@ -72,6 +73,10 @@ class Sequence:
             if not self._text.stopped:
                 rest += self._text.end()
         return Finished(reason, rest, self._n_prompt, len(self.seen) - self._n_prompt, ending)
+
+    def _weighed(self, token: int, logits: np.ndarray) -> list[Candidate]:
+        request = self.request
+        return weigh(logits, self.shaped(logits), token, request.sampling, self.seen, request.logprobs or 0)
 
     def _shifted(self, logits: np.ndarray) -> np.ndarray:
         """The logits with bias and penalties, in float64; the same array where there are none."""
@@ -98,3 +103,33 @@ def scored(logits: np.ndarray, token: int, n: int) -> tuple[float, list[tuple[in
 def score_prompt(logits: np.ndarray, tokens: Tokens[int], n: int) -> list[Scored]:
     """The tokens that follow each of the logits (T, V)."""
     return [Scored(int(token), *scored(row, token, n)) for row, token in zip(logits, tokens, strict=True)]
+
+
+def weigh(
+    logits: np.ndarray, shaped: np.ndarray, token: int, sampling: Sampling, seen: Tokens[int], n: int
+) -> list[Candidate]:
+    """The n likeliest tokens under the logits (V,), the n likeliest to be drawn after `seen` from the `shaped` ones,
+    and the token itself, the likeliest under the logits first."""
+    z = logits.astype(np.float64)
+    z -= z.max()
+    z -= np.log(np.exp(z).sum())
+    shares = probabilities(shaped, sampling, seen)
+    among = {*_largest(z, n), *(each for each in _largest(shares, n) if shares[each] > 0), token}
+    ordered = sorted(among, key=lambda each: (-z[each], each))
+    return [Candidate(each, float(z[each]), float(shares[each])) for each in ordered]
+
+
+def _largest(values: np.ndarray, n: int) -> list[int]:
+    """The places of the n largest of V values, in any order."""
+    found: list[int] = np.argpartition(-values, n)[:n].tolist() if 0 < n < len(values) else list(range(len(values)))[:n]
+    return found
+
+
+def weigh_prompt(logits: np.ndarray, prompt: Tokens[int], first: int, sampling: Sampling, n: int) -> list[Scored]:
+    """The tokens of a prompt from `first` on, each with the candidates that the logits (T, V) before it give."""
+    found = []
+    for at, row in enumerate(logits, start=first):
+        token, candidates = prompt[at], weigh(row, row, prompt[at], sampling, prompt[:at], n)
+        logprob = next(candidate.logprob for candidate in candidates if candidate.id == token)
+        found.append(Scored(token, logprob, [], candidates))
+    return found

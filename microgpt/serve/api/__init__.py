@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from microgpt.serve.api import runs
+from microgpt.serve.api import memory, play, runs
 
-ROUTES = [*runs.ROUTES]
+ROUTES = [*runs.ROUTES, *play.ROUTES, *memory.ROUTES]

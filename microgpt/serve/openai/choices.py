@@ -63,16 +63,20 @@ class Speller:
         return entry
 
     def _spell(self, token: int, logprob: float | None) -> tuple[str, bytes | None, float | None]:
-        tokenizer = self._tokenizer
-        if token >= tokenizer.n_vocab:
-            return tokenizer.token(token), None, logprob
-        data = tokenizer.pieces[token]
-        if tokenizer.glue and self._last is not None and self._last < tokenizer.n_vocab:
-            data = tokenizer.glue(self._last, token) + data
-        try:
-            return data.decode(), data, logprob
-        except UnicodeDecodeError:  # a part of a character, written as OpenAI does
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data), data, logprob
+        return *spell(self._tokenizer, self._last, token), logprob
+
+
+def spell(tokenizer: Base, last: int | None, token: int) -> tuple[str, bytes | None]:
+    """A token's text and bytes after the `last` one; a special token has no bytes but a name."""
+    if token >= tokenizer.n_vocab:
+        return tokenizer.token(token), None
+    data = tokenizer.pieces[token]
+    if tokenizer.glue and last is not None and last < tokenizer.n_vocab:
+        data = tokenizer.glue(last, token) + data
+    try:
+        return data.decode(), data
+    except UnicodeDecodeError:  # a part of a character, written as OpenAI does
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data), data
 
 
 class Choice:

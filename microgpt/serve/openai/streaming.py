@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from pydantic import BaseModel
 
-from microgpt.serve.errors import ApiError, DetailedError, Dialect, internal_error
+from microgpt.serve.errors import ApiError, Dialect, internal_error
 from microgpt.serve.routes import event
 from microgpt.serve.scheduler import Reply
 
@@ -15,10 +15,16 @@ class ReplyStream(AsyncIterator[bytes]):
     """The events of a reply; an error is the last one. Closed, it closes the reply, begun or not."""
 
     def __init__(
-        self, reply: Reply, shapes: AsyncIterator[BaseModel], *, done: bool = True, named: bool = False
+        self,
+        reply: Reply,
+        shapes: AsyncIterator[BaseModel],
+        *,
+        done: bool = True,
+        named: bool = False,
+        dialect: Dialect = Dialect.OPENAI,
     ) -> None:
         self._reply = reply
-        self._events = _events(shapes, done, named)
+        self._events = _events(shapes, done, named, dialect)
 
     async def __anext__(self) -> bytes:
         return await anext(self._events)
@@ -29,13 +35,13 @@ class ReplyStream(AsyncIterator[bytes]):
         await self._events.aclose()  # type: ignore[attr-defined]
 
 
-async def _events(shapes: AsyncIterator[BaseModel], done: bool, named: bool) -> AsyncIterator[bytes]:
+async def _events(shapes: AsyncIterator[BaseModel], done: bool, named: bool, dialect: Dialect) -> AsyncIterator[bytes]:
     try:
         async for shape in shapes:
             yield _event(shape, named)
     except Exception as error:
         refused = error if isinstance(error, ApiError) else internal_error("a stream")
-        yield _event(DetailedError.model_validate(Dialect.OPENAI.render(refused)), named)
+        yield _event(dialect.value.model_validate(dialect.render(refused)), named)
         return
     if done:
         yield event(b"[DONE]")
