@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from microgpt.model import n_params
 MOST_POSITIONS = 4096
 MOST_WORK = 1e11  # operations of all forward passes
 GENERATED_POSITIONS = 512
-DATA, GENERATED = "data", "generated"
+
+SampleSource = Literal["data", "generated"]
 
 
 class Example(NamedTuple):
@@ -63,17 +64,17 @@ class Firing:
         return list(found.values())
 
 
-def texts(inspector: Inspector) -> tuple[str, list[list[int]]]:
+def texts(inspector: Inspector) -> tuple[SampleSource, list[list[int]]]:
     """Rows of two or more tokens within the budget, and where they are from: the run's data, else the model itself."""
     source, model = inspector.source, inspector.model
     budget = max(2 * model.block_size, min(MOST_POSITIONS, int(MOST_WORK / (2 * n_params(model)))))
     try:
-        rows, name = sample_rows(source.config.data, source.tokenizer, model.block_size, budget), DATA
+        rows = sample_rows(source.config.data, source.tokenizer, model.block_size, budget)
     except (DataError, UsageError, OSError):
-        rows, name = [], GENERATED
-    if not rows:
-        rows, name = generated(inspector), GENERATED
-    return name, within(rows, budget)
+        rows = []
+    if rows := within(rows, budget):
+        return "data", rows
+    return "generated", within(generated(inspector), budget)
 
 
 def generated(inspector: Inspector) -> list[list[int]]:

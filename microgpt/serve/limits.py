@@ -58,6 +58,14 @@ LIMITS = {
     "stops": Limit(1, 4, "texts that end a choice"),
     "stop_chars": Limit(1, 4096, "characters of a stop"),
     "schema_chars": Limit(2, 2**16, "characters of a JSON schema"),
+    # of a look inside a model
+    "looked_chars": Limit(0, 2**16, "characters of a text to look at; the last tokens are taken of a long one"),
+    "positions": Limit(1, 1024, "positions of a text that are shown; a large model shows fewer"),
+    "changes": Limit(0, 64, "parts of a model that are scaled or switched off"),
+    "swaps": Limit(0, 64, "tokens that stand in place of others"),
+    "scale": Limit(-100, 100, "the factor of what a part of the model adds; 0 switches it off"),
+    "place": Limit(0, 2**31 - 1, "a layer, head, neuron, position or token, counted from 0"),
+    "shown": Limit(1, 20, "tokens or texts that are shown"),
     "name_chars": Limit(1, 256, "characters of a model's name"),
 }
 
@@ -93,4 +101,7 @@ FrequencyPenalty = Annotated[float, within("frequency_penalty")]
 Bias = Annotated[float, within("logit_bias")]
 Logprobs = Annotated[int, within("logprobs")]
 Stop = Annotated[str, length("stop_chars")]
+Place = Annotated[int, within("place")]
+Scale = Annotated[float, within("scale")]
+Shown = Annotated[int, within("shown")]
 Name = Annotated[str, length("name_chars")]

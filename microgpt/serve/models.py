@@ -30,6 +30,7 @@ class ServedModel:
         self, name: str, model: LanguageModel, admission: Admission, metrics: Metrics, max_streams: int
     ) -> None:
         self.name, self.model = name, model
+        self.kept: dict[str, Any] = {}  # by the name of its owner, for as long as the model is loaded
         self._admission = admission
         self._scheduler = Scheduler(model, metrics, max_streams)
         self._open: set[Reply] = set()

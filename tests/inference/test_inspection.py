@@ -16,7 +16,7 @@ from microgpt.errors import DataError, UsageError
 from microgpt.inference.inspection import Inspector, lens, likeliest, probabilities, stages
 from microgpt.inference.interventions import Change
 from microgpt.inference.language_model import LanguageModel
-from microgpt.inference.neurons import DATA, GENERATED, Firing, effect
+from microgpt.inference.neurons import Firing, effect
 from microgpt.model import init_weights
 from tests.engines.ladder import CASES, small
 
@@ -68,7 +68,7 @@ def test_likeliest_is_sorted_and_complete() -> None:
 
 def test_neurons_fire_where_they_are_said_to(names: Inspector) -> None:
     firing = Firing(names)
-    assert firing.source == DATA
+    assert firing.source == "data"
     texts = {tuple(text) for text in firing.texts}
     values = np.concatenate([names.activations(text)["layer0.mlp"][1:] for text in firing.texts])
     np.testing.assert_array_equal(firing.peaks[:, 0].max(0), values.max(0))
@@ -96,7 +96,7 @@ def test_without_its_data_a_model_is_shown_on_its_own_texts(names: Inspector) ->
     gone = config.model_copy(update={"data": config.data.model_copy(update={"path": "/nowhere/gone.txt"})})
     inspector = Inspector(dataclasses.replace(names.source, config=gone))
     firing = Firing(inspector)
-    assert firing.source == GENERATED
+    assert firing.source == "generated"
     assert firing.texts
     assert Firing(inspector).texts == firing.texts
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from microgpt.serve.api import memory, play, runs
+from microgpt.serve.api import inside, memory, play, runs
 
-ROUTES = [*runs.ROUTES, *play.ROUTES, *memory.ROUTES]
+ROUTES = [*runs.ROUTES, *play.ROUTES, *memory.ROUTES, *inside.ROUTES]
