@@ -13,6 +13,7 @@ from microgpt.config import Config, Optim
 from microgpt.data.sample import sample_rows
 from microgpt.engines.ladder import inspecting
 from microgpt.errors import DataError, UsageError
+from microgpt.inference import neurons
 from microgpt.inference.inspection import Inspector, lens, likeliest, probabilities, stages
 from microgpt.inference.interventions import Change
 from microgpt.inference.language_model import LanguageModel
@@ -91,7 +92,8 @@ def test_a_neurons_effect_is_the_difference_that_it_makes(names: Inspector) -> N
     np.testing.assert_allclose(after["logits"] - before["logits"], expected, rtol=0, atol=1e-5)
 
 
-def test_without_its_data_a_model_is_shown_on_its_own_texts(names: Inspector) -> None:
+def test_without_its_data_a_model_is_shown_on_its_own_texts(names: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neurons, "GENERATED_POSITIONS", 60)
     config = names.source.config
     gone = config.model_copy(update={"data": config.data.model_copy(update={"path": "/nowhere/gone.txt"})})
     inspector = Inspector(dataclasses.replace(names.source, config=gone))
