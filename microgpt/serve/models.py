@@ -18,7 +18,8 @@ from microgpt.serve.catalog import Catalog, Found
 from microgpt.serve.errors import ApiError, Closing, ModelError
 from microgpt.serve.generation import Generation
 from microgpt.serve.metrics import Metrics
-from microgpt.serve.scheduler import Reply, Scheduler
+from microgpt.serve.reply import Reply
+from microgpt.serve.scheduler import Scheduler
 
 Loaded = TypeVar("Loaded")
 

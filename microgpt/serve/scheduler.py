@@ -3,16 +3,19 @@
 The event loop submits replies, each of one or several texts, and reads their events. The worker alone touches the
 engine: it gives texts their slots, computes long prompts in pieces between the steps of the others, and lets go of a
 reply within one step of its client's leaving.
+
+The worker keeps pace with the event loop, which would otherwise answer everything else later and later: it waits where
+more than MOST_UNTAKEN events were handed over that the loop has not come to, and the texts of a client that does not
+read wait alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -21,75 +24,16 @@ from microgpt.inference.sampling import draw_batch
 from microgpt.inference.slots import open_slots
 from microgpt.serve.generation import Event, Finished, Generation, Scored, Token
 from microgpt.serve.metrics import Metrics
+from microgpt.serve.reply import Reply
 from microgpt.serve.sequence import Sequence as Text
 from microgpt.serve.sequence import score_prompt, weigh_prompt
 
 PIECE = 64  # tokens of a prompt per call of the engine
 PREFILL_SECONDS = 0.02  # of a round, after which the texts that are being generated take their step
+MOST_UNTAKEN = 512  # events handed over, beside one delivery, that the event loop has not come to
+UNREAD_SECONDS = 0.02  # after which a worker whose texts all wait looks again
+STALL_SECONDS = 1.0  # that the worker waits for an event loop which is held up
 MOST_SIDE_TEXTS = 32  # slots for the second, third, … texts of replies, beside one slot per reply
-
-
-class Reply:
-    """The events of one or several texts, as pairs of the text's number and the event, until all have finished.
-
-    Close it when nobody reads on (`async with` does): the worker then stops within one step.
-    """
-
-    def __init__(
-        self, requests: Sequence[Generation], on_close: Callable[[bool], None], *, asked: float, whole: bool
-    ) -> None:
-        self.requests = list(requests)
-        self.closed = False
-        self.asked = asked  # when, by time.monotonic
-        self.whole = whole  # whether its events are handed over all at its end
-        self.begun = False  # whether it has a token; the worker's
-        self.unfinished = len(self.requests)  # texts; the worker's
-        self.failed = False  # whether an error is among its events; the worker's
-        self._on_close = on_close  # called with whether texts were still being generated
-        self._left = len(self.requests)
-        self._events: deque[tuple[int, Event] | BaseException] = deque()
-        self._arrived = asyncio.Event()
-
-    async def __aenter__(self) -> Reply:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()
-
-    def __aiter__(self) -> Reply:
-        return self
-
-    async def __anext__(self) -> tuple[int, Event]:
-        while not self._events:
-            if not self._left:
-                self.close()
-                raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
-        event = self._events.popleft()
-        if isinstance(event, BaseException):
-            self.close()
-            raise event
-        self._left -= isinstance(event[1], Finished)
-        return event
-
-    def close(self) -> None:
-        """Stop the texts that are still being generated."""
-        if not self.closed:
-            self.closed = True
-            self._on_close(self._left > 0)
-
-    def interrupt(self, error: Exception) -> None:
-        """End with an error, instead of the events that were not read yet."""
-        self._events = deque([error])
-        self._arrived.set()
-        self.close()
-
-    def put(self, events: Sequence[tuple[int, Event] | BaseException]) -> None:
-        """Called on the event loop by the worker."""
-        if not self.closed:
-            self._events.extend(events)
-            self._arrived.set()
 
 
 class _Running:
@@ -130,6 +74,7 @@ class Scheduler:
         self._running: set[_Running] = set()  # all that hold a slot
         self._tokens = 0  # drawn in this round
         self._outbox: dict[Reply, list[tuple[int, Event] | BaseException]] = {}
+        self._handed_over: deque[int] = deque()  # events per delivery that the event loop has not come to
         self._alive = False  # whether the thread runs
 
     def submit(self, reply: Reply) -> None:
@@ -153,7 +98,26 @@ class Scheduler:
             self._ending = True
             self._news.notify()
 
+    def _take(self, outbox: dict[Reply, list[tuple[int, Event] | BaseException]]) -> None:
+        """A delivery, on the event loop: the tasks that read it are scheduled before `_taken` is, and run before it."""
+        for reply, events in outbox.items():
+            reply.put(events)
+        self._loop.call_soon(self._taken)
+
+    def _taken(self) -> None:
+        with self._news:
+            self._handed_over.popleft()
+            self._news.notify()
+
     # All that follows runs on the worker thread.
+
+    def _in_pace(self) -> bool:
+        """Whether the event loop has come to all deliveries but one, or nearly."""
+        return len(self._handed_over) < 2 or sum(self._handed_over) <= MOST_UNTAKEN
+
+    def _read(self) -> list[_Running]:
+        """The texts being generated whose clients read them."""
+        return [running for running in self._decoding if not running.reply.behind]
 
     def _work(self) -> None:
         while True:
@@ -163,6 +127,9 @@ class Scheduler:
                         self._alive = False
                         return
                     self._news.wait()
+                self._news.wait_for(self._in_pace, STALL_SECONDS)
+                if self._decoding and not (self._arrived or self._prefilling) and not self._read():
+                    self._news.wait(UNREAD_SECONDS)
                 arrived, self._arrived = self._arrived, []
             self._waiting += map(_Waiting, arrived)
             try:
@@ -252,9 +219,9 @@ class Scheduler:
             self._draw(ready, rows)
 
     def _step(self) -> None:
-        """One token for every text that is being generated."""
-        if self._decoding:
-            decoding, self._decoding = self._decoding, []
+        """One token for every text that is being generated and read."""
+        if decoding := self._read():
+            self._decoding = [one for one in self._decoding if one.reply.behind]
             slots, tokens = [one.slot for one in decoding], [one.text.seen[-1] for one in decoding]
             self._draw(decoding, self._slots.step(slots, tokens))
 
@@ -332,10 +299,8 @@ class Scheduler:
         for reply in outbox:
             del self._outbox[reply]
         if outbox:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(_hand_over, outbox)
-
-
-def _hand_over(outbox: dict[Reply, list[tuple[int, Event] | BaseException]]) -> None:
-    for reply, events in outbox.items():
-        reply.put(events)
+            self._handed_over.append(sum(map(len, outbox.values())))
+            try:
+                self._loop.call_soon_threadsafe(self._take, outbox)
+            except RuntimeError:  # the loop has ended
+                self._handed_over.pop()

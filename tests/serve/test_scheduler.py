@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from microgpt.serve.errors import Closing, Overloaded
 from microgpt.serve.generation import Event, Finished, Generation, Scored, Token
 from microgpt.serve.metrics import Metrics
 from microgpt.serve.models import ServedModel
+from microgpt.serve.reply import MOST_UNREAD, Reply
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +154,51 @@ def test_a_long_prompt_is_computed_in_pieces_between_the_steps_of_others(
         pieces = [i for i, name in enumerate(order) if name == "p"][1:]
         assert len(pieces) > 40
         assert all(order[i + 1] == "s" for i in pieces)
+
+    run(model, check)
+
+
+def drawn(served: ServedModel) -> float:
+    """Tokens so far."""
+    return served._scheduler._metrics.tokens._value.get()  # type: ignore[no-any-return]
+
+
+def test_a_reply_that_is_not_read_waits_alone(model: LanguageModel) -> None:
+    """Its events take a bounded memory, and none is lost."""
+
+    async def check(served: ServedModel, _: Admission) -> None:
+        async with await served.submit([greedy(model, tokens=3000)] * 2, "slow") as reply:
+            while not reply.behind:
+                await asyncio.sleep(0.01)
+            before = drawn(served)
+            assert text(await events(served, greedy(model, tokens=500))) == "ba" * 250
+            assert drawn(served) - before < 500 + MOST_UNREAD
+            assert len(reply._events) < 2 * MOST_UNREAD
+            found = [event async for event in reply]
+        assert [text(found, number) for number in (0, 1)] == ["ba" * 1500] * 2
+
+    run(model, check)
+
+
+def test_the_worker_does_not_run_ahead_of_the_event_loop(model: LanguageModel) -> None:
+    """A loop that is held up for a while is not held up longer by what was generated meanwhile."""
+
+    async def check(served: ServedModel, _: Admission) -> None:
+        replies = [await served.submit([greedy(model, tokens=3000)] * 4, "client") for _ in range(4)]
+        reading = [asyncio.create_task(read(reply)) for reply in replies]
+        while not drawn(served):
+            await asyncio.sleep(0)
+        before = drawn(served)
+        time.sleep(0.5)
+        assert drawn(served) - before <= scheduler.MOST_UNTAKEN + 4 * 4 * 4
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+
+    async def read(reply: Reply) -> None:
+        async with reply:
+            async for _ in reply:
+                pass
 
     run(model, check)
 

@@ -21,8 +21,8 @@ from microgpt.serve.generation import Finished, FinishReason, Generation, Scored
 from microgpt.serve.models import ServedModel
 from microgpt.serve.openai.choices import spell
 from microgpt.serve.openai.streaming import ReplyStream
+from microgpt.serve.reply import Reply
 from microgpt.serve.routes import Call, Events, Route
-from microgpt.serve.scheduler import Reply
 from microgpt.tokenizers import Tokenizer
 from microgpt.tokenizers.base import Base
 

@@ -18,8 +18,8 @@ from microgpt.serve.openai.messages import Messages, chat_model, plain
 from microgpt.serve.openai.prompts import conversation
 from microgpt.serve.openai.shapes import Head, Usage, new_id, now, usage_of
 from microgpt.serve.openai.streaming import ReplyStream
+from microgpt.serve.reply import Reply
 from microgpt.serve.routes import Call, Events
-from microgpt.serve.scheduler import Reply
 
 
 class ChatBody(ChoiceFields):

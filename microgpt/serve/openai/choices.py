@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from microgpt.serve.generation import Event, Finished, FinishReason, Scored, Token
-from microgpt.serve.scheduler import Reply
+from microgpt.serve.reply import Reply
 from microgpt.tokenizers import Tokenizer
 from microgpt.tokenizers.base import Base
 

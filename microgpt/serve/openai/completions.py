@@ -16,8 +16,8 @@ from microgpt.serve.openai.fields import ChoiceFields, invalid, one_of
 from microgpt.serve.openai.prompts import encode, fits, given
 from microgpt.serve.openai.shapes import Head, Usage, new_id, now, usage_of
 from microgpt.serve.openai.streaming import ReplyStream
+from microgpt.serve.reply import Reply
 from microgpt.serve.routes import Call, Events
-from microgpt.serve.scheduler import Reply
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
 Prompt = Annotated[

@@ -34,8 +34,8 @@ from microgpt.serve.openai.response_shapes import (
 )
 from microgpt.serve.openai.shapes import new_id, now
 from microgpt.serve.openai.streaming import ReplyStream
+from microgpt.serve.reply import Reply
 from microgpt.serve.routes import Call, Events
-from microgpt.serve.scheduler import Reply
 
 Nothing = Annotated[list[None], Field(max_length=0)]
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from pydantic import BaseModel
 
 from microgpt.serve.errors import ApiError, Dialect, internal_error
+from microgpt.serve.reply import Reply
 from microgpt.serve.routes import event
-from microgpt.serve.scheduler import Reply
 
 
 class ReplyStream(AsyncIterator[bytes]):

@@ -1,0 +1,79 @@
+"""A reply under way: its events on their way from the worker thread to whoever reads them on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from microgpt.serve.generation import Event, Finished, Generation
+
+MOST_UNREAD = 256  # events that wait for their reader, after which the worker generates no more of them
+
+
+class Reply:
+    """The events of one or several texts, as pairs of the text's number and the event, until all have finished.
+
+    Close it when nobody reads on (`async with` does): the worker then stops within one step.
+    """
+
+    def __init__(
+        self, requests: Sequence[Generation], on_close: Callable[[bool], None], *, asked: float, whole: bool
+    ) -> None:
+        self.requests = list(requests)
+        self.closed = False
+        self.asked = asked  # when, by time.monotonic
+        self.whole = whole  # whether its events are handed over all at its end
+        self.begun = False  # whether it has a token; the worker's
+        self.unfinished = len(self.requests)  # texts; the worker's
+        self.failed = False  # whether an error is among its events; the worker's
+        self._on_close = on_close  # called with whether texts were still being generated
+        self._left = len(self.requests)
+        self._events: deque[tuple[int, Event] | BaseException] = deque()
+        self._arrived = asyncio.Event()
+
+    async def __aenter__(self) -> Reply:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def __aiter__(self) -> Reply:
+        return self
+
+    async def __anext__(self) -> tuple[int, Event]:
+        while not self._events:
+            if not self._left:
+                self.close()
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        event = self._events.popleft()
+        if isinstance(event, BaseException):
+            self.close()
+            raise event
+        self._left -= isinstance(event[1], Finished)
+        return event
+
+    @property
+    def behind(self) -> bool:
+        """Whether its client does not read as fast as the texts come."""
+        return len(self._events) > MOST_UNREAD
+
+    def close(self) -> None:
+        """Stop the texts that are still being generated."""
+        if not self.closed:
+            self.closed = True
+            self._on_close(self._left > 0)
+
+    def interrupt(self, error: Exception) -> None:
+        """End with an error, instead of the events that were not read yet."""
+        self._events = deque([error])
+        self._arrived.set()
+        self.close()
+
+    def put(self, events: Sequence[tuple[int, Event] | BaseException]) -> None:
+        """Called on the event loop by the worker."""
+        if not self.closed:
+            self._events.extend(events)
+            self._arrived.set()
