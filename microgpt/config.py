@@ -25,7 +25,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-# The keys of `data` in earlier layers that a key of a later layer removes, unless they are given beside it.
+# The keys of a section in earlier layers that a key of a later layer removes, unless they are given beside it.
 RESETS: dict[str, tuple[str, ...]] = {
     "path": ("dataset",),
     "dataset": ("path",),
@@ -34,6 +34,8 @@ RESETS: dict[str, tuple[str, ...]] = {
     "bpe_merges": ("tokenizer_size",),
     "val_path": ("val_fraction",),
     "val_fraction": ("val_path",),
+    "steps": ("epochs",),
+    "epochs": ("steps",),
 }
 
 # Keys of data that turn a text into documents, and documents into rows.
@@ -199,6 +201,7 @@ class Run(Section):
     """Length, batch, engine, checkpoints, evaluation and samples."""
 
     steps: Positive = key(1000, "optimizer steps in total")
+    epochs: Annotated[float, Field(ge=0, le=1e6)] = key(0.0, "passes over the training rows, in place of --steps")
     batch_size: Size = key(1, "rows per micro-batch")
     grad_accum: Size = key(1, "micro-batches per optimizer step")
     seed: Seed = key(42, "seed of the shuffle, the initial weights, dropout and samples")
@@ -229,6 +232,9 @@ class Finetune(Section):
         return self.lora_alpha or 2.0 * self.lora_rank
 
 
+Knot = tuple[Count, Annotated[float, Field(ge=0, le=1)]]  # a step, and the progress through the schedule there
+
+
 class Phase(Section):
     """The learning-rate schedule of the steps before a run was extended to another total."""
 
@@ -236,6 +242,7 @@ class Phase(Section):
     steps: Positive  # the total of the run then
     schedule_from: Count
     optim: Optim
+    pace: tuple[Knot, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -256,6 +263,8 @@ class Config(Section):
     replay_data: Data | None = None  # what the base was trained on, where some of it is replayed
     schedule_from: Count = 0  # the step that the learning rate's schedule begins at; --extend sets it
     phases: tuple[Phase, ...] = ()  # schedules of the steps before the run was extended to another total
+    max_seconds: Annotated[float, Field(ge=0, le=1e9)] = 0.0  # of the whole schedule, which ends with them; 0: no limit
+    pace: tuple[Knot, ...] = ()  # where time decided: the progress through the schedule, linear between these steps
 
     @model_validator(mode="before")
     @classmethod
@@ -320,7 +329,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
                 value = {**_family(value), **value} if key == "model" else value
                 below = out.get(key)
                 below = below if isinstance(below, Mapping) else {}
-                taken_back = {lost for given in value for lost in RESETS.get(given, ())} if key == "data" else set()
+                taken_back = {lost for given in value for lost in RESETS.get(given, ())} - value.keys()
                 out[key] = {**{name: old for name, old in below.items() if name not in taken_back}, **value}
             else:
                 out[key] = value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,18 +40,19 @@ def checked_loss(loss: float, norm: float) -> float:
     return loss if math.isfinite(norm) or not math.isfinite(loss) else math.nan
 
 
-def learning_rate(optim: Optim, step: int, steps: int) -> float:
+def learning_rate(optim: Optim, step: int, steps: int, progress: float | None = None) -> float:
     """The learning rate of optimizer step `step` (from 0) of `steps`.
 
     Warmup rises from 0 at step 0; then the schedule falls from `learning_rate` at the end of the warmup to
-    `min_learning_rate` at `steps`.
+    `min_learning_rate` at `steps`. `progress` is how far it has fallen, 0 to 1, where steps do not decide it.
     """
     high, low, warmup = optim.learning_rate, optim.min_learning_rate, optim.warmup_steps
     if step < warmup:
         return high * step / warmup
     if optim.schedule == "constant":
         return high
-    progress = (step - warmup) / max(1, steps - warmup)
+    if progress is None:
+        progress = (step - warmup) / max(1, steps - warmup)
     if optim.schedule == "linear":
         return low + (high - low) * (1 - progress)
     return low + (high - low) * (0.5 * (1 + math.cos(math.pi * progress)))
@@ -62,8 +65,21 @@ def learning_rates(optim: Optim, first: int, count: int, steps: int) -> np.ndarr
 
 def rate_of_run(config: Config, step: int) -> float:
     """The learning rate of step `step` (from 0) of a run, by the schedule of the phase that it lies in."""
-    optim, begun, steps = config.optim, config.schedule_from, config.run.steps
+    optim, begun, steps, pace = config.optim, config.schedule_from, config.run.steps, config.pace
     for phase in reversed(config.phases):
         if step < phase.end_step:
-            optim, begun, steps = phase.optim, phase.schedule_from, phase.steps
-    return learning_rate(optim, max(0, step - begun), steps - begun)  # 0: a run.toml without the phases before
+            optim, begun, steps, pace = phase.optim, phase.schedule_from, phase.steps, phase.pace
+    past = max(0, step - begun)  # 0: a run.toml without the phases before
+    if not pace or past < optim.warmup_steps:
+        return learning_rate(optim, past, steps - begun)
+    warm = progress_at(pace, begun + optim.warmup_steps) if optim.warmup_steps else 0.0
+    return learning_rate(optim, past, steps - begun, (progress_at(pace, step) - warm) / (1 - warm))
+
+
+def progress_at(pace: Sequence[tuple[int, float]], step: float) -> float:
+    """The progress through a schedule at a step: linear between the knots of its pace, constant beyond them."""
+    i = bisect.bisect_right(pace, step, key=lambda knot: knot[0])
+    if i in (0, len(pace)):
+        return pace[max(0, i - 1)][1]
+    (left, low), (right, high) = pace[i - 1], pace[i]
+    return low + (high - low) * ((step - left) / (right - left))

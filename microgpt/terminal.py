@@ -122,7 +122,7 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
+        return f"{seconds / 60:.{int(seconds < 600)}f} min"
     return f"{seconds / 3600:.1f} h"
 
 

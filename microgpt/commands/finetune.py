@@ -51,7 +51,7 @@ def finetune(
     val_fraction
         Fraction of the new data to hold out (default: 0.1 with --eval-every, else 0).
     max_time
-        Save and end within this time: seconds, or 90s, 30m, 1h30m.
+        End within this time, and the learning-rate schedule with it: seconds, or 90s, 30m, 1h30m.
     verbose
         Print the whole configuration, which run.toml in the run folder holds as well.
     json

@@ -26,14 +26,17 @@ def describe_plan(setup: RunSetup, out: Path) -> list[str]:
         f": {count(corpus.n_documents, 'document')}{held}, {count(len(corpus.tokens), 'token')} "
         f"({setup.tokenizer.kind}, vocabulary {model.vocab:,})"
     )
-    expected = setup.choice.seconds_per_step * run.steps
+    expected, most = setup.choice.seconds_per_step * run.steps, config.max_seconds
+    rows = f"{run.steps:,} of"
+    if most and expected > most:
+        rows, expected = f"as many as the time allows, some {most / setup.choice.seconds_per_step:,.0f} of", most
     row = "context" if config.data.packing == "joined" else "document"
     lines = [
         _end_of(setup.documents.source, text, "data    "),
         f"model   {model.family}, {n_params(model):,} parameters: {count(model.n_layer, 'layer')}, "
         f"{model.n_embd} wide, {count(model.n_head, 'head')}, context {model.block_size}",
         f"engine  {setup.choice.name} in {setup.choice.dtype}: {setup.choice.why}",
-        f"steps   {run.steps:,} of {count(setup.rows_per_step, row)}, {'about ' * (expected >= 1)}{duration(expected)}",
+        f"steps   {rows} {count(setup.rows_per_step, row)}, {'about ' * (expected >= 1)}{duration(expected)}",
         _end_of(str(out), "", "folder  "),
     ]
     if tuned.base:
@@ -88,6 +91,7 @@ class TrainingProgress(Callbacks):
         self.tokens = 0
         self.steps = 0
         self.compiled = False
+        self.timed: tuple[float, float] | None = None  # progress and seconds left of a run that ends with its time
 
     def reading(self, message: str, seconds: float | None) -> None:
         now = time.monotonic()
@@ -105,17 +109,17 @@ class TrainingProgress(Callbacks):
 
     def _bar(self) -> Any:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         bar = Progress(
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}  {task.fields[rate]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=Console(stderr=True),
             transient=False,
         )
-        bar.add_task("train", total=self.steps, loss="-", rate="-")
+        bar.add_task("train", total=self.steps, loss="-", rate="-", left="")
         bar.start()
         return bar
 
@@ -131,19 +135,24 @@ class TrainingProgress(Callbacks):
         say(f"resumed {path} at step {step:,}")
         self.at_start = step
 
+    def paced(self, progress: float, seconds: float) -> None:
+        self.timed = progress, seconds
+
     def progress(self, step: int, loss: float, tokens: int) -> None:
         self.tokens += tokens
         now = time.monotonic()
         seconds = max(now - self.began, 1e-9)
         rate = f"{(step - self.at_start) / seconds:,.0f} steps/s  {self.tokens / seconds:,.0f} tokens/s"
+        steps, left = self.steps, (self.steps - step) * seconds / max(1, step - self.at_start)
+        if self.timed:
+            steps, left = max(step, round(step / max(self.timed[0], 1e-6))), self.timed[1]
+        remaining = f"{duration(left)} left" if step < steps else ""
         if self.bar:
-            self.bar.update(self.bar.task_ids[0], completed=step, loss=f"{loss:.4f}", rate=rate)
-        elif now - self.reported > 5 or step == self.steps:
-            left = duration((self.steps - step) * seconds / max(1, step - self.at_start))
-            say(
-                f"step {step:,} / {self.steps:,}  loss {loss:.4f}  {rate}"
-                + (f"  {left} left" if step < self.steps else "")
-            )
+            shown = {"loss": f"{loss:.4f}", "rate": rate, "left": remaining}
+            self.bar.update(self.bar.task_ids[0], completed=step, total=steps, **shown)
+        elif now - self.reported > 5 or step == steps:
+            about = "about " * bool(self.timed and step < steps)
+            say("  ".join(filter(None, (f"step {step:,} / {about}{steps:,}", f"loss {loss:.4f}", rate, remaining))))
             self.reported = now
 
     def evaluated(self, step: int, loss: float, bits_per_byte: float) -> None:

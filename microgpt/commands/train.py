@@ -60,7 +60,7 @@ def train(
     stop_at
         Save and end at this step; the learning-rate schedule stays that of --steps.
     max_time
-        Save and end within this time: seconds, or 90s, 30m, 1h30m.
+        End within this time, and the learning-rate schedule with it: seconds, or 90s, 30m, 1h30m.
     urls
         Web pages to train on, one document per line of text (microgpt data scrape has more options).
     url_file
@@ -172,7 +172,7 @@ def run_and_report(
         raise
     for sample in [] if as_json else result.samples:
         output(sample)
-    if result.step < config.run.steps and not result.stopped_early:
+    if not result.finished:
         say(f"resume  {again}")
     else:
         say(f"try     {shlex.join(['microgpt', result.verb, str(out)])}")

@@ -141,14 +141,18 @@ class RunFolder:
 
     def begin(self, config: Config) -> None:
         """Write run.toml and empty metrics. Raises OSError."""
-        files.write_atomic(self.config_file, config.to_toml().encode())
+        self.write(config)
         files.write_atomic(self.metrics_file, b"")
+
+    def write(self, config: Config) -> None:
+        """Write run.toml. Raises OSError."""
+        files.write_atomic(self.config_file, config.to_toml().encode())
 
     def go_on(self, config: Config, step: int, evaluated: int) -> None:
         """Rewind the metrics, and write the configuration if it was changed for the rest of the run. Raises OSError."""
         self.rewind(step, evaluated)
         if self.config() != config:
-            files.write_atomic(self.config_file, config.to_toml().encode())
+            self.write(config)
 
     def rewind(self, step: int, evaluated: int) -> None:
         """Remove the metrics of steps after `step` and evaluations after `evaluated`, which will be computed again.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -95,6 +96,8 @@ def prepare(
         training = Mix(corpus, old, config.finetune.replay)
     config = config.with_vocab(tokenizer.vocab_size)
     rows = run.batch_size * run.grad_accum
+    if run.epochs:
+        config = config.replace(run={"steps": max(1, math.ceil(run.epochs * corpus.n_rows(block) / rows))})
     if measure:
         calibrate(run.engine, run.dtype, run.device, progress)
     tokens, asked = rows * corpus.mean_row(block), {"name": run.engine, "dtype": run.dtype, "device": run.device}

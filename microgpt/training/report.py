@@ -1,12 +1,30 @@
-"""The callbacks of a training run; a subclass shows or records its progress."""
+"""The result of a training run, and its callbacks: a subclass shows or records its progress."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from microgpt.runs.checkpoint import Selection
 from microgpt.training.prepare import RunSetup
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The result of a run."""
+
+    path: Path
+    step: int
+    loss: float | None  # of the last step
+    val_loss: float | None  # of the last evaluation, in nats per token
+    bits_per_byte: float | None  # of the same
+    seconds: float
+    finished: bool = True  # by its steps, its time or its patience
+    stopped_early: bool = False
+    best_step: int | None = None
+    samples: list[str] = field(default_factory=list)
+    verb: str = "generate"  # the command that uses the model
 
 
 class Callbacks:
@@ -23,6 +41,9 @@ class Callbacks:
 
     def resumed(self, path: Path, step: int) -> None:
         """The run continues from a checkpoint."""
+
+    def paced(self, progress: float, seconds: float) -> None:
+        """The run ends with its time: how far it is, 0 to 1, and the seconds left; called before `progress`."""
 
     def progress(self, step: int, loss: float, tokens: int) -> None:
         """A block of steps is done: steps so far, mean loss of the last 50 steps, tokens of the block."""

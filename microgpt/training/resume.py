@@ -38,6 +38,11 @@ def resumed(out: Path, flags: Flags, extend: int | None = None) -> Config:
     saved = RunFolder(out).config()
     steps = checkpoint.list_steps(out / "checkpoints")
     step = int(steps[-1].name.removeprefix("step-")) if steps else 0
+    if saved.max_seconds and steps:  # its pace, and its total once it has ended, are in its checkpoints
+        newest = checkpoint.read(steps[-1]).config
+        kept = {"pace": newest.pace, "phases": newest.phases, "max_seconds": newest.max_seconds}
+        run = saved.run.model_copy(update={"steps": newest.run.steps})
+        saved = saved.model_copy(update={**kept, "run": run})
     for section, given in flags.items():
         for key, value in given.items():
             free = key in FREE.get(section, ()) or (extend is not None and section == "optim" and key in SCHEDULE)
@@ -46,17 +51,24 @@ def resumed(out: Path, flags: Flags, extend: int | None = None) -> Config:
                 raise other_run(out, f"{section}.{key}", f" ({fixed!r} then, {value!r} now)")
     config = Config.from_dict(merge(saved.to_dict(), flags), "flags")
     if extend is not None:
-        return _extended(_with_past(config, saved, step), saved, step, extend, flags)
+        return _extended(with_past(config, saved, step), saved, step, extend, flags)
     if config.run.steps < step:
         raise UsageError(f"--steps {config.run.steps}: the run in {out} is at step {step} already; name a larger total")
-    return config if config.run.steps == saved.run.steps else _with_past(config, saved, step)
+    return config if config.run.steps == saved.run.steps else with_past(config, saved, step)
 
 
-def _with_past(config: Config, saved: Config, step: int) -> Config:
+def with_past(config: Config, saved: Config, step: int) -> Config:
     """The same, with the schedule that the steps before `step` had, so that run.toml still describes the whole run."""
+    config = config.model_copy(update={"pace": (), "max_seconds": 0.0})
     if step <= (saved.phases[-1].end_step if saved.phases else 0):
         return config  # no step yet with the schedule that is now replaced
-    phase = Phase(end_step=step, steps=saved.run.steps, schedule_from=saved.schedule_from, optim=saved.optim)
+    phase = Phase(
+        end_step=step,
+        steps=saved.run.steps,
+        schedule_from=saved.schedule_from,
+        optim=saved.optim,
+        pace=saved.pace,
+    )
     return config.model_copy(update={"phases": (*saved.phases, phase)})
 
 

@@ -12,10 +12,11 @@ from microgpt.engines.common.compiling import watch_compiler
 from microgpt.errors import UsageError
 from microgpt.runs.folder import RunFolder, new_folder
 from microgpt.signals import listen
+from microgpt.training.pace import Pace
 from microgpt.training.prepare import prepare
-from microgpt.training.report import Callbacks
+from microgpt.training.report import Callbacks, Trained
 from microgpt.training.resume import prepare_resumed, read_newest
-from microgpt.training.trainer import Trained, Trainer
+from microgpt.training.trainer import Trainer
 
 # The first run on a machine measures the engines, which takes seconds; unless it may not take longer than this.
 LONG = 60.0
@@ -32,23 +33,22 @@ def train(
 ) -> Trained:
     """Train from the beginning, or with `resume` from the newest checkpoint in `out`, to `steps` or `stop_at`.
 
-    The run is saved and ends within `max_time` seconds of the call, at whatever step it then is.
+    The run ends `max_time` seconds after the call, and its schedule with it, unless its steps end before.
     Raises UsageError, DataError, CheckpointError, MachineError; NumericError where a loss or gradient is not finite;
     Stopped after a signal, when the state is saved.
     """
-    deadline = None if max_time is None else time.monotonic() + max_time
-    measure = max_time is None or max_time >= LONG
+    began = time.monotonic()
     callbacks = callbacks or Callbacks()
     folder = RunFolder(Path(out) if out else new_folder(config.name))
     folder.require(run=resume)
-    if stop_at is not None and not 0 < stop_at <= config.run.steps:
-        raise UsageError(f"--stop-at: must lie between 1 and --steps ({config.run.steps}), got {stop_at}")
     with ExitStack() as stack:
         if resume:
             stack.enter_context(folder.lock())
         else:
             folder.require_free()
         saved = read_newest(folder) if resume else None
+        config, seconds = timed(config, max_time, saved.state.step if saved else 0)
+        measure = seconds is None or seconds >= LONG
         stack.enter_context(watch_compiler(callbacks.compiling))
         with files.disk("be written", files.cache_folder("")):
             setup = (
@@ -56,17 +56,30 @@ def train(
                 if saved
                 else prepare(config, callbacks.reading, measure=measure)
             )
+        steps = setup.config.run.steps
+        if stop_at is not None and not 0 < stop_at <= steps:
+            raise UsageError(f"--stop-at: must lie between 1 and --steps ({steps}), got {stop_at}")
         callbacks.plan(setup)
         if not resume:  # a new folder is made when nothing can be refused any more
             stack.enter_context(folder.lock())
         folder.require(run=resume)  # another trainer may have come and gone while the data was read
         stop = stack.enter_context(listen())
         stack.enter_context(files.disk("be written", folder.path, "continue with --resume"))
-        trainer = Trainer(setup, folder, callbacks, stop, deadline)
+        trainer = Trainer(setup, folder, callbacks, stop, None if seconds is None else began + seconds)
         if saved:
             trainer.restore(saved)
         else:
             with files.disk("be written", folder.path):  # there is nothing yet to continue from
                 trainer.begin()
         del saved  # its tensors are the engine's now
-        return trainer.run(stop_at or config.run.steps)
+        return trainer.run(stop_at or steps)
+
+
+def timed(config: Config, max_time: float | None, step: int) -> tuple[Config, float | None]:
+    """The configuration of a run from `step` on with its time, and the seconds that are left of it, None for any."""
+    if step and step == config.run.steps:
+        return config, None
+    left = 1 - Pace(config.schedule_from, config.run.steps, config.pace).progress(step)
+    if max_time is not None:
+        return config.model_copy(update={"max_seconds": min(max_time / left, 1e9)}), max_time
+    return config, config.max_seconds * left or None

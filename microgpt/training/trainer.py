@@ -10,8 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import replace
 from random import Random
 from statistics import fmean
 from typing import Any
@@ -31,28 +30,13 @@ from microgpt.optim import rate_of_run
 from microgpt.runs import checkpoint
 from microgpt.runs.folder import RunFolder, folder_beside
 from microgpt.signals import StopRequest
+from microgpt.training.pace import Pace
 from microgpt.training.prepare import RunSetup
-from microgpt.training.report import Callbacks
-from microgpt.training.resume import SavedRun
+from microgpt.training.report import Callbacks, Trained
+from microgpt.training.resume import SavedRun, with_past
 
 RECENT = 50  # steps whose mean loss is reported; a block's length would depend on the clock
 BLOCK_SECONDS = 0.1  # intended duration of a block of steps
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The result of a run."""
-
-    path: Path
-    step: int
-    loss: float | None  # of the last step
-    val_loss: float | None  # of the last evaluation, in nats per token
-    bits_per_byte: float | None  # of the same
-    seconds: float
-    stopped_early: bool = False
-    best_step: int | None = None
-    samples: list[str] = field(default_factory=list)
-    verb: str = "generate"  # the command that uses the model
 
 
 class Trainer:
@@ -78,6 +62,8 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self.evaluated = 0  # the step of the last evaluation
         self.seconds_per_step = max(setup.choice.seconds_per_step, BLOCK_SECONDS / 16)  # until it is measured
+        self.seconds_to_evaluate = 0.0  # until it is measured
+        self.pace = Pace(config.schedule_from, config.run.steps, config.pace)
 
     def begin(self) -> None:
         """Start at step 0 from initialized weights, or from those of the base; write run.toml."""
@@ -134,9 +120,11 @@ class Trainer:
         """Train until step `target`, with the evaluations, samples and checkpoints on the way; save and sample."""
         run = self.setup.config.run
         self.target = target
+        if self.deadline is not None:
+            self.pace.start(self.step, self.deadline - self._seconds_to_end())
         self.evaluate_if_due()  # a signal may have cut it short
-        while self.step < target and not self.is_stale():
-            self.train_block(target)
+        while self.step < self.target and not self.is_stale():
+            self.train_block(self.target)
             self.evaluate_if_due()
             if self._is_due(run.sample_every):
                 rng = Random(f"{run.seed} sample {self.step}")
@@ -144,12 +132,13 @@ class Trainer:
             if self._is_due(run.checkpoint_every):
                 self.save()
             self.pause()
-            if self._out_of_time():
-                break
+            if self.step < self.target and self._out_of_time():
+                self._finish()
         self.save()
         rng = Random()
         rng.setstate(self.generator)
-        stale = self.is_stale() and self.step < target
+        run = self.setup.config.run
+        stale = self.is_stale() and self.step < self.target
         if stale:
             self.callbacks.stopped_early(self.step, self.best or {})
         samples = []
@@ -159,7 +148,8 @@ class Trainer:
         best = self.best["step"] if self.best else None
         verb = "chat" if chat_template.can_chat(self.setup.tokenizer) else "generate"
         path, losses = self.folder.path, (self.loss, self.val_loss, self.bits_per_byte)
-        return Trained(path, self.step, *losses, self.seconds, stale, best, samples, verb)
+        finished = stale or self.step == run.steps
+        return Trained(path, self.step, *losses, self.seconds, finished, stale, best, samples, verb)
 
     def load_best(self) -> None:
         """Load the weights of the best checkpoint, where it was kept: the last samples are then those of generate."""
@@ -175,10 +165,31 @@ class Trainer:
         run = self.setup.config.run
         return bool(run.patience and self.best and self.step - self.best["step"] >= run.patience * run.eval_every)
 
+    def _seconds_to_end(self) -> float:
+        """About how long the run goes on after it last looked at the clock: a step, evaluating, saving, samples."""
+        sampling = self.setup.config.run.samples * self.seconds_per_step / self.setup.rows_per_step
+        last = max(2 * self.seconds_per_step, BLOCK_SECONDS)
+        return 2 * self.seconds_to_save + self.seconds_to_evaluate + sampling + last
+
     def _out_of_time(self) -> bool:
-        """Whether another step, and saving after it, would end too late."""
-        needed = 2 * self.seconds_to_save + max(2 * self.seconds_per_step, BLOCK_SECONDS)
-        return self.deadline is not None and time.monotonic() + needed > self.deadline
+        """Whether the schedule has ended with its time, or another block of steps would be too late."""
+        if self.deadline is None:
+            return False
+        return self.pace.is_done(self.step) or time.monotonic() + self._seconds_to_end() > self.deadline
+
+    def _finish(self) -> None:
+        """Let the run end at this step: the time is over. run.toml then repeats it whatever the clock says."""
+        config = self.setup.config
+        if not self.pace.knots:  # the steps decided the rates so far
+            config = with_past(config, config, self.step)
+        run = config.run.model_copy(update={"steps": self.step})
+        config = config.model_copy(update={"run": run, "max_seconds": 0.0})
+        self.setup, self.target = replace(self.setup, config=config), self.step
+        if config.run.eval_every and self.evaluated != self.step:
+            self.evaluate()
+        self.save()
+        self.require_place()
+        self.folder.write(config)
 
     def pause(self) -> None:
         """If a signal came, save and raise Stopped. Called often enough to answer within a quarter of a second."""
@@ -195,6 +206,14 @@ class Trainer:
         config = self.setup.config
         intervals = (config.run.checkpoint_every, config.run.eval_every, config.run.sample_every)
         end = min([target, *((self.step // every + 1) * every for every in intervals if every)])
+        if self.deadline is not None:
+            self.pace.end = self.deadline - self._seconds_to_end()
+            end = min(end, self.pace.next_knot(self.step, self.seconds_per_step))
+            if self.pace.knots and tuple(self.pace.knots[-1]) not in config.pace[-1:]:
+                past = config if config.pace else with_past(config, config, self.step)  # the steps decided until now
+                now = {"pace": tuple(self.pace.knots), "max_seconds": config.max_seconds}
+                config = past.model_copy(update=now)
+                self.setup = replace(self.setup, config=config)
         count = max(1, min(end - self.step, int(BLOCK_SECONDS / self.seconds_per_step)))
         feed = self.setup.feed(self.step, count)
         lrs = np.array([rate_of_run(config, step) for step in range(self.step, self.step + count)])
@@ -225,6 +244,8 @@ class Trainer:
         self.require_place()
         files.append_text(self.folder.metrics_file, "".join(lines))
         if len(losses):
+            if self.deadline is not None and self.pace.knots:
+                self.callbacks.paced(self.pace.progress(self.step), max(0.0, self.deadline - time.monotonic()))
             self.callbacks.progress(self.step, fmean(self.recent), self.tokens - before)
 
     def _diverged(self, loss: float) -> None:
@@ -248,12 +269,12 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Append the held-out loss to the metrics; save where it is the best so far."""
-        text, block = self.setup.validation, self.setup.config.model.block_size
+        text, block, began = self.setup.validation, self.setup.config.model.block_size, time.monotonic()
         at_the_end = self.step == self.target  # nothing would repeat an evaluation that a signal cut short
         pause = (lambda: None) if at_the_end else self.pause
         self.val_loss, targets = held_out_loss(self.engine, self.state, text.held_out(block), pause)
         self.bits_per_byte = text.held_out_size.bits_per_byte(self.val_loss * targets)
-        self.evaluated = self.step
+        self.evaluated, self.seconds_to_evaluate = self.step, time.monotonic() - began
         self.require_place()
         found = {"step": self.step, "val_loss": self.val_loss, "bits_per_byte": self.bits_per_byte}
         line = ", ".join(f'"{key}": {value!r}' for key, value in found.items())

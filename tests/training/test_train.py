@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from microgpt.cli import main
-from microgpt.errors import MachineError
+from microgpt.errors import MachineError, UsageError
 from microgpt.runs import checkpoint
+from microgpt.runs.folder import RunFolder
 from microgpt.training.prepare import RunSetup
 from microgpt.training.report import Callbacks
 from microgpt.training.resume import SavedRun, resumed
@@ -48,18 +48,6 @@ def test_what_can_go_on_says_how(
     assert (f"resume  microgpt train --resume --out {out}" in said) == (step is not None)
 
 
-def test_max_time_saves_and_tells_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small(tmp_path)
-    out = tmp_path / "run"
-    began = time.monotonic()
-    command = ["train", str(tmp_path / "names.txt"), "--out", str(out), "--steps", "10000000", "--max-time", "2s"]
-    assert main(command) == 0
-    assert time.monotonic() - began < 60
-    step = checkpoint.read(out).step
-    assert 0 < step < 10_000_000
-    assert f"--resume --out {out}" in capsys.readouterr().err
-
-
 def test_the_newest_checkpoint_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[Path] = []
 
@@ -84,3 +72,16 @@ def test_a_resumed_run_is_locked_before_it_is_read(tmp_path: Path) -> None:
                 train(resumed(out, {}), out, resume=True)
 
     assert train(resumed(out, {}), out, resume=True, callbacks=Impatient()).step == 20
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 13), (0.1, 2), (3, 38)])
+def test_epochs_are_passes_over_the_rows(tmp_path: Path, epochs: float, steps: int) -> None:
+    """25 documents, two per step; steps in a later layer take the place of epochs, and the other way round."""
+    config = small(tmp_path, epochs=epochs, batch_size=2)
+    assert train(config, tmp_path / "run").step == steps
+    written = RunFolder(tmp_path / "run").config().run
+    assert (written.steps, written.epochs) == (steps, 0)
+    assert config.replace(run={"steps": 7}).run.epochs == 0
+    with pytest.raises(UsageError, match=f"--stop-at: must lie between 1 and --steps \\({steps}\\), got 40"):
+        train(config, tmp_path / "short", stop_at=40)
+    assert not (tmp_path / "short").exists()
