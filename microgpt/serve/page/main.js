@@ -3,6 +3,7 @@
 
 import { ApiError, aborted, get } from './api.js';
 import { byId, fill, h } from './dom.js';
+import { showScrubber } from './scrubber.js';
 
 /** @typedef {import('./types.js').Context} Context */
 /** @typedef {import('./types.js').Run} Run */
@@ -19,7 +20,10 @@ const main = byId('main');
 const picker = /** @type {HTMLSelectElement} */ (byId('run'));
 /** @type {import('./types.js').Runs} */
 let known = { runs: [], may_train: false };
+/** @type {import('./types.js').End} */
 let end = () => {};
+/** @type {{hash: string, context: Context} | null} */
+let current = null; // the view that is shown, by its address without the checkpoint
 let shown = 0; // how often a view was shown, by which one that comes too late is known
 let first = true;
 
@@ -65,8 +69,15 @@ function say(text) {
 async function show() {
   const number = ++shown;
   const { view, names, at } = parse(location.hash);
+  if (current?.hash === address(view, names) && end.follow) {
+    current.context = standing(current.context, at);
+    showBar(view, current.context.names, at);
+    end.follow(current.context);
+    return;
+  }
   end();
   end = () => {};
+  current = null;
   try {
     known = await get('/api/runs');
   } catch (error) {
@@ -80,29 +91,43 @@ async function show() {
   showBar(view, named, at);
   if (missing.length) say(`There is no run ${missing.join(', ')} here.`);
   /** @type {Context} */
-  const context = {
+  const found = {
     run: named[0] ?? '',
     names: named,
-    at,
-    model: at === null ? (named[0] ?? '') : `${named[0]}@${at}`,
+    at: null,
+    model: '',
     runs: known.runs,
     mayTrain: known.may_train,
     go: (hash) => (location.hash = hash),
     say,
   };
+  const context = standing(found, at);
   try {
     const loaded = await VIEWS[view].load();
     if (number !== shown) return;
     fill(main);
     main.className = view;
     const over = await loaded.show(main, context);
-    if (number === shown) end = over;
-    else over();
+    if (number === shown) {
+      end = over;
+      current = { hash: address(view, names), context };
+    } else over();
   } catch (error) {
     if (number === shown && !aborted(error)) fail(error);
   }
-  if (!first && number === shown) main.focus({ preventScroll: true });
+  const scrubbing = byId('scrubber').contains(document.activeElement);
+  if (!first && !scrubbing && number === shown) main.focus({ preventScroll: true });
   first = false;
+}
+
+/**
+ * A view's context at another checkpoint.
+ * @param {Context} context
+ * @param {number | null} at
+ * @returns {Context}
+ */
+function standing(context, at) {
+  return { ...context, at, model: at === null ? context.run : `${context.run}@${at}` };
 }
 
 /**
@@ -119,6 +144,8 @@ function showBar(view, names, at) {
     known.runs.length ? null : h('option', null, 'no runs yet'),
   );
   picker.disabled = known.runs.length === 0;
+  const run = known.runs.find((run) => run.name === names[0]);
+  showScrubber(byId('scrubber'), run, at, (step) => location.replace(address(view, names, step)));
   for (const link of document.querySelectorAll('nav a')) {
     const target = /** @type {HTMLElement} */ (link).dataset.view ?? 'play';
     link.setAttribute('href', address(target, target === 'watch' ? names : names.slice(0, 1), at));

@@ -34,8 +34,13 @@
  */
 
 /**
+ * @typedef {(() => void) & {follow?: (context: Context) => void}} End  Ends a view. With `follow`, the view shows another
+ *   checkpoint of the same run in place, so that nothing that was typed is lost: `Object.assign(end, {follow})`.
+ */
+
+/**
  * @typedef {object} View  A view's module.
- * @property {(main: HTMLElement, context: Context) => Promise<() => void>} show  Fill `main`; the result ends the view.
+ * @property {(main: HTMLElement, context: Context) => Promise<End>} show  Fill `main`; the result ends the view.
  */
 
 export {};
