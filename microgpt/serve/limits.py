@@ -67,6 +67,8 @@ LIMITS = {
     "place": Limit(0, 2**31 - 1, "a layer, head, neuron, position or token, counted from 0"),
     "shown": Limit(1, 20, "tokens or texts that are shown"),
     "name_chars": Limit(1, 256, "characters of a model's name"),
+    "document_chars": Limit(1, 10_000, "characters of a document to step through"),
+    "step_numbers": Limit(0, 250_000, "numbers of a training step that the page shows"),
 }
 
 
@@ -105,3 +107,4 @@ Place = Annotated[int, within("place")]
 Scale = Annotated[float, within("scale")]
 Shown = Annotated[int, within("shown")]
 Name = Annotated[str, length("name_chars")]
+Document = Annotated[str, length("document_chars")]

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from microgpt.serve.api import inside, memory, play, runs
+from microgpt.serve.api import differences, inside, memory, play, runs, steps
 
-ROUTES = [*runs.ROUTES, *play.ROUTES, *memory.ROUTES, *inside.ROUTES]
+ROUTES = [
+    *runs.ROUTES,
+    *differences.ROUTES,
+    *inside.ROUTES,
+    *memory.ROUTES,
+    *play.ROUTES,
+    *steps.ROUTES,
+]
