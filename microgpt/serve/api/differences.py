@@ -19,7 +19,7 @@ from microgpt.serve.models import in_thread
 from microgpt.serve.routes import Call, Route
 
 
-class Rung(BaseModel):
+class NamedEngine(BaseModel):
     """An engine by name, in one of its float types."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -30,7 +30,7 @@ class Rung(BaseModel):
 class RungsAnswer(BaseModel):
     """The engines that can compute here, from the definition on."""
 
-    rungs: list[Rung]
+    rungs: list[NamedEngine]
 
 
 class ModelsBody(BaseModel):
@@ -47,8 +47,8 @@ class RungsBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     model: limits.Name | None = None
     text: limits.Document | None = None
-    a: Rung
-    b: Rung
+    a: NamedEngine
+    b: NamedEngine
 
 
 class ArrayDifference(BaseModel):
@@ -76,7 +76,9 @@ class DifferAnswer(BaseModel):
 async def rungs(call: Call) -> RungsAnswer:
     """The engines that are installed."""
     found = differences.rungs()
-    return RungsAnswer(rungs=[Rung(name=name, dtype=dtype) for name, dtypes in found.items() for dtype in dtypes])
+    return RungsAnswer(
+        rungs=[NamedEngine(name=name, dtype=dtype) for name, dtypes in found.items() for dtype in dtypes]
+    )
 
 
 async def differ_models(call: Call) -> DifferAnswer:
