@@ -82,7 +82,7 @@ def test_what_is_refused(page_server: Server) -> None:
         assert part in answer.json()["error"]
 
 
-def test_the_sources_of_a_step(page_server: Server) -> None:
+def test_the_sources_of_steps(page_server: Server) -> None:
     found = page_server.post("/api/step/sources", {"model": "names"}).json()["sources"]
     assert [source["name"] for source in found] == ["gpt.py", "scalar.py", "tensor.py", "manual.py", "optim.py"]
     gpt = found[0]
