@@ -84,7 +84,7 @@ class Endpoint:
         if media.strip().lower() != "application/json":
             raise ApiError(415, "expected Content-Type: application/json")
         try:
-            value = strict_json.parse(await request.body())
+            value = strict_json.parse(await request.body(), lenient=route.body.model_config.get("extra") == "ignore")
         except strict_json.JsonError as error:
             status = 422 if route.dialect is Dialect.PLAIN and error.kind != "syntax" else 400
             where = f"{error.param}: " if error.param and error.kind != "duplicate" else ""
@@ -92,7 +92,7 @@ class Endpoint:
         try:
             return route.body.model_validate(value)
         except ValidationError as error:
-            found = error.errors(include_url=False, include_context=False, include_input=False)
+            found = error.errors(include_url=False, include_context=False)
             raise (route.refuse or refusal(route.dialect))(found) from None
 
 
@@ -103,7 +103,8 @@ def refusal(dialect: Dialect) -> Refusal:
     def refuse(errors: list[Any]) -> ApiError:
         first = errors[0]
         param = ".".join(str(part) for part in first["loc"] if not (isinstance(part, str) and "[" in part))
-        return ApiError(status, f"{param or 'body'}: {first['msg']}", param=param or None)
+        message = "it occurs twice; keep one" if isinstance(first["input"], strict_json.Repeated) else first["msg"]
+        return ApiError(status, f"{param or 'body'}: {message}", param=param or None)
 
     return refuse
 

@@ -6,7 +6,8 @@ import contextlib
 import gc
 import json
 import math
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NoReturn
 
 from microgpt.json_text import unique_keys
@@ -26,18 +27,26 @@ class JsonError(ValueError):
         self.param = param and param.encode("utf-8", "backslashreplace").decode()  # a key may have half a character
 
 
-def parse(body: bytes) -> Any:
+class Repeated:
+    """The value of a key that occurs twice, where that is not refused: a value that no field takes."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+
+def parse(body: bytes, *, lenient: bool = False) -> Any:
     """The value of a body. Raises JsonError.
 
     Refused are: text that is not UTF-8, NaN and Infinity, numbers that a double cannot hold, integers beyond 64 bits,
-    keys that occur twice, half surrogate pairs, more than 64 levels, and text after the value.
+    keys that occur twice, half surrogate pairs, more than 64 levels, and text after the value. `lenient` is for shapes
+    whose unknown fields are ignored: an integer may have any size, and a key that occurs twice is `Repeated`.
     """
     if not body.strip():
         raise JsonError("the body is empty; expected JSON")
     try:
         with _without_collector():
-            value = _loads(body.decode("utf-8"))
-            _check(value)
+            value = _loads(body.decode("utf-8"), _repeated if lenient else _unique)
+            _check(value, lenient)
     except UnicodeDecodeError as error:
         raise JsonError(f"the body is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -47,8 +56,8 @@ def parse(body: bytes) -> Any:
     return value
 
 
-def _loads(text: str) -> Any:
-    hooks: dict[str, Any] = {"object_pairs_hook": _unique, "parse_constant": _constant}
+def _loads(text: str, object_of: Callable[[list[tuple[str, Any]]], dict[str, Any]]) -> Any:
+    hooks: dict[str, Any] = {"object_pairs_hook": object_of, "parse_constant": _constant}
     try:
         return json.loads(text, **hooks)
     except (json.JSONDecodeError, JsonError):
@@ -76,36 +85,51 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     try:
         return unique_keys(pairs)
     except ValueError as error:
-        name = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise JsonError(f"the body is not strict JSON: {error}", "duplicate", name) from None
+        raise JsonError(f"the body is not strict JSON: {error}", "duplicate", _twice(pairs)[0]) from None
+
+
+def _repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        values: dict[str, list[Any]] = {name: [] for name in _twice(pairs)}
+        for name, value in pairs:
+            if name in values:
+                values[name].append(value)
+        found |= {name: Repeated(each) for name, each in values.items()}
+    return found
+
+
+def _twice(pairs: list[tuple[str, Any]]) -> list[str]:
+    """The keys that occur more than once, the most frequent first."""
+    return [name for name, count in Counter(name for name, _ in pairs).most_common() if count > 1]
 
 
 def _constant(name: str) -> NoReturn:
     raise JsonError(f"the body is not JSON: {name} is no number of JSON")
 
 
-def _check(value: Any) -> None:
+def _check(value: Any, lenient: bool) -> None:
     """Look at every value, level by level, each with the field that it belongs to. Raises JsonError."""
     level: list[tuple[str | None, Any]] = [(None, [value])]
     for _ in range(DEPTH + 1):
         deeper: list[tuple[str | None, Any]] = []
         for field, container in level:
             if isinstance(container, list):
-                _values(container, field, deeper)
+                _values(container, field, deeper, lenient)
             elif field is not None:
                 _text("".join(container), field)
-                _values(container.values(), field, deeper)
+                _values(container.values(), field, deeper, lenient)
             else:
                 for key, item in container.items():
                     _text(key, key)
-                    _values([item], key, deeper)
+                    _values([item], key, deeper, lenient)
         if not deeper:
             return
         level = deeper
     raise JsonError(_TOO_DEEP, param=level[0][0])
 
 
-def _values(values: Collection[Any], field: str | None, deeper: list[tuple[str | None, Any]]) -> None:
+def _values(values: Collection[Any], field: str | None, deeper: list[tuple[str | None, Any]], lenient: bool) -> None:
     """Check texts and numbers, all of a type in one call; arrays and objects are checked with the next level."""
     for kind in set(map(type, values)):
         found: list[Any] = [value for value in values if type(value) is kind]
@@ -113,10 +137,12 @@ def _values(values: Collection[Any], field: str | None, deeper: list[tuple[str |
             _text("".join(found), field)
         elif kind is float and not all(map(math.isfinite, found)):
             raise JsonError("a number is too large", param=field)
-        elif kind is int and not LEAST <= min(found) <= max(found) <= MOST:
+        elif kind is int and not lenient and not LEAST <= min(found) <= max(found) <= MOST:
             raise JsonError("an integer is beyond 64 bits", "integer", field)
         elif kind in (list, dict):
             deeper.extend((field, container) for container in found)
+        elif kind is Repeated:
+            deeper.extend((field, repeated.values) for repeated in found)
 
 
 def _text(text: str, param: str | None) -> None:

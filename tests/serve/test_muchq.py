@@ -71,7 +71,7 @@ def test_a_message_longer_than_the_room_keeps_its_end(server: Server) -> None:
         ("generate", {"temperature": -1e-7}, 400, "temperature must be >= 0, got -0.0000001"),
         ("generate", {"temperature": -0.123456789}, 400, "temperature must be >= 0, got -0.123456789"),
         ("generate", {"temperature": -2}, 400, "temperature must be >= 0, got -2"),
-        ("generate", {"seed": 2**64}, 422, "seed: an integer is beyond 64 bits"),
+        ("generate", {"seed": 2**64}, 422, "seed: Input should be less than or equal to 18446744073709551615"),
         ("generate", {"num_samples": 0}, 400, "num_samples must be >= 1"),
         ("generate", {"max_tokens": 0}, 400, "max_tokens must be >= 1 when specified"),
         ("chat", {"messages": []}, 400, "messages must not be empty"),
@@ -99,6 +99,32 @@ def test_50_samples_at_most_and_unknown_fields_change_nothing(names_server: Serv
     assert len(set(samples)) > 25
     nothing = names_server.post("/microgpt/v1/generate", {"max_tokens": None, "seed": 2**64 - 1})
     assert nothing.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "error"),
+    [
+        ("generate", '{"seed": 1, "seed": 1}', "seed: it occurs twice; keep one"),
+        ("generate", '{"max_tokens": null, "max_tokens": null}', "max_tokens: it occurs twice; keep one"),
+        ("chat", '{"messages": [], "messages": []}', "messages: it occurs twice; keep one"),
+        ("chat", '{"messages": [{"role": "user", "content": "hi", "content": "hi"}]}',
+         "messages.0.content: it occurs twice; keep one"),
+    ],
+)  # fmt: skip
+def test_a_known_field_occurs_once(server: Server, path: str, text: str, error: str) -> None:
+    answer = server.client.post(f"/microgpt/v1/{path}", content=text, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()) == (422, {"error": error})
+
+
+def test_unknown_fields_are_ignored_whatever_they_hold(server: Server) -> None:
+    """Also twice, or an integer beyond 64 bits; but half a surrogate pair makes no JSON."""
+    unknown = '"x": 1, "x": [2], "y": 99999999999999999999, "z": [{"a": 1, "a": ' + "9" * 5000 + "}]"
+    message = '{"role": "user", "content": "hi", ' + unknown + "}"
+    for path, known in (("generate", '"seed": 1'), ("chat", '"messages": [' + message + "]")):
+        for fields, status in ((known, 200), (f"{known}, {unknown}", 200), (known + ', "x": "\\ud800", "x": 1', 400)):
+            content, headers = "{" + fields + "}", {"content-type": "application/json"}
+            answer = server.client.post(f"/microgpt/v1/{path}", content=content, headers=headers)
+            assert answer.status_code == status, answer.text
 
 
 def test_names_of_the_defaults(names_server: Server) -> None:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from microgpt.serve.limits import most
-from microgpt.serve.strict_json import JsonError, parse
+from microgpt.serve.strict_json import JsonError, Repeated, parse
 
 DEPTH = most("json_depth")
 
@@ -54,6 +54,35 @@ def test_it_is_refused_by_name(text: str, kind: str, param: str | None) -> None:
     with pytest.raises(JsonError) as caught:
         parse(text.encode())
     assert (caught.value.kind, caught.value.param) == (kind, param)
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_keys_that_occur_twice_take_little_time_too(lenient: bool) -> None:
+    """They are found in one pass: 300,000 keys, of which the first or all come again."""
+    keys = [f'"{i}":0' for i in range(300_000)]
+    for text in ("{" + ",".join([*keys, '"0":1']) + "}", "{" + ",".join(keys[:150_000] * 2) + "}"):
+        began = time.process_time()
+        if lenient:
+            assert isinstance(parse(text.encode(), lenient=True)["0"], Repeated)
+        else:
+            with pytest.raises(JsonError):
+                parse(text.encode())
+        assert time.process_time() - began < 5
+
+
+def test_lenient_takes_what_unknown_fields_may_hold() -> None:
+    """All but text that is no JSON, also within the values of a key that occurs twice."""
+    large = 10**30
+    found = parse(b'{"a": 1, "b": %d, "a": [%d], "c": [{"d": 1, "d": 2}]}' % (large, large), lenient=True)
+    assert (found["a"].values, found["b"], found["c"][0]["d"].values) == ([1, [large]], large, [1, 2])
+    for text in (
+        '{"a": "\\ud800", "a": 1}',
+        '{"a": [1e400], "a": 1}',
+        '{"a": NaN}',
+        '{"a": 1, "a": ' + "[" * DEPTH + "]" * DEPTH + "}",
+    ):
+        with pytest.raises(JsonError):
+            parse(text.encode(), lenient=True)
 
 
 @pytest.mark.parametrize("unit", ["1,", "[],"])
