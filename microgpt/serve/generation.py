@@ -49,6 +49,7 @@ class Generation:
     mask: Constraint | None = None
     logprobs: int | None = None  # None: no log probabilities; else the number of alternatives per token
     echo: bool = False  # with logprobs: score the prompt's tokens, too
+    lists_bos: bool = False  # whether those begin with BOS
     weigh: bool = False  # with logprobs: tell what the sampling makes of each candidate
     draws: int = 0  # random numbers of the seed that an earlier part of this text has taken
 
@@ -62,7 +63,8 @@ class Candidate(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """A token of the prompt (with `echo`), BOS left out; without `weigh` the first has no log probability.
+    """A token of the prompt (with `echo`), BOS left out unless `lists_bos`; without `weigh` the first has no log
+    probability.
 
     All log probabilities are the model's own, natural: before temperature, bias, penalties, masks and filters.
     """

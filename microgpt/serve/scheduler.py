@@ -184,8 +184,9 @@ class Scheduler:
     def _score(self, request: Generation) -> Iterator[list[Scored]]:
         """The scores of the prompt's tokens, piece by piece, as `LanguageModel` would compute them."""
         tokens, n, cache = np.array(request.prompt, dtype=np.int32), request.logprobs or 0, None
-        if len(tokens) > 1 and not request.weigh:
-            yield [Scored(int(tokens[1]), None, [])]
+        first = 0 if request.lists_bos else 1
+        if not request.weigh:
+            yield [Scored(int(token), None, []) for token in tokens[first : first + 1]]
         for start in range(0, len(tokens) - 1, PIECE):
             piece = tokens[start : min(start + PIECE, len(tokens) - 1)]
             logits, cache = self._model.engine.logits(self._model.state, piece, cache)
@@ -194,7 +195,7 @@ class Scheduler:
                 continue
             following = tokens[start + 1 : start + 1 + len(piece)]
             found = score_prompt(logits, following.tolist(), n)
-            yield found[1:] if start == 0 else found
+            yield found[first:] if start == 0 else found
 
     def _prefill(self) -> None:
         """Compute prompts, a piece of each in turn, for a limited time."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
@@ -32,16 +32,17 @@ Prompt = Annotated[
 class CompletionBody(ChoiceFields):
     """A request of /v1/completions."""
 
-    prompt: Prompt = Field(description="texts, or token ids, before which BOS is put")
+    prompt: Prompt = Field(description="texts, or token ids, before which BOS is put unless they begin with it")
     max_tokens: limits.MaxTokens | None = Field(None, description="the rest of the context by default")
     echo: bool | None = None
     logprobs: limits.Logprobs | None = None
 
 
 class Logprobs(BaseModel):
-    """The tokens of a completion, after those of its prompt if it was echoed; BOS is not among them.
+    """The tokens of a completion, after those of its prompt if it was echoed.
 
-    In natural logarithms, by the model's own distribution.
+    In natural logarithms, by the model's own distribution. BOS is not among them, unless the prompt was given as ids
+    that begin with it.
     """
 
     tokens: list[str]
@@ -85,6 +86,14 @@ class Completion(Head):
     usage: Usage | None
 
 
+class _Prompt(NamedTuple):
+    """A prompt as the model takes it."""
+
+    tokens: list[int]
+    text: str
+    lists_bos: bool  # whether BOS is a token of the request's own
+
+
 async def completions(call: Call) -> Completion | Events:
     """Continue each prompt n times; the choices of a prompt stand together."""
     body: CompletionBody = call.body
@@ -93,10 +102,10 @@ async def completions(call: Call) -> Completion | Events:
     n, logprobs, seed = body.n or 1, body.logprobs is not None, body.first_seed()
     requests: list[Generation] = []
     choices: list[Choice] = []
-    for tokens, text in await _prompts(served, body, n):
+    for prompt in await _prompts(served, body, n):
         for _ in range(n):
-            requests.append(_generation(served, body, tokens, seed_of(seed, len(requests))))
-            echo = text if body.echo else None
+            requests.append(_generation(served, body, prompt, seed_of(seed, len(requests))))
+            echo = prompt.text if body.echo else None
             choices.append(Choice(len(choices), served.model.tokenizer, logprobs=logprobs, echo=echo))
     blank = Completion(id=new_id("cmpl"), created=now(), model=served.name, choices=[], usage=None)
     reply = await served.submit(requests, call.client, whole=not body.stream)
@@ -108,8 +117,8 @@ async def completions(call: Call) -> Completion | Events:
     return blank.model_copy(update={"choices": found, "usage": usage_of([whole.end for whole in wholes], n)})
 
 
-async def _prompts(served: ServedModel, body: CompletionBody, n: int) -> list[tuple[list[int], str]]:
-    """The tokens of each prompt, and its text. Raises ApiError."""
+async def _prompts(served: ServedModel, body: CompletionBody, n: int) -> list[_Prompt]:
+    """Every prompt. Raises ApiError."""
     prompt, model = body.prompt, served.model
     one = isinstance(prompt, str) or isinstance(prompt[0], int)
     each: list[str | list[int]] = [prompt] if one else prompt  # type: ignore[assignment, list-item]
@@ -118,17 +127,19 @@ async def _prompts(served: ServedModel, body: CompletionBody, n: int) -> list[tu
     found = []
     for i, item in enumerate(each):
         where = "" if one else f"the prompt at {i}: "
-        tokens = (
-            await encode(model, item, "prompt", where) if isinstance(item, str) else given(model, item, "prompt", where)
-        )
-        fits(model, tokens, "prompt", where)
-        found.append((tokens, item if isinstance(item, str) else model.tokenizer.decode(item)))
+        if isinstance(item, str):
+            one_prompt = _Prompt(await encode(model, item, "prompt", where), item, False)
+        else:
+            tokens = given(model, item, "prompt", where)
+            one_prompt = _Prompt(tokens, model.tokenizer.decode(item), tokens == item)
+        fits(model, one_prompt.tokens, "prompt", where)
+        found.append(one_prompt)
     return found
 
 
-def _generation(served: ServedModel, body: CompletionBody, tokens: list[int], seed: int) -> Generation:
+def _generation(served: ServedModel, body: CompletionBody, prompt: _Prompt, seed: int) -> Generation:
     return Generation(
-        tokens,
+        prompt.tokens,
         body.sampling(served.model),
         seed,
         body.max_tokens,
@@ -138,6 +149,7 @@ def _generation(served: ServedModel, body: CompletionBody, tokens: list[int], se
         frequency_penalty=body.frequency_penalty or 0.0,
         logprobs=body.logprobs,
         echo=bool(body.echo) and body.logprobs is not None,
+        lists_bos=prompt.lists_bos,
     )
 
 

@@ -31,11 +31,12 @@ def _tokens(model: LanguageModel, text: str) -> list[int]:
 
 
 def given(model: LanguageModel, tokens: Sequence[int], param: str, where: str = "") -> list[int]:
-    """Token ids of a request, BOS first. Raises ApiError for one that is no token."""
+    """Token ids of a request, BOS first, which they may have themselves. Raises ApiError for one that is no token."""
     size = model.tokenizer.vocab_size
     if bad := next((token for token in tokens if token >= size), None):
         raise invalid(param, f"{where}{bad} is no token; expected ids from 0 to {size - 1}")
-    return [model.tokenizer.bos, *tokens]
+    bos = model.tokenizer.bos
+    return list(tokens) if tokens and tokens[0] == bos else [bos, *tokens]
 
 
 async def conversation(model: ChatModel, messages: Sequence[Message], param: str) -> list[int]:

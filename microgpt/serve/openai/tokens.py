@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from microgpt.data import chat_template
 from microgpt.serve import limits
+from microgpt.serve.models import ServedModel
 from microgpt.serve.openai.fields import Shape, invalid
 from microgpt.serve.openai.prompts import encode, given
 from microgpt.serve.routes import Call
-from microgpt.tokenizers import BOS
 
+GIVEN: dict[str, Any] = {"type": "string"}
+ONE_OF_TWO: dict[str, Any] = {  # for /openapi.json
+    "oneOf": [{"required": [name], "properties": {name: GIVEN}} for name in ("content", "prompt")]
+}
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
 
 
 class TokenizeBody(Shape):
-    """A text under one of two names; no text becomes a special token."""
+    """A text under one of two names; no text becomes a special token.
 
+    But lm-eval finds the ids of BOS and of the token that ends a text by their names in GET /tokenizer_info: a `prompt`
+    that is such a name, whole, with `add_special_tokens` false, is that token.
+    """
+
+    model_config = ConfigDict(json_schema_extra=ONE_OF_TWO)
     model: limits.Name | None = None
     content: str | None = Field(None, description="the text")
     prompt: str | None = Field(None, description="the same by vLLM's name")
@@ -67,6 +76,8 @@ async def tokenize(call: Call) -> Tokens:
     param = "content" if body.prompt is None else "prompt"
     text = body.content if body.prompt is None else body.prompt
     assert text is not None
+    if param == "prompt" and body.add_special_tokens is False and (token := _named(served, text)) is not None:
+        return Tokens(tokens=[token])
     found = await encode(served.model, text, param)
     return Tokens(tokens=found if body.add_special_tokens else found[1:])
 
@@ -79,19 +90,29 @@ async def detokenize(call: Call) -> Text:
     return Text(content=text, prompt=text)
 
 
+def _end(served: ServedModel) -> int:
+    """The token that ends a text or an answer."""
+    tokenizer = served.model.tokenizer
+    return chat_template.end_turn(tokenizer) if served.chat else tokenizer.bos
+
+
+def _named(served: ServedModel, name: str) -> int | None:
+    """BOS or the token that ends a text, by its name in GET /tokenizer_info."""
+    tokenizer = served.model.tokenizer
+    return next((token for token in (tokenizer.bos, _end(served)) if tokenizer.token(token) == name), None)
+
+
 async def tokenizer_info(call: Call) -> TokenizerInfo:
     """Facts of the default model's tokenizer."""
     served = await call.service.models.get()
-    tokenizer = served.model.tokenizer
-    names = {token: name for name, token in tokenizer.special.items()}
-    end = chat_template.end_turn(tokenizer) if served.chat else tokenizer.bos
+    tokenizer, end = served.model.tokenizer, _end(served)
     return TokenizerInfo(
         tokenizer_class=tokenizer.kind,
         vocab_size=tokenizer.vocab_size,
         model_max_length=served.model.config.model.block_size,
-        bos_token=BOS,
+        bos_token=tokenizer.token(tokenizer.bos),
         bos_token_id=tokenizer.bos,
-        eos_token=f"<{names[end]}>",
+        eos_token=tokenizer.token(end),
         eos_token_id=end,
         chat_template=chat_template.TEMPLATE if served.chat else None,
     )

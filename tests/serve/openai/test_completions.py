@@ -112,6 +112,23 @@ def test_echo_scores_the_prompt(server: Server, names: LanguageModel) -> None:
     assert alone["logprobs"]["tokens"] == ["e", "m", "m", "a"]
 
 
+def test_ids_that_begin_with_bos_get_no_second_one_and_list_it(server: Server, names: LanguageModel) -> None:
+    """So lm-eval, whose empty context is BOS, gets the log probability of a text's first token."""
+    bos, ids = names.tokenizer.bos, names.tokenizer.encode("ava").tolist()
+    found = complete(server, [bos, *ids], echo=True, logprobs=1, max_tokens=1, temperature=0)
+    scores = found["choices"][0]["logprobs"]
+    assert scores["tokens"][:-1] == ["<bos>", "a", "v", "a"]
+    assert scores["text_offset"][:-1] == [0, 0, 1, 2]
+    assert found["usage"]["prompt_tokens"] == 4
+    own = log_softmax(names.engine.logits(names.state, np.array([bos, *ids], dtype=np.int32))[0])
+    assert scores["token_logprobs"][0] is None
+    np.testing.assert_allclose(scores["token_logprobs"][1:-1], own[np.arange(3), ids], atol=1e-6)
+    same = {"seed": 5, "max_tokens": 4}
+    assert texts(complete(server, [bos, *ids], **same)) == texts(complete(server, ids, **same))
+    alone = complete(server, [bos], echo=True, logprobs=0, max_tokens=0)["choices"][0]
+    assert (alone["text"], alone["logprobs"]["token_logprobs"]) == ("", [None])
+
+
 def test_the_one_more_token_is_there_when_the_text_ends_at_once(server: Server, names: LanguageModel) -> None:
     bos = names.tokenizer.bos
     fields = {"echo": True, "logprobs": 1, "max_tokens": 1, "logit_bias": {str(bos): 100}}

@@ -46,6 +46,19 @@ def test_tokenizer_info(server: Server, chat_run: Path) -> None:
     assert (found["vocab_size"], found["model_max_length"]) == (model.tokenizer.vocab_size, 64)
 
 
+@pytest.mark.parametrize("model", [None, NAMES, BYTES])
+def test_bos_and_what_ends_a_text_are_found_by_their_names_alone(server: Server, model: str | None) -> None:
+    """As lm-eval asks for them; under the other name, or within a text, they are text."""
+    bos = ask(server, "/tokenize", {"model": model, "prompt": "a", "add_special_tokens": True})["tokens"][0]
+    asked = {"model": model, "add_special_tokens": False}
+    assert ask(server, "/tokenize", {"prompt": "<bos>", **asked})["tokens"] == [bos]
+    if model != NAMES:  # chat models
+        assert ask(server, "/tokenize", {"prompt": "<end_turn>", **asked})["tokens"] == [bos - 1]
+    for fields in ({"content": "<bos>"}, {"prompt": "<bos>", "add_special_tokens": None}, {"prompt": "a<bos>"}):
+        answer = server.post("/tokenize", {**asked, **fields})
+        assert answer.status_code == 400 or bos not in answer.json()["tokens"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
