@@ -8,10 +8,11 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from microgpt.errors import MicrogptError
 
+EXACT = ConfigDict(extra="forbid")  # of an answer that has no further fields, also in /openapi.json
 log = logging.getLogger(__name__)
 
 
@@ -64,12 +65,14 @@ def internal_error(where: str) -> ApiError:
 class PlainError(BaseModel):
     """An error of muchq's routes, and of those that belong to no dialect."""
 
+    model_config = EXACT
     error: str
 
 
 class ErrorDetail(BaseModel):
     """What was wrong with a request."""
 
+    model_config = EXACT
     message: str
     type: str
     param: str | None
@@ -79,6 +82,7 @@ class ErrorDetail(BaseModel):
 class DetailedError(BaseModel):
     """An error of OpenAI's routes."""
 
+    model_config = EXACT
     error: ErrorDetail
 
 

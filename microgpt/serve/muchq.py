@@ -16,7 +16,7 @@ from microgpt.data import chat_template
 from microgpt.data.conversations import ROLES, Message
 from microgpt.errors import DataError
 from microgpt.inference.sampling import Sampling
-from microgpt.serve.errors import ApiError
+from microgpt.serve.errors import EXACT, ApiError
 from microgpt.serve.generation import Generation, Scored, seed_of
 from microgpt.serve.limits import LIMITS, most
 from microgpt.serve.models import ServedModel
@@ -50,10 +50,11 @@ class GenerateBody(Body):
 class Samples(BaseModel):
     """Generated texts."""
 
+    model_config = EXACT
     samples: list[str]
 
 
-class ChatMessage(BaseModel):
+class Turn(BaseModel):
     """One turn."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
@@ -64,12 +65,13 @@ class ChatMessage(BaseModel):
 class ChatBody(Body):
     """A body of /microgpt/v1/chat."""
 
-    messages: Annotated[list[ChatMessage], described(minItems=1)]
+    messages: Annotated[list[Turn], described(minItems=1)]
 
 
 class Answer(BaseModel):
     """The answer to a chat."""
 
+    model_config = EXACT
     role: Literal["assistant"] = "assistant"
     content: str
     tokens_dropped: int

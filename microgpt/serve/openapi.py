@@ -20,9 +20,9 @@ WITH_BODY = (408, 413, 415)
 
 
 def document(routes: Sequence[Route], *, with_key: bool) -> dict[str, Any]:
-    """The OpenAPI document (3.1) of routes. `with_key`: they ask for an API key."""
+    """The OpenAPI document of routes; 3.2 describes events of streams. `with_key`: they ask for an API key."""
     inputs = {(route.body, "validation") for route in routes if route.body}
-    outputs = {(route.answer, "serialization") for route in routes if route.answer}
+    outputs = {(shape, "serialization") for route in routes for shape in (route.answer, *route.events) if shape}
     errors = {(dialect.value, "serialization") for dialect in Dialect}
     shapes = sorted(inputs | outputs | errors, key=lambda pair: pair[0].__name__)
     found, definitions = models_json_schema(shapes, ref_template=REFERENCE)  # type: ignore[arg-type]
@@ -48,7 +48,7 @@ def document(routes: Sequence[Route], *, with_key: bool) -> dict[str, Any]:
     if with_key:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return {
-        "openapi": "3.1.0",
+        "openapi": "3.2.0",
         "info": {"title": "microgpt", "version": __version__},
         "paths": paths,
         "components": components,
@@ -60,8 +60,9 @@ def _responses(route: Route, found: Any, with_key: bool) -> dict[str, Any]:
         return {"application/json": {"schema": found[shape, "serialization"]}}
 
     good: dict[str, Any] = content(route.answer) if route.answer else {route.media: {"schema": _any(route.media)}}
-    if route.may_stream:
-        good["text/event-stream"] = {"schema": {"type": "string"}}
+    if route.events:
+        shapes = [found[shape, "serialization"] for shape in (*route.events, route.dialect.value)]
+        good["text/event-stream"] = {"itemSchema": _event(shapes, route.done)}
     responses: dict[str, Any] = {"200": {"description": "OK", "content": good}}
     errors = {*ALWAYS, *(WITH_BODY if route.body else ()), *route.statuses}
     if route.body and route.dialect is Dialect.PLAIN:
@@ -75,6 +76,15 @@ def _responses(route: Route, found: Any, with_key: bool) -> dict[str, Any]:
         phrase = route.statuses.get(status) or (HTTPStatus(status).phrase)
         responses[str(status)] = {"description": phrase, "content": shape}
     return responses
+
+
+def _event(shapes: Sequence[Any], done: bool) -> dict[str, Any]:
+    """A server-sent event, whose data is JSON of one of the shapes or, as the last one, [DONE]."""
+    data: dict[str, Any] = {"contentMediaType": "application/json", "contentSchema": {"anyOf": list(shapes)}}
+    if done:
+        data = {"anyOf": [{"const": "[DONE]"}, data]}
+    fields = {"event": {"type": "string"}, "data": {"type": "string", **data}}
+    return {"type": "object", "properties": fields, "required": ["data"]}
 
 
 def _any(media: str) -> dict[str, Any]:

@@ -40,7 +40,8 @@ class Route:
     dialect: Dialect = Dialect.PLAIN
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None  # None: text
-    may_stream: bool = False  # whether it may answer with server-sent events
+    events: tuple[type[BaseModel], ...] = ()  # the shapes in a stream, if it may answer with server-sent events
+    done: bool = True  # whether a stream ends with [DONE]
     refuse: Refusal | None = None  # an error for pydantic's; None: by dialect
     statuses: Mapping[int, str] = field(default_factory=dict)  # further ones, for /openapi.json
     public: bool = False  # whether it answers without the API key

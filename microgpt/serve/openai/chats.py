@@ -22,7 +22,7 @@ from microgpt.serve.reply import Reply
 from microgpt.serve.routes import Call, Events
 
 
-class ChatBody(ChoiceFields):
+class ChatCompletionBody(ChoiceFields):
     """A request of /v1/chat/completions."""
 
     messages: Messages
@@ -124,7 +124,7 @@ class ChatChunk(Head):
 
 async def chat(call: Call) -> ChatCompletion | Events:
     """Answer messages, n times."""
-    body: ChatBody = call.body
+    body: ChatCompletionBody = call.body
     include_usage = body.check_stream_options()
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("top_logprobs", "only with logprobs: true")
@@ -152,7 +152,7 @@ async def chat(call: Call) -> ChatCompletion | Events:
     return ChatCompletion(id=key, created=created, model=served.name, choices=found, usage=usage)
 
 
-async def _generations(model: ChatModel, body: ChatBody) -> list[Generation]:
+async def _generations(model: ChatModel, body: ChatCompletionBody) -> list[Generation]:
     """Raises ApiError."""
     if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
         raise invalid("max_completion_tokens", "max_tokens says otherwise; give one of the two")

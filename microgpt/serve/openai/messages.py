@@ -28,7 +28,8 @@ class ChatPart(TextPart):
 
 
 Parts = Annotated[list[ChatPart], length("parts")]
-Content = Annotated[str | Parts, one_of(f"a text, or 1 to {most('parts'):,} parts of type text")]
+SAYS = Field(json_schema_extra={"pattern": r"\S"})  # for /openapi.json; the error for a blank text has its own words
+Content = Annotated[Annotated[str, SAYS] | Parts, one_of(f"a text, or 1 to {most('parts'):,} parts of type text")]
 
 
 class ChatMessage(Shape):

@@ -91,26 +91,28 @@ class Response(BaseModel):
 class ResponseEvent(BaseModel):
     """An event of a stream; they are numbered from 0."""
 
-    type: str
     sequence_number: int
 
 
 class ResponseState(ResponseEvent):
-    """The response as it stands: response.created, .in_progress, .completed or .incomplete."""
+    """The response as it stands."""
 
+    type: Literal["response.created", "response.in_progress", "response.completed", "response.incomplete"]
     response: Response
 
 
 class ItemEvent(ResponseEvent):
-    """response.output_item.added and .done."""
+    """The answer begins or ends."""
 
+    type: Literal["response.output_item.added", "response.output_item.done"]
     output_index: int = 0
     item: OutputMessage
 
 
 class PartEvent(ResponseEvent):
-    """response.content_part.added and .done."""
+    """Its text begins or ends."""
 
+    type: Literal["response.content_part.added", "response.content_part.done"]
     item_id: str
     output_index: int = 0
     content_index: int = 0
@@ -118,8 +120,9 @@ class PartEvent(ResponseEvent):
 
 
 class TextDelta(ResponseEvent):
-    """response.output_text.delta: a piece of the text."""
+    """A piece of the text."""
 
+    type: Literal["response.output_text.delta"]
     item_id: str
     output_index: int = 0
     content_index: int = 0
@@ -128,10 +131,14 @@ class TextDelta(ResponseEvent):
 
 
 class TextDone(ResponseEvent):
-    """response.output_text.done: the whole text."""
+    """The whole text."""
 
+    type: Literal["response.output_text.done"]
     item_id: str
     output_index: int = 0
     content_index: int = 0
     text: str
     logprobs: list[None] = []
+
+
+EVENTS = (ResponseState, ItemEvent, PartEvent, TextDelta, TextDone)

@@ -15,8 +15,8 @@ from microgpt.serve.limits import length, most
 from microgpt.serve.openai.answer_format import FlatFormat, constraint, grammar
 from microgpt.serve.openai.chats import answering
 from microgpt.serve.openai.choices import Choice, pieces, read
-from microgpt.serve.openai.fields import SamplingFields, Shape, one_of
-from microgpt.serve.openai.messages import TextPart, chat_model, plain, told
+from microgpt.serve.openai.fields import SamplingFields, Shape, invalid, one_of
+from microgpt.serve.openai.messages import SAYS, TextPart, chat_model, plain, told
 from microgpt.serve.openai.prompts import conversation
 from microgpt.serve.openai.response_shapes import (
     AnswerText,
@@ -54,7 +54,7 @@ class InputItem(Shape):
     type: Literal["message"] = "message"
     role: Role
     content: Annotated[
-        str | Annotated[list[InputPart], length("parts")],
+        Annotated[str, SAYS] | Annotated[list[InputPart], length("parts")],
         one_of(f"a text, or 1 to {most('parts'):,} parts of type input_text or output_text"),
     ]
     id: Annotated[str, length("name_chars")] | None = None
@@ -71,18 +71,22 @@ class ResponseBody(SamplingFields):
     """A request of /v1/responses."""
 
     input: Annotated[
-        str | Annotated[list[InputItem], length("messages")],
+        Annotated[str, SAYS] | Annotated[list[InputItem], length("messages")],
         one_of(f"a text, or 1 to {most('messages'):,} messages of text parts"),
     ]
-    instructions: str | None = Field(None, description="a system message before the others")
+    instructions: str | None = Field(
+        None, description="a system message before the others", json_schema_extra={"pattern": r"^$|\S"}
+    )
     max_output_tokens: limits.AnswerTokens | None = Field(None, description="the rest of the context by default")
     text: TextOptions | None = None
-    store: Literal[False] | None = Field(None, description="responses are not stored")
+    store: bool | None = Field(None, description="responses are not stored", json_schema_extra={"enum": [False, None]})
 
 
 async def responses(call: Call) -> Response | Events:
     """Answer messages."""
     body: ResponseBody = call.body
+    if body.store:
+        raise invalid("store", "responses are not stored here; leave it out")
     served = await call.service.models.get(body.model)
     model = chat_model(served)
     tokens = await conversation(model, _messages(body), "input")

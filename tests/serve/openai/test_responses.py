@@ -110,6 +110,7 @@ def test_json_of_a_schema(server: Server) -> None:
         ({"input": "é"}, "input"),
         ({"input": "a" * 100}, "input"),
         ({"store": True}, "store"),
+        ({"store": 0}, "store"),
         ({"previous_response_id": "resp-1"}, "previous_response_id"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"text": {"format": {"type": "xml"}}}, "text.format"),
