@@ -44,7 +44,9 @@ def document(routes: Sequence[Route], *, with_key: bool) -> dict[str, Any]:
         if with_key and not route.public:
             operation["security"] = [{"key": []}]
         paths.setdefault(re.sub(r":\w+}", "}", route.path), {})[route.method.lower()] = operation
-    components: dict[str, Any] = {"schemas": definitions.get("$defs", {})}
+    components: dict[str, Any] = {
+        "schemas": {name: _plain(shape) for name, shape in definitions.get("$defs", {}).items()}
+    }
     if with_key:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return {
@@ -59,7 +61,9 @@ def _responses(route: Route, found: Any, with_key: bool) -> dict[str, Any]:
     def content(shape: type[BaseModel]) -> dict[str, Any]:
         return {"application/json": {"schema": found[shape, "serialization"]}}
 
-    good: dict[str, Any] = content(route.answer) if route.answer else {route.media: {"schema": _any(route.media)}}
+    good: dict[str, Any] = content(route.answer) if route.answer else {}
+    if not good and not route.events:
+        good = {route.media: {"schema": _any(route.media)}}
     if route.events:
         shapes = [found[shape, "serialization"] for shape in (*route.events, route.dialect.value)]
         good["text/event-stream"] = {"itemSchema": _event(shapes, route.done)}
@@ -85,6 +89,18 @@ def _event(shapes: Sequence[Any], done: bool) -> dict[str, Any]:
         data = {"anyOf": [{"const": "[DONE]"}, data]}
     fields = {"event": {"type": "string"}, "data": {"type": "string", **data}}
     return {"type": "object", "properties": fields, "required": ["data"]}
+
+
+def _plain(shape: Any) -> Any:
+    """A schema whose tuples are arrays of a fixed length: not every reader knows prefixItems."""
+    if isinstance(shape, list):
+        return [_plain(each) for each in shape]
+    if not isinstance(shape, dict):
+        return shape
+    found = {key: _plain(value) for key, value in shape.items() if key != "prefixItems"}
+    if isinstance(places := shape.get("prefixItems"), list):
+        found["items"] = places[0] if all(place == places[0] for place in places) else {"anyOf": _plain(places)}
+    return found
 
 
 def _any(media: str) -> dict[str, Any]:

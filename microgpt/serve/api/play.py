@@ -220,7 +220,7 @@ ROUTES = [
         play,
         "Continue a text or answer a chat, token by token.",
         body=PlayBody,
-        media="text/event-stream",
+        events=(PromptEvent, TokenEvent, EndEvent),
         statuses=NO_MODEL,
     ),
     Route("POST", "/api/score", score, "A text's tokens.", body=PromptBody, answer=PromptEvent, statuses=NO_MODEL),
