@@ -16,6 +16,9 @@ from typing import IO, cast
 
 import httpx2
 
+from microgpt.config import Config
+from microgpt.training.train import train
+
 SECONDS = 30  # after which a test gives up on an answer
 
 
@@ -25,7 +28,8 @@ class Server:
     def __init__(self, process: subprocess.Popen[str], url: str, log: Path) -> None:
         self.process, self.url, self.log = process, url, log
         self.port = int(url.rpartition(":")[2])
-        self.client = httpx2.Client(base_url=url, timeout=SECONDS)
+        # Threads share it, and their further connections end with their requests: tests count descriptors.
+        self.client = httpx2.Client(base_url=url, timeout=SECONDS, limits=httpx2.Limits(max_keepalive_connections=1))
 
     def post(self, path: str, body: object, **headers: str) -> httpx2.Response:
         return self.client.post(path, json=body, headers=headers)
@@ -132,3 +136,16 @@ def _complete(answer: bytes) -> bool:
     head, blank, body = answer.partition(b"\r\n\r\n")
     length = re.search(rb"(?i)content-length: (\d+)", head)
     return bool(blank and length and len(body) >= int(length[1]))
+
+
+def train_endless(folder: Path) -> Path:
+    """A model in a folder that at temperature 0 writes ababab… to the end of its context of 4096 tokens."""
+    (folder / "text.txt").write_text("ab" * 4000, encoding="utf-8")
+    sections = {
+        "data": {"path": str(folder / "text.txt"), "format": "lines"},
+        "model": {"block_size": 4096, "n_embd": 8, "n_head": 1, "n_layer": 1},
+        "optim": {"learning_rate": 0.05},
+        "run": {"steps": 8, "samples": 0, "batch_size": 1},
+    }
+    train(Config.from_dict(sections), folder / "run")
+    return folder / "run"

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import selectors
 import socket
-import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,16 +14,18 @@ from typing import cast
 import httpx2
 import pytest
 
-from tests.serve.hostile import request
-from tests.serve.running import Server, answer_of, connect, serving
+from microgpt.serve import protocol
+from microgpt.serve.limits import LIMITS
+from tests.serve import abuse
+from tests.serve.abuse import BRIEF, COMPLETIONS, COUNTED, LONG, numbers, reset, wait
+from tests.serve.hostile import GENERATE, request
+from tests.serve.running import Server, answer_of, serving
 
 RUN, WAIT = 4, 6  # --max-streams and --queue
 SECONDS = 0.8  # the deadlines of heads, bodies and readers here
 SHORT_TIMES = f"import microgpt.serve.protocol as p; p.HEAD_SECONDS = p.BODY_SECONDS = p.WRITE_SECONDS = {SECONDS}"
-GENERATE = "/microgpt/v1/generate"
-LONG = {"num_samples": 50, "temperature": 0}  # 50 texts of 4096 tokens, if nobody stops them
-BRIEF = {"temperature": 0, "max_tokens": 3}
-STREAM = {"prompt": "a", "temperature": 0, "stream": True}
+SOAK_SECONDS = 10
+Dial = Callable[..., socket.socket]
 
 
 @pytest.fixture(scope="module")
@@ -34,87 +33,50 @@ def busy(endless_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A server of an endless model, with short deadlines."""
     log = tmp_path_factory.mktemp("serve") / "log"
     arguments = (endless_run, "--max-streams", str(RUN), "--queue", str(WAIT))
-    with serving(*arguments, log=log, before=SHORT_TIMES) as server:
+    with serving(*arguments, log=log, before=SHORT_TIMES + COUNTED) as server:
         yield server
         assert "Traceback" not in log.read_text()
 
 
 @pytest.fixture(autouse=True)
 def nothing_stays(busy: Server) -> Iterator[None]:
-    """After each test no reply, request or descriptor is left, within a second."""
-    idle(busy)
-    before = gauges(busy)
-    yield
-    idle(busy)
-    wait(lambda: gauges(busy)["process_open_fds"] <= before["process_open_fds"], 3)
-    assert gauges(busy)["process_open_fds"] <= before["process_open_fds"]
+    """After each test no reply, request, slot, task or descriptor is left, and the answers are the same."""
+    with abuse.nothing_stays(busy, 1.0):
+        yield
     assert busy.post(GENERATE, BRIEF).json() == {"samples": ["aba"]}
 
 
-def gauges(server: Server) -> dict[str, float]:
-    """The numbers of /metrics that have no label."""
-    text = server.get("/metrics").text
-    return {name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", text, re.MULTILINE)}
-
-
-def wait(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether a condition comes true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def idle(server: Server) -> None:
-    def empty() -> bool:
-        now = gauges(server)
-        return now["microgpt_active_streams"] == now["microgpt_queue_depth"] == 0
-
-    assert wait(empty, 1.5), gauges(server)
-
-
-def reset(connection: socket.socket) -> None:
-    """Leave without a word."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
+def fill(server: Server, dial: Dial, body: object = LONG) -> list[socket.socket]:
+    """As many replies as may run."""
+    held = [dial(server.port, request(body=body)) for _ in range(RUN)]
+    assert wait(lambda: numbers(server)["microgpt_active_streams"] == RUN, 10)
+    return held
 
 
 def test_overload_is_refused_at_once(busy: Server) -> None:
-    """N run, Q wait, and the next one gets a 503; the gauges say so."""
-    held = [connect(busy.port, request(body=LONG)) for _ in range(RUN)]
-    assert wait(lambda: gauges(busy)["microgpt_active_streams"] == RUN, 2)
-    waiting = [connect(busy.port, request(body=BRIEF)) for _ in range(WAIT)]
-    assert wait(lambda: gauges(busy)["microgpt_queue_depth"] == WAIT, 2)
-    for path, body, error in ((GENERATE, BRIEF, str), ("/v1/completions", {"prompt": "a"}, dict)):
-        began = time.monotonic()
-        answer = busy.post(path, body)
-        assert time.monotonic() - began < 1
-        assert answer.status_code == 503
-        assert int(answer.headers["retry-after"]) >= 1
-        assert isinstance(answer.json()["error"], error)
-    more = [connect(busy.port, request(body=BRIEF)) for _ in range(10 * (RUN + WAIT))]
-    for connection in more:
-        status, told = answer_of(connection)
-        assert status == 503
-        assert b"\r\nretry-after: " in told
-        connection.close()
+    """N run, Q wait, and ten times as many get a 503; who was admitted gets the answer that it gets alone."""
+    refused = abuse.overload(busy, RUN, WAIT)
+    assert len(refused.seconds) == 10 * (RUN + WAIT)
+    assert sorted(refused.seconds)[len(refused.seconds) // 2] < 1
+    assert refused.harmed == 0
+
+
+def test_health_answers_in_overload(busy: Server, dial: Dial) -> None:
+    fill(busy, dial)
+    for _ in range(WAIT):
+        dial(busy.port, request(body=BRIEF))
+    assert wait(lambda: numbers(busy)["microgpt_queue_depth"] == WAIT, 10)
     assert busy.get("/health").status_code == 200
-    assert gauges(busy)["microgpt_active_streams"] == RUN
-    for connection in held:
-        reset(connection)
-    for connection in waiting:  # whoever waited is served
-        assert answer_of(connection)[0] == 200
-        connection.close()
+    for path, error in ((GENERATE, str), (COMPLETIONS, dict)):
+        assert isinstance(busy.post(path, {"prompt": "a"}).json()["error"], error)
 
 
-def test_the_first_token_of_100_streams(server: Server) -> None:
+def test_the_first_token_of_100_streams(server: Server, dial: Dial) -> None:
     """99 of them have it within a second, of a tiny model."""
     question = {"messages": [{"role": "user", "content": "how are you"}], "stream": True, "seed": 1}
     data = request("/v1/chat/completions", question)
     began, seconds = time.monotonic(), []
-    connections = [connect(server.port, data) for _ in range(100)]
+    connections = [dial(server.port, data) for _ in range(100)]
     with selectors.DefaultSelector() as waiting:
         texts = {waiting.register(stream, selectors.EVENT_READ).fd: b"" for stream in connections}
         while len(seconds) < 100 and (ready := waiting.select(10)):
@@ -123,93 +85,72 @@ def test_the_first_token_of_100_streams(server: Server) -> None:
                 if texts[key.fd].count(b"data: ") >= 2:  # the role's event, and the first token's
                     seconds.append(time.monotonic() - began)
                     waiting.unregister(key.fileobj)
-    for stream in connections:
-        stream.close()
     assert len(seconds) == 100
     assert sorted(seconds)[98] < 1
 
 
-def test_clients_take_turns(busy: Server) -> None:
+def test_clients_take_turns(busy: Server, dial: Dial) -> None:
     """A client with one request does not wait for all the requests of another."""
-    held = [connect(busy.port, request(body=LONG)) for _ in range(RUN)]
-    assert wait(lambda: gauges(busy)["microgpt_active_streams"] == RUN, 2)
-    greedy = [connect(busy.port, request(body=LONG)) for _ in range(WAIT - 1)]
-    assert wait(lambda: gauges(busy)["microgpt_queue_depth"] == WAIT - 1, 2)
-    modest = connect(busy.port, request(body=BRIEF), address="127.0.0.2")
-    assert wait(lambda: gauges(busy)["microgpt_queue_depth"] == WAIT, 2)
+    held = fill(busy, dial)
+    for _ in range(WAIT - 1):
+        dial(busy.port, request(body=LONG))
+    assert wait(lambda: numbers(busy)["microgpt_queue_depth"] == WAIT - 1, 10)
+    modest = dial(busy.port, request(body=BRIEF), address="127.0.0.2")
+    assert wait(lambda: numbers(busy)["microgpt_queue_depth"] == WAIT, 10)
     reset(held[0])
     reset(held[1])
     assert answer_of(modest)[0] == 200
-    for connection in [*held[2:], *greedy]:
-        reset(connection)
-    modest.close()
 
 
 def test_200_clients_leave(busy: Server) -> None:
     """While they wait, while their prompts are computed, in the middle of a stream or of a joined answer."""
-    good: list[float] = []
-
-    def others() -> None:
-        for _ in range(20):
-            began = time.monotonic()
-            busy.client.get("/health")
-            good.append(time.monotonic() - began)
-
-    thread = threading.Thread(target=others)
-    thread.start()
-    prompt = "ab" * 1500
-    bodies = [
-        request(body=LONG),
-        request("/v1/completions", STREAM),
-        request("/v1/completions", {"prompt": prompt, "temperature": 0}),
-        request("/v1/completions", {"prompt": [prompt] * 8, "temperature": 0, "stream": True}),
-    ]
-    for i in range(200):
-        connection = connect(busy.port, bodies[i % 4])
-        if i % 3 == 0:
-            connection.recv(10 if i % 4 in (1, 3) and i % 8 < 4 else 0)
-        reset(connection) if i % 2 else connection.close()
-    thread.join()
-    assert max(good) < 1
+    with ThreadPoolExecutor(1) as pool:
+        leaving = pool.submit(abuse.leave, busy, 200)
+        while not leaving.done():
+            assert busy.get("/health").status_code == 200
+        leaving.result()
 
 
-def test_a_joined_answer_stops_when_its_client_leaves(busy: Server) -> None:
-    connection = connect(busy.port, request(body=LONG))
-    assert wait(lambda: gauges(busy)["microgpt_tokens_generated_total"] > 0, 2)
+def test_a_prompt_is_given_up_when_its_client_leaves(busy: Server, dial: Dial) -> None:
+    """In prefill, too: of 64 prompts of 4000 tokens few are computed."""
+    prompts = request(COMPLETIONS, {"prompt": ["ab" * 2000] * 64, "temperature": 0, "max_tokens": 1})
+    connection = dial(busy.port, prompts)
+    assert wait(lambda: numbers(busy)["test_slots"] > 0, 10)
+    reset(connection)
+    assert wait(lambda: numbers(busy)["test_slots"] == 0, 1)
+
+
+def test_a_joined_answer_stops_when_its_client_leaves(busy: Server, dial: Dial) -> None:
+    connection = dial(busy.port, request(body=LONG))
+    before = numbers(busy)["microgpt_tokens_generated_total"]
+    assert wait(lambda: numbers(busy)["microgpt_tokens_generated_total"] > before, 10)
     connection.close()
-    assert wait(lambda: gauges(busy)["microgpt_active_streams"] == 0, 1)
-    tokens = gauges(busy)["microgpt_tokens_generated_total"]
+    assert wait(lambda: numbers(busy)["microgpt_active_streams"] == 0, 1)
+    tokens = numbers(busy)["microgpt_tokens_generated_total"]
     time.sleep(0.25)
-    assert gauges(busy)["microgpt_tokens_generated_total"] - tokens <= 2 * 50
+    assert numbers(busy)["microgpt_tokens_generated_total"] - tokens <= 2 * 50
 
 
-def test_slow_heads_and_bodies_are_cut(busy: Server) -> None:
-    """100 clients that send a byte now and then are gone after the deadline, and hold up nobody."""
-    whole = request(body=BRIEF)
-    beginnings = [b"", b"POST ", whole[:60], whole[:-1], whole[:-10]]
-    slow = [connect(busy.port, beginnings[i % 5]) for i in range(100)]
-    began = time.monotonic()
-    while time.monotonic() - began < SECONDS + 0.5:
-        for i in range(5):
-            if i % 5 == 2:
-                try:
-                    slow[i].sendall(b"x")
-                except OSError:
-                    break
-        assert busy.post(GENERATE, BRIEF).status_code == 200
-        time.sleep(0.05)
-    for connection in slow:
-        assert answer_of(connection)[0] in (0, 400, 408)
-        connection.close()
+def test_100_slow_clients_are_cut(busy: Server) -> None:
+    """Those that send a byte now and then, and those that do not read; others are served meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        dawdling = pool.submit(abuse.dawdle, busy, 100, SECONDS, readers=2)
+        while not dawdling.done():
+            assert busy.post(GENERATE, BRIEF).status_code == 200
+        assert dawdling.result() > SECONDS / 2
 
 
-def test_slow_readers_are_cut(busy: Server) -> None:
-    body = {"prompt": "a", "temperature": 0, "stream": True, "n": 32}
-    slow = [connect(busy.port, request("/v1/completions", body), buffer=4096) for _ in range(2)]
-    assert wait(lambda: gauges(busy)["microgpt_active_streams"] == 2, 2)
-    assert wait(lambda: gauges(busy)["microgpt_active_streams"] == 0, SECONDS + 15)
-    for connection in slow:
-        connection.close()
+def test_a_soak_leaves_memory_and_descriptors_as_they_are(busy: Server) -> None:
+    found = abuse.soak(busy, SOAK_SECONDS, RUN, WAIT, SECONDS)
+    memory, files = abuse.flat(found, "process_resident_memory_bytes"), abuse.flat(found, "process_open_fds")
+    assert memory[1] <= memory[0] + 16 * 2**20
+    assert files[1] <= files[0] + 4
+
+
+def test_the_deadlines_are_those_of_the_table() -> None:
+    """Those of this file are shorter."""
+    assert (protocol.HEAD_SECONDS, protocol.BODY_SECONDS, protocol.WRITE_SECONDS) == (10, 10, 10)
+    assert [LIMITS[f"{name}_seconds"].most for name in ("head", "body", "write")] == [10, 10, 10]
 
 
 def test_a_reply_is_the_same_alone_and_beside_others(busy: Server) -> None:
@@ -232,9 +173,9 @@ def test_a_reply_is_the_same_alone_and_beside_others(busy: Server) -> None:
     assert texts == alone
 
 
-def test_a_connection_that_is_kept_is_not_cut(busy: Server) -> None:
-    with connect(busy.port, request(body=BRIEF)) as connection:
-        for _ in range(3):
-            assert answer_of(connection)[0] == 200
-            time.sleep(SECONDS / 2)
-            connection.sendall(request(body=BRIEF).replace(b"PORT", str(busy.port).encode()))
+def test_a_connection_that_is_kept_is_not_cut(busy: Server, dial: Dial) -> None:
+    connection = dial(busy.port, request(body=BRIEF))
+    for _ in range(3):
+        assert answer_of(connection)[0] == 200
+        time.sleep(SECONDS / 2)
+        connection.sendall(request(body=BRIEF).replace(b"PORT", str(busy.port).encode()))
