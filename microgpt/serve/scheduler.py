@@ -115,9 +115,9 @@ class Scheduler:
         """Whether the event loop has come to all deliveries but one, or nearly."""
         return len(self._handed_over) < 2 or sum(self._handed_over) <= MOST_UNTAKEN
 
-    def _read(self) -> list[_Running]:
-        """The texts being generated whose clients read them."""
-        return [running for running in self._decoding if not running.reply.behind]
+    def _unread(self) -> bool:
+        """Whether nobody reads the texts that are being generated."""
+        return all(running.reply.behind for running in self._decoding)
 
     def _work(self) -> None:
         while True:
@@ -128,7 +128,7 @@ class Scheduler:
                         return
                     self._news.wait()
                 self._news.wait_for(self._in_pace, STALL_SECONDS)
-                if self._decoding and not (self._arrived or self._prefilling) and not self._read():
+                if self._decoding and not (self._arrived or self._prefilling) and self._unread():
                     self._news.wait(UNREAD_SECONDS)
                 arrived, self._arrived = self._arrived, []
             self._waiting += map(_Waiting, arrived)
@@ -221,8 +221,12 @@ class Scheduler:
 
     def _step(self) -> None:
         """One token for every text that is being generated and read."""
-        if decoding := self._read():
-            self._decoding = [one for one in self._decoding if one.reply.behind]
+        decoding: list[_Running] = []
+        behind: list[_Running] = []
+        for running in self._decoding:  # once: a client may catch up meanwhile
+            (behind if running.reply.behind else decoding).append(running)
+        if decoding:
+            self._decoding = behind
             slots, tokens = [one.slot for one in decoding], [one.text.seen[-1] for one in decoding]
             self._draw(decoding, self._slots.step(slots, tokens))
 
