@@ -16,7 +16,7 @@ from microgpt.serve.models import in_thread
 from microgpt.serve.openai.fields import Shape
 from microgpt.serve.routes import Call, Route
 
-LEAST = 8  # characters of a piece that is told beside the longest one
+LEAST = 16  # characters of a piece that is told beside the longest one
 SECONDS = 1.0  # of searching
 MOST_PIECES = 200
 
@@ -61,7 +61,7 @@ async def memory(call: Call) -> Memory:
     body: MemoryBody = call.body
     served = await call.service.models.get(body.model)
     data = served.model.config.data
-    return await in_thread(lambda: _look_up(data.model_dump_json(), body.text))
+    return await in_thread(lambda: look_up(data.model_dump_json(), body.text))
 
 
 @functools.lru_cache(maxsize=2)
@@ -69,7 +69,8 @@ def _text(data: str) -> TrainingText:
     return training_text(Data.model_validate_json(data))
 
 
-def _look_up(data: str, text: str) -> Memory:
+def look_up(data: str, text: str) -> Memory:
+    """Look a text up in the training text of a data section, given as JSON."""
     try:
         found = _text(data)
     except (MicrogptError, OSError) as error:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from microgpt.config import Config
-from microgpt.training.train import train
-from tests.serve.running import Server, serving
+from microgpt.config import Data
+from microgpt.serve.api import memory
+from tests.serve.running import Server
 
 
 def look_up(server: Server, model: str, text: str) -> dict[str, Any]:
@@ -36,24 +36,26 @@ def test_the_longest_piece(page_server: Server) -> None:
     assert look_up(page_server, "names", "zzz")["longest"] is None
 
 
-def test_pieces_of_a_chat(page_server: Server) -> None:
-    found = look_up(page_server, "talk", "a small model, hello there")
-    assert found["unit"] == "message"
-    assert ["a small model, hello there"[piece["start"] : piece["end"]] for piece in found["pieces"]] == [
-        "a small model",
-        "hello there",
-    ]
+def test_pieces(tmp_path: Path) -> None:
+    first, second = "the first of all sentences", "a second one to look for"
+    (tmp_path / "text.txt").write_text(f"{first}\n{second}\n" * 9)
+    data = Data(path=str(tmp_path / "text.txt")).model_dump_json()
+    text = f"{first[:20]}. {second[1:]}"
+    found = memory.look_up(data, text)
+    assert [text[piece.start : piece.end] for piece in found.pieces] == [first[:20], second[1:]]
+    assert found.longest
+    assert (found.longest.before, found.longest.after, found.searched) == ("a", "", len(text))
 
 
-def test_a_text_that_is_gone_is_not_known(names_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text("some words\n" * 20)
-    config = Config.from_dict({"data": {"path": str(tmp_path / "text.txt")}, "run": {"steps": 1, "samples": 0}})
-    train(config, tmp_path / "run")
-    (tmp_path / "text.txt").unlink()
-    with serving(tmp_path / "run", log=tmp_path / "log") as server:
-        found = server.post("/api/memory", {"text": "some words"}).json()
-    assert (found["known"], found["whole"], found["longest"]) == (False, None, None)
-    assert "text.txt" in found["reason"]
+def test_a_text_that_is_gone_is_not_known(tmp_path: Path) -> None:
+    found = memory.look_up(Data(path=str(tmp_path / "text.txt")).model_dump_json(), "some words")
+    assert (found.known, found.whole, found.longest) == (False, None, None)
+    assert "text.txt" in found.reason
+
+
+def test_a_message_of_a_chat(page_server: Server) -> None:
+    found = look_up(page_server, "talk", "a small model")
+    assert (found["unit"], found["whole"]["end"]) == ("message", 13)
 
 
 @pytest.mark.parametrize("text", ["", "x" * 20_000])

@@ -96,3 +96,13 @@ def axe(page: Any) -> None:
 def fits(page: Any) -> None:
     """The page does not scroll sideways."""
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+
+
+def everywhere(page: Any) -> None:
+    """Hold a page against axe and its width at all sizes, in light and dark."""
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 800})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            fits(page)
+            axe(page)

@@ -1,0 +1,162 @@
+// @ts-check
+// What is under way: one answer at a time is generated, scored, stopped and gone on with.
+
+import { aborted, post, stream } from '../api.js';
+import { Part, choose, finish, path, request, scored } from './tree.js';
+
+/**
+ * @typedef {object} Facts  The answer of GET /api/play/{model}.
+ * @property {string} name
+ * @property {boolean} chat
+ * @property {string[]} roles
+ * @property {number} block_size
+ * @property {number} vocab_size
+ * @property {number} parameters
+ * @property {number} temperature
+ * @property {Record<string, number>} special
+ * @property {number} end
+ * @property {number | null} step
+ */
+
+/**
+ * @typedef {object} Listener
+ * @property {() => void} changed  Another text is looked at, or the state of this one has changed.
+ * @property {(part: Part) => void} token  A part has one more token.
+ * @property {(part: Part) => void} ended
+ * @property {(error: unknown) => void} failed
+ */
+
+export class Session {
+  /**
+   * @param {string} model
+   * @param {Facts} facts
+   * @param {() => Record<string, any>} settings
+   * @param {Listener} listener
+   */
+  constructor(model, facts, settings, listener) {
+    this.model = model;
+    this.facts = facts;
+    this.settings = settings;
+    this.listener = listener;
+    /** @type {Part[]} */
+    this.roots = [];
+    /** @type {Part | null} */
+    this.current = null; // the last part of the text that is looked at
+    /** @type {AbortController | null} */
+    this.running = null;
+    this.ended = false;
+  }
+
+  /** The parts that are looked at. */
+  get path() {
+    return path(this.current);
+  }
+
+  /** The answer at the end of the text. */
+  get answer() {
+    return this.current?.written ? this.current : null;
+  }
+
+  /** Whether the answer can be gone on with. */
+  get continues() {
+    const answer = this.answer;
+    if (!answer || answer.running || !answer.tokens.length) return false;
+    return !answer.end || (!answer.end.full && !answer.ending); // the model's own end would only be drawn again
+  }
+
+  /**
+   * Look at a part and what follows it.
+   * @param {Part} part
+   */
+  look(part) {
+    this.stop();
+    this.current = choose(part);
+    this.listener.changed();
+  }
+
+  /**
+   * A new first part.
+   * @param {Part} part
+   */
+  begin(part) {
+    this.roots.push(part);
+    return part;
+  }
+
+
+  /**
+   * Generate, from where the part stands now.
+   * @param {Part} answer
+   */
+  async generate(answer) {
+    this.stop();
+    this.current = choose(answer);
+    const control = (this.running = new AbortController());
+    const begin = answer.tokens.length;
+    answer.running = true;
+    answer.end = null;
+    answer.cut = -1;
+    this.listener.changed();
+    try {
+      const settings = this.settings();
+      const seed = answer.seed ?? settings.seed ?? Math.floor(Math.random() * 2 ** 32);
+      answer.seed = seed;
+      const body = { model: this.model, ...settings, ...request(answer), seed };
+      for await (const event of stream('/api/play', body, control.signal)) {
+        if (this.ended) return;
+        if (event.prompt) {
+          scored(answer, event.prompt, event.dropped, this.facts.special);
+          this.listener.changed();
+        } else if (event.token) {
+          answer.tokens.push(event.token);
+          this.listener.token(answer);
+        } else if (event.end) finish(answer, begin, event.end);
+      }
+    } catch (error) {
+      if (!aborted(error) && !this.ended) this.listener.failed(error);
+    }
+    answer.running = false;
+    if (this.running === control) this.running = null;
+    if (this.ended) return;
+    this.listener.changed();
+    this.listener.ended(answer);
+  }
+
+  /** Stop generating; what has come stays. */
+  stop() {
+    this.running?.abort();
+    this.running = null;
+  }
+
+  /**
+   * Another answer in place of one: the next choice of its seed.
+   * @param {Part} answer
+   */
+  regenerate(answer) {
+    const seed = this.settings().seed;
+    const fresh = answer.parent?.children.filter((child) => !child.note).length ?? 0;
+    const given = seed === undefined ? null : seed + fresh;
+    return this.generate(new Part(answer.parent, answer.role, { seed: given }));
+  }
+
+  /**
+   * Score a typed part that is the first one.
+   * @param {Part} part
+   * @param {AbortSignal} signal
+   */
+  async score(part, signal) {
+    const typed = part.text;
+    const { max_tokens, seed, stop, ...settings } = this.settings();
+    const found = await post('/api/score', { model: this.model, ...settings, text: typed }, signal);
+    if (part.text !== typed || this.ended) return;
+    part.tokens = found.prompt;
+    part.dropped = found.dropped;
+    if (path(this.current).includes(part)) this.listener.changed();
+  }
+
+  end() {
+    this.ended = true;
+    this.stop();
+  }
+}
+

@@ -1,0 +1,271 @@
+"""Play in a browser: texts and chats token by token, branches, the training text; by pointer, by keys, at all sizes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.serve.page.conftest import BYTES, NAMES, TALK, Visit, axe, everywhere, fits
+from tests.serve.running import Server
+
+
+def generate(page: Any, prompt: str, **settings: str) -> str:
+    """Generate from a prompt, and wait for the end."""
+    for label, value in settings.items():
+        page.locator(f'.controls input[aria-label^="{label.replace("_", " ")}:"]').fill(value)
+    page.get_by_label("Begin a text").fill(prompt)
+    page.get_by_role("button", name="Generate", exact=True).click()
+    return wait(page)
+
+
+def ask(page: Any, message: str) -> str:
+    """Send a message, and wait for the end of its answer."""
+    page.get_by_label("Message", exact=True).fill(message)
+    page.get_by_label("Message", exact=True).press("Enter")
+    return wait(page)
+
+
+def wait(page: Any) -> str:
+    """The text that was generated, when it has ended."""
+    page.wait_for_function("""() => /seed \\d+: (?!being)/.test(document.querySelector('.status').textContent)""")
+    return shown(page)
+
+
+def shown(page: Any) -> str:
+    """The text of the tokens that were drawn."""
+    return "".join(page.locator(".text .drawn:not(.ending):not(.cut):not(.partial)").all_text_contents())
+
+
+def test_a_text_is_that_of_every_other_route(visit: Visit, page_server: Server) -> None:
+    sampling = {"temperature": 1.5, "top_k": 5, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.05}
+    texts = [
+        page_server.post("/v1/completions", {"model": NAMES, "prompt": "em", **sampling, "seed": seed}).json()
+        for seed in range(20)
+    ]
+    first = next(seed for seed in range(19) if len(text_of(texts[seed])) > 3)
+    second = first + 1
+    page = visit(f"#/play/{NAMES}")
+    settings = {"Temperature": "1.5", "Top-k": "5", "Top-p": "0.9", "Min-p": "0.05", "Repetition_penalty": "1.05"}
+    assert generate(page, "em", **settings, Seed=str(first)) == text_of(texts[first])
+    assert page.locator(".text .given").all_text_contents() == ["e", "m"]
+    page.get_by_role("button", name="Regenerate").click()
+    page.wait_for_function(f"() => document.querySelector('.status').textContent.includes('seed {second}:')")
+    assert wait(page) == text_of(texts[second])
+    # A stop ends it; tokens of the stop are shown as cut.
+    stop = text_of(texts[first])[2:4]
+    assert generate(page, "em", **settings, Seed=str(first), Stop=stop) == text_of(texts[first]).partition(stop)[0]
+    assert "ended by the stop" in page.locator(".status").text_content()
+    assert page.locator(".t.cut").count() == 2
+
+
+def text_of(answer: Any) -> str:
+    """The text of a completion."""
+    return str(answer["choices"][0]["text"])
+
+
+def test_candidates_by_pointer_and_where_they_lead(visit: Visit) -> None:
+    page = visit(f"#/play/{NAMES}")
+    first = generate(page, "am", Temperature="1", Seed="3", **{"Top-k": "4"})
+    token = page.locator(".text .drawn").first
+    token.hover()
+    head = page.locator(".candidates .head")
+    assert re.fullmatch(rf"{first[0]} \d+\.\d+ %, a surprise of \d+\.\d bits", head.text_content())
+    rows = page.locator(".candidates button")
+    shares = [
+        float(text.removesuffix(" %").removeprefix("< "))
+        for text in page.locator(".candidates .before").all_text_contents()
+    ]
+    assert shares == sorted(shares, reverse=True)
+    assert page.locator(".candidates .after.none").count() > 0  # top-k left some out
+    other = next(row for row in rows.all() if row.get_attribute("aria-current") != "true")
+    word = other.locator(".word").text_content()
+    token.click()
+    other.click()
+    text = wait(page)
+    assert text.startswith(word)
+    assert page.locator(".text .t[aria-current]").text_content() == word
+    # The tree leads back to the first text and again to the second.
+    branches = page.get_by_role("treeitem")
+    assert branches.count() == 3
+    assert branches.nth(2).get_attribute("aria-selected") == "true"
+    page.locator(".branch").nth(1).click()
+    assert shown(page) == first
+    page.locator(".branch").nth(2).click()
+    assert shown(page) == text
+    # A candidate of the prompt changes the prompt.
+    page.locator(".text .given").nth(1).click()
+    rows.nth(3).click()
+    wait(page)
+    changed = "".join(page.locator(".text .given").all_text_contents())
+    assert page.get_by_label("Begin a text").input_value() == changed != "am"
+
+
+def test_by_keys_alone(visit: Visit) -> None:
+    page = visit(f"#/play/{NAMES}")
+    page.get_by_label("Begin a text").focus()
+    page.keyboard.type("mi")
+    page.keyboard.press("Control+Enter")
+    text = wait(page)
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.matches('.t')"):
+            break
+    tokens = page.locator(".text .t")
+    assert tokens.nth(0).evaluate("e => e === document.activeElement")
+    assert re.match(r"m, \d", tokens.nth(0).get_attribute("aria-label"))
+    page.keyboard.press("End")
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".candidates .head b").text_content() == (text[0] if text else "the end")
+    page.keyboard.press("ArrowDown")  # into the candidates
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Escape")
+    assert tokens.nth(2).evaluate("e => e === document.activeElement")
+    page.keyboard.press("Enter")
+    page.keyboard.press("End")
+    word = page.evaluate("document.activeElement.querySelector('.word').textContent")
+    page.keyboard.press("Enter")
+    changed = wait(page)
+    assert changed.startswith(word) or word == "the end"
+    assert page.evaluate("document.activeElement.matches('.t')")
+
+
+def test_stop_and_continue_give_the_text_of_one_go(visit: Visit, page_server: Server) -> None:
+    body = {"model": TALK, "messages": [{"role": "user", "content": "hi"}], "temperature": 2}
+    for seed in range(50):
+        there = page_server.post("/v1/chat/completions", {**body, "seed": seed}).json()
+        if there["usage"]["completion_tokens"] > 8:
+            break
+    page = visit(f"#/play/{TALK}")
+    page.locator('.controls input[aria-label^="Temperature"]').fill("2")
+    page.locator('.controls input[aria-label^="Seed"]').fill(str(seed))
+    page.locator('.controls input[aria-label^="Tokens"]').fill("5")
+    ask(page, "hi")
+    assert page.locator(".text .drawn").count() == 5
+    page.locator('.controls input[aria-label^="Tokens"]').fill("")
+    page.get_by_role("button", name="Continue").click()
+    page.locator(".text .drawn").nth(7).wait_for()
+    assert wait(page) == there["choices"][0]["message"]["content"]
+
+
+def test_a_chat_is_edited_and_answered_again(visit: Visit) -> None:
+    page = visit(f"#/play/{TALK}")
+    page.locator('.controls input[aria-label^="Temperature"]').fill("0")
+    assert ask(page, "hi") == "hello there"
+    ask(page, "bye")
+    turns = page.locator(".turn")
+    texts = page.locator(".turn .tokens")
+    assert [turn.get_attribute("aria-label") for turn in turns.all()] == ["You", "Answer", "You", "Answer"]
+    assert texts.nth(0).locator(".t").all_text_contents() == ["h", "i"]  # scored, too
+    turns.nth(0).get_by_role("button", name="Edit").click()
+    draft = page.get_by_label("Edited message")
+    draft.fill("who are you")
+    draft.press("Enter")
+    wait(page)
+    assert turns.count() == 2
+    assert texts.nth(1).text_content().removesuffix("end") == "a small model"
+    page.get_by_role("button", name="Regenerate").click()
+    wait(page)
+    # Both conversations are in the tree.
+    assert page.get_by_role("treeitem").count() == 7
+    page.locator(".branch", has_text="bye").click()
+    assert turns.count() == 4
+    page.get_by_role("button", name="New chat").click()
+    assert turns.count() == 0
+
+
+def test_stop(visit: Visit, page_server: Server) -> None:
+    """An answer that is stopped keeps its tokens, and its stream is closed."""
+    page = visit(f"#/play/{BYTES}", expected=("ERR_ABORTED",))
+    page.locator('.controls input[aria-label^="Temperature"]').fill("2")
+    page.evaluate(
+        """() => { // a stream that never ends: the service is not to be faster than the test
+        const real = fetch;
+        window.fetch = async (path, options) => path !== '/api/play' ? real(path, options) : (
+          new Response(new ReadableStream({start(control) {
+            const token = {id: 1, piece: 'x', text: 'x', logprob: -1, candidates: []};
+            control.enqueue(new TextEncoder().encode(`data: ${JSON.stringify({token})}\\n\\n`.repeat(3)));
+            options.signal.addEventListener('abort', () => control.error(new DOMException('', 'AbortError')));
+          }})));
+    }"""
+    )
+    page.get_by_label("Message", exact=True).fill("hi")
+    page.get_by_label("Message", exact=True).press("Enter")
+    page.locator(".drawn").nth(2).wait_for()
+    stop = page.get_by_role("button", name="Stop")
+    assert "being generated" in page.locator(".status").text_content()
+    stop.click()
+    page.locator(".status", has_text="stopped").wait_for()
+    assert page.locator(".drawn").count() == 3
+    assert stop.is_disabled()
+    assert page.get_by_role("button", name="Continue").is_enabled()
+
+
+def test_colours(visit: Visit) -> None:
+    page = visit(f"#/play/{NAMES}")
+    generate(page, "em", Seed="2", Temperature="1")
+    alpha = """() => [...document.querySelectorAll('.text .t')].map(
+        t => Number(/, ([\\d.]+)\\)/.exec(getComputedStyle(t).backgroundColor)?.[1] ?? 1))"""
+    chances = page.evaluate(
+        "() => [...document.querySelectorAll('.text .t')].map(t => t.style.getPropertyValue('--p'))"
+    )
+    assert page.evaluate(alpha) == pytest.approx([0.45 * float(p) for p in chances], abs=0.01)
+    page.get_by_role("radio", name="Probability").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.get_by_role("radio", name="Surprise").get_attribute("aria-checked") == "true"
+    assert page.evaluate(alpha) != pytest.approx([0.45 * float(p) for p in chances], abs=0.01)
+
+
+def test_the_training_text(visit: Visit) -> None:
+    page = visit(f"#/play/{NAMES}")
+    text = generate(page, "oli", Temperature="0")
+    memory = page.locator(".memory")
+    memory.locator("h2").wait_for()
+    if f"oli{text}" == "olivia":
+        assert "Yes: all of it is document 3 of 100" in memory.text_content()
+        assert page.locator(".t.known").count() == 6
+    else:
+        assert "Its longest piece" in memory.text_content()
+
+
+def test_mistakes_are_told_where_they_are_made(visit: Visit) -> None:
+    page = visit(f"#/play/{NAMES}", expected=("status of 400",))
+    page.get_by_label("Begin a text").fill("mé")
+    page.get_by_role("alert").filter(has_text="'é' at position 2 is not in this tokenizer's").wait_for()
+    assert page.get_by_label("Begin a text").get_attribute("aria-invalid") == "true"
+    page.get_by_label("Begin a text").fill("me")
+    page.wait_for_function("() => document.querySelector('[role=alert]').textContent === ''")
+    page.locator('.controls input[aria-label^="Top-k"]').fill("-3")
+    page.get_by_role("button", name="Generate", exact=True).click()
+    page.get_by_role("alert").filter(has_text="Top-k: ").wait_for()
+    generate(page, "emmaemmaemmaemma", **{"Top-k": "0"})
+    assert page.locator(".lost").count() == 1
+
+
+def test_a_service_that_has_ended(visit: Visit, runs_folder: Any, tmp_path: Any) -> None:
+    from tests.serve.running import serving
+
+    with serving(runs_folder / NAMES, log=tmp_path / "log") as server:
+        page = visit(f"#/play/{NAMES}", url=server.url, expected=("ERR_CONNECTION",))
+        generate(page, "e")
+    page.get_by_role("button", name="Regenerate").click()
+    page.get_by_role("alert").filter(has_text="The service does not answer").wait_for()
+
+
+def test_it_fits_and_can_be_read(visit: Visit) -> None:
+    page = visit(f"#/play/{TALK}")
+    ask(page, "hi")
+    page.locator(".memory h2").wait_for()
+    page.get_by_role("button", name="Regenerate").click()
+    wait(page)
+    page.locator(".text .drawn").first.click()
+    everywhere(page)
+    page.goto(page.url.replace(TALK, NAMES))
+    page.get_by_label("Begin a text").wait_for()
+    generate(page, "emmaemmaemmaemmaemma")
+    page.get_by_role("radio", name="Surprise").click()
+    fits(page)
+    axe(page)
