@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 
 from microgpt.terminal import say
 
+BATCH_SECONDS = 0.02  # in which lines are collected: a thread that woke for each of them would take turns with all others
 MOST_LINES = 10_000  # waiting; older ones are dropped
 
 
@@ -30,7 +32,8 @@ class Log(logging.Handler):
         """A line."""
         self._lines.append(text)
         self._written.clear()
-        self._news.set()
+        if not self._news.is_set():
+            self._news.set()
 
     def flush(self) -> None:
         """Wait until all is written, but not long."""
@@ -40,6 +43,7 @@ class Log(logging.Handler):
     def _work(self) -> None:
         while True:
             self._news.wait()
+            time.sleep(BATCH_SECONDS)
             self._news.clear()
             lines = []
             while self._lines:

@@ -137,11 +137,10 @@ async def _texts(served: ServedModel, requests: list[Generation], client: str) -
 
 def _check(body: Body) -> None:
     limit = LIMITS["temperature"].most
-    given = np.format_float_positional(body.temperature, trim="-")  # as its Rust prints numbers
-    if body.temperature < 0:
-        raise ApiError(400, f"temperature must be >= 0, got {given}")
-    if body.temperature > limit:
-        raise ApiError(400, f"temperature must be <= {limit:,.0f}, got {given}")
+    if not 0 <= body.temperature <= limit:
+        given = np.format_float_positional(body.temperature, trim="-")  # as its Rust prints numbers
+        expected = ">= 0" if body.temperature < 0 else f"<= {limit:,.0f}"
+        raise ApiError(400, f"temperature must be {expected}, got {given}")
     if body.max_tokens == 0:
         raise ApiError(400, "max_tokens must be >= 1 when specified")
 
