@@ -28,6 +28,11 @@ class Sampling:
         filtered = self.top_k > 0 or self.top_p < 1 or self.min_p > 0
         return self.temperature > 0 and self.repetition_penalty == 1 and not filtered
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the first maximum of the logits themselves is taken."""
+        return self.temperature == 0 and self.repetition_penalty == 1
+
 
 def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int] = ()) -> np.ndarray:
     """The distribution (V,) that a token is drawn from, float64; at temperature 0 all of it is on the first maximum.
@@ -81,16 +86,24 @@ def draw(p: np.ndarray, rng: Random) -> int:
 
 
 def draw_batch(
-    logits: np.ndarray, samplings: Sequence[Sampling], rngs: Sequence[Random], seen: Sequence[Sequence[int]]
+    logits: Sequence[np.ndarray], samplings: Sequence[Sampling], rngs: Sequence[Random], seen: Sequence[Sequence[int]]
 ) -> list[int]:
-    """A token per row of logits (n, V), each the one that `draw` gives for that row's sampling, generator and tokens.
+    """A token per row of n logits (V,), each the one that `draw` gives for that row's sampling, generator and tokens.
 
-    Rows without filters and penalty are drawn together, since NumPy spends more on a call than on a row.
+    Rows without filters and penalty are drawn together, and so are greedy ones, since NumPy spends more on a call than
+    on a row.
     """
     tokens = [-1] * len(logits)
+    greedy = [i for i, sampling in enumerate(samplings) if sampling.greedy]
+    if len(greedy) > 1:
+        z = np.array([logits[i] for i in greedy])
+        if np.isfinite(z.max(axis=1)).all():
+            for i, token in zip(greedy, z.argmax(axis=1).tolist(), strict=True):
+                rngs[i].random()  # whatever it is
+                tokens[i] = token
     plain = [i for i, sampling in enumerate(samplings) if sampling.plain]
     if len(plain) > 1:
-        z = logits[plain].astype(np.float64)
+        z = np.array([logits[i] for i in plain], dtype=np.float64)
         with np.errstate(over="ignore", invalid="ignore"):  # such rows are drawn one by one, below
             z /= np.array([[samplings[i].temperature] for i in plain])
             z -= z.max(axis=1, keepdims=True)
@@ -100,7 +113,7 @@ def draw_batch(
         if np.isfinite(z[:, -1]).all():
             reach = np.array([rngs[i].random() for i in plain]) * z[:, -1]
             drawn = np.count_nonzero(z <= reach[:, None], axis=1)
-            for i, token in zip(plain, np.minimum(drawn, logits.shape[1] - 1).tolist(), strict=True):
+            for i, token in zip(plain, np.minimum(drawn, z.shape[1] - 1).tolist(), strict=True):
                 tokens[i] = token
     for i, token in enumerate(tokens):
         if token < 0:

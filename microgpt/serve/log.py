@@ -9,7 +9,9 @@ from collections import deque
 
 from microgpt.terminal import say
 
-BATCH_SECONDS = 0.02  # in which lines are collected: a thread that woke for each of them would take turns with all others
+BATCH_SECONDS = (
+    0.02  # in which lines are collected: a thread that woke for each of them would take turns with all others
+)
 MOST_LINES = 10_000  # waiting; older ones are dropped
 
 

@@ -15,7 +15,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -135,8 +135,7 @@ class Scheduler:
             try:
                 self._let_go()
                 self._assign()
-                self._prefill()
-                self._step()
+                self._draw(*self._computed())
             except Exception as error:  # of the engine, such as a lack of memory: everybody under way hears of it
                 self._fail(error)
             self._deliver()
@@ -197,8 +196,22 @@ class Scheduler:
             found = score_prompt(logits, following.tolist(), n)
             yield found[first:] if start == 0 else found
 
-    def _prefill(self) -> None:
-        """Compute prompts, a piece of each in turn, for a limited time."""
+    def _computed(self) -> tuple[list[_Running], list[np.ndarray]]:
+        """Texts whose next token can be drawn, and the logits (V,) for each: prompts that are done, and a step."""
+        ready, rows = self._prefill()
+        decoding: list[_Running] = []
+        behind: list[_Running] = []
+        for running in self._decoding:  # once: a client may catch up meanwhile
+            (behind if running.reply.behind else decoding).append(running)
+        if decoding:
+            self._decoding = behind
+            slots, tokens = [one.slot for one in decoding], [one.text.seen[-1] for one in decoding]
+            rows.extend(self._slots.step(slots, tokens))
+            ready += decoding
+        return ready, rows
+
+    def _prefill(self) -> tuple[list[_Running], list[np.ndarray]]:
+        """Compute prompts, a piece of each in turn, for a limited time. Returns those that are done."""
         deadline = time.monotonic() + PREFILL_SECONDS
         ready, rows = [], []
         while self._prefilling:
@@ -216,21 +229,9 @@ class Scheduler:
                 self._prefilling.append(running)
             if time.monotonic() >= deadline:
                 break
-        if ready:
-            self._draw(ready, rows)
+        return ready, rows
 
-    def _step(self) -> None:
-        """One token for every text that is being generated and read."""
-        decoding: list[_Running] = []
-        behind: list[_Running] = []
-        for running in self._decoding:  # once: a client may catch up meanwhile
-            (behind if running.reply.behind else decoding).append(running)
-        if decoding:
-            self._decoding = behind
-            slots, tokens = [one.slot for one in decoding], [one.text.seen[-1] for one in decoding]
-            self._draw(decoding, self._slots.step(slots, tokens))
-
-    def _draw(self, texts: Sequence[_Running], logits: Iterable[np.ndarray]) -> None:
+    def _draw(self, texts: Sequence[_Running], logits: Sequence[np.ndarray]) -> None:
         """Draw a token for each of n texts from logits (V,) each, and go on decoding those that have not finished."""
         drawing, rows = [], []
         for running, row in zip(texts, logits, strict=True):
@@ -239,17 +240,16 @@ class Scheduler:
                 drawing.append((running, row))
             except Exception as error:
                 self._spoil(running, error)
-        if drawing:
-            samplings = [running.text.request.sampling for running, _ in drawing]
-            rngs, seen = [running.text.rng for running, _ in drawing], [running.text.seen for running, _ in drawing]
-            for (running, row), token in zip(drawing, draw_batch(np.stack(rows), samplings, rngs, seen), strict=True):
-                try:
-                    events = running.text.accept(token, row)
-                except Exception as error:
-                    self._spoil(running, error)
-                else:
-                    self._put(running, events)
-                    self._count(running.reply, events)
+        samplings = [running.text.request.sampling for running, _ in drawing]
+        rngs, seen = [running.text.rng for running, _ in drawing], [running.text.seen for running, _ in drawing]
+        for (running, row), token in zip(drawing, draw_batch(rows, samplings, rngs, seen), strict=True):
+            try:
+                events = running.text.accept(token, row)
+            except Exception as error:
+                self._spoil(running, error)
+            else:
+                self._put(running, events)
+                self._count(running.reply, events)
         for running in texts:
             if running.text.finished:
                 self._release(running)
