@@ -14,7 +14,7 @@ MOST_UNREAD = 256  # events that wait for their reader, after which the worker g
 class Reply:
     """The events of one or several texts, as pairs of the text's number and the event, until all have finished.
 
-    Close it when nobody reads on (`async with` does): the worker then stops within one step.
+    One task reads it. Close it when nobody reads on (`async with` does): the worker then stops within one step.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Reply:
         self._on_close = on_close  # called with whether texts were still being generated
         self._left = len(self.requests)
         self._events: deque[tuple[int, Event] | BaseException] = deque()
-        self._arrived = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None  # of whoever reads
 
     async def __aenter__(self) -> Reply:
         return self
@@ -46,8 +46,8 @@ class Reply:
             if not self._left:
                 self.close()
                 raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
         event = self._events.popleft()
         if isinstance(event, BaseException):
             self.close()
@@ -69,11 +69,15 @@ class Reply:
     def interrupt(self, error: Exception) -> None:
         """End with an error, instead of the events that were not read yet."""
         self._events = deque([error])
-        self._arrived.set()
+        self._wake()
         self.close()
 
     def put(self, events: Sequence[tuple[int, Event] | BaseException]) -> None:
         """Called on the event loop by the worker."""
         if not self.closed:
             self._events.extend(events)
-            self._arrived.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -17,7 +17,7 @@ from microgpt.serve.openai.fields import ChoiceFields, SamplingFields, invalid
 from microgpt.serve.openai.messages import Messages, chat_model, plain
 from microgpt.serve.openai.prompts import conversation
 from microgpt.serve.openai.shapes import Head, Usage, new_id, now, usage_of
-from microgpt.serve.openai.streaming import ReplyStream
+from microgpt.serve.openai.streaming import MARK, Chunk, ReplyStream, Template
 from microgpt.serve.reply import Reply
 from microgpt.serve.routes import Call, Events
 
@@ -196,17 +196,31 @@ def answering(
 
 async def _stream(
     blank: ChatChunk, reply: Reply, choices: Sequence[Choice], include_usage: bool, logprobs: bool
-) -> AsyncIterator[ChatChunk]:
+) -> AsyncIterator[Chunk]:
     """The role of every choice first, then its pieces; the usage comes last, with the last end or as asked."""
+
+    def chunk_of(piece: Piece, delta: FirstDelta | None = None) -> ChatChunk:
+        choice = ChunkChoice(
+            index=piece.number,
+            delta=delta or Delta(content=piece.text),
+            finish_reason=piece.finish_reason,
+            logprobs=ChatLogprobs.of(piece.entries) if logprobs and piece.entries else None,
+        )
+        return blank.model_copy(update={"choices": [choice]})
+
+    templates = [Template(chunk_of(Piece(i, MARK))) for i in range(len(choices))]
     begun: set[int] = set()
     ends: dict[int, Finished] = {}
     async for piece in pieces(reply, choices):
         if piece.number not in begun:
             begun.add(piece.number)
-            yield _chunk(blank, Piece(piece.number, ""), logprobs, FirstDelta())
+            yield chunk_of(Piece(piece.number, ""), FirstDelta())
+        if not piece.end and not logprobs:
+            yield templates[piece.number].fill(piece.text)
+            continue
         if piece.end:
             ends[piece.number] = piece.end
-        chunk = _chunk(blank, piece, logprobs, Delta(content=piece.text))
+        chunk = chunk_of(piece)
         if len(ends) < len(choices):
             yield chunk
     usage = usage_of([ends[i] for i in range(len(choices))], len(choices))
@@ -214,13 +228,3 @@ async def _stream(
         yield chunk
         chunk = blank
     yield chunk.model_copy(update={"usage": usage})
-
-
-def _chunk(blank: ChatChunk, piece: Piece, logprobs: bool, delta: FirstDelta | Delta) -> ChatChunk:
-    choice = ChunkChoice(
-        index=piece.number,
-        delta=delta,
-        finish_reason=piece.finish_reason,
-        logprobs=ChatLogprobs.of(piece.entries) if logprobs and piece.entries else None,
-    )
-    return blank.model_copy(update={"choices": [choice]})

@@ -11,11 +11,11 @@ from microgpt.serve import limits
 from microgpt.serve.generation import Finished, FinishReason, Generation, seed_of
 from microgpt.serve.limits import length, most
 from microgpt.serve.models import ServedModel
-from microgpt.serve.openai.choices import Choice, Entry, Whole, pieces, read
+from microgpt.serve.openai.choices import Choice, Entry, Piece, Whole, pieces, read
 from microgpt.serve.openai.fields import ChoiceFields, invalid, one_of
 from microgpt.serve.openai.prompts import encode, fits, given
 from microgpt.serve.openai.shapes import Head, Usage, new_id, now, usage_of
-from microgpt.serve.openai.streaming import ReplyStream
+from microgpt.serve.openai.streaming import MARK, Chunk, ReplyStream, Template
 from microgpt.serve.reply import Reply
 from microgpt.serve.routes import Call, Events
 
@@ -160,19 +160,27 @@ def _choice(index: int, whole: Whole, logprobs: bool) -> CompletionChoice:
 
 async def _stream(
     blank: Completion, reply: Reply, choices: Sequence[Choice], n: int, include_usage: bool, logprobs: bool
-) -> AsyncIterator[Completion]:
+) -> AsyncIterator[Chunk]:
     """The pieces of all choices; the usage comes last, with the last end or, if asked for, in an event of its own."""
-    ends: dict[int, Finished] = {}
-    async for piece in pieces(reply, choices):
+
+    def chunk_of(piece: Piece) -> Completion:
         choice = CompletionChoice(
             index=piece.number,
             text=piece.text,
             finish_reason=piece.finish_reason,
             logprobs=Logprobs.of(piece.entries) if logprobs else None,
         )
+        return blank.model_copy(update={"choices": [choice]})
+
+    templates = [Template(chunk_of(Piece(i, MARK))) for i in range(len(choices))]
+    ends: dict[int, Finished] = {}
+    async for piece in pieces(reply, choices):
+        if not piece.end and not logprobs:
+            yield templates[piece.number].fill(piece.text)
+            continue
         if piece.end:
             ends[piece.number] = piece.end
-        chunk = blank.model_copy(update={"choices": [choice]})
+        chunk = chunk_of(piece)
         if len(ends) < len(choices):
             yield chunk
     if include_usage:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from microgpt.data.conversations import Message, Role
 from microgpt.serve import limits
@@ -33,7 +33,7 @@ from microgpt.serve.openai.response_shapes import (
     TextDone,
 )
 from microgpt.serve.openai.shapes import new_id, now
-from microgpt.serve.openai.streaming import ReplyStream
+from microgpt.serve.openai.streaming import Chunk, ReplyStream
 from microgpt.serve.reply import Reply
 from microgpt.serve.routes import Call, Events
 
@@ -141,7 +141,7 @@ def _ended(blank: Response, key: str, text: str, end: Finished) -> Response:
     )
 
 
-async def _stream(blank: Response, key: str, reply: Reply, choices: Sequence[Choice]) -> AsyncIterator[BaseModel]:
+async def _stream(blank: Response, key: str, reply: Reply, choices: Sequence[Choice]) -> AsyncIterator[Chunk]:
     count = itertools.count()
 
     def fields(name: str) -> dict[str, Any]:

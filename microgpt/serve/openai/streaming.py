@@ -6,9 +6,26 @@ from collections.abc import AsyncIterator
 
 from pydantic import BaseModel
 
+from microgpt import json_text
 from microgpt.serve.errors import ApiError, Dialect, internal_error
 from microgpt.serve.reply import Reply
 from microgpt.serve.routes import event
+
+Chunk = BaseModel | bytes
+"""A shape to be sent as an event, or an event."""
+
+MARK = "the text of a template"
+
+
+class Template:
+    """The event of a shape whose last MARK is another text each time: the JSON around it is made once."""
+
+    def __init__(self, shape: BaseModel) -> None:
+        self._before, _, self._after = event(shape.model_dump_json().encode()).rpartition(f'"{MARK}"'.encode())
+
+    def fill(self, text: str) -> bytes:
+        """The event with a text in its place."""
+        return self._before + json_text.dumps(text).encode() + self._after
 
 
 class ReplyStream(AsyncIterator[bytes]):
@@ -17,7 +34,7 @@ class ReplyStream(AsyncIterator[bytes]):
     def __init__(
         self,
         reply: Reply,
-        shapes: AsyncIterator[BaseModel],
+        shapes: AsyncIterator[Chunk],
         *,
         done: bool = True,
         named: bool = False,
@@ -35,10 +52,10 @@ class ReplyStream(AsyncIterator[bytes]):
         await self._events.aclose()  # type: ignore[attr-defined]
 
 
-async def _events(shapes: AsyncIterator[BaseModel], done: bool, named: bool, dialect: Dialect) -> AsyncIterator[bytes]:
+async def _events(shapes: AsyncIterator[Chunk], done: bool, named: bool, dialect: Dialect) -> AsyncIterator[bytes]:
     try:
         async for shape in shapes:
-            yield _event(shape, named)
+            yield shape if isinstance(shape, bytes) else _event(shape, named)
     except Exception as error:
         refused = error if isinstance(error, ApiError) else internal_error("a stream")
         yield _event(dialect.value.model_validate(dialect.render(refused)), named)
