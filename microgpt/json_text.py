@@ -10,7 +10,6 @@ from collections import Counter
 from typing import Any
 
 HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair, which UTF-8 does not have
-ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # json.dumps makes one each time
 HUGE = re.compile(r"[eE]\+?[0-9]{3}")  # in a text whose numbers may be larger than a float; or so many digits:
 MANY, SAME = "0" * 200, str.maketrans("123456789", "0" * 9)
 
@@ -20,7 +19,7 @@ def dumps(value: Any, **options: Any) -> str:
 
     Raises ValueError for a number that is not finite.
     """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, **options) if options else ENCODER.encode(value)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
     return text if text.isascii() else HALF.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
