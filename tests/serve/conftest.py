@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from microgpt.config import Config
 from microgpt.training.train import train
 from tests.chats import tiny
 from tests.serve.running import Server, connect, serving, train_endless
@@ -56,3 +57,34 @@ def dial() -> Iterator[Callable[..., socket.socket]]:
 def endless_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that at temperature 0 writes ababab… to the end of its context of 4096 tokens."""
     return train_endless(tmp_path_factory.mktemp("endless"))
+
+
+@pytest.fixture(scope="session")
+def runs_folder(talks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of a few seconds: `names` (five checkpoints, a held-out part), `talk` (chat), `bytes` (chat, BPE)."""
+    folder = tmp_path_factory.mktemp("page")
+    text = folder / "names.txt"
+    text.write_text("em\nemma\nolivia\nava\nisla\namelia\nmia\nlily\nella\nmila\n" * 10, encoding="utf-8")
+    config = Config.from_dict(
+        {
+            "name": "names",
+            "data": {"path": str(text), "val_fraction": 0.2},
+            "optim": {"learning_rate": 0.02},
+            "run": {"steps": 100, "batch_size": 4, "checkpoint_every": 20, "keep": 5, "eval_every": 20, "samples": 3},
+        }
+    )
+    train(config, folder / "runs" / "names")
+    train(tiny(talks), folder / "runs" / "talk")
+    small = tiny(talks, model={"block_size": 128}, run={"steps": 60, "samples": 0})
+    bpe = small.data.model_copy(update={"tokenizer": "bpe", "tokenizer_size": 300})
+    train(small.model_copy(update={"data": bpe}), folder / "runs" / "bytes")
+    return folder / "runs"
+
+
+@pytest.fixture(scope="session")
+def page_server(runs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`microgpt serve` with the runs of the folder; `names` is the first."""
+    log = tmp_path_factory.mktemp("serve") / "log"
+    others = [f"--model={name}={runs_folder / name}" for name in ("talk", "bytes")]
+    with serving(runs_folder / "names", *others, log=log) as server:
+        yield server
