@@ -26,10 +26,11 @@ export async function get(path, signal) {
  * @param {string} path
  * @param {object} body
  * @param {AbortSignal} [signal]
+ * @param {'json' | 'arrayBuffer'} [as]  How the answer is read.
  * @returns {Promise<any>}
  */
-export async function post(path, body, signal) {
-  return (await send(path, body, signal)).json();
+export async function post(path, body, signal, as = 'json') {
+  return (await send(path, body, signal))[as]();
 }
 
 /**

@@ -14,7 +14,7 @@ def test_the_scrubber_goes_through_the_checkpoints(visit: Visit) -> None:
     page.wait_for_url(f"**/#/inside/{NAMES}?at=20")
     page.keyboard.press("ArrowRight")
     page.wait_for_url(f"**/#/inside/{NAMES}?at=40")
-    page.wait_for_function("document.querySelector('#at').getAttribute('aria-valuetext').startsWith('step 40')")
+    page.wait_for_function("() => document.querySelector('#at').getAttribute('aria-valuetext').startsWith('step 40')")
     assert page.evaluate("document.activeElement.id") == "at", "the focus stays on the slider"
     for link in page.get_by_role("navigation").get_by_role("link").all():
         assert link.get_attribute("href").endswith("?at=40"), "the other views open the same checkpoint"
@@ -29,4 +29,4 @@ def test_an_address_opens_its_checkpoint_and_one_checkpoint_has_no_scrubber(visi
     assert page.get_by_label("Checkpoint", exact=True).input_value() == "2"
     page.get_by_label("Run").select_option(TALK)
     page.wait_for_url(f"**/#/play/{TALK}")
-    page.wait_for_function("document.querySelector('#scrubber').children.length === 0")
+    page.wait_for_function("() => document.querySelector('#scrubber').children.length === 0")

@@ -76,7 +76,7 @@ async def neurons(call: Call) -> Neurons:
             shares=rounded(found.share[layer]),
         )
 
-    return await look(call, answer)
+    return await look(call, answer, slow=True)
 
 
 async def neuron(call: Call) -> Fired:
@@ -101,7 +101,7 @@ async def neuron(call: Call) -> Fired:
             lowers=told(order[::-1][:top]),
         )
 
-    return await look(call, answer)
+    return await look(call, answer, slow=True)
 
 
 def _firing(inside: Inside, example: Example) -> Firing:

@@ -1,6 +1,7 @@
 """The question that every look inside begins with: a model, a text, and what is changed in either.
 
-One look at a model is computed at a time, on a thread; the others wait without one, and leave when their client does.
+One look at a model is computed at a time, on a thread, and one that is slow; the others wait without a thread, and
+leave when their client does.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Inside:
     """What is kept for looks inside a loaded model."""
 
     def __init__(self, model: LanguageModel) -> None:
-        self._model, self.turn = model, asyncio.Lock()
+        self._model, self.turn, self.slow_turn = model, asyncio.Lock(), asyncio.Lock()
 
     @functools.cached_property
     def inspector(self) -> Inspector:
@@ -115,11 +116,11 @@ class Inside:
         return Firing(self.inspector)
 
 
-async def look(call: Call, answer: Callable[[Inside], Answer]) -> Answer:
-    """An answer about the model that a body names, computed on a thread. Raises ApiError."""
+async def look(call: Call, answer: Callable[[Inside], Answer], *, slow: bool = False) -> Answer:
+    """An answer about the model that a body names, computed on a thread. Raises ApiError. `slow`: in a queue apart."""
     served = await call.service.models.get(call.body.model)
     inside = served.kept.setdefault("inside", Inside(served.model))
-    async with inside.turn:
+    async with inside.slow_turn if slow else inside.turn:
         try:
             return await in_thread(lambda: answer(inside))
         except (DataError, UsageError) as error:
