@@ -53,5 +53,5 @@ def _setup(path: Path, sha256: str) -> RunSetup:
     except (MicrogptError, OSError) as error:
         raise NoText(f"its training text cannot be read ({error}); type a document") from None
     if setup.training.fingerprint != sha256:
-        raise NoText("its training text is not as it was when it was trained on; type a document")
+        raise NoText("its training text is not as it was; type a document")
     return setup
