@@ -143,11 +143,12 @@ class Scheduler:
     def _let_go(self) -> None:
         """Free the slots of replies that were closed."""
         self._waiting = [waiting for waiting in self._waiting if not waiting.reply.closed]
-        for running in [*self._prefilling, *self._decoding]:
-            if running.reply.closed:
+        gone = {running for running in [*self._prefilling, *self._decoding] if running.reply.closed}
+        if gone:  # looked at once: others may be closed meanwhile
+            self._prefilling = deque(running for running in self._prefilling if running not in gone)
+            self._decoding = [running for running in self._decoding if running not in gone]
+            for running in gone:
                 self._release(running)
-        self._prefilling = deque(running for running in self._prefilling if not running.reply.closed)
-        self._decoding = [running for running in self._decoding if not running.reply.closed]
 
     def _assign(self) -> None:
         """Begin texts: the first of every reply, and further ones, the replies in turn, on the side slots."""

@@ -193,6 +193,31 @@ def test_a_client_may_catch_up_at_any_moment(model: LanguageModel, monkeypatch: 
     run(model, check)
 
 
+def test_a_client_may_leave_at_any_moment(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also between two looks of the worker: its slots are free afterwards."""
+
+    async def check(served: ServedModel, _: Admission) -> None:
+        random, left = Random(1), False
+
+        def closed(reply: Reply) -> bool:
+            return reply.__dict__["closed"] or (left and random.random() < 0.3)
+
+        def close(reply: Reply, value: bool) -> None:
+            reply.__dict__["closed"] = value
+
+        monkeypatch.setattr(Reply, "closed", property(closed, close), raising=False)
+        async with await served.submit([greedy(model, tokens=4000)] * 4, "client"):
+            while len(served._scheduler._running) < 4:
+                await asyncio.sleep(0.01)
+            left = True
+            while served._scheduler._running:
+                await asyncio.sleep(0.01)
+            assert served._scheduler._free == 8
+            left = False
+
+    run(model, check)
+
+
 def test_the_worker_does_not_run_ahead_of_the_event_loop(model: LanguageModel) -> None:
     """A loop that is held up for a while is not held up longer by what was generated meanwhile."""
 
