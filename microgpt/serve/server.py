@@ -80,8 +80,17 @@ def run(settings: Settings, ready: Callable[[str], None]) -> NoReturn:
         logging.getLogger(name).setLevel(logging.ERROR)
     listener = bind(settings.host, settings.port)
     sys.setswitchinterval(SWITCH_SECONDS)
-    with contextlib.closing(listener), asyncio.Runner() as runner:
+    with contextlib.closing(listener), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(settings, listener, log, ready)).leave()
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop where it is installed, which writes and wakes in less time; else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:  # as on Windows
+        return None
+    return uvloop.new_event_loop
 
 
 def bind(host: str, port: int) -> socket.socket:
