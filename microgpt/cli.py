@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from io import TextIOWrapper
+from typing import get_args
 
 from cyclopts import App, ArgumentCollection, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
@@ -19,7 +20,7 @@ from microgpt.terminal import say
 def _whole(app: App, words: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Raise UsageError for a fraction where an integer is expected; cyclopts would round it."""
     for argument in arguments:
-        for token in argument.tokens if argument.hint in (int, int | None) else ():
+        for token in argument.tokens if int in (argument.hint, *get_args(argument.hint)) else ():
             with suppress(ValueError):  # not a number: cyclopts reports it
                 if "." in token.value and not float(token.value).is_integer():
                     raise UsageError(f"{token.keyword or argument.name}: must be a whole number, got {token.value}")

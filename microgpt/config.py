@@ -214,7 +214,7 @@ class Run(Section):
     eval_every: Count = key(0, "steps between evaluations on held-out text; 0 disables")
     patience: Count = key(0, "evaluations without a new best loss before training stops; 0 disables")
     sample_every: Count = key(0, "steps between samples; 0 disables")
-    samples: Samples = key(20, "samples at the end of training")
+    samples: Samples | None = key(None, "samples at the end of training (default: 20, or 3 exchanges of a chat model)")
     temperature: Real = key(0.5, "sampling temperature")
 
 

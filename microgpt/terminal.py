@@ -24,6 +24,10 @@ CONTROL = re.compile(
 )
 
 
+LONG_SAMPLE = 120  # characters, more than a line of most terminals
+SEPARATOR = "-" * 40  # between long samples
+
+
 def printable(text: str) -> str:
     """A text whose control characters are escaped as Python writes them."""
     return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
@@ -38,6 +42,24 @@ def say(text: str, *, lines: bool = False) -> None:
 def output(text: object, end: str = "\n", *, flush: bool = False) -> None:
     """Print a result on stdout: printable where that is a terminal, else unchanged."""
     print(printable(str(text)) if sys.stdout.isatty() else str(text), end=end, flush=flush)
+
+
+class SampleWriter:
+    """Prints samples on stdout, piece by piece: one per line, with a line between them once one of them was long."""
+
+    def __init__(self) -> None:
+        self.long = False
+
+    def write(self, pieces: Iterable[str], *, live: bool = False) -> None:
+        """Print one sample; `live` shows each piece at once."""
+        if self.long:
+            output(SEPARATOR)
+        length = 0
+        for piece in pieces:
+            output(piece, end="", flush=live)
+            length += len(piece)
+            self.long = self.long or "\n" in piece or length > LONG_SAMPLE
+        output("")
 
 
 def output_exactly(text: str) -> None:

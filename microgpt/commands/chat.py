@@ -44,8 +44,10 @@ def chat(
     repl = Repl(model, sampling, system=system_prompt, json=json)
     if prompt is None:
         repl.loop()
+        repl.end()
         return
     text = sys.stdin.read().strip() if prompt == "-" else prompt
     if not text.strip():
         raise UsageError("--prompt: is empty; expected a question")
     repl.ask(text)
+    repl.end()

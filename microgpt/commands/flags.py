@@ -6,9 +6,10 @@ import dataclasses
 import glob
 import os
 import re
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from cyclopts import Group, Parameter
 
@@ -18,6 +19,7 @@ from microgpt.errors import UsageError, nearest
 from microgpt.limits import MAX_COUNT, MAX_REAL
 from microgpt.older import upgraded
 from microgpt.scenarios import read, scenario, scenarios, size
+from microgpt.terminal import output, say
 
 if TYPE_CHECKING:
     from microgpt.inference.language_model import LanguageModel
@@ -179,7 +181,11 @@ class SamplingFlags:
         list[str] | None, Parameter(negative="", help="End the text before this; may be given several times.")
     ] = None
     seed: Annotated[
-        int | None, Parameter(help="Seed of the draws (default: continue the run's own generator; 42 without one).")
+        int | Literal["run"] | None,
+        Parameter(
+            help="Seed of the draws; run continues the run's own generator, as the samples at the end of training do "
+            "(default: another each time, printed on standard error)."
+        ),
     ] = None
 
     def __post_init__(self) -> None:
@@ -191,7 +197,12 @@ class SamplingFlags:
             ("--min-p", self.min_p, 0 <= self.min_p <= 1, "0 (off) to 1"),
             ("--repetition-penalty", penalty, 1 / MAX_REAL <= penalty <= MAX_REAL, PENALTIES),
             ("--max-tokens", most, most is None or 0 < most <= MAX_COUNT, f"1 to {MAX_COUNT:,}"),
-            ("--seed", self.seed, abs(self.seed or 0) < 2**64, "below 2^64, either sign"),  # as the service takes them
+            (
+                "--seed",
+                self.seed,
+                self.seed == "run" or abs(self.seed or 0) < 2**64,
+                "below 2^64, either sign",
+            ),  # as the service takes them
             ("--stop", "''", "" not in self.stops, "some text"),  # every text begins with the empty one
         ):
             if not good:
@@ -201,6 +212,18 @@ class SamplingFlags:
     def stops(self) -> list[str]:
         """The texts that end a text."""
         return self.stop or []
+
+    def new_seed(self) -> int | None:
+        """The seed that is given, or a new one; None for the run's own generator."""
+        if self.seed == "run":
+            return None
+        return secrets.randbelow(2**32) if self.seed is None else self.seed
+
+    def say_seed(self, seed: int | None, sampling: Sampling) -> None:
+        """Print a seed that was not given on stderr, which draws the same texts again, where tokens are drawn."""
+        if self.seed is None and sampling.temperature > 0:
+            output("", end="", flush=True)  # the texts come first, and a pipe that nobody reads ends it here
+            say(f"seed    {seed}")
 
     def of(self, model: LanguageModel) -> Sampling:
         """The sampling asked for, at the model's own temperature unless one is given."""

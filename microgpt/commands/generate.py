@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from microgpt.commands.flags import EngineFlags, Flags, SamplingFlags, require
 from microgpt.commands.selection import checkpoint_json, say_checkpoint
 from microgpt.errors import DataError, UsageError
 from microgpt.limits import MAX_COUNT
-from microgpt.terminal import compiling, output, output_json, say
+from microgpt.terminal import SampleWriter, compiling, output_json, say
 
 
 def generate(
@@ -63,8 +64,9 @@ def generate(
     options: dict[str, Any] = {"max_tokens": sampling.max_tokens, "stops": sampling.stops}
     options |= {"endless": chain or not stop_at_bos, "live": sys.stdout.isatty()}
     options |= _chain(chain, max_chars, chain_context, sampling.max_tokens, model.config.model.block_size)
-    chosen, rng = sampling.of(model), model.rng(sampling.seed)
-    results = []
+    chosen = sampling.of(model)
+    seed = sampling.new_seed()
+    rng, writer, results = model.rng(seed), SampleWriter(), []
     for text in _prompts(prompt, prompt_file):
         tokens, dropped = model.encode(text)
         if dropped:
@@ -73,13 +75,13 @@ def generate(
             if json:
                 results.append({"prompt": text, "text": "".join(pieces), "tokens_dropped": dropped})
                 continue
-            output(text, end="")
-            for piece in pieces:
-                output(piece, end="", flush=options["live"])
-            output("")
+            writer.write(itertools.chain([text], pieces), live=options["live"])
     if json:
-        facts = {"model": str(model.path), "checkpoint": checkpoint_json(model.selection), "samples": results}
-        output_json(facts)
+        used = checkpoint_json(model.selection)
+        output_json(
+            {"model": str(model.path), "checkpoint": used, "seed": "run" if seed is None else seed, "samples": results}
+        )
+    sampling.say_seed(seed, chosen)
 
 
 def _chain(

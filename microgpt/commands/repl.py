@@ -33,7 +33,8 @@ class Repl:
 
     def __init__(self, model: ChatModel, flags: SamplingFlags, *, system: str | None, json: bool) -> None:
         self.model, self.system, self.json = model, system, json
-        self.sampling, self.rng = flags.of(model), model.rng(flags.seed)
+        self.flags, self.sampling, self.seed = flags, flags.of(model), flags.new_seed()
+        self.rng = model.rng(self.seed)
         self.max_tokens, self.stops = flags.max_tokens, flags.stops
         self.messages: list[Message] = []
         self.commands: dict[str, Callable[[str], None]] = {
@@ -80,6 +81,10 @@ class Repl:
                 if not interactive and not line.startswith("/"):
                     raise
                 say(f"microgpt: {error}")
+
+    def end(self) -> None:
+        """Print the seed of the conversation where it was not given."""
+        self.flags.say_seed(self.seed, self.sampling)
 
     def command(self, line: str) -> None:
         """Run a line that begins with /. Raises UsageError for an unknown command."""

@@ -19,7 +19,7 @@ from microgpt.errors import MicrogptError, NumericError, Stopped, UsageError
 from microgpt.limits import MAX_COUNT
 from microgpt.runs.folder import RunFolder, last_folder, new_folder
 from microgpt.scenarios import scenarios
-from microgpt.terminal import output, output_json, say
+from microgpt.terminal import SampleWriter, output, output_json, say
 
 
 def train(
@@ -170,8 +170,9 @@ def run_and_report(
         if started and not isinstance(error, NumericError):  # it would fail at the same step again
             say(f"resume  {again}")
         raise
+    writer = SampleWriter()
     for sample in [] if as_json else result.samples:
-        output(sample)
+        output(sample) if result.verb == "chat" else writer.write([sample])  # exchanges end with an empty line
     if not result.finished:
         say(f"resume  {again}")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def numbers() -> Iterator[tuple[str, str]]:
         for word in words:
             found = found[word]
         for argument in found.assemble_argument_collection():
-            if argument.hint in (int, float, int | None, float | None) and argument.name.startswith("--"):
+            if {int, float} & {argument.hint, *get_args(argument.hint)} and argument.name.startswith("--"):
                 yield command, argument.name
 
 

@@ -66,7 +66,7 @@ def said(run: Run, path: str) -> dict[str, Any]:
     found = {}
     for how, flags in {
         "seeded": ["--num-samples", "6", "--seed", "1", "--temperature", "0.8"],
-        "own generator": ["--num-samples", "3"],
+        "own generator": ["--num-samples", "3", "--seed", "run"],
         "likeliest": ["--num-samples", "1", "--temperature", "0", "--no-stop-at-bos"],
     }.items():
         samples = json.loads(run("generate", path, *flags, "--json", *computed_by(path)))["samples"]

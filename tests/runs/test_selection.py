@@ -220,9 +220,9 @@ def test_the_last_samples_of_training_are_those_of_generate(tmp_path: Path, caps
     assert used.step < used.last
     line = f"using   the best checkpoint, of step {used.step}; the last is of step {used.last} (--checkpoint last)\n"
     assert line in said.err
-    assert main(["generate", str(tmp_path / "run"), "-n", "8"]) == 0
+    assert main(["generate", str(tmp_path / "run"), "-n", "8", "--seed", "run"]) == 0
     assert capsys.readouterr().out == said.out
-    assert main(["generate", str(tmp_path / "run"), "-n", "8", "--checkpoint", "last"]) == 0
+    assert main(["generate", str(tmp_path / "run"), "-n", "8", "--seed", "run", "--checkpoint", "last"]) == 0
     assert capsys.readouterr().out != said.out
     assert (
         main(["train", "--resume", "--out", str(tmp_path / "run"), "--patience", "9", "--stop-at", str(used.last + 1)])

@@ -12,7 +12,8 @@ import pytest
 from microgpt.cli import main
 from microgpt.runs import checkpoint
 from microgpt.training.train import train
-from microgpt.training.trainer import Trainer
+from microgpt.training.trainer import ANSWER_TOKENS, EXCHANGES, Trainer
+from tests.chats import tiny, write
 from tests.training.runs import small
 
 
@@ -38,3 +39,23 @@ def test_the_state_dict_is_the_file_that_a_checkpoint_holds(tmp_path: Path, monk
     saved = checkpoint.read(tmp_path / "run")
     assert saved.state == states[-1]
     assert saved.trainer().model_dump() == states[-1]
+
+
+def test_samples_of_a_chat_model_are_three_short_exchanges(tmp_path: Path) -> None:
+    questions = ["hi", "how are you " * 20]
+    talks = [
+        [{"role": "user", "content": questions[i % 2]}, {"role": "assistant", "content": "fine " * 30}]
+        for i in range(20)
+    ]
+    config = tiny(
+        write(tmp_path / "talks.jsonl", talks),
+        model={"block_size": 256},
+        run={"steps": 40, "samples": None, "temperature": 0.0},
+    )
+    samples = train(config, tmp_path / "run").samples
+    assert len(samples) == EXCHANGES == 3
+    for sample in samples:
+        asked, _, answer = sample.partition("\n")
+        assert asked == "> hi"
+        assert 0 < len(answer.removesuffix(" …\n")) <= ANSWER_TOKENS
+    assert any(sample.endswith(" …\n") for sample in samples)
