@@ -11,8 +11,9 @@ import pytest
 
 from microgpt.cli import main
 from microgpt.runs import checkpoint
+from microgpt.training.samples import ANSWER_TOKENS, EXCHANGES
 from microgpt.training.train import train
-from microgpt.training.trainer import ANSWER_TOKENS, EXCHANGES, Trainer
+from microgpt.training.trainer import Trainer
 from tests.chats import tiny, write
 from tests.training.runs import small
 
