@@ -31,3 +31,5 @@ assert.equal(typeof object.name, 'string');
 assert.ok(Number.isInteger(object.age));
 
 await assert.rejects(generateText({ model: provider('unknown'), prompt: 'hi', maxRetries: 0 }), /does not exist/);
+
+console.log('generateText, streamText, a completion, generateObject, an error');
