@@ -197,23 +197,27 @@ def test_a_client_may_leave_at_any_moment(model: LanguageModel, monkeypatch: pyt
     """Also between two looks of the worker: its slots are free afterwards."""
 
     async def check(served: ServedModel, _: Admission) -> None:
-        random, left = Random(1), False
+        looks = None  # until the worker sees that the reply is closed
 
         def closed(reply: Reply) -> bool:
-            return reply.__dict__["closed"] or (left and random.random() < 0.3)
+            nonlocal looks
+            if looks:
+                looks -= 1
+            return reply.__dict__["closed"] or looks == 0
 
         def close(reply: Reply, value: bool) -> None:
             reply.__dict__["closed"] = value
 
         monkeypatch.setattr(Reply, "closed", property(closed, close), raising=False)
-        async with await served.submit([greedy(model, tokens=4000)] * 4, "client"):
-            while len(served._scheduler._running) < 4:
-                await asyncio.sleep(0.01)
-            left = True
-            while served._scheduler._running:
-                await asyncio.sleep(0.01)
-            assert served._scheduler._free == 8
-            left = False
+        for after in range(1, 20):
+            async with await served.submit([greedy(model, tokens=4000)] * 4, "client"):
+                while len(served._scheduler._running) < 4:
+                    await asyncio.sleep(0.001)
+                looks = after
+                while served._scheduler._running:
+                    await asyncio.sleep(0.001)
+                assert served._scheduler._free == 8
+                looks = None
 
     run(model, check)
 
