@@ -139,10 +139,13 @@ def choose(
 
 
 def inspecting(model: Model, optim: Optim, dtype: str) -> Engine:
-    """An engine that has the contract's `inspect`, in a dtype of weights: float32 or float64."""
+    """An engine that has the contract's `inspect`, in a dtype of weights: float32 or float64.
+
+    It uses one thread: a second gains little on one text, and waits long for its turn beside a training.
+    """
     for rung, info in LADDER.items():
         if dtype in info.dtypes and not info.requires and engine(rung).inspect is not Engine.inspect:
-            return engine(rung)(model, optim, dtype=dtype)
+            return engine(rung)(model, optim, dtype=dtype, threads=1)
     raise UsageError(f"no engine shows its activations in {dtype}; convert the weights to float32")
 
 

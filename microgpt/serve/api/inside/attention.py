@@ -57,9 +57,11 @@ async def attention(call: Call) -> Response:
 
     def answer(inside: Inside) -> Response:
         at = Look(inside.inspector, call.body)
-        below = np.tril_indices(len(at.tokens))
-        heads = [at.activations[f"layer{i}.attention"][:, *below] for i in range(at.model.n_layer)]
-        return Response(np.rint(np.stack(heads) * 65535).astype("<u2").tobytes(), media_type=MEDIA)
+        below = np.flatnonzero(np.tri(len(at.tokens)))
+        found = at.activations
+        heads = [found[f"layer{i}.attention"].reshape(at.model.n_head, -1) for i in range(at.model.n_layer)]
+        packed = [np.rint(weights.take(below, axis=1) * 65535).astype("<u2").tobytes() for weights in heads]
+        return Response(b"".join(packed), media_type=MEDIA)
 
     return await look(call, answer)
 
