@@ -16,6 +16,7 @@ check: .venv/full  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.serve.page.check_types
 
 bench: .venv/full  ## the table of targets with today's figures, against PyTorch, JAX and C
 	$(BIN)/python -m benchmarks

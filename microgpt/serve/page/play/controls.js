@@ -27,6 +27,7 @@ const kept = { top_p: '1', min_p: '0', repetition_penalty: '1', top_k: '0', max_
  */
 export function controls(temperature) {
   const wide = matchMedia('(min-width: 60rem)').matches;
+  /** @type {Record<string, string>} */
   const values = { temperature: String(temperature), ...kept };
   /** @type {Record<string, HTMLInputElement>} */
   const inputs = {};
@@ -37,7 +38,7 @@ export function controls(temperature) {
    */
   function field(setting, type) {
     const { name, label, help, min, max, step } = setting;
-    const value = values[/** @type {keyof typeof values} */ (name)];
+    const value = values[name];
     const input = h('input', { type, min, max, step, value, placeholder: setting.off, title: help, 'aria-label': `${label}: ${help}` });
     inputs[name] = input;
     const output = type === 'range' ? h('output', { class: 'number' }, value) : null;
