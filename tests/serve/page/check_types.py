@@ -1,4 +1,4 @@
-"""The types of the page's modules, which their JSDoc states, checked by TypeScript: python -m tests.serve.page.check_types
+"""The types of the page's modules, checked by TypeScript: python -m tests.serve.page.check_types
 
 It is installed with npm into .venv/page-check, in the version below; where npm is missing, that is said, and no more.
 """
