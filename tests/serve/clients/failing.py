@@ -22,5 +22,5 @@ def run(
     if not done.returncode:
         return done.stdout
     lines = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()] or ["it said nothing"]
-    errors = [line for line in lines if line.lower().startswith(("error", "npm err"))] or lines
-    raise Failed(f"{wrong}: {errors[-1][:300]}" if last else "\n".join([f"{wrong}:", *lines[-60:]]))
+    errors = [line for line in lines if line.lower().startswith(("error", "npm err")) and "complete log" not in line]
+    raise Failed(f"{wrong}: {(errors or lines)[-1][:300]}" if last else "\n".join([f"{wrong}:", *lines[-60:]]))

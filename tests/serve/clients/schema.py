@@ -41,7 +41,8 @@ def run(url: str, folder: Path, most: int, seed: int) -> int:
     code = "from schemathesis.cli import schemathesis; schemathesis()"
     command = [sys.executable, "-c", code, "--config-file", str(folder / "schemathesis.toml"), "run"]
     command += ["--phases", "coverage,fuzzing", "--max-examples", str(most), "--seed", str(seed), "--checks", "all"]
-    command += ["--continue-on-failure", "--generation-database", "none", "--no-color", f"{url}/openapi.json"]
+    command += ["--continue-on-failure", "--generation-database", "none", "--no-color", "--request-timeout", "60"]
+    command += [f"{url}/openapi.json"]
     environment = os.environ | {"SCHEMATHESIS_HOOKS": "accepted", "PYTHONPATH": str(HERE)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     report = "\n".join(line[:400] for line in done.stdout.splitlines())
