@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from microgpt import files
 from microgpt.config import Config
 from microgpt.errors import CheckpointError, MachineError, UsageError
-from microgpt.runs import checkpoint
+from microgpt.runs import checkpoint, sample_log
 from microgpt.terminal import say
 
 if TYPE_CHECKING:
@@ -29,12 +29,13 @@ TAIL = 3 * 2**11  # bytes at the end of the metrics, somewhat more than 50 steps
 
 
 class RunFolder:
-    """The files of one run: run.toml, metrics.jsonl, checkpoints/."""
+    """The files of one run: run.toml, metrics.jsonl, samples.jsonl, checkpoints/."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config_file = path / "run.toml"
         self.metrics_file = path / "metrics.jsonl"
+        self.samples_file = path / "samples.jsonl"
         self.rejects_file = path / "rejects.jsonl"
         self.checkpoints = path / "checkpoints"
         self.lock_file = path / ".lock"
@@ -52,7 +53,7 @@ class RunFolder:
 
     def is_taken(self) -> bool:
         """Whether the folder holds a run, or somebody's files under the names of one."""
-        ours = (self.config_file, self.metrics_file)
+        ours = (self.config_file, self.metrics_file, self.samples_file)
         return any(file.exists() for file in ours) or bool(checkpoint.list_steps(self.checkpoints))
 
     def require(self, *, run: bool) -> None:
@@ -149,8 +150,9 @@ class RunFolder:
         files.write_atomic(self.config_file, config.to_toml().encode())
 
     def go_on(self, config: Config, step: int, evaluated: int) -> None:
-        """Rewind the metrics, and write the configuration if it was changed for the rest of the run. Raises OSError."""
+        """Rewind metrics and samples; write the configuration if it was changed for the rest. Raises OSError."""
         self.rewind(step, evaluated)
+        sample_log.rewind(self.samples_file, step)
         if self.config() != config:
             self.write(config)
 

@@ -51,7 +51,7 @@ class RunSummary:
 
 def is_run(path: Path) -> bool:
     """Whether a folder is a run, with or without a checkpoint, or a model folder."""
-    return (path / "config.json").is_file() or RunFolder(path).is_taken()
+    return has_model(path) or RunFolder(path).config_file.is_file()
 
 
 def has_model(path: Path) -> bool:

@@ -56,6 +56,10 @@ class Catalog:
             return found
         raise _unknown(name)
 
+    def place(self, name: str) -> Path:
+        """Where a run that was found by its name is, also when it is gone for a while."""
+        return self.named.get(name) or (self.folder or Path()) / name
+
     def find(self, name: str) -> Found:
         """The model of NAME, NAME@STEP, NAME@last or NAME@best; the last two are those of this moment. Raises ApiError.
 

@@ -69,6 +69,11 @@ LIMITS = {
     "name_chars": Limit(1, 256, "characters of a model's name"),
     "document_chars": Limit(1, 10_000, "characters of a document to step through"),
     "step_numbers": Limit(0, 250_000, "numbers of a training step that the page shows"),
+    # of the page
+    "runs": Limit(1, 8, "runs that are watched together"),
+    "watchers": Limit(0, 64, "streams that watch runs, at a time"),
+    "points": Limit(16, 4000, "points of a curve"),
+    "step": Limit(0, 2**53, "a step of a training"),
 }
 
 
@@ -106,5 +111,6 @@ Stop = Annotated[str, length("stop_chars")]
 Place = Annotated[int, within("place")]
 Scale = Annotated[float, within("scale")]
 Shown = Annotated[int, within("shown")]
+Points = Annotated[int, within("points")]
 Name = Annotated[str, length("name_chars")]
 Document = Annotated[str, length("document_chars")]

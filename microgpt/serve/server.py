@@ -128,7 +128,7 @@ async def serve(settings: Settings, listener: socket.socket, log: Log, ready: Ca
         engine=settings.engine,
         log=log.line,
     )
-    service = Service(models, admission, metrics, document(table, with_key=settings.api_key is not None))
+    service = Service(models, admission, metrics, openapi=document(table, with_key=settings.api_key is not None))
     public = [route.path for route in table if route.public]
 
     def guarded(app: ASGIApp) -> ASGIApp:

@@ -8,13 +8,15 @@ from typing import Any
 from microgpt.serve.admission import Admission
 from microgpt.serve.metrics import Metrics
 from microgpt.serve.models import Models
+from microgpt.serve.watching import Watching
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The models, who may use them, what is counted, and the document of all routes."""
+    """The models, who may use them, what is counted, the runs that are watched, and the document of all routes."""
 
     models: Models
     admission: Admission
     metrics: Metrics
+    watching: Watching = field(default_factory=Watching)
     openapi: dict[str, Any] = field(default_factory=dict)

@@ -24,7 +24,7 @@ from microgpt.inference.evaluate import held_out_loss
 from microgpt.inference.language_model import LanguageModel
 from microgpt.model import init_weights, n_params
 from microgpt.optim import rate_of_run
-from microgpt.runs import checkpoint
+from microgpt.runs import checkpoint, sample_log
 from microgpt.runs.folder import RunFolder, folder_beside
 from microgpt.signals import StopRequest
 from microgpt.training import samples
@@ -126,7 +126,7 @@ class Trainer:
             self.evaluate_if_due()
             if self._is_due(run.sample_every):
                 rng = Random(f"{run.seed} sample {self.step}")
-                self.callbacks.sample(self.step, self.samples(rng, 1)[0])
+                self.callbacks.sample(self.step, *self._draw(rng, 1))
             if self._is_due(run.checkpoint_every):
                 self.save()
             self.pause()
@@ -142,7 +142,7 @@ class Trainer:
         texts = []
         if stale or self.step == run.steps:
             self.load_best()
-            texts = self.samples(rng, samples.how_many(self.model()))
+            texts = self._draw(rng, samples.how_many(self.model()), final=True)
         best = self.best["step"] if self.best else None
         verb = "chat" if chat_template.can_chat(self.setup.tokenizer) else "generate"
         path, losses = self.folder.path, (self.loss, self.val_loss, self.bits_per_byte)
@@ -290,6 +290,13 @@ class Trainer:
     def samples(self, rng: Random, n: int) -> list[str]:
         """Samples of the present model."""
         return samples.draw(self.model(), self.setup.corpus, rng, n, self.pause)
+
+    def _draw(self, rng: Random, n: int, *, final: bool = False) -> list[str]:
+        """Draw samples and append them to samples.jsonl."""
+        texts = self.samples(rng, n)
+        self.require_place()
+        sample_log.add(self.folder.samples_file, self.step, texts, final=final)
+        return texts
 
     def require_place(self) -> None:
         """If the run's folder was moved, removed or replaced, save in a new one and raise MachineError with its name.

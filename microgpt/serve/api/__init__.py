@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from microgpt.serve.api import differences, inside, memory, play, runs, steps
+from microgpt.serve.api import differences, inside, memory, metrics, play, runs, steps
 
 ROUTES = [
     *runs.ROUTES,
     *differences.ROUTES,
     *inside.ROUTES,
     *memory.ROUTES,
+    *metrics.ROUTES,
     *play.ROUTES,
     *steps.ROUTES,
 ]

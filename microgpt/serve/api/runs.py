@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from microgpt import json_text
-from microgpt.runs.listing import Listing, RunSummary
+from microgpt.runs.listing import RunSummary
 from microgpt.serve.models import in_thread
 from microgpt.serve.routes import Call, Route
 
@@ -37,6 +35,9 @@ class Run(BaseModel):
     loss: float | None  # the mean of the last 50 steps
     val_loss: float | None  # of the last evaluation
     bits_per_byte: float | None  # of the same
+    seconds: float | None  # of training so far
+    tokens: int | None  # trained on so far
+    problem: str | None  # of a damaged run
 
 
 class Runs(BaseModel):
@@ -51,28 +52,21 @@ class RunDetails(Run):
 
     configuration: dict[str, dict[str, Any]]  # of the sections model, optim, data, run, finetune
     data: dict[str, Any]  # source, documents and fingerprints, as the newest checkpoint states them
-    seconds: float | None  # of training so far
-    tokens: int | None  # trained on so far
-    problem: str | None  # of a damaged run
-
-
-_listing = Listing()
-_lock = threading.Lock()
 
 
 async def runs(call: Call) -> Runs:
     """The runs of the service."""
-    catalog = call.service.models.catalog
+    catalog, watching = call.service.models.catalog, call.service.watching
 
     def found() -> list[Run]:
         paths = catalog.paths()
-        summaries = _summaries(paths)
+        summaries = watching.summaries(paths)
         given = {name: place for place, name in enumerate(catalog.named)}
 
         def place(name: str) -> tuple[int, float]:
             return given.get(name, len(given)), 0.0 if name in given else -summaries[name].updated
 
-        return [Run(**_facts(name, summaries[name])) for name in sorted(paths, key=place)]
+        return [Run(**facts(name, summaries[name])) for name in sorted(paths, key=place)]
 
     return Runs(runs=await in_thread(found))
 
@@ -80,30 +74,14 @@ async def runs(call: Call) -> Runs:
 async def run(call: Call) -> RunDetails:
     """One run. Raises ApiError for a name that there is not."""
     catalog, name = call.service.models.catalog, call.request.path_params["name"]
-    return await in_thread(lambda: _details(name, catalog.path(name)))
-
-
-def _summaries(paths: dict[str, Path]) -> dict[str, RunSummary]:
-    with _lock:
-        return _listing.summaries(paths)
-
-
-def _details(name: str, path: Path) -> RunDetails:
-    with _lock:
-        found = _listing.summary(path)
+    found = await in_thread(lambda: call.service.watching.summary(catalog.path(name)))
     given = found.config.to_dict() if found.config else {}
     sections = {key: value for key, value in given.items() if isinstance(value, dict)}
-    return RunDetails(
-        **_facts(name, found),
-        configuration=json_text.finite(sections),
-        data=found.data,
-        seconds=found.seconds,
-        tokens=found.tokens,
-        problem=found.problem,
-    )
+    return RunDetails(**facts(name, found), configuration=json_text.finite(sections), data=found.data)
 
 
-def _facts(name: str, found: RunSummary) -> dict[str, Any]:
+def facts(name: str, found: RunSummary) -> dict[str, Any]:
+    """The fields of a Run."""
     return {
         "name": name,
         "description": found.config.description if found.config else "",
@@ -118,6 +96,9 @@ def _facts(name: str, found: RunSummary) -> dict[str, Any]:
         "loss": found.loss,
         "val_loss": found.val_loss,
         "bits_per_byte": found.bits_per_byte,
+        "seconds": found.seconds,
+        "tokens": found.tokens,
+        "problem": found.problem,
     }
 
 

@@ -1,0 +1,137 @@
+"""The metrics of a run as columns, followed while they grow, and thinned to the points that a chart needs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from array import array
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from microgpt import files
+from microgpt.runs.folder import entry_of
+
+PIECE = 2**20  # bytes read at once
+MARK = 256  # bytes before the end of what was read, by which a file that was written anew is noticed
+MOST_ROWS = 2**18  # of a table; beyond it, every second one goes, minima and maxima last
+
+TRAINING = ("step", "loss", "lr", "tokens", "seconds")
+HELD_OUT = ("step", "val_loss", "bits_per_byte")
+NAN = float("nan")
+
+
+class Table:
+    """Columns of numbers with ascending steps; a value that a line does not have is NaN."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.columns = {name: array("d") for name in names}
+        self.rows = 0  # that were added in all, also those that were thinned out
+
+    def __len__(self) -> int:
+        return len(self.columns["step"])
+
+    def extend(self, entries: Iterable[dict[str, Any]]) -> None:
+        """Add rows. One whose step is not greater than the last one's is left out. Raises TypeError, ValueError."""
+        last = self.columns["step"][-1] if len(self) else -1
+        rows = []
+        for entry in entries:
+            if entry["step"] > last:
+                last = entry["step"]
+                rows.append([_number(entry.get(name)) for name in self.names])
+        for i, name in enumerate(self.names):
+            self.columns[name].extend(row[i] for row in rows)
+        self.rows += len(rows)
+        if len(self) > MOST_ROWS:
+            kept = thinned(self.column(self.names[1]), MOST_ROWS // 2)
+            self.columns = {name: array("d", self.column(name)[kept].tobytes()) for name in self.names}
+
+    def column(self, name: str) -> np.ndarray:
+        """A copy of a column, float64 (N,)."""
+        return np.array(self.columns[name])
+
+    def points(self, most: int, first: float = -math.inf, last: float = math.inf) -> dict[str, list[float | None]]:
+        """At most about `most` rows with first < step <= last, minima and maxima of the second column among them."""
+        steps = self.column("step")
+        low, high = np.searchsorted(steps, [first, last], side="right")
+        kept = low + thinned(self.column(self.names[1])[low:high], most)
+        found = {name: self.column(name)[kept].tolist() for name in self.names}
+        return {name: [None if math.isnan(value) else value for value in values] for name, values in found.items()}
+
+
+class History:
+    """The metrics of a run. `poll` reads what has come; for one thread at a time."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.generation = 0  # counts how often the file was written anew, which a resumed run does
+        self._begin()
+
+    def _begin(self) -> None:
+        self.training, self.held_out = Table(TRAINING), Table(HELD_OUT)
+        self._offset, self._mark, self._inode = 0, b"", -1
+
+    def poll(self) -> None:
+        """Read the lines that were appended, or all where the file was cut or replaced. Raises OSError."""
+        try:
+            with files.open_plain(self._file) as file:
+                self._read(file)
+        except FileNotFoundError:
+            if self._offset:
+                self.generation += 1
+                self._begin()
+
+    def _read(self, file: Any) -> None:
+        found = os.fstat(file.fileno())
+        if self._offset:
+            file.seek(max(0, self._offset - len(self._mark)))
+            same = found.st_ino == self._inode and found.st_size >= self._offset
+            if not same or file.read(len(self._mark)) != self._mark:
+                self.generation += 1
+                self._begin()
+        self._inode = found.st_ino
+        file.seek(self._offset)
+        rest = b""
+        while piece := file.read(PIECE):
+            whole, newline, rest = (rest + piece).rpartition(b"\n")
+            if newline:
+                self._take(whole + newline)
+            elif len(rest) > PIECE:  # no line of ours
+                self._skip(rest)
+                rest = b""
+
+    def _take(self, lines: bytes) -> None:
+        each = lines.splitlines(keepends=True)
+        try:
+            entries: list[dict[str, Any]] = json.loads(b"[" + b",".join(each) + b"]")
+            if not all(type(entry["step"]) is int for entry in entries):
+                raise ValueError("a step is no number")
+        except (ValueError, KeyError, TypeError, RecursionError):  # one by one, without those that are damaged
+            entries = [entry for line in each if (entry := entry_of(line))]
+        self.training.extend(entry for entry in entries if "loss" in entry)
+        self.held_out.extend(entry for entry in entries if "val_loss" in entry)
+        self._skip(lines)
+
+    def _skip(self, data: bytes) -> None:
+        self._offset += len(data)
+        self._mark = (self._mark + data[-MARK:])[-MARK:]
+
+
+def thinned(values: np.ndarray, most: int) -> np.ndarray:
+    """Indices of at most about `most` values: the first and the last, and the minimum and maximum of equal parts."""
+    if len(values) <= max(4, most):
+        return np.arange(len(values))
+    edges = np.linspace(0, len(values), max(2, most // 2) + 1).astype(np.int64)
+    low, high = np.where(np.isnan(values), np.inf, values), np.where(np.isnan(values), -np.inf, values)
+    kept = {0, len(values) - 1}
+    for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        kept |= {begin + int(low[begin:end].argmin()), begin + int(high[begin:end].argmax())}
+    return np.array(sorted(kept))
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else NAN

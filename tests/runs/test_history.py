@@ -1,0 +1,126 @@
+"""Metrics as columns: followed while they grow, written anew, damaged, and thinned with their extremes."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from microgpt.runs import history
+from microgpt.runs.history import History, thinned
+
+
+def line(step: int, **figures: Any) -> str:
+    return (
+        json.dumps({"step": step, **(figures or {"loss": 3.0 + step, "lr": 0.01, "tokens": 7 * step, "seconds": step})})
+        + "\n"
+    )
+
+
+def append(file: Path, text: str) -> None:
+    with file.open("a") as opened:
+        opened.write(text)
+
+
+def steps(read: History) -> list[float]:
+    read.poll()
+    return read.training.column("step").tolist()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "metrics.jsonl"
+
+
+def test_lines_are_read_as_they_come(file: Path) -> None:
+    read = History(file)
+    assert steps(read) == []
+    append(file, line(1) + line(2) + line(2, val_loss=2.5, bits_per_byte=1.2) + line(3)[:20])
+    assert steps(read) == [1, 2]
+    assert read.held_out.points(9) == {"step": [2], "val_loss": [2.5], "bits_per_byte": [1.2]}
+    append(file, line(3)[20:])
+    assert steps(read) == [1, 2, 3]
+    assert read.training.points(9, first=1, last=2) == {
+        "step": [2], "loss": [5], "lr": [0.01], "tokens": [14], "seconds": [2],
+    }  # fmt: skip
+    assert read.generation == 0
+
+
+def test_a_file_that_is_written_anew_is_read_anew(file: Path) -> None:
+    read = History(file)
+    append(file, "".join(map(line, range(1, 50))))
+    assert len(steps(read)) == 49
+    file.write_text("".join(map(line, range(1, 20))))  # cut, in place
+    assert (steps(read)[-1], read.generation) == (19, 1)
+    new = file.with_name("new")
+    new.write_text("".join(line(step, loss=1.0) for step in range(1, 99)))  # longer, and replaced
+    new.replace(file)
+    assert (steps(read)[-1], read.generation) == (98, 2)
+    assert read.training.column("loss").tolist() == [1.0] * 98
+    file.write_text("".join(line(step, loss=2.0) for step in range(1, 99)))  # as long, in place
+    assert steps(read)[-1] == 98
+    assert read.training.column("loss").tolist() == [2.0] * 98
+    file.unlink()
+    assert (steps(read), read.generation) == ([], 4)
+
+
+def test_damaged_lines_are_left_out(file: Path) -> None:
+    read = History(file)
+    append(
+        file,
+        line(1)
+        + "nonsense\n{}\n[]\n"
+        + '{"step": "2", "loss": 1}\n{"step": 2.5, "loss": 1}\n{"step": 3, "loss": NaN}\n',
+    )
+    append(
+        file, line(4, loss=1e400) + line(5) + "x" * (3 * history.PIECE) + "\n" + line(6) + '{"step": 7, "loss": []}\n'
+    )
+    append(file, line(6) + line(8, loss=2.0, lr="x", seconds=None) + "[" * 99999 + "\n")
+    assert steps(read) == [1, 5, 6, 8]
+    assert read.training.points(9, first=6)["lr"] == [None]
+
+
+def test_extremes_stay() -> None:
+    rng = Random(1)
+    values = np.array([rng.gauss(0, 1) for _ in range(5000)])
+    values[1234], values[4321] = 50, -50
+    kept = thinned(values, 100)
+    assert {0, 1234, 4321, 4999} <= set(kept.tolist())
+    assert len(kept) <= 102
+    assert (np.diff(kept) > 0).all()
+    for part in np.array_split(np.arange(5000), 50):
+        inside = values[kept[(kept >= part[0]) & (kept <= part[-1])]]
+        assert (inside.min(), inside.max()) == (values[part].min(), values[part].max())
+    assert thinned(np.full(500, np.nan), 10).tolist()[0] == 0
+
+
+def test_memory_is_bounded(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "MOST_ROWS", 400)
+    read = History(file)
+    for begin in range(0, 3000, 100):
+        losses = {step: 99.0 if step == 777 else 1.0 for step in range(begin, begin + 100)}
+        append(file, "".join(line(step, loss=loss) for step, loss in losses.items()))
+        read.poll()
+    assert len(read.training) <= 402
+    assert read.training.rows == 3000
+    assert (steps(read)[0], steps(read)[-1], max(read.training.column("loss"))) == (0, 2999, 99)
+
+
+def test_a_hundred_thousand_steps(file: Path) -> None:
+    file.write_text("".join(map(line, range(1, 100_001))))
+    began = time.process_time()
+    read = History(file)
+    read.poll()
+    points = read.training.points(2000)
+    assert time.process_time() - began < 10  # some 0.5 s
+    assert 1000 < len(points["step"]) <= 2002
+    began = time.process_time()
+    append(file, line(100_001))
+    read.poll()
+    assert read.training.points(2000, first=100_000)["step"] == [100_001]
+    assert time.process_time() - began < 1
