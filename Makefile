@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup bench clean crash fuzz mutants test-clients test-schema test-cpus proof-gradients proof-round-trip proof-memory
+.PHONY: demo test check setup bench clean crash fuzz mutants test-clients test-schema test-cpus soak proof-gradients proof-round-trip proof-memory
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -35,6 +35,9 @@ test-clients: .venv/full  ## LangChain's suite, lm-eval and the AI SDK against t
 
 test-schema: .venv/full  ## 200,000 requests that schemathesis makes from /openapi.json, each answer held against it
 	$(BIN)/python -m tests.serve.clients.schema 200000
+
+soak: .venv/full  ## 10,000 clients that leave, 2,000 that are slow, ten times too many, and an hour of all: docs/serve.md
+	$(BIN)/python -m tests.serve.abuse
 
 test-cpus: .venv/full  ## the fused rung's suite with code for this CPU, AVX-512 without BF16, AVX2 and plain x86-64
 	$(BIN)/python -m tests.cpus

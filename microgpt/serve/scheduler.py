@@ -29,7 +29,7 @@ from microgpt.serve.sequence import Sequence as Text
 from microgpt.serve.sequence import score_prompt, weigh_prompt
 
 PIECE = 64  # tokens of a prompt per call of the engine
-PREFILL_SECONDS = 0.02  # of a round, after which the texts that are being generated take their step
+PREFILL_SECONDS = 0.005  # of a round, after which the texts that are being generated take their step
 MOST_UNTAKEN = 512  # events handed over, beside one delivery, that the event loop has not come to
 UNREAD_SECONDS = 0.02  # after which a worker whose texts all wait looks again
 STALL_SECONDS = 1.0  # that the worker waits for an event loop which is held up

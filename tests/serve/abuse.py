@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import platform
 import random
 import re
@@ -41,6 +42,7 @@ BRIEF = {"temperature": 0, "max_tokens": 3}
 PROMPT = "ab" * 1500
 GOOD = request(COMPLETIONS, {"prompt": "a", "temperature": 0, "max_tokens": 200})
 GOOD_TEXT = "ba" * 100
+PER_SECOND = 25  # aborts, beside the good client
 PAUSE = 0.02  # seconds between the good client's requests
 
 # Code that runs in the server's process: /metrics also tells the tasks of the event loop and the slots in use.
@@ -261,7 +263,10 @@ def main(minutes: float) -> int:
     run, queue = 64, 256
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     deadline = LIMITS["head_seconds"].most
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}", flush=True)
+    print(
+        f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()},"
+        f" {PER_SECOND} aborts per second"
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         endless = train_endless(folder)
@@ -271,7 +276,11 @@ def main(minutes: float) -> int:
             wait(lambda: not numbers(server)["microgpt_active_streams"], 5)
             ok = all(
                 [
-                    _report(server, "10,000 aborts", lambda good: _in_parts(good, 20, lambda: leave(server, 500, 50))),
+                    _report(
+                        server,
+                        "10,000 aborts",
+                        lambda good: _in_parts(good, 20, lambda: leave(server, 500, PER_SECOND)),
+                    ),
                     _report(
                         server,
                         "2,000 slow clients",
@@ -298,14 +307,14 @@ def main(minutes: float) -> int:
 
 
 def _in_parts(good: Good, parts: int, abuse: Callable[[], object]) -> None:
-    """Abuse in parts, with as long a time without it after each, so that other work on the machine falls on both."""
+    """Abuse in parts, and half as long without it after each, so that other work on the machine falls on both."""
     for _ in range(parts):
         began = time.monotonic()
         with good.noting(good.beside):
             abuse()
         wait(lambda: False, 0.5)
         with good.noting(good.alone):
-            time.sleep(time.monotonic() - began)
+            time.sleep((time.monotonic() - began) / 2)
 
 
 def _report(server: Server, title: str, abuse: Callable[[Good], None]) -> bool:
