@@ -33,7 +33,7 @@ def _post(path: str, handler: Handler, summary: str, **options: object) -> Route
 
 ROUTES = [
     _get("/v1/models", models, "The models, the default one first.", answer=ModelList),
-    _get("/v1/models/{id}", model, "One model.", answer=Model, statuses={404: "no model of that name"}),
+    _get("/v1/models/{id:path}", model, "One model.", answer=Model, statuses={404: "no model of that name"}),
     _post(
         "/v1/completions",
         completions,

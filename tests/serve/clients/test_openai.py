@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from pydantic import BaseModel
 
+from microgpt.serve.openai.chats import ChatCompletionBody
+from microgpt.serve.openai.completions import CompletionBody
+from microgpt.serve.openai.responses import ResponseBody
 from tests.serve.conftest import BYTES, CHAT, NAMES
 from tests.serve.running import Server
 
@@ -80,6 +84,25 @@ def test_responses(client: OpenAI) -> None:
     assert (final.status, final.usage) == ("completed", whole.usage)
     again = client.responses.create(model=CHAT, input=[*ASKED, *whole.output, {"role": "user", "content": "bye"}])
     assert again.output_text
+
+
+@pytest.mark.parametrize("route", ["completions", "chat/completions", "responses"])
+def test_every_parameter_that_the_client_knows_is_taken_or_refused_by_name(client: OpenAI, route: str) -> None:
+    """None is ignored: what the route's shape lacks is a 400 with the parameter's name."""
+    create = {
+        "completions": client.completions,
+        "chat/completions": client.chat.completions,
+        "responses": client.responses,
+    }
+    body = {"completions": CompletionBody, "chat/completions": ChatCompletionBody, "responses": ResponseBody}[route]
+    known = inspect.signature(create[route].create).parameters.keys() - {"self"}
+    unsupported = {name for name in known if not name.startswith(("extra_", "timeout"))} - body.model_fields.keys()
+    assert len(unsupported) >= 2
+    required = {"completions": {"prompt": "e"}, "chat/completions": {"messages": ASKED}, "responses": {"input": "hi"}}
+    for name in sorted(unsupported):
+        with pytest.raises(BadRequestError) as refused:
+            client.post(f"/{route}", body={**required[route], name: 1}, cast_to=object)
+        assert (refused.value.param, refused.value.code) == (name, "unsupported_parameter")
 
 
 def test_errors(client: OpenAI) -> None:

@@ -101,6 +101,22 @@ def test_max_tokens_by_both_names(server: Server) -> None:
         assert (found["usage"]["completion_tokens"], found["choices"][0]["finish_reason"]) == (2, "length")
 
 
+def test_the_rest_of_the_context_is_the_default(server: Server, tiny_model: ChatModel) -> None:
+    """Where nothing ends the answer before."""
+    end = tiny_model.tokenizer.special["end_turn"]
+    found = chat(server, logit_bias={str(end): -100})
+    assert found["choices"][0]["finish_reason"] == "length"
+    assert found["usage"]["total_tokens"] == tiny_model.config.model.block_size + 1
+
+
+def test_the_most_of_everything_is_taken(server: Server) -> None:
+    fields = {"n": 32, "logprobs": True, "top_logprobs": 20, "stop": list("~^|#"), "seed": 2**64 - 1, "max_tokens": 2}
+    found = chat(server, presence_penalty=2, frequency_penalty=-2, logit_bias={"0": 100, "1": -100}, **fields)
+    assert len(found["choices"]) == 32
+    for choice in found["choices"]:
+        assert all(len(entry["top_logprobs"]) == 20 for entry in choice["logprobs"]["content"])
+
+
 def test_a_conversation_over_the_context(server: Server, tiny_model: ChatModel) -> None:
     """Up to the whole context it is taken as it is; nothing is dropped in silence."""
     block = tiny_model.config.model.block_size

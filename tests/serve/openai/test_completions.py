@@ -210,6 +210,14 @@ def test_the_rest_of_the_context_is_the_default(server: Server, names: LanguageM
     assert found["usage"]["total_tokens"] == names.config.model.block_size + 1
 
 
+def test_the_most_of_everything_is_taken(server: Server) -> None:
+    fields = {"n": 32, "stop": list("~^|#"), "logprobs": 20, "presence_penalty": -2, "frequency_penalty": 2}
+    found = complete(server, ["e"] * 64, max_tokens=1, temperature=0, logit_bias={"0": 100, "1": -100}, **fields)
+    assert len(found["choices"]) == 64 * 32
+    assert {choice["text"] for choice in found["choices"]} == {"a"}
+    assert found["usage"]["prompt_tokens"] == 64 * 2
+
+
 def test_top_logprobs_are_finite(server: Server) -> None:
     scores = complete(server, "e", logprobs=20, max_tokens=2, seed=1)["choices"][0]["logprobs"]
     assert all(math.isfinite(value) for top in scores["top_logprobs"] for value in top.values())
@@ -262,9 +270,20 @@ def test_a_wrong_field_is_refused_by_name(server: Server, fields: dict[str, Any]
     assert refused(server, PATH, {"model": NAMES, "prompt": "e", **fields})["param"] == param
 
 
-def test_an_unknown_model(server: Server) -> None:
-    error = refused(server, PATH, {"model": "gpt-4", "prompt": "e"}, 404)
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (PATH, {"prompt": "e"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("/v1/responses", {"input": "hi"}),
+        ("/tokenize", {"content": "e"}),
+        ("/detokenize", {"tokens": []}),
+    ],
+)
+def test_an_unknown_model(server: Server, path: str, body: dict[str, Any]) -> None:
+    error = refused(server, path, {"model": "gpt-4", **body}, 404)
     assert (error["param"], error["code"]) == ("model", "model_not_found")
+    assert ask(server, path, body), "without a name it is the default model"
 
 
 @pytest.mark.parametrize("body", [[], "x", 5, False])

@@ -20,8 +20,10 @@ def test_models(server: Server) -> None:
     for model in found["data"]:
         assert sorted(model) == ["created", "id", "object", "owned_by"]
         assert server.get(f"/v1/models/{model['id']}").json() == model
-    missing = server.get("/v1/models/gpt-4")
-    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+    for name in ("gpt-4", "runs/gpt-4", "runs%2Fgpt-4"):  # names may have slashes
+        missing = server.get(f"/v1/models/{name}")
+        assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+        assert name.replace("%2F", "/") in missing.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("name", ["content", "prompt"])
