@@ -1,0 +1,209 @@
+"""The page in headless Chromium: first paint, a token from key to screen, attention of 10 M parameters, long curves.
+
+    python -m benchmarks.page
+
+Server and browser are processes of this machine; the times are those that the browser sees, up to the frame that shows
+the change. Of several tries the best counts, as in all benchmarks here; the median is in the note.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import Options, Row, script
+from benchmarks.serving import serving
+from benchmarks.work import TEN_MILLION, names_file
+from microgpt.config import Config
+from microgpt.training.train import train
+
+LOGGED = 100_000  # steps of the long curves
+PAINT, KEY, ATTENTION, DRAW, FRAME = 100, 16, 300, 1000, 50  # milliseconds, at most
+
+# From a key to the frame in which the first token is shown: the frame's callback runs before it is painted, and what
+# is posted from there after it.
+FROM_KEY = """
+() => new Promise((resolve) => {
+  const area = document.querySelector('#prompt');
+  const text = document.querySelector('.text');
+  let began = 0;
+  const watcher = new MutationObserver(() => {
+    if (!text.querySelector('.drawn')) return;
+    watcher.disconnect();
+    requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - began)));
+  });
+  area.addEventListener('keydown', (event) => {
+    began = event.timeStamp;
+    watcher.observe(text, { childList: true, subtree: true });
+  }, { once: true });
+  area.dispatchEvent(new Event('input'));
+  area.focus();
+})
+"""
+ATTENDED = """
+(text) => new Promise((resolve) => {
+  const area = document.querySelector('#looked');
+  const large = document.querySelector('canvas.large');
+  const facts = document.querySelector('.asked > p.soft:last-child');
+  const began = performance.now();
+  const watcher = new MutationObserver(() => {
+    watcher.disconnect();
+    requestAnimationFrame(() => setTimeout(() => resolve([performance.now() - began, facts.textContent, large.width])));
+  });
+  watcher.observe(facts, { childList: true, characterData: true, subtree: true });
+  area.value = text;
+  area.dispatchEvent(new Event('input'));
+})
+"""
+DRAWN = """
+() => new Promise((resolve) => {
+  const began = performance.now();
+  const look = () => {
+    const chart = document.querySelector('main.watch canvas, main.watch svg path, main.watch svg polyline');
+    if (chart) requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - began)));
+    else if (performance.now() - began > 20_000) resolve(null);
+    else requestAnimationFrame(look);
+  };
+  location.hash = '#/watch/long';
+  look();
+})
+"""
+FRAMES = """
+() => {
+  window.frames_ = [];
+  let last = performance.now();
+  const next = (now) => { window.frames_.push(now - last); last = now; window.framing = requestAnimationFrame(next); };
+  window.framing = requestAnimationFrame(next);
+}
+"""
+
+
+def family(options: Options) -> list[Row]:
+    """The rows of the table."""
+    tries = 2 if options.quick else 10
+    with tempfile.TemporaryDirectory() as place, browser() as chromium:
+        runs = Path(place)
+        make_runs(runs, options)
+        with serving(runs) as port:
+            url = f"http://127.0.0.1:{port}/"
+            return [
+                row("first paint", PAINT, [first_paint(chromium, url) for _ in range(tries)]),
+                row("a token of names, from key to screen", KEY, tokens(chromium, url, 3 * tries)),
+                row("attention of 10.7 M, 256 positions", ATTENTION, attention(chromium, url, tries)),
+                *curves(chromium, url, tries),
+            ]
+
+
+def row(work: str, target: float, times: Sequence[float], note: str = "") -> Row:
+    """A row of milliseconds, the best of all tries; without any, its note says why."""
+    if not times:
+        return Row(work, "-", "ms", note=note)
+    best, median = min(times), statistics.median(times)
+    return Row(work, "-", "ms", best, None, best, "<=", target, "ms", f"median {median:.1f} ms of {len(times)}{note}")
+
+
+def make_runs(runs: Path, options: Options) -> None:
+    """`names`, a few hundred steps; `ten`, one step of 10 million weights; `long`, whose log has 100,000 steps."""
+    text = str(names_file(options))
+    train(Config.of("names", data={"path": text}, run={"steps": 300, "samples": 0}), runs / "names")
+    shape = TEN_MILLION.model_dump(exclude={"vocab_size"})
+    shape |= {"n_layer": 1, "n_embd": 24} if options.quick else {}
+    run = {"steps": 1, "samples": 0, "batch_size": 1}
+    train(Config.of("names", model=shape, data={"path": text}, run=run), runs / "ten")
+    shutil.copytree(runs / "names", runs / "long")
+    lines = (
+        f'{{"step": {i}, "loss": {2.3 + 1.2 * math.exp(-i / 9000) + 0.4 * math.sin(i * i)!r}, '
+        f'"lr": {0.01 * (1 - i / LOGGED)!r}, "tokens": {i * 7}, "seconds": {i / 900:.6f}}}\n'
+        for i in range(1, LOGGED + 1)
+    )
+    (runs / "long" / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+@contextmanager
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@contextmanager
+def visit(chromium: Any, url: str, width: int = 1400) -> Iterator[Any]:
+    """A page of a browser that knows nothing yet."""
+    context = chromium.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.goto(url)
+    page.locator("main[class]").wait_for()
+    yield page
+    context.close()
+
+
+def first_paint(chromium: Any, url: str) -> float:
+    """Milliseconds from the navigation to the first paint with content."""
+    with visit(chromium, f"{url}#/play/names") as page:
+        found = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+        page.wait_for_function(found)
+        return float(page.evaluate(found))
+
+
+def tokens(chromium: Any, url: str, tries: int) -> list[float]:
+    """Milliseconds from Ctrl+Enter in Play to the frame with the first token."""
+    with visit(chromium, f"{url}#/play/names") as page:
+        page.locator("#prompt").wait_for()
+        found = []
+        for _ in range(tries):
+            shown = page.evaluate_handle(f"() => ({{ promise: ({FROM_KEY})() }})")
+            page.keyboard.press("Control+Enter")
+            found.append(float(page.evaluate("(shown) => shown.promise", shown)))
+            page.wait_for_timeout(200)
+        return found
+
+
+def attention(chromium: Any, url: str, tries: int) -> list[float]:
+    """Milliseconds from a text of 256 positions to the picture of its attention."""
+    with visit(chromium, f"{url}#/inside/ten") as page:
+        page.wait_for_function("() => document.querySelector('.asked > p.soft:last-child')?.textContent")
+        found = []
+        for i in range(tries + 1):
+            text = "".join(chr(97 + (i + j * j) % 26) for j in range(255))
+            spent, facts, _ = page.evaluate(ATTENDED, text)
+            assert facts.startswith("256 tokens"), facts
+            found.append(float(spent))
+        return found[1:]  # the first one prepares the model
+
+
+def curves(chromium: Any, url: str, tries: int) -> list[Row]:
+    """The chart of 100,000 logged steps: the time to draw it, and the longest frame while it is panned."""
+    drawn, longest = [], []
+    for _ in range(tries):
+        with visit(chromium, f"{url}#/play/names") as page:
+            spent = page.evaluate(DRAWN)
+            if spent is None:
+                note = "the view Watch draws no curve"
+                return [row("100,000 logged steps, drawn", DRAW, [], note), row("the same, panned", FRAME, [], note)]
+            drawn.append(float(spent))
+            box = page.locator("main.watch canvas, main.watch svg").first.bounding_box()
+            x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+            page.mouse.move(x, y)
+            page.evaluate(FRAMES)
+            page.mouse.down()
+            for i in range(30):
+                page.mouse.move(x + 6 * i, y)
+            page.mouse.up()
+            longest.append(float(page.evaluate("() => (cancelAnimationFrame(framing), Math.max(...frames_.slice(1)))")))
+    return [row("100,000 logged steps, drawn", DRAW, drawn), row("the same, panned: longest frame", FRAME, longest)]
+
+
+if __name__ == "__main__":
+    script(family, __doc__, cores=2)
