@@ -86,7 +86,7 @@ def activate(x: Array, activation: str) -> Array:
         return np.maximum(x, 0)
     if activation == "relu2":
         return np.maximum(x, 0) ** 2
-    return 0.5 * x * (1 + np.tanh(GELU * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1 + np.tanh(GELU * (x + 0.044715 * x * x * x)))
 
 
 def activate_back(dy: Array, x: Array, activation: str) -> Array:
@@ -95,7 +95,7 @@ def activate_back(dy: Array, x: Array, activation: str) -> Array:
         return dy * (x > 0)
     if activation == "relu2":
         return dy * (2 * np.maximum(x, 0))
-    t = np.tanh(GELU * (x + 0.044715 * x**3))
+    t = np.tanh(GELU * (x + 0.044715 * x * x * x))
     return dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * GELU * (1 + 3 * 0.044715 * x * x))
 
 
