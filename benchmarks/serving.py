@@ -8,24 +8,29 @@ has 1.25 million parameters and writes to the end of its context.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import json
-import re
+import selectors
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import ROOT, Options, Row, script
+from benchmarks.common import ROOT, Options, Row, ratio, script
 from benchmarks.work import names_file
+from microgpt.cli import main as microgpt
 from microgpt.config import Config
+from microgpt.inference.generate import generate_batch
 from microgpt.inference.language_model import LanguageModel
+from microgpt.inference.sampling import Sampling
 from microgpt.inference.slots import open_slots
 from microgpt.training.train import train
 
@@ -45,7 +50,7 @@ async def app(scope, receive, send):
     for _ in range(COUNT):
         await send({"type": "http.response.body", "body": b'data: {"choices":[{"text":"a"}]}\\n\\n', "more_body": True})
         await asyncio.sleep(0.05)
-    await send({"type": "http.response.body", "body": b"data: [DONE]\\n\\n"})
+    await send({"type": "http.response.body", "body": b'data: {"finish_reason":"length"}\\n\\n'})
 listener = socket.socket(proto=socket.IPPROTO_TCP)
 listener.bind(("127.0.0.1", 0))
 listener.listen(2048)
@@ -55,7 +60,7 @@ asyncio.run(uvicorn.Server(config).serve([listener]))
 """
 
 
-@contextmanager
+@contextlib.contextmanager
 def program(code: str) -> Iterator[int]:
     """The port of a server, a Python program that says where it listens, until the block ends."""
     process = subprocess.Popen(
@@ -84,86 +89,72 @@ def request(path: str, body: dict[str, Any]) -> bytes:
     return f"{head}\r\n".encode() + data
 
 
-class Asking(asyncio.Protocol):
-    """A connection that asks the same again as soon as it is answered."""
+class Stream:
+    """A connection that asked for a stream, and when each of its tokens arrived."""
 
-    def __init__(self, asked: bytes) -> None:
-        self.asked, self.answer, self.answers = asked, b"", 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.write(self.asked)
-
-    def data_received(self, data: bytes) -> None:
-        """Ask again when the answer is whole."""
-        self.answer += data
-        head, blank, body = self.answer.partition(b"\r\n\r\n")
-        length = re.search(rb"(?i)content-length: (\d+)", head)
-        if blank and length and len(body) >= int(length[1]):
-            assert head.startswith(b"HTTP/1.1 200"), self.answer
-            self.answers, self.answer = self.answers + 1, b""
-            self.transport.write(self.asked)
-
-
-async def asking(port: int, asked: bytes, connections: int, seconds: float) -> float:
-    """Answers per second."""
-    loop = asyncio.get_running_loop()
-    made = [await loop.create_connection(lambda: Asking(asked), "127.0.0.1", port) for _ in range(connections)]
-    await asyncio.sleep(0.2)
-    before, began = sum(protocol.answers for _, protocol in made), time.perf_counter()
-    await asyncio.sleep(seconds)
-    found = (sum(protocol.answers for _, protocol in made) - before) / (time.perf_counter() - began)
-    for transport, _ in made:
-        transport.abort()
-    return found
-
-
-class Reading(asyncio.Protocol):
-    """A connection that notes when each event of a stream arrives."""
-
-    def __init__(self, asked: bytes) -> None:
-        self.asked, self.text = asked, b""
+    def __init__(self, port: int, asked: bytes) -> None:
+        self.connection = connect(port)
         self.times: list[float] = []
         self.asked_at = time.perf_counter()
-        self.done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.connection.send(asked)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask."""
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(self.asked)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        """Note the time for each token of the data."""
+    def read(self) -> bool:
+        """Note the time of the tokens that have arrived. Returns whether the stream has ended."""
+        data = self.connection.recv(1 << 16)
+        assert data, "a stream broke off"
         now = time.perf_counter()
         self.times += [now] * data.count(b'"text":"')
-        self.text = (self.text + data)[-200:]
-        if b"[DONE]" in self.text and not self.done.done():
-            self.done.set_result(True)
-            self.transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """A stream that broke off has no [DONE]."""
-        if not self.done.done():
-            self.done.set_result(False)
+        return b'"finish_reason":"' in data
 
 
-async def reading(port: int, asked: bytes, connections: int) -> list[Reading]:
+def connect(port: int) -> socket.socket:
+    """A connection to a server of this machine that sends at once."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def asking(port: int, asked: bytes, connections: int, seconds: float) -> float:
+    """Answers per second, each connection asking the same again as soon as it is answered."""
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+        answers = 0
+        for _ in range(connections):
+            connection = stack.enter_context(connect(port))
+            selector.register(connection, selectors.EVENT_READ, [connection, b""])
+            connection.send(asked)
+        began = time.perf_counter()
+        while time.perf_counter() < began + seconds:
+            for key, _ in selector.select(1):
+                connection, before = key.data
+                data = before + connection.recv(1 << 16)
+                key.data[1] = b"" if (whole := data.endswith(b"]}")) else data
+                if whole:
+                    assert data.startswith(b"HTTP/1.1 200"), data
+                    answers += 1
+                    connection.send(asked)
+        return answers / (time.perf_counter() - began)
+
+
+def reading(port: int, asked: bytes, count: int) -> list[Stream]:
     """That many streams at a time, read to their ends. Raises AssertionError if one of them fails."""
-    loop = asyncio.get_running_loop()
-    made = [await loop.create_connection(lambda: Reading(asked), "127.0.0.1", port) for _ in range(connections)]
-    assert all(await asyncio.gather(*(protocol.done for _, protocol in made))), "a stream broke off"
-    return [protocol for _, protocol in made]
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+        made = [Stream(port, asked) for _ in range(count)]
+        for stream in made:
+            stack.enter_context(stream.connection)
+            selector.register(stream.connection, selectors.EVENT_READ, stream)
+        while selector.get_map():
+            for key, _ in selector.select(60):
+                if key.data.read():
+                    selector.unregister(key.fileobj)
+        return made
 
 
-def gap(readings: Sequence[Reading]) -> float:
+def gap(readings: Sequence[Stream]) -> float:
     """The 99th percentile of the seconds between two tokens of a stream."""
     return float(np.percentile(np.concatenate([np.diff(stream.times) for stream in readings]), 99))
 
 
-def throughput(readings: Sequence[Reading]) -> float:
+def throughput(readings: Sequence[Stream]) -> float:
     """Tokens per second of all streams together."""
     begin, end = min(stream.times[0] for stream in readings), max(stream.times[-1] for stream in readings)
     return sum(len(stream.times) for stream in readings) / (end - begin)
@@ -178,15 +169,15 @@ def models(folder: Path, options: Options) -> tuple[Path, Path]:
     size = {"n_embd": 16, "n_layer": 1} if options.quick else {"n_embd": 128, "n_layer": 6}
     sections = {
         "data": {"path": str(folder / "text.txt"), "format": "lines"},
-        "model": {"block_size": 256, "n_head": 4, **size},
+        "model": {"family": "modern", "activation": "relu2", "block_size": 256, "n_head": 4, **size},
         "run": {"steps": 20, "batch_size": 1, "samples": 0, "dtype": "float32", "engine": options.engine},
     }
     train(Config.from_dict(sections), larger)
     return names, larger
 
 
-def decode(run: Path, count: int, options: Options) -> float:
-    """Tokens per second of the engine's slots alone."""
+def decode(run: Path, count: int, options: Options) -> tuple[float, float]:
+    """Tokens per second of the engine without the service: its slots alone, and its `generate_batch`."""
     model = LanguageModel.open(run, engine=options.engine)
     prompt = [model.tokenizer.bos, *model.tokenizer.encode(PROMPT).tolist()]
     slots = open_slots(model.engine, model.state, count)
@@ -194,11 +185,49 @@ def decode(run: Path, count: int, options: Options) -> float:
     for slot in each:
         while slots.prefill(slot, 1 << 16) is None:
             pass
-    steps = model.config.model.block_size - len(prompt) - 1
+    steps = model.config.model.block_size - len(prompt)
     began = time.perf_counter()
     for _ in range(steps):
         slots.step(each, [0] * count)
-    return count * steps / (time.perf_counter() - began)
+    middle = time.perf_counter()
+    never = -1  # no token ends a text
+    found, _ = generate_batch(
+        model.engine, model.state, prompt, count, model.config.model.block_size, Sampling(0), 0, never
+    )
+    return count * steps / (middle - began), len(found) / (time.perf_counter() - middle)
+
+
+# Servers of others: the format that they open, and their command.
+PEERS = {
+    "transformers serve": (
+        "hf",
+        "{python} -m transformers.cli.transformers serve {model} --device cpu --continuous-batching --port {port}",
+    ),
+    "llama.cpp's server": ("gguf", "llama-server -m {model} --port {port} -np 32 -c 8192 --no-webui"),
+}
+
+
+def peer(name: str, run: Path, folder: Path, stream: dict[str, Any], count: int) -> float | None:
+    """Tokens per second of that many streams from another server on the exported model; None where it is not there."""
+    to, words = PEERS[name]
+    model = folder / f"larger.{to}"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = words.format(python=sys.executable, model=model, port=port).split()
+    if not shutil.which(command[0]):
+        return None
+    microgpt(["export", str(run), "--to", to, "--out", str(model)])
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while process.poll() is None:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                asked = request("/v1/completions", stream | {"model": str(model), "max_tokens": 64})
+                return throughput(reading(port, asked, count))
+            time.sleep(0.2)
+        return None  # a part of it is missing
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def family(options: Options) -> list[Row]:
@@ -210,30 +239,36 @@ def family(options: Options) -> list[Row]:
         names, larger = models(Path(folder), options)
         engine = ("--engine", options.engine)
         with serving(names, *engine) as port, serving(names, *engine, before=EMPTY) as empty:
-            both = [
-                (asyncio.run(asking(empty, one, 32, seconds)), asyncio.run(asking(port, one, 32, seconds)))
-                for _ in range(3)
-            ]
+            both = [(asking(empty, one, 32, seconds), asking(port, one, 32, seconds)) for _ in range(3)]
         floor, ours = max(a for a, _ in both), max(b for _, b in both)
         with serving(larger, *engine, "--max-streams", "512") as port:
             short = request("/v1/completions", stream | {"max_tokens": 2})
-            alone = [asyncio.run(reading(port, short, 1))[0] for _ in range(5 if options.quick else 100)]
+            alone = [reading(port, short, 1)[0] for _ in range(5 if options.quick else 100)]
             first = float(np.median([one.times[0] - one.asked_at for one in alone]))
             whole = request("/v1/completions", stream)
-            side_by_side = max(throughput(asyncio.run(reading(port, whole, 32))) for _ in range(3))
-            crowd = asyncio.run(reading(port, whole, many))
-        own = max(decode(larger, 32, options) for _ in range(3))
+            side_by_side = max(throughput(reading(port, whole, 32)) for _ in range(3))
+            crowd = reading(port, whole, many)
+        found = [decode(larger, 32, options) for _ in range(3)]
+        slots, batch = max(a for a, _ in found), max(b for _, b in found)
         with program(BARE.replace("COUNT", "5" if options.quick else "100")) as port:
-            bare = gap(asyncio.run(reading(port, whole, many)))
+            bare = gap(reading(port, whole, many))
+        others = {
+            name: peer(name, larger, Path(folder), stream, 32) for name in PEERS if options.peers and not options.quick
+        }
     each = throughput(crowd) / many
+    about = "serving 1.25 M parameters"
     return [
         Row("serving names, a sample per request", "an empty handler", "requests/s", ours, floor, ours,
             target=2000, scale="requests/s"),
-        Row("serving 1.25 M parameters: first token, alone", "-", "s", first, None, first, "<=", 0.010, "s"),
-        Row("serving 1.25 M parameters: 32 streams", "the engine's slots", "tokens/s", side_by_side, own,
-            side_by_side / own, target=0.6),
-        Row(f"serving 1.25 M parameters: {many} streams, p99 of the gaps", "uvicorn, 20 events/s each", "s", gap(crowd),
-            bare, gap(crowd), "<=", max(0.150, 2 * bare), "s", note=f"{each:.0f} tokens/s each"),
+        Row(f"{about}: first token, alone", "-", "s", first, None, first, "<=", 0.010, "s"),
+        Row(f"{about}: 32 streams", "generate_batch", "tokens/s", side_by_side, batch, side_by_side / batch,
+            target=0.6),
+        Row(f"{about}: 32 streams", "the engine's slots", "tokens/s", side_by_side, slots, side_by_side / slots),
+        Row(f"{about}: {many} streams", "-", "tokens/s each", each, None, each, target=20, scale="tokens/s"),
+        Row(f"{about}: {many} streams, p99 of the gaps", "uvicorn, 20 events/s each", "s", gap(crowd),
+            bare, gap(crowd), "<=", max(0.150, 2 * bare), "s"),
+        *(Row(f"{about}: 32 streams", name, "tokens/s", side_by_side, theirs, ratio(side_by_side, theirs),
+              note="" if theirs else "not installed here") for name, theirs in others.items()),
     ]  # fmt: skip
 
 
