@@ -55,12 +55,21 @@ class Table:
         return np.array(self.columns[name])
 
     def points(self, most: int, first: float = -math.inf, last: float = math.inf) -> dict[str, list[float | None]]:
-        """At most about `most` rows with first < step <= last, minima and maxima of the second column among them."""
+        """At most about `most` rows with first < step <= last, minima and maxima of the second column among them.
+
+        The column "mean" has the mean of the second one over the part that each row stands for.
+        """
         steps = self.column("step")
         low, high = np.searchsorted(steps, [first, last], side="right")
-        kept = low + thinned(self.column(self.names[1])[low:high], most)
-        found = {name: self.column(name)[kept].tolist() for name in self.names}
-        return {name: [None if math.isnan(value) else value for value in values] for name, values in found.items()}
+        values = self.column(self.names[1])[low:high]
+        kept, edges = thinned(values, most), parts(len(values), most)
+        part = np.searchsorted(edges, kept, side="right") - 1
+        known = ~np.isnan(values)
+        sums, counts = (np.add.reduceat(np.append(column, 0.0), edges) for column in (np.nan_to_num(values), known))
+        found = {name: self.column(name)[low + kept] for name in self.names}
+        with np.errstate(invalid="ignore"):
+            found["mean"] = (sums / counts)[part]
+        return {name: [None if math.isnan(value) else value for value in each.tolist()] for name, each in found.items()}
 
 
 class History:
@@ -121,14 +130,19 @@ class History:
         self._mark = (self._mark + data[-MARK:])[-MARK:]
 
 
+def parts(n: int, most: int) -> np.ndarray:
+    """Where equal parts of n values begin, two points of `most` for each: a part per value where there is room."""
+    return np.arange(n) if n <= max(4, most) else np.linspace(0, n, max(2, most // 2) + 1).astype(np.int64)[:-1]
+
+
 def thinned(values: np.ndarray, most: int) -> np.ndarray:
-    """Indices of at most about `most` values: the first and the last, and the minimum and maximum of equal parts."""
-    if len(values) <= max(4, most):
+    """Indices of at most about `most` values: the first and the last, and the minimum and maximum of each part."""
+    edges = parts(len(values), most).tolist()
+    if len(edges) == len(values):
         return np.arange(len(values))
-    edges = np.linspace(0, len(values), max(2, most // 2) + 1).astype(np.int64)
     low, high = np.where(np.isnan(values), np.inf, values), np.where(np.isnan(values), -np.inf, values)
     kept = {0, len(values) - 1}
-    for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+    for begin, end in zip(edges, [*edges[1:], len(values)], strict=True):
         kept |= {begin + int(low[begin:end].argmin()), begin + int(high[begin:end].argmax())}
     return np.array(sorted(kept))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from microgpt.runs import history
-from microgpt.runs.history import History, thinned
+from microgpt.runs.history import History, Table, thinned
 
 
 def line(step: int, **figures: Any) -> str:
@@ -42,11 +42,12 @@ def test_lines_are_read_as_they_come(file: Path) -> None:
     assert steps(read) == []
     append(file, line(1) + line(2) + line(2, val_loss=2.5, bits_per_byte=1.2) + line(3)[:20])
     assert steps(read) == [1, 2]
-    assert read.held_out.points(9) == {"step": [2], "val_loss": [2.5], "bits_per_byte": [1.2]}
+    assert read.held_out.points(9) == {"step": [2], "val_loss": [2.5], "bits_per_byte": [1.2], "mean": [2.5]}
     append(file, line(3)[20:])
     assert steps(read) == [1, 2, 3]
     assert read.training.points(9, first=1, last=2) == {
         "step": [2], "loss": [5], "lr": [0.01], "tokens": [14], "seconds": [2],
+        "mean": [5],
     }  # fmt: skip
     assert read.generation == 0
 
@@ -96,6 +97,10 @@ def test_extremes_stay() -> None:
     for part in np.array_split(np.arange(5000), 50):
         inside = values[kept[(kept >= part[0]) & (kept <= part[-1])]]
         assert (inside.min(), inside.max()) == (values[part].min(), values[part].max())
+    table = Table(("step", "loss"))
+    table.extend({"step": i, "loss": value} for i, value in enumerate(values.tolist()))
+    points = table.points(100)
+    assert sorted(set(points["mean"])) == pytest.approx(sorted(part.mean() for part in np.array_split(values, 50)))
     assert thinned(np.full(500, np.nan), 10).tolist()[0] == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -55,7 +56,8 @@ class LiveBody(Body):
 class Series(BaseModel):
     """Metrics in columns. `training` has step, loss, lr, tokens, seconds; `held_out` step, val_loss, bits_per_byte.
 
-    Losses are in nats per token, tokens and seconds are counted from the beginning of the run.
+    Losses are in nats per token, tokens and seconds are counted from the beginning of the run. The loss's minima and
+    maxima are kept where there are more steps than points; `mean` is that of the steps around a point.
     """
 
     training: Columns
@@ -203,8 +205,13 @@ def _series(history: History, points: int, first: float, last: float) -> Series:
 async def losses(call: Call) -> Losses:
     """The losses to beat. Raises ApiError for an unknown run."""
     catalog, name = call.service.models.catalog, call.request.path_params["name"]
-    found = await in_thread(lambda: call.service.watching.baselines(catalog.path(name)))
-    return Losses(reason=found) if isinstance(found, str) else Losses(**vars(found))
+    watching = call.service.watching
+    path, found = await in_thread(lambda: (path := catalog.path(name), watching.baselines(path)))
+    if not isinstance(found, str):
+        return Losses(**vars(found))
+    config = (await in_thread(lambda: watching.summary(path))).config
+    vocabulary = config.model.vocab_size if config else None
+    return Losses(uniform=math.log(vocabulary) if vocabulary else None, reason=found)
 
 
 ROUTES = [

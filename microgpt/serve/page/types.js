@@ -12,6 +12,18 @@
  * @property {string} name
  * @property {boolean} model  Whether there is a checkpoint to use.
  * @property {boolean} chat  Whether its model answers messages.
+ * @property {string} description
+ * @property {number | null} parameters
+ * @property {number} steps_done
+ * @property {number | null} steps_planned
+ * @property {'running' | 'stopped' | 'finished' | 'damaged'} state
+ * @property {number} updated  Seconds since 1970.
+ * @property {number | null} loss  In nats per token: the mean of the last 50 steps.
+ * @property {number | null} val_loss
+ * @property {number | null} bits_per_byte
+ * @property {number | null} seconds  Of training.
+ * @property {number | null} tokens  Trained on.
+ * @property {string | null} problem  Of a damaged run.
  * @property {Checkpoint[]} checkpoints
  */
 
