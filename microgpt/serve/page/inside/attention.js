@@ -9,6 +9,7 @@ import { region } from './region.js';
 /** @typedef {import('./session.js').Session} Session */
 
 const ROWS = 12; // of the table
+const SIDE = 96; // cells of a small picture
 const LABELLED = 24; // positions that have room for their tokens beside the picture
 
 /**
@@ -50,6 +51,7 @@ export function attentionPanel(session) {
 
   /** @type {string} */
   let drawn = ''; // which heads there are
+  let frame = 0;
 
   function showHeads() {
     const { text, attention } = session;
@@ -59,12 +61,17 @@ export function attentionPanel(session) {
       drawn = shape;
       fill(heads, Array.from({ length: text.n_layer }, (_, layer) => headRow(layer, text.n_head)));
     }
-    const length = attention.length;
+    cancelAnimationFrame(frame);
+    frame = requestAnimationFrame(showThumbnails); // after the chosen head
+  }
+
+  function showThumbnails() {
+    const { attention } = session;
+    if (!attention) return;
     for (const button of /** @type {NodeListOf<HTMLElement>} */ (heads.querySelectorAll('button'))) {
-      const layer = Number(button.dataset.layer);
-      const head = Number(button.dataset.head);
       const canvas = /** @type {HTMLCanvasElement} */ (button.firstElementChild);
-      paint(canvas, length, length, (row, column) => Math.sqrt(attention.weight(layer, head, row, column)));
+      const { side, cells } = attention.thumbnail(Number(button.dataset.layer), Number(button.dataset.head), SIDE);
+      paint(canvas, side, side, (row, column) => Math.sqrt(cells[row * side + column] / 65535));
     }
   }
 
@@ -183,8 +190,13 @@ export function attentionPanel(session) {
     });
   }
 
+  function end() {
+    cancelAnimationFrame(frame);
+    ender.abort();
+  }
+
   const legend = 'Point at a token, or move with the arrow keys. Blue: where it looks. Orange: who looks at it.';
-  return { element, news, shades, hovers: true, legend, end: () => ender.abort() };
+  return { element, news, shades, hovers: true, legend, end };
 }
 
 /**

@@ -1,16 +1,28 @@
 // @ts-check
 // Numbers as colours, on canvases and in cells, in the colours of the page's light or dark theme.
 
-/** @typedef {[number, number, number]} Colour */
+const SHADES = 255; // of either colour
+/** @type {Uint8ClampedArray | null} */
+let shades = null; // red, green, blue and alpha of each share from -1 to 1, until the theme changes
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => (shades = null));
 
-/** @returns {{paper: Colour, hue: Colour, warm: Colour}} */
-export function theme() {
+/** The colours of all shares, computed once: a style that is read between two changes costs a layout. */
+function table() {
+  if (shades) return shades;
   const style = getComputedStyle(document.documentElement);
   /** @param {string} name */
-  const triple = (name) => /** @type {Colour} */ (style.getPropertyValue(name).trim().split(/\s+/).map(Number));
+  const triple = (name) => style.getPropertyValue(name).trim().split(/\s+/).map(Number);
+  const [hue, warm] = [triple('--hue'), triple('--warm')];
   const card = style.getPropertyValue('--card').trim();
   const paper = [1, 3, 5].map((at) => parseInt(card.slice(at, at + 2), 16));
-  return { paper: /** @type {Colour} */ (paper), hue: triple('--hue'), warm: triple('--warm') };
+  const found = new Uint8ClampedArray(4 * (2 * SHADES + 1)).fill(255);
+  for (let shade = -SHADES; shade <= SHADES; shade++) {
+    const colour = shade < 0 ? warm : hue;
+    const share = Math.abs(shade) / SHADES;
+    for (let i = 0; i < 3; i++) found[4 * (shade + SHADES) + i] = paper[i] + (colour[i] - paper[i]) * share;
+  }
+  shades = found;
+  return found;
 }
 
 /**
@@ -34,20 +46,13 @@ export function paint(canvas, rows, columns, value) {
   canvas.height = rows;
   const context = canvas.getContext('2d');
   if (!context || !rows || !columns) return;
-  const { paper, hue, warm } = theme();
   const image = context.createImageData(columns, rows);
-  const data = image.data;
-  let at = 0;
-  for (let row = 0; row < rows; row++) {
+  const pixels = new Uint32Array(image.data.buffer);
+  const colours = new Uint32Array(table().buffer);
+  for (let row = 0, at = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++) {
-      const v = value(row, column);
-      const colour = v < 0 ? warm : hue;
-      const share = Math.min(1, Math.abs(v));
-      data[at] = paper[0] + (colour[0] - paper[0]) * share;
-      data[at + 1] = paper[1] + (colour[1] - paper[1]) * share;
-      data[at + 2] = paper[2] + (colour[2] - paper[2]) * share;
-      data[at + 3] = 255;
-      at += 4;
+      const share = Math.max(-1, Math.min(1, value(row, column)));
+      pixels[at++] = colours[Math.round(share * SHADES) + SHADES];
     }
   }
   context.putImageData(image, 0, 0);

@@ -238,4 +238,26 @@ export class Attention {
     if (to > from) return 0;
     return this.weights[(layer * this.heads + head) * this.size + (from * (from + 1)) / 2 + to] / 65535;
   }
+
+  /**
+   * A small picture of a head: in each cell the largest weight of a block, so that no thin line is lost.
+   * @param {number} layer
+   * @param {number} head
+   * @param {number} most  Cells of a side.
+   */
+  thumbnail(layer, head, most) {
+    const { length, size, weights } = this;
+    const step = Math.ceil(length / most);
+    const side = Math.ceil(length / step);
+    const cells = new Uint16Array(side * side);
+    let at = (layer * this.heads + head) * size;
+    for (let from = 0; from < length; from++) {
+      const row = Math.floor(from / step) * side;
+      for (let to = 0; to <= from; to++, at++) {
+        const cell = row + Math.floor(to / step);
+        if (weights[at] > cells[cell]) cells[cell] = weights[at];
+      }
+    }
+    return { side, cells };
+  }
 }
