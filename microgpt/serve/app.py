@@ -47,11 +47,11 @@ class Endpoint:
     """A route as an ASGI application: reads the body, calls the handler, and cancels it when the client leaves."""
 
     def __init__(self, service: Service, route: Route) -> None:
-        self._service, self._route = service, route
+        self._service, self._route, self._shown = service, route, route.shown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        scope[ROUTE] = self._route.path
+        scope[ROUTE] = self._shown
         try:
             with scope[CONNECTION].cancels():
                 try:
@@ -70,7 +70,7 @@ class Endpoint:
         except ApiError:
             raise
         except Exception:
-            raise internal_error(self._route.path) from None
+            raise internal_error(self._shown) from None
         if isinstance(answer, BaseModel):
             return Response(answer.model_dump_json(), media_type="application/json")
         return answer

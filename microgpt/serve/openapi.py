@@ -28,23 +28,22 @@ def document(routes: Sequence[Route], *, with_key: bool) -> dict[str, Any]:
     found, definitions = models_json_schema(shapes, ref_template=REFERENCE)  # type: ignore[arg-type]
     paths: dict[str, Any] = {}
     for route in routes:
-        path = re.sub(r":\w+}", "}", route.path)  # without the converters of the framework
         operation: dict[str, Any] = {
             "summary": route.summary,
-            "operationId": f"{route.method} {path}",
+            "operationId": f"{route.method} {route.shown}",
             "responses": _responses(route, found, with_key),
         }
         if route.body:
             content = {"application/json": {"schema": found[route.body, "validation"]}}
             operation["requestBody"] = {"required": True, "content": content}
-        if names := re.findall(r"{(\w+)}", path):
+        if names := re.findall(r"{(\w+)}", route.shown):
             operation["parameters"] = [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
                 for name in names
             ]
         if with_key and not route.public:
             operation["security"] = [{"key": []}]
-        paths.setdefault(path, {})[route.method.lower()] = operation
+        paths.setdefault(route.shown, {})[route.method.lower()] = operation
     components: dict[str, Any] = {
         "schemas": {name: _plain(shape) for name, shape in definitions.get("$defs", {}).items()}
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,11 @@ class Route:
     statuses: Mapping[int, str] = field(default_factory=dict)  # further ones, for /openapi.json
     public: bool = False  # whether it answers without the API key
     media: str = "application/json"
+
+    @property
+    def shown(self) -> str:
+        """The path in documents, metrics and the log: {id:path} is shown as {id}."""
+        return re.sub(r":\w+}", "}", self.path)
 
 
 class Events(Response):

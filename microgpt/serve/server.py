@@ -118,7 +118,7 @@ async def serve(settings: Settings, listener: socket.socket, log: Log, ready: Ca
     ending = Ending(log)
     admission = Admission(settings.max_streams, settings.queue)
     table = routes()
-    metrics = Metrics(admission, sorted({route.path for route in table}))
+    metrics = Metrics(admission, sorted({route.shown for route in table}))
     models = Models(
         Catalog(settings.models, settings.runs),
         admission,

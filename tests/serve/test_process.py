@@ -28,7 +28,7 @@ def guarded(names_run: Path, chat_run: Path, tmp_path_factory: pytest.TempPathFa
     """A server with a key, an origin, and room for one of its two models."""
     folder = tmp_path_factory.mktemp("serve")
     (folder / "key").write_text(KEY + "\n")
-    arguments = (names_run, "--model", f"chat={chat_run}", "--max-models", "1", "--allow-origin", PAGE)
+    arguments = (names_run, "--model", f"org/chat={chat_run}", "--max-models", "1", "--allow-origin", PAGE)
     with serving(*arguments, "--api-key-file", folder / "key", log=folder / "log") as server:
         yield server
 
@@ -94,10 +94,13 @@ def test_pages_that_are_listed_may_ask(guarded: Server) -> None:
 def test_models_are_loaded_when_used_and_dropped_for_others(guarded: Server) -> None:
     bearer = {"Authorization": f"Bearer {KEY}"}
     names = guarded.client.get("/v1/models", headers=bearer).json()["data"]
-    assert [model["id"] for model in names] == ["run", "chat"]
+    assert [model["id"] for model in names] == ["run", "org/chat"]
+    for name in ("run", "org/chat"):
+        assert guarded.client.get(f"/v1/models/{name}", headers=bearer).json()["id"] == name
+    assert guarded.client.get("/v1/models/chat", headers=bearer).status_code == 404
     texts = []
     for _ in range(3):
-        for model in ("run", "chat"):
+        for model in ("run", "org/chat"):
             answer = guarded.post(
                 "/v1/completions", {"model": model, "prompt": "e", "seed": 1, "max_tokens": 5}, **bearer
             )
