@@ -40,9 +40,9 @@ def server(
 
 @pytest.fixture(scope="session")
 def names_server(names_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose only model never saw a conversation."""
+    """A server whose only model never saw a conversation. Other machines may use it."""
     log = tmp_path_factory.mktemp("serve") / "log"
-    with serving(names_run, log=log) as running:
+    with serving(names_run, "--host", "0.0.0.0", "--insecure", log=log) as running:
         yield running
 
 

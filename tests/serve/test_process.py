@@ -16,8 +16,8 @@ import pytest
 from microgpt.cli import main
 from microgpt.commands.serve import _api_key, _port
 from microgpt.serve.server import bind
-from tests.serve.hostile import GENERATE
-from tests.serve.running import Server, serving
+from tests.serve.hostile import GENERATE, request
+from tests.serve.running import Server, answer_of, serving
 
 KEY = "a-key-of-this-test"
 PAGE = "https://page.example"
@@ -182,6 +182,26 @@ def test_what_it_does_not_start_with(
     assert status in (2, 4, 5)
     assert sentence in said.err
     assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("to", "host", "status"),
+    [
+        ("127.0.0.1", "127.0.0.1:PORT", 200),
+        ("127.0.0.3", "127.0.0.3:PORT", 200),
+        ("127.0.0.3", "localhost:PORT", 200),
+        ("127.0.0.3", "0.0.0.0:PORT", 200),
+        ("127.0.0.3", "127.0.0.4:PORT", 403),
+        ("127.0.0.3", "rebound.example:PORT", 403),
+    ],
+)
+def test_insecure_on_every_address(names_server: Server, to: str, host: str, status: int) -> None:
+    """Host is then the address that the client connected to, too."""
+    data = request("/health", b"", method="GET", host=host).replace(b"PORT", str(names_server.port).encode())
+    with socket.create_connection((to, names_server.port), timeout=30) as connection:
+        connection.sendall(data)
+        assert answer_of(connection)[0] == status
+    assert names_server.url == f"http://0.0.0.0:{names_server.port}"
 
 
 def test_a_port_in_use_is_named(server: Server, names_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
