@@ -32,6 +32,9 @@ from microgpt.serve.protocol import Protocol
 from microgpt.serve.service import Service
 
 TASK_SECONDS = 0.2  # in which the tasks of connections that were cut end
+SEND_BYTES = (
+    1 << 18
+)  # that the system keeps of an answer for a client which does not read; by itself it would take MiBs
 OTHER_FILES = 64  # open beside connections
 SWITCH_SECONDS = 0.0005  # how long a worker thread holds the interpreter while the event loop waits for it
 
@@ -100,6 +103,7 @@ def bind(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
         listener.bind((host, port))
     except OSError as error:
         listener.close()
