@@ -32,9 +32,7 @@ from microgpt.serve.protocol import Protocol
 from microgpt.serve.service import Service
 
 TASK_SECONDS = 0.2  # in which the tasks of connections that were cut end
-SEND_BYTES = (
-    1 << 18
-)  # that the system keeps of an answer for a client which does not read; by itself it would take MiBs
+SEND_BYTES = 1 << 18  # of an answer that the system keeps for a client which does not read; its own choice is MiBs
 OTHER_FILES = 64  # open beside connections
 SWITCH_SECONDS = 0.0005  # how long a worker thread holds the interpreter while the event loop waits for it
 
