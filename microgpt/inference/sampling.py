@@ -53,7 +53,8 @@ def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int] = 
         scaled = z / sampling.temperature
     if not math.isfinite(scaled.max()):  # a temperature so close to 0 that it makes no difference
         return _greedy(z)
-    p = np.exp(scaled - scaled.max())
+    with np.errstate(over="ignore"):  # of the differences, too
+        p = np.exp(scaled - scaled.max())
     p /= p.sum()
     if 0 < sampling.top_k < len(p) or sampling.top_p < 1:
         order = np.argsort(-p, kind="stable")
