@@ -45,6 +45,7 @@ export function branches(panel, roots, current, chosen) {
       h('span', { class: 'small soft' }, NAMES[part.role]),
       ' ',
       h('span', { class: 'mono' }, snippet(part.shown)),
+      !part.parent && part.model.includes('@') && h('span', { class: 'small soft' }, ` step ${part.model.split('@').pop()}`),
       part.note && h('span', { class: 'small soft note' }, part.note),
     );
     return h(

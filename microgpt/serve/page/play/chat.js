@@ -53,7 +53,7 @@ export function chat(session, tools) {
   function head() {
     const text = system.value;
     if (!text.trim()) return null;
-    return session.roots.find((root) => root.role === 'system' && root.text === text) ?? session.begin(new Part(null, 'system', { text }));
+    return session.roots.find((root) => root.role === 'system' && root.text === text && root.model === session.model) ?? session.begin(new Part(null, 'system', { text }));
   }
 
   /**
@@ -133,6 +133,7 @@ export function chat(session, tools) {
       fresh.disabled = session.current === null;
     },
     begin() {},
+    follow() {},
     end() {},
   };
 }

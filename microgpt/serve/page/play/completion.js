@@ -58,7 +58,7 @@ export function completion(session, tools) {
   }
 
   function generate() {
-    const same = session.roots.find((root) => root.text === prompt.text);
+    const same = session.roots.find((root) => root.text === prompt.text && root.model === session.model);
     if (same) prompt = same;
     else session.begin(prompt);
     return session.generate(new Part(prompt, 'answer'));
@@ -99,6 +99,12 @@ export function completion(session, tools) {
       session.current = prompt;
       session.listener.changed();
       score();
+    },
+    /** The model is another one. */
+    follow() {
+      if (session.answer) return;
+      prompt = new Part(null, 'prompt', { text: typed });
+      this.begin();
     },
     end() {
       clearTimeout(timer);

@@ -31,6 +31,7 @@ export async function show(main, context) {
   }
   const gone = new AbortController();
   const facts = await get(`/api/play/${encodeURIComponent(context.model)}`, gone.signal);
+  const step = facts.step; // the run's own choice, unless another one was asked for
   const settings = controls(facts.temperature);
   const alarm = h('p', { class: 'error', role: 'alert' });
   const status = h('p', { class: 'status small soft' });
@@ -96,7 +97,7 @@ export async function show(main, context) {
     const parts = facts.chat ? [answer] : session.path;
     const asked = parts.map((part) => part.shown).join('');
     try {
-      text.underline(parts, await lookUp(memory, context.model, asked, looking.signal));
+      text.underline(parts, await lookUp(memory, session.model, asked, looking.signal));
     } catch (error) {
       if (!aborted(error)) memory.hidden = true;
     }
@@ -144,16 +145,23 @@ export async function show(main, context) {
   fill(picture, colours, text.root, status);
   const heading = h('h1', { class: 'unseen' }, `Play with ${context.model}`);
   const words = facts.chat ? [picture, alarm, composer.element] : [composer.element, alarm, picture];
-  fill(main, heading, h('div', { class: 'columns' }, h('div', { class: 'words' }, words, memory), h('div', { class: 'side' }, panel, settings.element, tree)));
+  fill(main, heading, h('div', { class: 'columns' }, h('div', { class: 'words' }, words, memory, tree), h('div', { class: 'side' }, panel, settings.element)));
   paint(colour);
   render();
   composer.begin();
-  return () => {
+  const over = () => {
     gone.abort();
     looking.abort();
     session.end();
     composer.end();
   };
+  /** @param {import('../types.js').Context} next */
+  const follow = (next) => {
+    facts.step = next.at ?? step;
+    session.follow(next.model);
+    composer.follow();
+  };
+  return Object.assign(over, { follow });
 }
 
 /**

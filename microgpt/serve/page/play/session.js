@@ -79,6 +79,8 @@ export class Session {
    * @param {Part} part
    */
   begin(part) {
+    part.model = this.model;
+    for (const child of part.children) child.model = this.model;
     this.roots.push(part);
     return part;
   }
@@ -152,6 +154,31 @@ export class Session {
     part.tokens = found.prompt;
     part.dropped = found.dropped;
     if (path(this.current).includes(part)) this.listener.changed();
+  }
+
+  /**
+   * The same at another checkpoint: what was typed is scored again, and answered with the same seed.
+   * @param {string} model
+   */
+  follow(model) {
+    this.stop();
+    this.model = model;
+    const answer = this.answer;
+    if (!answer) return;
+    /** @type {Part | null} */
+    let parent = null;
+    for (const part of path(answer.parent)) {
+      /** @type {Part[]} */
+      const beside = parent ? parent.children : this.roots.filter((root) => root.model === model);
+      const same = beside.find((each) => each.role === part.role && each.shown === part.shown);
+      const given = part.written ? { tokens: part.tokens, seed: part.seed } : { text: part.shown };
+      const copy = same ?? new Part(parent, part.role, given);
+      if (!same && !parent) this.begin(copy);
+      parent = copy;
+    }
+    const known = parent?.children.find((each) => each.written && each.seed === answer.seed && !each.note);
+    if (known) this.look(known);
+    else this.generate(new Part(parent, answer.role, { seed: answer.seed }));
   }
 
   end() {
