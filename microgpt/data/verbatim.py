@@ -78,8 +78,7 @@ class TrainingText:
             if time.monotonic() > deadline:
                 return found, start
             end = max(end, start)
-            place = self.joined.find(text[start:end]) if end > start else 0
-            before = end
+            place, before = 0, end
             while end < len(text) and (at := self.joined.find(text[start : end + 1], place)) >= 0:
                 place, end = at, end + 1
             if end - start >= least and (end > before or not found):

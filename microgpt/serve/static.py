@@ -36,14 +36,17 @@ class File:
 
 
 def table(folder: Path) -> dict[str, File]:
-    """The files of a folder and its folders by their path, "play/index.js"."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in TYPES and path.is_file():
-            data = files.read_bytes(path, files.SMALL)
-            tag = f'"{hashlib.sha256(data).hexdigest()[:20]}"'
-            found[path.relative_to(folder).as_posix()] = File(data, TYPES[path.suffix], tag)
-    return found
+    """The files of a folder and its folders by their path, "play/index.js", but all style sheets as one, "all.css":
+    the page is painted when they are there, and each would be a request."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix in TYPES and path.is_file()]
+    read = {path.relative_to(folder).as_posix(): files.read_bytes(path, files.SMALL) for path in paths}
+    sheets = sorted((name for name in read if name.endswith(".css")), key=lambda name: name.count("/"))
+    read["all.css"] = b"\n".join(read.pop(name) for name in sheets)
+    return {name: _file(name, data) for name, data in read.items()}
+
+
+def _file(name: str, data: bytes) -> File:
+    return File(data, TYPES[Path(name).suffix], f'"{hashlib.sha256(data).hexdigest()[:20]}"')
 
 
 FILES = table(FOLDER)

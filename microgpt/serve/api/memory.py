@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Annotated
 
 from pydantic import BaseModel, Field
@@ -82,7 +83,7 @@ def look_up(data: str, text: str) -> Memory:
     at = text.find(stripped)
     return Memory(
         known=True,
-        source=found.source,
+        source=os.path.basename(found.source) or found.source,
         unit=found.unit,
         documents=len(found.texts),
         whole=None if whole is None else _piece(found, Match(at, at + len(stripped), whole)),

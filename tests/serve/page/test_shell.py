@@ -25,7 +25,7 @@ def test_files_are_sent_with_their_type_policy_and_tag(page_server: Server) -> N
     for path, media in {
         "/": "text/html",
         "/page/main.js": "text/javascript",
-        "/page/play/play.css": "text/css",
+        "/page/all.css": "text/css",
     }.items():
         answer = page_server.get(path)
         assert answer.status_code == 200
@@ -47,12 +47,16 @@ def test_no_path_leaves_the_folder(page_server: Server, path: str) -> None:
 
 
 def test_every_file_is_linked_and_small() -> None:
-    """Modules are found by imports from index.html on; each file holds one idea."""
+    """Modules are found by imports from index.html on, style sheets are joined; each file holds one idea."""
     text = "".join(path.read_text(encoding="utf-8") for path in [*SCRIPTS, static.FOLDER / "index.html"])
+    sheets = static.FILES["all.css"].data.decode()
     for path in static.FOLDER.rglob("*"):
         if path.is_file():
-            assert path.name in text or path.name == "index.html", f"nothing names {path.name}"
-            assert path.read_text(encoding="utf-8").count("\n") <= 350, path
+            content = path.read_text(encoding="utf-8")
+            assert content.count("\n") <= 350, path
+            linked = content in sheets if path.suffix == ".css" else path.name in text
+            assert linked or path.name == "index.html", f"nothing names {path.name}"
+    assert sheets.startswith((static.FOLDER / "page.css").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.relative_to(static.FOLDER).as_posix())

@@ -206,7 +206,8 @@ export function scored(answer, tokens, dropped, special) {
  */
 export function fork(part, at, candidate, end) {
   const old = part.tokens[at] ?? part.ending;
-  const note = `“${candidate.text}” instead of “${old?.text ?? ''}” at token ${at + 1}`;
+  const name = (/** @type {{id: number, text: string} | null} */ token) => (token?.id === end ? 'the end' : `“${token?.text ?? ''}”`);
+  const note = `${name(candidate)} instead of ${name(old)} at token ${at + 1}`;
   const kept = part.tokens.slice(0, at);
   const ends = candidate.id === end;
   if (!ends) {
