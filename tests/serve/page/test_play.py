@@ -139,7 +139,9 @@ def test_stop_and_continue_give_the_text_of_one_go(visit: Visit, page_server: Se
     body = {"model": TALK, "messages": [{"role": "user", "content": "hi"}], "temperature": 2}
     for seed in range(50):
         there = page_server.post("/v1/chat/completions", {**body, "seed": seed}).json()
-        if there["usage"]["completion_tokens"] > 8 and not there["choices"][0]["message"]["content"].startswith("hello"):
+        if there["usage"]["completion_tokens"] > 8 and not there["choices"][0]["message"]["content"].startswith(
+            "hello"
+        ):
             break
     page = visit(f"#/play/{TALK}")
     page.locator('.controls input[aria-label^="Temperature"]').fill("2")
