@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import pytest
 
 from tests.serve.page.conftest import BYTES, NAMES, TALK, Visit, axe, everywhere, fits
-from tests.serve.running import Server
+from tests.serve.running import Server, serving
 
 
 def generate(page: Any, prompt: str, **settings: str) -> str:
@@ -65,7 +66,7 @@ def text_of(answer: Any) -> str:
     return str(answer["choices"][0]["text"])
 
 
-def test_candidates_by_pointer_and_where_they_lead(visit: Visit) -> None:
+def test_candidates_by_pointer_and_where_they_lead(visit: Visit, page_server: Server) -> None:
     page = visit(f"#/play/{NAMES}")
     first = generate(page, "am", Temperature="1", Seed="3", **{"Top-k": "4"})
     token = page.locator(".text .drawn").first
@@ -86,6 +87,11 @@ def test_candidates_by_pointer_and_where_they_lead(visit: Visit) -> None:
     text = wait(page)
     assert text.startswith(word)
     assert page.locator(".text .t[aria-current]").text_content() == word
+    # It goes on from that token's id, with the second random number of the seed.
+    (chosen,) = page_server.post("/tokenize", {"model": NAMES, "content": word}).json()["tokens"]
+    body = {"model": NAMES, "text": "am", "answer": [chosen], "draws": 1, "seed": 3, "temperature": 1, "top_k": 4}
+    there = page_server.post("/api/play", body).text
+    assert text == word + json.loads(there.split("\n\n")[-3].removeprefix("data: "))["end"]["text"]
     # The tree leads back to the first text and again to the second.
     branches = page.get_by_role("treeitem")
     assert branches.count() == 3
@@ -179,6 +185,18 @@ def test_a_chat_is_edited_and_answered_again(visit: Visit) -> None:
     assert turns.count() == 4
     page.get_by_role("button", name="New chat").click()
     assert turns.count() == 0
+    # A system message leads a new chat, and is edited, too.
+    page.get_by_text("System message of a new chat").click()
+    page.get_by_label("System message", exact=True).fill("be nice")
+    ask(page, "bye")
+    assert [turn.get_attribute("aria-label") for turn in turns.all()] == ["System", "You", "Answer"]
+    assert texts.nth(0).text_content() == "be nice"
+    turns.nth(0).get_by_role("button", name="Edit").click()
+    page.get_by_label("Edited message").fill("be a model")
+    page.get_by_role("button", name="Send again").click()
+    page.locator(".turn.system .tokens", has_text="be a model").wait_for()
+    wait(page)
+    assert turns.count() == 3
 
 
 def test_stop(visit: Visit, page_server: Server) -> None:
@@ -307,13 +325,28 @@ def test_no_text_becomes_markup(visit: Visit) -> None:
 
 
 def test_a_service_that_has_ended(visit: Visit, runs_folder: Any, tmp_path: Any) -> None:
-    from tests.serve.running import serving
-
     with serving(runs_folder / NAMES, log=tmp_path / "log") as server:
         page = visit(f"#/play/{NAMES}", url=server.url, expected=("ERR_CONNECTION",))
         generate(page, "e")
-    page.get_by_role("button", name="Regenerate").click()
+    again = page.get_by_role("button", name="Regenerate")
+    again.click()
     page.get_by_role("alert").filter(has_text="The service does not answer").wait_for()
+    port = server.url.rpartition(":")[2]
+    with serving(runs_folder / NAMES, log=tmp_path / "log", port="", PORT=port):
+        again.click()
+        page.wait_for_function("() => document.querySelector('[role=alert]').textContent === ''")
+        wait(page)
+
+
+def test_a_reload_loses_nothing_that_was_typed(visit: Visit) -> None:
+    page = visit(f"#/play/{NAMES}")
+    text = generate(page, "am", Temperature="1.5", Seed="4", **{"Top-k": "3"})
+    page.get_by_role("radio", name="Surprise").click()
+    page.reload()
+    assert page.get_by_label("Begin a text").input_value() == "am"
+    assert page.get_by_role("radio", name="Surprise").get_attribute("aria-checked") == "true"
+    page.get_by_role("button", name="Generate", exact=True).click()
+    assert wait(page) == text
 
 
 def test_it_fits_and_can_be_read(visit: Visit) -> None:

@@ -2,6 +2,7 @@
 // A conversation: messages are sent, answered, edited and answered again.
 
 import { fill, h } from '../dom.js';
+import { load, save } from './kept.js';
 import { Part, path } from './tree.js';
 
 /** @typedef {import('./session.js').Session} Session */
@@ -12,7 +13,7 @@ import { Part, path } from './tree.js';
  * @param {Tools} tools
  */
 export function chat(session, tools) {
-  const area = h('textarea', { id: 'message', rows: 2, placeholder: 'Ask something' });
+  const area = h('textarea', { id: 'message', rows: 2, placeholder: 'Ask something', value: load('message', ''), oninput: () => save('message', area.value) });
   const system = h('textarea', { id: 'system', rows: 1, placeholder: 'none' });
   const send = h('button', { class: 'first', type: 'submit' }, 'Send');
   const stop = h('button', { type: 'button', onclick: () => session.stop() }, 'Stop');
@@ -46,6 +47,7 @@ export function chat(session, tools) {
     const text = area.value;
     if (!text.trim()) return area.focus();
     area.value = '';
+    save('message', '');
     return answer(session.current?.written ? session.current : head(), text);
   }
 

@@ -3,19 +3,21 @@
 
 import { aborted } from '../api.js';
 import { fill, h } from '../dom.js';
+import { load, save } from './kept.js';
 import { Part, path } from './tree.js';
 
 /** @typedef {import('./session.js').Session} Session */
 /** @typedef {{alarm: HTMLElement, failed: (error: unknown) => void, say: (text: string) => void, signal: AbortSignal}} Tools */
 
 const TYPING = 60; // milliseconds without a key after which a text is scored
-let typed = ''; // kept while the page is open, for the same text at another checkpoint
 
 /**
  * @param {Session} session
  * @param {Tools} tools
  */
 export function completion(session, tools) {
+  const key = `prompt.${session.model.split('@')[0]}`; // one per run: another may not know its characters
+  let typed = load(key, '');
   const area = h('textarea', { id: 'prompt', rows: 2, spellcheck: 'false', autocapitalize: 'off', autocomplete: 'off', placeholder: 'empty: from the beginning of a text', value: typed });
   const go = h('button', { class: 'first', type: 'submit' }, 'Generate');
   const stop = h('button', { type: 'button', onclick: () => session.stop() }, 'Stop');
@@ -38,6 +40,7 @@ export function completion(session, tools) {
   });
   area.addEventListener('input', () => {
     typed = area.value;
+    save(key, typed);
     session.stop();
     prompt = new Part(null, 'prompt', { text: typed });
     session.current = prompt;

@@ -1,7 +1,8 @@
 // @ts-check
-// How tokens are drawn: the sampling's settings, kept while the page is open.
+// How tokens are drawn: the sampling's settings.
 
 import { h } from '../dom.js';
+import { load, save } from './kept.js';
 
 /** @typedef {{name: string, label: string, help: string, min?: number, max?: number, step?: number, off?: string}} Setting */
 
@@ -20,15 +21,13 @@ const NUMBERS = [
 ];
 
 /** @type {Record<string, string>} */
-const kept = { top_p: '1', min_p: '0', repetition_penalty: '1', top_k: '0', max_tokens: '', seed: '', stop: '' };
+const OFF = { top_p: '1', min_p: '0', repetition_penalty: '1', top_k: '0', max_tokens: '', seed: '', stop: '' };
 
 /**
  * @param {number} temperature  The model's own.
  */
 export function controls(temperature) {
   const wide = matchMedia('(min-width: 60rem)').matches;
-  /** @type {Record<string, string>} */
-  const values = { temperature: String(temperature), ...kept };
   /** @type {Record<string, HTMLInputElement>} */
   const inputs = {};
 
@@ -38,19 +37,19 @@ export function controls(temperature) {
    */
   function field(setting, type) {
     const { name, label, help, min, max, step } = setting;
-    const value = values[name];
+    const value = load(name, OFF[name] ?? String(temperature));
     const input = h('input', { type, min, max, step, value, placeholder: setting.off, title: help, 'aria-label': `${label}: ${help}` });
     inputs[name] = input;
     const output = type === 'range' ? h('output', { class: 'number' }, value) : null;
     input.addEventListener('input', () => {
-      kept[name] = input.value;
+      save(name, input.value);
       if (output) output.textContent = input.value;
     });
     return h('label', { class: `field ${type}` }, h('span', { title: help }, label, output && ' ', output), input);
   }
 
-  const stop = h('input', { type: 'text', value: values.stop, placeholder: 'none', title: 'a text before which it ends', 'aria-label': 'Stop: a text before which it ends', autocomplete: 'off', spellcheck: 'false' });
-  stop.addEventListener('input', () => (kept.stop = stop.value));
+  const stop = h('input', { type: 'text', value: load('stop', ''), placeholder: 'none', title: 'a text before which it ends', 'aria-label': 'Stop: a text before which it ends', autocomplete: 'off', spellcheck: 'false' });
+  stop.addEventListener('input', () => save('stop', stop.value));
   const element = h(
     'details',
     { class: 'card controls', open: wide },

@@ -8,6 +8,7 @@ import { candidates } from './candidates.js';
 import { chat } from './chat.js';
 import { completion } from './completion.js';
 import { controls } from './controls.js';
+import { load, save } from './kept.js';
 import { lookUp } from './memory.js';
 import { Session } from './session.js';
 import { surprise } from './tokens.js';
@@ -15,8 +16,6 @@ import { transcript } from './transcript.js';
 import { fork } from './tree.js';
 
 /** @typedef {import('./tree.js').Part} Part */
-
-let colour = 'probability'; // or surprise, or none; kept while the page is open
 
 /** @type {import('../types.js').View['show']} */
 export async function show(main, context) {
@@ -45,6 +44,7 @@ export async function show(main, context) {
     ended,
     failed,
   });
+  let colour = load('colour', 'probability'); // or surprise, or none
   let looking = new AbortController();
   const special = new Set(Object.values(facts.special));
   const among = candidates(panel, {
@@ -132,6 +132,7 @@ export async function show(main, context) {
   /** @param {string} name */
   function paint(name) {
     colour = name;
+    save('colour', name);
     picture.dataset.colour = name;
     const ends = { probability: ['0 %', '100 %'], surprise: ['0 bits', '8 bits'], none: [] }[name] ?? [];
     fill(scale, ends.length ? [h('span', null, ends[0]), h('i'), h('span', null, ends[1])] : []);

@@ -172,6 +172,7 @@ export class Session {
       const beside = parent ? parent.children : this.roots.filter((root) => root.model === model);
       const same = beside.find((each) => each.role === part.role && each.shown === part.shown);
       const given = part.written ? { tokens: part.tokens, seed: part.seed } : { text: part.shown };
+      /** @type {Part} */
       const copy = same ?? new Part(parent, part.role, given);
       if (!same && !parent) this.begin(copy);
       parent = copy;

@@ -43,6 +43,7 @@ export class Part {
     this.tokens = given.tokens ?? []; // of a typed part empty until it is scored
     this.seed = given.seed ?? null;
     this.note = given.note ?? ''; // how it came to be
+    /** @type {string} */
     this.model = parent ? parent.model : ''; // whose text it is
     this.dropped = 0; // tokens that the context did not hold
     this.cut = -1; // the first token that is not all before a stop; -1 for none
