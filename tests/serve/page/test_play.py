@@ -4,39 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 import pytest
 
 from tests.serve.page.conftest import BYTES, NAMES, TALK, Visit, axe, everywhere, fits
-from tests.serve.running import Server, serving
-
-
-def generate(page: Any, prompt: str, **settings: str) -> str:
-    """Generate from a prompt, and wait for the end."""
-    for label, value in settings.items():
-        page.locator(f'.controls input[aria-label^="{label.replace("_", " ")}:"]').fill(value)
-    page.get_by_label("Begin a text").fill(prompt)
-    page.get_by_role("button", name="Generate", exact=True).click()
-    return wait(page)
-
-
-def ask(page: Any, message: str) -> str:
-    """Send a message, and wait for the end of its answer."""
-    page.get_by_label("Message", exact=True).fill(message)
-    page.get_by_label("Message", exact=True).press("Enter")
-    return wait(page)
-
-
-def wait(page: Any) -> str:
-    """The text that was generated, when it has ended."""
-    page.wait_for_function("""() => /seed \\d+: (?!being)/.test(document.querySelector('.status').textContent)""")
-    return shown(page)
-
-
-def shown(page: Any) -> str:
-    """The text of the tokens that were drawn."""
-    return "".join(page.locator(".text .drawn:not(.ending):not(.cut):not(.partial)").all_text_contents())
+from tests.serve.page.playing import ask, generate, shown, text_of, wait
+from tests.serve.running import Server
 
 
 def test_a_text_is_that_of_every_other_route(visit: Visit, page_server: Server) -> None:
@@ -59,11 +32,6 @@ def test_a_text_is_that_of_every_other_route(visit: Visit, page_server: Server) 
     assert generate(page, "o", **settings, Seed=str(first), Stop=stop) == text_of(texts[first]).partition(stop)[0]
     assert "ended by the stop" in page.locator(".status").text_content()
     assert page.locator(".t.cut").count() == 2
-
-
-def text_of(answer: Any) -> str:
-    """The text of a completion."""
-    return str(answer["choices"][0]["text"])
 
 
 def test_candidates_by_pointer_and_where_they_lead(visit: Visit, page_server: Server) -> None:
@@ -251,102 +219,6 @@ def test_the_training_text(visit: Visit) -> None:
         assert page.locator(".t.known").count() == 6
     else:
         assert "Its longest piece" in memory.text_content()
-
-
-def test_mistakes_are_told_where_they_are_made(visit: Visit) -> None:
-    page = visit(f"#/play/{NAMES}", expected=("status of 400",))
-    page.get_by_label("Begin a text").fill("mé")
-    page.get_by_role("alert").filter(has_text="'é' at position 2 is not in this tokenizer's").wait_for()
-    assert page.get_by_label("Begin a text").get_attribute("aria-invalid") == "true"
-    page.get_by_label("Begin a text").fill("me")
-    page.wait_for_function("() => document.querySelector('[role=alert]').textContent === ''")
-    page.locator('.controls input[aria-label^="Top-k"]').fill("-3")
-    page.get_by_role("button", name="Generate", exact=True).click()
-    page.get_by_role("alert").filter(has_text="Top-k: ").wait_for()
-    generate(page, "emmaemmaemmaemma", **{"Top-k": "0"})
-    assert page.locator(".lost").count() == 1
-
-
-def test_the_same_prompt_at_another_checkpoint(visit: Visit, page_server: Server) -> None:
-    """The text goes on from the same prompt with the same seed; the tree keeps those of all checkpoints."""
-    page = visit(f"#/play/{NAMES}")
-    first = generate(page, "o", Temperature="1", Seed="5")
-    own = page.locator(".text .t").first.get_attribute("aria-label")
-    page.get_by_label("Checkpoint", exact=True).fill("0")
-    page.wait_for_url("**?at=20")
-    page.get_by_role("treeitem").filter(has_text="step 20").first.wait_for()
-    body = {"model": f"{NAMES}@20", "prompt": "o", "temperature": 1, "seed": 5}
-    assert wait(page) == text_of(page_server.post("/v1/completions", body).json())
-    assert page.locator(".text .t").first.get_attribute("aria-label") != own
-    page.locator(".branch").nth(1).click()
-    assert shown(page) == first
-
-
-HOSTILE = [
-    "<img src=x onerror=\"document.title='owned'\">",
-    "</textarea><script>document.title='owned'</script>",
-    "javascript:document.title='owned'",
-    "{{constructor.constructor('document.title=1')()}}",
-    "&lt;b&gt;&#x3c;svg/onload=1>",
-    "\u202e\u0000\u2028<style>*{display:none}</style>",
-]
-
-
-def test_no_text_becomes_markup(visit: Visit) -> None:
-    """Tokens, candidates, the training text, notes of branches and errors, as the service might send them."""
-    page = visit(f"#/play/{NAMES}", expected=("status of 400",))
-    page.evaluate(
-        """texts => {
-        const real = fetch;
-        const token = (text) => ({id: 1, piece: text, text, logprob: -1, candidates: [
-            {id: 1, text, logprob: -1, share: 0.5}, {id: 2, text: text + '!', logprob: -2, share: 0.5}]});
-        const events = [{prompt: texts.map(token), dropped: 0}, ...texts.map((text) => ({token: token(text)})),
-            {end: {reason: 'stop', text: texts.join(''), ending: token(texts[0]), full: false, seed: 1}}];
-        const stream = events.map((event) => `data: ${JSON.stringify(event)}\n\n`).join('');
-        const piece = {start: 0, end: 40, document: 1, held_out: true, before: texts[0], after: texts[1]};
-        const memory = {known: true, source: texts[0], unit: texts[1], documents: 9, longest: piece, times: 2,
-            pieces: [piece, piece], searched: 1e6};
-        window.fetch = async (path, options) => (
-          path === '/api/play' ? new Response(stream) :
-          path === '/api/memory' ? new Response(JSON.stringify(memory)) : real(path, options));
-    }""",
-        HOSTILE,
-    )
-    page.get_by_label("Begin a text").fill(HOSTILE[0])
-    page.get_by_role("alert").filter(has_text="is not in this tokenizer's vocabulary").wait_for()
-    page.get_by_role("button", name="Generate", exact=True).click()
-    page.locator(".memory details").wait_for()
-    assert [text.strip() for text in page.locator(".text .drawn:not(.ending)").all_text_contents()] == HOSTILE
-    page.locator(".text .drawn").nth(1).click()
-    page.locator(".candidates button").nth(1).click()
-    page.locator(".branch .note").wait_for()
-    assert page.title() == "Play · names · microgpt"
-    assert page.locator("main :is(img, script, style, svg)").count() == 0
-
-
-def test_a_service_that_has_ended(visit: Visit, runs_folder: Any, tmp_path: Any) -> None:
-    with serving(runs_folder / NAMES, log=tmp_path / "log") as server:
-        page = visit(f"#/play/{NAMES}", url=server.url, expected=("ERR_CONNECTION",))
-        generate(page, "e")
-    again = page.get_by_role("button", name="Regenerate")
-    again.click()
-    page.get_by_role("alert").filter(has_text="The service does not answer").wait_for()
-    port = server.url.rpartition(":")[2]
-    with serving(runs_folder / NAMES, log=tmp_path / "log", port="", PORT=port):
-        again.click()
-        page.wait_for_function("() => document.querySelector('[role=alert]').textContent === ''")
-        wait(page)
-
-
-def test_a_reload_loses_nothing_that_was_typed(visit: Visit) -> None:
-    page = visit(f"#/play/{NAMES}")
-    text = generate(page, "am", Temperature="1.5", Seed="4", **{"Top-k": "3"})
-    page.get_by_role("radio", name="Surprise").click()
-    page.reload()
-    assert page.get_by_label("Begin a text").input_value() == "am"
-    assert page.get_by_role("radio", name="Surprise").get_attribute("aria-checked") == "true"
-    page.get_by_role("button", name="Generate", exact=True).click()
-    assert wait(page) == text
 
 
 def test_it_fits_and_can_be_read(visit: Visit) -> None:
