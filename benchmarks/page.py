@@ -65,7 +65,7 @@ DRAWN = """
 () => new Promise((resolve) => {
   const began = performance.now();
   const look = () => {
-    const chart = document.querySelector('main.watch canvas, main.watch svg path, main.watch svg polyline');
+    const chart = document.querySelector('main.watch svg.picture path.line');
     if (chart) requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - began)));
     else if (performance.now() - began > 20_000) resolve(null);
     else requestAnimationFrame(look);
@@ -193,14 +193,11 @@ def curves(chromium: Any, url: str, tries: int) -> list[Row]:
                 note = "the view Watch draws no curve"
                 return [row("100,000 logged steps, drawn", DRAW, [], note), row("the same, panned", FRAME, [], note)]
             drawn.append(float(spent))
-            box = page.locator("main.watch canvas, main.watch svg").first.bounding_box()
-            x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-            page.mouse.move(x, y)
+            page.locator("main.watch svg.picture").first.focus()
+            page.keyboard.press("+")
             page.evaluate(FRAMES)
-            page.mouse.down()
             for i in range(30):
-                page.mouse.move(x + 6 * i, y)
-            page.mouse.up()
+                page.keyboard.press("Shift+ArrowRight" if i % 10 < 5 else "Shift+ArrowLeft")
             longest.append(float(page.evaluate("() => (cancelAnimationFrame(framing), Math.max(...frames_.slice(1)))")))
     return [row("100,000 logged steps, drawn", DRAW, drawn), row("the same, panned: longest frame", FRAME, longest)]
 
