@@ -151,3 +151,13 @@ def duration(seconds: float) -> str:
 def count(n: int, noun: str) -> str:
     """'1 layer', '2 layers'."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def amount(n_bytes: float) -> str:
+    """An amount of memory: 986 bytes, 17 kB, 1.2 MB."""
+    if n_bytes < 1000:
+        return f"{n_bytes:.0f} bytes"
+    for unit, size in (("kB", 1e3), ("MB", 1e6)):
+        if n_bytes < 999.5 * size:
+            return f"{n_bytes / size:.{1 if n_bytes < 9.95 * size else 0}f} {unit}"
+    return f"{n_bytes / 1e9:.1f} GB"

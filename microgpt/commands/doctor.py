@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import textwrap
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from microgpt.engines.common.compiling import compiler, verify_compiler
 from microgpt.engines.common.hardware import cpu, pytorch
 from microgpt.engines.ladder import LADDER, calibrate, choose
 from microgpt.errors import MicrogptError
-from microgpt.terminal import output, output_json
+from microgpt.terminal import count, output, output_json
 
-COLUMNS = 100
+COLUMNS, LABEL = 100, 10
 AT_SPACES: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
@@ -35,20 +36,65 @@ def doctor(*, json: Switch = False) -> None:
     if json:
         output_json(facts)
     else:
-        for subject, found in facts.items():
-            label = f"{subject.replace('_', ' '):14} "
-            for line in _lines(found):
-                output(textwrap.fill(line, COLUMNS, initial_indent=label, subsequent_indent=f"{'':17}", **AT_SPACES))
-                label = f"{'':15}"
+        for label, sentence in sentences(facts):
+            begin = f"{label:{LABEL}}"
+            output(textwrap.fill(sentence, COLUMNS, initial_indent=begin, subsequent_indent=" " * LABEL, **AT_SPACES))
     verify_compiler()
 
 
-def _lines(found: Any) -> list[str]:
-    if isinstance(found, dict):
-        return [f"{key}: {value}" for key, value in found.items()]
-    if isinstance(found, list):
-        return [", ".join(f"{key} {value}" for key, value in entry.items()) for entry in found] or ["none found"]
-    return ["not installed" if found is None else str(found)]
+def sentences(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The facts in words and rounded figures, each with its label; lines that go on have none."""
+    cpu, jit, torch = facts["cpu"], facts["compiler"], facts["torch_library"]
+    yield "python", f"{facts['python']} on {facts['system']}"
+    products = " and bfloat16 products" if cpu["bfloat16"] else ""
+    yield "cpu", f"{cpu['name']}, {count(cpu['cores'], 'core')}, vectors of {cpu['vector_bits']} bits{products}"
+    for pool in facts["blas"]:
+        version = ".".join(str(pool["version"]).split(".")[:3])
+        threads = count(pool["num_threads"], "thread")
+        yield "blas", f"{pool['internal_api']} {version} for {pool['architecture']}, {threads}"
+    works = "compiles" if jit["compiles"] else "does not compile here"
+    yield "compiler", f"Numba {jit['numba']} {works}" if jit["numba"] else "Numba is not installed"
+    devices = " and ".join(torch["devices"]) if torch else ""
+    yield (
+        "pytorch",
+        f"{torch['version']} on {devices}, {count(torch['threads'], 'thread')}" if torch else "not installed",
+    )
+    ready = [name for name, state in facts["engines"].items() if state == "ready"]
+    yield "engines", f"{', '.join(ready)} are ready"
+    for name, state in facts["engines"].items():
+        if state != "ready":
+            yield "", f"{name}: {state}"
+    label = "speed"
+    for engine, steps in _fastest(facts["engines"]).items():
+        yield label, f"{engine}: {steps}"
+        label = ""
+    yield label, "microgpt doctor --json has all that was measured, and the file that keeps it"
+    label = "auto"
+    for size, choice in facts["auto"].items():
+        yield label, f"{size}: {choice}"
+        label = ""
+    label = "data"
+    for folder, exists in facts["data_folders"].items():
+        yield label, folder if exists else f"{folder} (not there)"
+        label = ""
+    yield "disk", f"{facts['disk_free_gb']:,.0f} GB are free here"
+
+
+def _fastest(engines: Iterable[str]) -> dict[str, str]:
+    """A sentence per engine: its times per step of the most tokens that were measured, in its fastest dtype."""
+    said: dict[str, tuple[float, str]] = {}
+    for name, figures in calibration.read().items():
+        engine = name.split()[0]
+        for tokens in sorted(calibration.TOKENS, reverse=True):
+            measured = [(n, seconds) for n, points, _ in figures for at, seconds in points if at == tokens]
+            if measured:
+                times = ", ".join(f"{_short(seconds)} with {_thousands(n)}" for n, seconds in measured)
+                text = f"a step of {tokens:,} tokens takes {times} parameters in {name.split()[1]}"
+                fastest = measured[0][1] / tokens
+                if engine not in said or fastest < said[engine][0]:
+                    said[engine] = fastest, text
+                break
+    return {engine: said[engine][1] for engine in engines if engine in said}
 
 
 def examine() -> dict[str, Any]:
@@ -100,10 +146,10 @@ def speed() -> dict[str, str]:
 
 
 def _short(seconds: float) -> str:
-    """A time per step: 48.9 µs, 9.8 ms."""
+    """A time per step: 49 µs, 9.8 ms."""
     for unit, size in (("µs", 1e-6), ("ms", 1e-3)):
-        if seconds < 999.95 * size:
-            return f"{seconds / size:.1f} {unit}"
+        if seconds < 999.5 * size:
+            return f"{seconds / size:.{1 if seconds < 9.95 * size else 0}f} {unit}"
     return f"{seconds:.1f} s"
 
 

@@ -11,24 +11,29 @@ from microgpt.commands.selection import CheckpointFlag, checkpoint_json
 from microgpt.model import flops_per_token, n_params, table
 from microgpt.runs import checkpoint as checkpoints
 from microgpt.runs.folder import RunFolder
-from microgpt.terminal import output, output_json, output_table, show_loss
+from microgpt.terminal import amount, count, output, output_json, output_table, show_loss
 
 
-def info(run: Path, *, checkpoint: CheckpointFlag = None, json: Switch = False) -> None:
-    """Describe a run or model folder: configuration, parameters, tokenizer, data, losses, files.
+def info(run: Path, *, checkpoint: CheckpointFlag = None, verbose: Switch = False, json: Switch = False) -> None:
+    """Describe a run or model folder: size, data, losses, files.
 
     Parameters
     ----------
     run
         A run, checkpoint or exported folder.
+    verbose
+        Print every setting, matrix and file as well.
     json
         Print one JSON object.
     """
     facts = gather(run, checkpoint)
     if json:
         output_json(facts)
-    else:
-        show(facts)
+        return
+    for label, sentence in sentences(facts).items():
+        output(f"{label:8}  {sentence}")
+    if verbose:
+        show_tables(facts)
 
 
 def gather(run: Path, which: str | None = None) -> dict[str, Any]:
@@ -68,13 +73,16 @@ def gather(run: Path, which: str | None = None) -> dict[str, Any]:
 
 def _losses(losses: dict[str, Any]) -> dict[str, str]:
     """The losses that are known, in nats per token, by their labels."""
-    labels = {"loss": "last loss", "val_loss": "held-out loss", "first": "first loss"}
-    labels |= {"mean_of_last_50": "mean of last 50"}
-    bits = {"val_loss": losses.get("bits_per_byte")}
-    rows = {labels[key]: show_loss(losses[key], bits.get(key)) for key in labels if losses.get(key) is not None}
+    said = {}
+    if (mean := losses.get("mean_of_last_50")) is not None:
+        said["loss"] = f"{mean:.3f} nats per token, the mean of the last 50 steps; {losses['first']:.3f} at the first"
+    elif losses.get("loss") is not None:
+        said["loss"] = f"{losses['loss']:.3f} nats per token at the last step"
+    if losses.get("val_loss") is not None:
+        said["held-out"] = f"loss {show_loss(losses['val_loss'], losses.get('bits_per_byte'))}"
     if best := losses.get("best"):
-        rows["best"] = f"{show_loss(best['val_loss'], best.get('bits_per_byte'))} held out, at step {best['step']:,}"
-    return rows
+        said["best"] = f"{show_loss(best['val_loss'], best.get('bits_per_byte'))} held out, at step {best['step']:,}"
+    return said
 
 
 def _used(selection: dict[str, Any] | None) -> dict[str, str]:
@@ -91,28 +99,39 @@ def _base(facts: dict[str, Any]) -> str:
     return f"{facts['base']}, fine-tuned: {f'adapters of rank {rank}' if rank else 'all weights'}"
 
 
-def show(facts: dict[str, Any]) -> None:
-    """The facts as tables."""
-
-    def grid(title: str, rows: dict[str, Any], numbers: bool = False) -> None:
-        values = {"justify": "right" if numbers else "left", "overflow": "fold"}
-        drawn = [(key, f"{value:,}" if numbers else value) for key, value in rows.items()]
-        output_table([{"style": "bold"}, values], drawn, title=title)
-        output("")
-
-    tokenizer, data = facts["tokenizer"], facts["data"] or {}
-    summary = {
+def sentences(facts: dict[str, Any]) -> dict[str, str]:
+    """The facts in words and rounded figures, by label."""
+    model, tokenizer, data = facts["config"]["model"], facts["tokenizer"], facts["data"] or {}
+    documents = f": {count(data['documents'], 'document')}" if "documents" in data else ""
+    engine = facts["engine"]
+    weights = sum(size for name, size in facts["files"].items() if name.endswith(".safetensors") and "/" not in name)
+    kept = count(len(facts["checkpoints"]), "checkpoint")
+    return {
         "path": facts["path"],
         **({"base": _base(facts)} if facts["base"] else {}),
         "step": f"{facts['step']:,} of {facts['config']['run']['steps']:,}",
         **_used(facts["checkpoint"]),
-        "parameters": f"{facts['n_params']:,}",
-        "tokenizer": f"{tokenizer['kind']}, vocabulary {tokenizer['vocab_size']}, BOS {tokenizer['bos']}",
-        "data": f"{data.get('source', 'unknown')}, {data.get('documents', '?')} documents",
-        "engine": " ".join(str(value) for value in facts["engine"].values() if value),
+        "model": f"{model['family']}, {facts['n_params']:,} parameters: {count(model['n_layer'], 'layer')}, "
+        f"{model['n_embd']} wide, {count(model['n_head'], 'head')}, context {model['block_size']}",
+        "tokens": f"{tokenizer['kind']}, vocabulary {tokenizer['vocab_size']:,}",
+        **({"data": data["source"] + documents} if "source" in data else {}),
+        **({"engine": f"{engine['engine']} in {engine['dtype']}"} if engine.get("engine") else {}),
         **_losses(facts["losses"]),
+        "files": f"{amount(sum(facts['files'].values()))} per checkpoint, {amount(weights)} of it weights; {kept} kept"
+        if facts["checkpoints"]
+        else f"{amount(sum(facts['files'].values()))}, {amount(weights)} of it weights",
     }
-    grid(facts["name"], summary)
+
+
+def show_tables(facts: dict[str, Any]) -> None:
+    """Every setting, matrix and file, as tables."""
+
+    def grid(title: str, rows: dict[str, Any], numbers: bool = False) -> None:
+        values = {"justify": "right" if numbers else "left", "overflow": "fold"}
+        drawn = [(key, f"{value:,}" if numbers else value) for key, value in rows.items()]
+        output("")
+        output_table([{"style": "bold"}, values], drawn, title=title)
+
     for section in ("model", "optim", "data", "run", *(["finetune"] if facts["base"] else [])):
         grid(section, facts["config"][section])
     shapes = {f"{name} {tuple(shape)}": shape[0] * shape[1] for name, shape in facts["parameters"].items()}

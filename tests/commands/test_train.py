@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import pytest
 from microgpt.cli import main
 from microgpt.commands import progress
 from microgpt.commands.train import seconds
+from microgpt.config import Config
 from microgpt.errors import UsageError
+from microgpt.model import n_params
+from microgpt.scenarios import SIZES
 from tests.chats import conversations, talks, write  # noqa: F401
 
 LABELS = ["data", "model", "engine", "steps", "folder"]
@@ -126,3 +130,12 @@ def test_a_run_toml_is_a_configuration_not_a_text(tmp_path: Path, capsys: pytest
         said = capsys.readouterr().err
         assert sentence in said
         assert status == 0 or said.count("\n") == 1
+
+
+def test_the_help_of_size_has_the_parameters_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, layer in SIZES.items():
+        count = n_params(Config.from_dict(layer).with_vocab(65).model)
+        rounded = f"{count / 1e3:.0f} K" if count < 1e5 else f"{count / 1e6:.{1 if count < 1e7 else 0}f} M"
+        assert re.search(rf"{name} \({rounded}( parameters)?; [^)]*(second|s|min)\b", said), name

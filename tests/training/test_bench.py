@@ -60,7 +60,11 @@ def test_the_doctor_tells_what_is_there(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
     assert "auto" in said
-    assert "4 K: " in said
+    assert " with 4 K" in said
+    assert f"engines   {', '.join(name for name in LADDER if found['engines'][name] == 'ready')} are ready" in said
+    assert "{" not in said
+    assert "': " not in said
+    assert len(said.splitlines()) < 30
     assert not [line for line in said.splitlines() if len(line) > 100 and " " in line.strip()]
 
 
