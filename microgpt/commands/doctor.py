@@ -56,7 +56,7 @@ def sentences(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "compiler", f"Numba {jit['numba']} {works}" if jit["numba"] else "Numba is not installed"
     devices = " and ".join(torch["devices"]) if torch else ""
     yield (
-        "torch",
+        "PyTorch",
         f"{torch['version']} on {devices}, {count(torch['threads'], 'thread')}" if torch else "not installed",
     )
     ready = [name for name, state in facts["engines"].items() if state == "ready"]

@@ -45,6 +45,7 @@ BASE: dict[str, list[str]] = {
     "eval": ["eval", "run", "--data", "names.txt", "--samples", "1", *TINY],
     "serve": ["serve", "run", "--port", "0", *TINY],
     "info": ["info", "run"],
+    "compare": ["compare", "run", "chat"],
     "export": ["export", "run", "--to", "safetensors", "--out", "new", "--no-quality"],
     "import": ["import", "model-hf", "--out", "new"],
     "bench": ["bench", "names", "--steps", "1", *TINY],
