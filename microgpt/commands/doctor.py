@@ -52,8 +52,9 @@ def sentences(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         version = ".".join(str(pool["version"]).split(".")[:3])
         threads = count(pool["num_threads"], "thread")
         yield "blas", f"{pool['internal_api']} {version} for {pool['architecture']}, {threads}"
-    works = "compiles" if jit["compiles"] else "does not compile here"
-    yield "compiler", f"Numba {jit['numba']} {works}" if jit["numba"] else "Numba is not installed"
+    version, compiles = jit.values()
+    works = "compiles" if compiles else "does not compile here"
+    yield "compiler", f"Numba {version} {works}" if version else "Numba is not installed"
     devices = " and ".join(torch["devices"]) if torch else ""
     yield (
         "PyTorch",
