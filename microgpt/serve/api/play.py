@@ -213,7 +213,7 @@ async def playable(call: Call) -> Playable:
 
 NO_MODEL = {404: "no model of that name"}
 ROUTES = [
-    Route("GET", "/api/play/{model}", playable, "A model to play with.", answer=Playable, statuses=NO_MODEL),
+    Route("GET", "/api/play/{model:path}", playable, "A model to play with.", answer=Playable, statuses=NO_MODEL),
     Route(
         "POST",
         "/api/play",

@@ -84,9 +84,20 @@ def test_a_browser_is_asked_for_the_key(runs_folder: Path, tmp_path: Path) -> No
 
 
 def test_the_key_opens_the_page_in_a_browser(visit: Visit, runs_folder: Path, tmp_path: Path) -> None:
-    with serving(runs_folder / NAMES, log=tmp_path / "log", MICROGPT_API_KEY=KEY) as server:
+    """And the name of a run is text, whatever it is."""
+    name = "</option></select><h1>owned</h1>, @5 %2F&lt;#?"
+    others = ("--model", f"{name}={runs_folder / TALK}")
+    with serving(runs_folder / NAMES, *others, log=tmp_path / "log", MICROGPT_API_KEY=KEY) as server:
         page = visit(url=server.url, http_credentials={"username": "", "password": KEY})
-        assert page.get_by_label("Run").input_value() == NAMES
+        picker = page.get_by_label("Run")
+        assert picker.input_value() == NAMES
+        picker.select_option(name)
+        page.get_by_label("Message", exact=True).wait_for()
+        assert page.locator("h1").all_text_contents() == [f"Play with {name}"]
+        assert page.title() == f"Play · {name} · microgpt"
+        page.reload()
+        page.get_by_label("Message", exact=True).wait_for()
+        assert picker.input_value() == name
 
 
 def test_an_address_leads_to_its_view(visit: Visit) -> None:
