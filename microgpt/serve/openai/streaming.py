@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator
 
 from pydantic import BaseModel
@@ -25,7 +26,13 @@ class Template:
 
     def fill(self, text: str) -> bytes:
         """The event with a text in its place."""
-        return self._before + json_text.dumps(text).encode() + self._after
+        return self._before + _quoted(text) + self._after
+
+
+@functools.lru_cache(4096)
+def _quoted(text: str) -> bytes:
+    """A text as JSON; those of tokens come again and again."""
+    return json_text.dumps(text).encode()
 
 
 class ReplyStream(AsyncIterator[bytes]):
