@@ -44,6 +44,9 @@ def test_a_text_and_its_residual_stream(ask: Any, names: Inspector, tokens: list
     activations = names.activations(tokens)
     expected = [np.linalg.norm(activations[stage], axis=1) for stage in found["stages"]]
     np.testing.assert_allclose(found["norms"], expected, atol=1e-4)
+    p = probabilities(activations["logits"])
+    assert found["bits"][0] is None
+    np.testing.assert_allclose(found["bits"][1:], -np.log2(p[np.arange(4), tokens[1:]]), atol=1e-4)
 
 
 def test_attention_is_packed_as_told(page_server: Server, names: Inspector, tokens: list[int]) -> None:

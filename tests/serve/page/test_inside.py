@@ -14,7 +14,7 @@ from microgpt.inference.language_model import LanguageModel
 from tests.serve.page.conftest import BYTES, NAMES, TALK, WIDTHS, Visit, axe, fits
 
 sync_api = pytest.importorskip("playwright.sync_api")
-PANELS = ("attention", "residual", "lens", "neurons", "embeddings", "weights", "intervene")
+PANELS = ("attention", "residual", "lens", "neurons", "embeddings", "weights", "intervene", "history")
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +177,40 @@ def test_the_scrubber_keeps_the_text_and_shows_each_checkpoint(visit: Visit, run
     assert page.get_by_label("to look at").input_value() == "mila"
 
 
+def test_what_is_typed_before_the_first_text_has_come_stays(visit: Visit) -> None:
+    page = visit(f"#/watch/{NAMES}")
+    held: list[Any] = []
+    page.route("**/v1/completions", lambda route: held.append(route))
+    page.get_by_role("link", name="Look inside").click()
+    look(page, "mia", 4)
+    assert len(held) == 1
+    with page.expect_response("**/v1/completions"):
+        held[0].continue_()
+    panel(page, "Logit lens")
+    page.get_by_role("heading", name="After “a” (3)").wait_for()
+    assert page.get_by_label("to look at").input_value() == "mia"
+
+
+def test_the_same_text_at_each_checkpoint(visit: Visit, runs_folder: Path) -> None:
+    page = visit(f"#/inside/{NAMES}")
+    look(page, "em", 3)
+    panel(page, "Over time")
+    rows = page.locator(".history tbody tr")
+    sync_api.expect(page.locator(".history canvas")).to_have_count(5, timeout=60_000)
+    for i, step in enumerate((20, 40, 60, 80, 100)):
+        then = LanguageModel.open(runs_folder / NAMES, checkpoint=step)
+        p = probabilities(Inspector(then).activations(then.encode("em")[0])["logits"])
+        bits = -np.log2([p[at, token] for at, token in enumerate(then.encode("em")[0][1:])]).mean()
+        cells = rows.nth(i).locator("th, td").all_text_contents()
+        assert cells[0] == str(step)
+        assert float(cells[3]) == pytest.approx(bits, abs=0.006)
+        assert cells[4].startswith(f"{then.tokenizer.token(int(p[2].argmax()))} {percent(p[2].max())}")
+        assert cells[5] == then.generate("em", seed=1, temperature=0.5, max_tokens=24).read()
+    rows.nth(2).get_by_role("button").press("Enter")
+    page.wait_for_url(f"**/#/inside/{NAMES}?at=60")
+    page.locator(".history tr.now", has_text="60").wait_for()
+
+
 def test_text_is_never_markup_and_errors_are_told(visit: Visit) -> None:
     page = visit(f"#/inside/{BYTES}", expected=("400",))
     bad = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -195,6 +229,7 @@ def test_every_panel_fits_and_is_accessible(visit: Visit) -> None:
     page = visit(f"#/inside/{NAMES}")
     look(page, "amelia", 7)
     ready = {"neurons": ".examples li", "embeddings": ".point", "weights": ".ramp", "intervene": ".result tr"}
+    ready["history"] = "tr:last-child canvas"
     for n, name in enumerate(PANELS):
         page.locator(f"#tab-{name}").click()
         page.locator(f"#subject {ready.get(name, 'td, canvas')}").first.wait_for()

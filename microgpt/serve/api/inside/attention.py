@@ -24,6 +24,7 @@ class Text(BaseModel):
     block_size: int
     stages: list[str] = Field(description="of the residual stream: the embedding, then after each part of each layer")
     norms: list[list[float]] = Field(description="the length of the residual stream, by stage and position")
+    bits: list[float | None] = Field(description="the surprise of each token after those before it; none of the first")
 
 
 async def text(call: Call) -> Text:
@@ -42,10 +43,17 @@ async def text(call: Call) -> Text:
             vocab_size=model.vocab,
             block_size=model.block_size,
             stages=stages(model),
+            bits=[None, *map(_bits, found["logits"], at.tokens[1:])],
             norms=[rounded(np.linalg.norm(found[stage], axis=1)) for stage in stages(model)],
         )
 
     return await look(call, answer)
+
+
+def _bits(logits: np.ndarray, token: int) -> float:
+    """The surprise of a token, -log2 of its probability."""
+    shifted = logits.astype(np.float64) - logits.max()
+    return round(float(np.log2(np.exp(shifted).sum()) - shifted[token] / np.log(2)), 4)
 
 
 async def attention(call: Call) -> Response:

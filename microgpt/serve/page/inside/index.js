@@ -5,6 +5,7 @@ import { ApiError, aborted, post } from '../api.js';
 import { fill, h, rove } from '../dom.js';
 import { attentionPanel } from './attention.js';
 import { embeddingsPanel } from './embeddings.js';
+import { historyPanel } from './history.js';
 import { intervenePanel } from './intervene.js';
 import { lensPanel } from './lens.js';
 import { neuronsPanel } from './neurons.js';
@@ -32,6 +33,7 @@ const PANELS = {
   embeddings: { title: 'Embeddings', make: embeddingsPanel, textless: true },
   weights: { title: 'Weights', make: weightsPanel, textless: true },
   intervene: { title: 'Intervene', make: intervenePanel },
+  history: { title: 'Over time', make: historyPanel },
 };
 
 /** @type {import('../types.js').View['show']} */
@@ -130,8 +132,11 @@ export async function show(main, context) {
 
   async function begin() {
     session.listen(heard);
-    if (session.kept.text === null) session.kept.text = run?.chat ? 'hi' : await written(session);
-    text.value = session.kept.text;
+    if (session.kept.text === null) {
+      const first = run?.chat ? 'hi' : await written(session);
+      session.kept.text ??= first; // what was typed meanwhile stays
+    }
+    if (text.value !== session.kept.text) text.value = session.kept.text;
     await session.look();
   }
   open(session.kept.panel);

@@ -35,6 +35,7 @@ import { ApiError, aborted, post } from '../api.js';
  * @property {number} block_size
  * @property {string[]} stages
  * @property {number[][]} norms
+ * @property {(number | null)[]} bits  The surprise of each token.
  */
 
 /** What happened: another text was looked at, another position chosen, or another layer and head. */
@@ -130,9 +131,12 @@ export class Session {
     this.busy = false;
   }
 
-  /** @returns {Promise<ArrayBuffer>} */
-  async packed() {
-    return post('/api/inside/attention', this.question, this.aborter.signal, 'arrayBuffer');
+  /**
+   * @param {string} [model]
+   * @returns {Promise<ArrayBuffer>}
+   */
+  async packed(model = this.context.model) {
+    return post('/api/inside/attention', { ...this.question, model }, this.aborter.signal, 'arrayBuffer');
   }
 
   /** @param {number} position */
