@@ -117,6 +117,7 @@ def test_a_number_is_followed(visit: Visit) -> None:
 
 def test_a_document_of_ones_own(visit: Visit) -> None:
     page = visit(WALK, expected=("422",))
+    page.locator("#step-title:visible").wait_for()
     document = page.get_by_label("Document")
     document.fill("mia")
     document.press("Enter")
@@ -128,6 +129,23 @@ def test_a_document_of_ones_own(visit: Visit) -> None:
     document.press("Enter")
     page.locator(".error", has_text="text:").wait_for()
     assert page.locator(".tokens button").count() == 4, "the step before stays"
+
+
+def test_another_checkpoint_keeps_the_place(visit: Visit) -> None:
+    page = visit(WALK)
+    page.locator("#step-title:visible").wait_for()
+    page.get_by_label("Document").fill("mia")
+    page.get_by_role("button", name="Take this step").click()
+    page.get_by_role("radio", name="m → i").wait_for()
+    page.locator(".where select").select_option(label="layer 0: query")
+    value = page.locator(".number-panel dd").first
+    before = value.inner_text()
+    page.evaluate("address => { location.hash = address }", WALK.replace("40", "60"))
+    page.get_by_text("Step 61 of 100").wait_for()
+    assert "layer 0, query" in page.locator("#step-title").inner_text()
+    assert page.get_by_label("Document").input_value() == "mia"
+    assert page.locator(".number-panel h2 .mono").inner_text() == "layer0.query[2][0]"
+    assert value.inner_text() != before
 
 
 def test_by_keyboard_alone(visit: Visit) -> None:
@@ -176,6 +194,7 @@ def test_side_by_side(visit: Visit) -> None:
 
 def test_markup_in_a_text_stays_text(visit: Visit, options_server: Server) -> None:
     page = visit("#/step/options?at=2", url=options_server.url)
+    page.locator("#step-title:visible").wait_for()
     page.get_by_label("Document").fill("<b>&")
     page.get_by_role("button", name="Take this step").click()
     page.get_by_role("radio", name="b → >").wait_for()

@@ -20,11 +20,11 @@ import { full, short } from './numbers.js';
 
 /**
  * @param {Context} context
- * @param {() => string | null} text  The document of the step; null for the run's own.
+ * @param {() => {model: string, text: string | null}} step  The step that is shown; its document is null for the run's own.
  * @param {AbortSignal} signal
  * @returns {HTMLElement}
  */
-export function differPanel(context, text, signal) {
+export function differPanel(context, step, signal) {
   const result = h('div', { 'aria-live': 'polite' });
   const models = context.runs.flatMap((run) =>
     run.checkpoints?.length ? run.checkpoints.map(({ step }) => `${run.name}@${step}`) : run.model ? [run.name] : [],
@@ -54,7 +54,7 @@ export function differPanel(context, text, signal) {
     ),
     form('Compare the step', one, other, () => {
       const [x, y] = [engines[Number(one.input.value)], engines[Number(other.input.value)]];
-      const body = { model: context.model, text: text(), a: x, b: y };
+      const body = { ...step(), a: x, b: y };
       return show(() => post('/api/differ/rungs', body, signal), true);
     }),
     result,

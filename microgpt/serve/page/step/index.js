@@ -19,7 +19,12 @@ export async function show(main, context) {
   const ending = new AbortController();
   const view = new Walk(main, context, ending.signal);
   await view.load(null);
-  return () => ending.abort();
+  /** @param {import('../types.js').Context} next  Another checkpoint: the same place in its step. */
+  const follow = (next) => {
+    view.context = next;
+    view.load(view.text);
+  };
+  return Object.assign(() => ending.abort(), { follow });
 }
 
 /** Where the learner is in a step: a stage, a position, a number. */
@@ -89,7 +94,7 @@ class Walk {
       this.error,
       this.notes,
       this.body,
-      differPanel(context, () => this.text, signal),
+      differPanel(context, () => ({ model: this.context.model, text: this.text }), signal),
     );
   }
 
@@ -125,6 +130,7 @@ class Walk {
   async load(text) {
     const model = this.context.model;
     const number = ++this.asked; // an answer that comes after the next question is dropped
+    const written = this.document.value;
     this.error.textContent = '';
     this.body.hidden = !this.step;
     if (!model) {
@@ -144,6 +150,7 @@ class Walk {
       this.text = text;
       this.step = new Step(answer);
       this.begin(this.step);
+      if (this.document.value === written) this.document.value = this.row; // else somebody types meanwhile
     } catch (error) {
       if (aborted(error) || number !== this.asked) return;
       if (!(error instanceof ApiError)) throw error;
@@ -163,12 +170,19 @@ class Walk {
     if (this.step) this.error.textContent = `${reason}. The model made this one up.`;
   }
 
+  /** The document as it is trained on: without special tokens, and cut to the context. */
+  get row() {
+    const { step } = this;
+    if (!step) return '';
+    const texts = step.answer.tokens.map((_, i) => step.token(i));
+    return texts.filter((text) => !/^<\w+>$/.test(text)).join('');
+  }
+
   /** @param {Step} step */
   begin(step) {
     const { answer } = step;
     this.stages = stagesOf(step);
     this.position = Math.min(this.position, step.positions - 1);
-    this.document.value = answer.tokens.map((_, i) => step.token(i)).filter((text) => !/^<\w+>$/.test(text)).join('');
     this.notes.textContent = [
       `Step ${(answer.step + 1).toLocaleString('en')} of ${answer.steps.toLocaleString('en')}: learning rate ${short(answer.lr)}, norm of the gradient ${short(answer.norm)}.`,
       ...answer.notes.map((note) => note[0].toUpperCase() + note.slice(1) + '.'),
