@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from microgpt.runs.folder import entry_of
 
 PIECE = 2**20  # bytes read at once
 MARK = 256  # bytes before the end of what was read, by which a file that was written anew is noticed
-MOST_ROWS = 2**18  # of a table; beyond it, every second one goes, minima and maxima last
+MOST_ROWS = 2**18  # of a table; beyond it, it is thinned to half, minima and maxima stay
 
 TRAINING = ("step", "loss", "lr", "tokens", "seconds")
 HELD_OUT = ("step", "val_loss", "bits_per_byte")
@@ -30,6 +31,8 @@ class Table:
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
         self.columns = {name: array("d") for name in names}
+        self._weights = array("d")  # how many rows each stands for
+        self._means = array("d")  # the mean of the second column over these
         self.rows = 0  # that were added in all, also those that were thinned out
 
     def __len__(self) -> int:
@@ -45,10 +48,13 @@ class Table:
                 rows.append([_number(entry.get(name)) for name in self.names])
         for i, name in enumerate(self.names):
             self.columns[name].extend(row[i] for row in rows)
+        self._weights.extend(1.0 for _ in rows)
+        self._means.extend(row[1] for row in rows)
         self.rows += len(rows)
         if len(self) > MOST_ROWS:
-            kept = thinned(self.column(self.names[1]), MOST_ROWS // 2)
+            kept, weights, means = self._thinned(0, len(self), MOST_ROWS // 2)
             self.columns = {name: array("d", self.column(name)[kept].tobytes()) for name in self.names}
+            self._weights, self._means = array("d", weights.tobytes()), array("d", means.tobytes())
 
     def column(self, name: str) -> np.ndarray:
         """A copy of a column, float64 (N,)."""
@@ -59,17 +65,26 @@ class Table:
 
         The column "mean" has the mean of the second one over the part that each row stands for.
         """
-        steps = self.column("step")
-        low, high = np.searchsorted(steps, [first, last], side="right")
-        values = self.column(self.names[1])[low:high]
-        kept, edges = thinned(values, most), parts(len(values), most)
-        part = np.searchsorted(edges, kept, side="right") - 1
-        known = ~np.isnan(values)
-        sums, counts = (np.add.reduceat(np.append(column, 0.0), edges) for column in (np.nan_to_num(values), known))
-        found = {name: self.column(name)[low + kept] for name in self.names}
-        with np.errstate(invalid="ignore"):
-            found["mean"] = (sums / counts)[part]
+        low, high = np.searchsorted(self.column("step"), [first, last], side="right")
+        kept, _, means = self._thinned(int(low), int(high), most)
+        found = {name: self.column(name)[kept] for name in self.names} | {"mean": means}
         return {name: [None if math.isnan(value) else value for value in each.tolist()] for name, each in found.items()}
+
+    def _thinned(self, low: int, high: int, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which rows of low .. high to keep, how many rows each stands for, and their means."""
+        weights, means = np.array(self._weights)[low:high], np.array(self._means)[low:high]
+        steps, values = self.column("step")[low:high], self.column(self.names[1])[low:high]
+        if high - low <= max(4, most):
+            return np.arange(low, high), weights, means
+        begins = parts(steps, most)
+        kept = extremes(values, begins)
+        part = np.searchsorted(begins, kept, side="right") - 1
+        known = np.where(np.isnan(means), 0, weights)
+        sums, counts, all_rows = (np.add.reduceat(a, begins) for a in (np.nan_to_num(means) * known, known, weights))
+        with np.errstate(invalid="ignore"):
+            mean = sums / counts
+        share = np.bincount(part, minlength=len(begins))
+        return low + kept, (all_rows / np.maximum(share, 1))[part], mean[part]
 
 
 class History:
@@ -130,19 +145,17 @@ class History:
         self._mark = (self._mark + data[-MARK:])[-MARK:]
 
 
-def parts(n: int, most: int) -> np.ndarray:
-    """Where equal parts of n values begin, two points of `most` for each: a part per value where there is room."""
-    return np.arange(n) if n <= max(4, most) else np.linspace(0, n, max(2, most // 2) + 1).astype(np.int64)[:-1]
+def parts(steps: np.ndarray, most: int) -> np.ndarray:
+    """Where ranges of equally many steps begin, two points of `most` for each; ranges without a row are left out."""
+    edges = np.linspace(steps[0], steps[-1], max(2, most // 2) + 1)[:-1]
+    return np.unique(np.searchsorted(steps, edges, side="left"))
 
 
-def thinned(values: np.ndarray, most: int) -> np.ndarray:
-    """Indices of at most about `most` values: the first and the last, and the minimum and maximum of each part."""
-    edges = parts(len(values), most).tolist()
-    if len(edges) == len(values):
-        return np.arange(len(values))
+def extremes(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """Indices of the first and the last value, and of the minimum and maximum of each part, ascending."""
     low, high = np.where(np.isnan(values), np.inf, values), np.where(np.isnan(values), -np.inf, values)
-    kept = {0, len(values) - 1}
-    for begin, end in zip(edges, [*edges[1:], len(values)], strict=True):
+    kept, edges = {0, len(values) - 1}, [*begins.tolist(), len(values)]
+    for begin, end in itertools.pairwise(edges):
         kept |= {begin + int(low[begin:end].argmin()), begin + int(high[begin:end].argmax())}
     return np.array(sorted(kept))
 

@@ -95,13 +95,19 @@ class Models:
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def start(self) -> None:
-        """Load the model that was given first, if it is there by now. Raises ModelError for a damaged folder."""
+        """Load the model that was given first, if it is there by now; of a folder of runs each is loaded when used.
+
+        Raises ModelError for a damaged folder.
+        """
+        if self.catalog.folder_is_default:
+            self.ready = True
+            return
         try:
             await self.get()
         except ModelError:
             raise
         except ApiError:
-            self.ready = True  # a run without a checkpoint, or no run yet
+            self.ready = True  # a run without a checkpoint
 
     async def get(self, name: str | None = None) -> ServedModel:
         """A model by name, the default one without; see Catalog.find. Raises ApiError, ModelError for a damaged one."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from microgpt.runs import history
-from microgpt.runs.history import History, Table, thinned
+from microgpt.runs.history import History, Table
 
 
 def line(step: int, **figures: Any) -> str:
@@ -86,22 +88,32 @@ def test_damaged_lines_are_left_out(file: Path) -> None:
     assert read.training.points(9, first=6)["lr"] == [None]
 
 
-def test_extremes_stay() -> None:
-    rng = Random(1)
-    values = np.array([rng.gauss(0, 1) for _ in range(5000)])
-    values[1234], values[4321] = 50, -50
-    kept = thinned(values, 100)
-    assert {0, 1234, 4321, 4999} <= set(kept.tolist())
-    assert len(kept) <= 102
-    assert (np.diff(kept) > 0).all()
-    for part in np.array_split(np.arange(5000), 50):
-        inside = values[kept[(kept >= part[0]) & (kept <= part[-1])]]
-        assert (inside.min(), inside.max()) == (values[part].min(), values[part].max())
+def table_of(losses: Iterable[float], first: int = 0) -> Table:
     table = Table(("step", "loss"))
-    table.extend({"step": i, "loss": value} for i, value in enumerate(values.tolist()))
-    points = table.points(100)
-    assert sorted(set(points["mean"])) == pytest.approx(sorted(part.mean() for part in np.array_split(values, 50)))
-    assert thinned(np.full(500, np.nan), 10).tolist()[0] == 0
+    table.extend({"step": step, "loss": loss} for step, loss in enumerate(losses, first))
+    return table
+
+
+def test_extremes_stay() -> None:
+    """And means: of every part of the steps, whatever was thinned before."""
+    rng = Random(1)
+    values = np.array([rng.gauss(3, 1) for _ in range(5000)])
+    values[1234], values[4321] = 50, -50
+    points = table_of(values.tolist()).points(100)
+    assert {0, 1234, 4321, 4999} <= set(points["step"])
+    assert len(points["step"]) <= 102
+    steps, means = np.array(points["step"]), np.array(points["mean"])
+    assert (np.diff(steps) > 0).all()
+    edges = np.linspace(0, 4999, 51)
+    for begin, end in zip(edges[:-1], [*edges[1:-1], 5000], strict=True):
+        inside = (steps >= begin) & (steps < end)
+        part = values[int(np.ceil(begin)) : int(np.ceil(end))]
+        assert (values[steps[inside].astype(int)].min(), values[steps[inside].astype(int)].max()) == (
+            part.min(),
+            part.max(),
+        )
+        assert means[inside] == pytest.approx(part.mean())
+    assert table_of([math.nan] * 500).points(10)["loss"][0] is None
 
 
 def test_memory_is_bounded(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +126,11 @@ def test_memory_is_bounded(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(read.training) <= 402
     assert read.training.rows == 3000
     assert (steps(read)[0], steps(read)[-1], max(read.training.column("loss"))) == (0, 2999, 99)
+    points = read.training.points(60)
+    assert np.diff(points["step"]).max() <= 200  # early steps are as dense as late ones
+    mean = np.mean([each for each in points["mean"] if each and each < 1.0001])
+    assert mean == pytest.approx(1)
+    assert max(each for each in points["mean"] if each) == pytest.approx(1 + 98 / 100, rel=0.3)
 
 
 def test_a_hundred_thousand_steps(file: Path) -> None:

@@ -174,12 +174,15 @@ class Follower:
             now = tuple(table.columns["step"][-1] if len(table) else -1.0 for table in tables)
             if now == self._steps and not anew:
                 return None
+            most = self._points if anew else self._share(now[0])
+            columns = [table.points(most, first) for table, first in zip(tables, after, strict=True)]
             self._generation, self._steps = history.generation, (now[0], now[1])
-            columns = [
-                table.points(self._points if anew else GROWN, first) for table, first in zip(tables, after, strict=True)
-            ]
             series = Series(training=columns[0], held_out=columns[1], rows=history.training.rows)
             return LiveEvent(run=self._name, kind="history" if anew else "grown", series=series)
+
+    def _share(self, step: float) -> int:
+        """How many points the steps since the last look may have, for about as many per step as the rest has."""
+        return min(GROWN, max(16, round(2 * self._points * (1 - self._steps[0] / max(1.0, step)))))
 
     def _new_samples(self) -> Iterator[LiveEvent]:
         file = RunFolder(self._path).samples_file

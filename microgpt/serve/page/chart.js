@@ -92,15 +92,18 @@ export class Chart {
     const [first, last] = this.bounds();
     let low = Infinity;
     let high = -Infinity;
+    const inside = (/** @type {Line} */ line, /** @type {(number | null)[]} */ values) =>
+      /** @type {number[]} */ (values.filter((value, i) => value !== null && line.x[i] >= first && line.x[i] <= last && !(this.log && value <= 0)));
+    for (const value of this.lines.flatMap((line) => inside(line, line.y))) {
+      low = Math.min(low, value);
+      high = Math.max(high, value);
+    }
+    const span = high - low; // single values widen the picture by so much at most
     for (const line of this.lines) {
-      const inside = (/** @type {(number | null)[]} */ values) => /** @type {number[]} */ (values.filter((value, i) => value !== null && line.x[i] >= first && line.x[i] <= last && !(this.log && value <= 0)));
-      const shown = inside(line.y);
-      const faint = inside(line.faint ?? []).sort((a, b) => a - b); // without what sticks out
-      if (faint.length) shown.push(faint[Math.floor(faint.length * OUT)], faint[Math.ceil((faint.length - 1) * (1 - OUT))]);
-      for (const value of shown) {
-        low = Math.min(low, value);
-        high = Math.max(high, value);
-      }
+      const single = inside(line, line.faint ?? []).sort((a, b) => a - b);
+      if (!single.length) continue;
+      low = Math.min(low, Math.max(single[Math.floor(single.length * OUT)], low - span));
+      high = Math.max(high, Math.min(single[Math.ceil((single.length - 1) * (1 - OUT))], high + span));
     }
     if (low > high) return [this.log ? 0.1 : 0, 1];
     for (const level of this.levels) {
@@ -151,7 +154,7 @@ export class Chart {
       if (line.faint) lines.push(this.path(line, line.faint, 'faint'));
       lines.push(this.path(line, line.y, line.dashed ? 'dashed' : ''));
     }
-    const clip = svg('svg', { x: SIDE.left, y: 0, width: inner, height: HEIGHT, viewBox: `${SIDE.left} 0 ${inner} ${HEIGHT}` }, lines);
+    const clip = svg('svg', { x: SIDE.left, y: SIDE.top - 2, width: inner, height: tall + 4, viewBox: `${SIDE.left} ${SIDE.top - 2} ${inner} ${tall + 4}` }, lines);
     fill(this.back, drawn, clip, names);
     this.drawCursor();
   }

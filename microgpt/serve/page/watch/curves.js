@@ -4,7 +4,7 @@
 /** @typedef {Record<string, (number | null)[]>} Columns */
 /** @typedef {{training: Columns, held_out: Columns, rows: number}} Series */
 
-const SMOOTH = 50; // parts of the range that is shown, over which a loss is averaged
+const SMOOTH = 50; // the parts of a range that are averaged over
 export const MOST = 6000; // points of a curve; beyond, the history is asked for again
 
 export class Curves {
@@ -43,7 +43,7 @@ export class Curves {
     const last = step.length - 1;
     if (last < 1 || !seconds) return 0;
     let i = last;
-    while (i > 0 && Number(seconds[last]) - Number(seconds[i]) < 5 && last - i < 200) i--;
+    while (i > 0 && Number(seconds[last]) - Number(seconds[i]) < 5) i--;
     const spent = Number(seconds[last]) - Number(seconds[i]);
     return spent > 0 ? (Number(step[last]) - Number(step[i])) / spent : 0;
   }
@@ -64,23 +64,22 @@ function append(to, from) {
 }
 
 /**
- * A moving average, over a fiftieth of the values around each.
+ * A moving average, over a fiftieth of the range around each value; at the beginning, where a loss falls, over less.
+ * @param {number[]} x  Ascending.
  * @param {(number | null)[]} values
  * @returns {(number | null)[]}
  */
-export function smooth(values) {
-  const reach = Math.max(1, Math.round(values.length / SMOOTH / 2));
+export function smooth(x, values) {
   const sums = [0];
   const counts = [0];
   values.forEach((value, i) => {
     sums.push(sums[i] + (value ?? 0));
     counts.push(counts[i] + (value === null ? 0 : 1));
   });
-  return values.map((_, i) => {
-    const before = Math.min(reach, i);
-    const after = Math.min(before, values.length - 1 - i); // at the beginning, where a loss falls, not more than before
-    const count = counts[i + after + 1] - counts[i - before];
-    return count ? (sums[i + after + 1] - sums[i - before]) / count : null;
+  const reach = (x[x.length - 1] - x[0]) / SMOOTH / 2;
+  return around(x, (i) => Math.min(reach, x[i] - x[0]), (low, high) => {
+    const count = counts[high + 1] - counts[low];
+    return count ? (sums[high + 1] - sums[low]) / count : null;
   });
 }
 
@@ -90,12 +89,32 @@ export function smooth(values) {
  * @returns {(number | null)[]}
  */
 export function rates(training) {
-  const { tokens = [], seconds = [] } = training;
-  const reach = Math.max(1, Math.round(seconds.length / 100));
-  return seconds.map((_, i) => {
-    const from = Math.max(0, i - reach);
-    const to = Math.min(seconds.length - 1, i + reach);
-    const spent = Number(seconds[to]) - Number(seconds[from]);
-    return spent > 0 ? (Number(tokens[to]) - Number(tokens[from])) / spent : null;
+  const tokens = /** @type {number[]} */ (training.tokens ?? []);
+  const seconds = /** @type {number[]} */ (training.seconds ?? []);
+  const reach = (seconds[seconds.length - 1] - seconds[0]) / SMOOTH / 2;
+  return around(seconds, () => reach, (low, high) => {
+    const [from, to] = low === high ? [Math.max(0, low - 1), Math.min(seconds.length - 1, high + 1)] : [low, high];
+    const spent = seconds[to] - seconds[from];
+    return spent > 0 ? (tokens[to] - tokens[from]) / spent : null;
+  });
+}
+
+/**
+ * A value for each place, computed from the first and the last place that are within reach.
+ * @template Value
+ * @param {number[]} x  Ascending.
+ * @param {(i: number) => number} reach
+ * @param {(low: number, high: number) => Value} compute
+ * @returns {Value[]}
+ */
+function around(x, reach, compute) {
+  let low = 0;
+  let high = 0;
+  return x.map((at, i) => {
+    const far = reach(i);
+    while (low < i && x[low] < at - far) low++;
+    high = Math.max(high, i);
+    while (high + 1 < x.length && x[high + 1] <= at + far) high++;
+    return compute(low, high);
   });
 }

@@ -36,8 +36,7 @@ export async function show(main, context) {
     range = wanted && width < last ? [Math.round(from), Math.round(from + width)] : null;
     detail = new Map();
     whole.disabled = range === null;
-    for (const chart of charts) ((chart.range = range), chart.drawCursor()); // the next key counts from here
-    draw();
+    paint(); // at once: the next key counts from here
     if (range) refine(range);
   };
   const point = (/** @type {number | null} */ x) => {
@@ -123,7 +122,7 @@ export async function show(main, context) {
       const of = names.length > 1 ? `${curves.name} ` : '';
       const name = names.length > 1 ? curves.name : '';
       if (x.length) {
-        lines[0].push({ ...base, name: `${of}training`, y: smooth(training.mean), faint: names.length > 1 ? undefined : training.loss });
+        lines[0].push({ ...base, name: `${of}training`, y: smooth(x, training.mean), faint: names.length > 1 ? undefined : training.loss });
         lines[1].push({ ...base, name: name || 'rate', y: training.lr });
         lines[2].push({ ...base, name: name || 'tokens/s', y: rates(training) });
       }
