@@ -32,6 +32,8 @@ class Mutant(NamedTuple):
     @property
     def tests(self) -> list[str]:
         """The tests that ought to notice: the ladder's for this rung, or those of what all rungs share."""
+        if self.file in SERVE_TESTS:
+            return SERVE_TESTS[self.file]
         rung = self.file.removeprefix("engines/").split("/")[0].removesuffix(".py")
         if rung in LADDER:
             parts = ("adam", "attention", "bfloat16", "denormals", "engine", "matmul", "prefixes", "slots")
@@ -48,6 +50,16 @@ class Mutant(NamedTuple):
         return ["tests/test_optim.py", "tests/engines/common/test_dropout.py", "tests/engines/test_ladder.py"]
 
 
+SERVE_TESTS = {
+    "serve/admission.py": ["tests/serve/test_scheduler.py", "-k", "admission"],
+    "serve/ending.py": ["tests/serve/test_ending.py", "-k", "though_the_end_hangs"],
+    "serve/generation.py": ["tests/serve/test_scheduler.py", "-k", "seed"],
+    "serve/guard.py": ["tests/serve/test_guard.py"],
+    "serve/protocol.py": ["tests/serve/test_hostile.py", "-k", "4 MiB or 4_mib or body"],
+    "serve/reply.py": ["tests/serve/test_scheduler.py", "-k", "read"],
+    "serve/scheduler.py": ["tests/serve/test_scheduler.py"],
+    "serve/sequence.py": ["tests/serve/test_scheduler.py", "-k", "stop or seed"],
+}
 SCALAR, FUNCTIONAL, TENSOR, MANUAL = (f"engines/{rung}.py" for rung in ("scalar", "functional", "tensor", "manual"))
 PYTORCH, PYTORCH_MODEL = "engines/pytorch/__init__.py", "engines/pytorch/model.py"
 ARRAYS = "engines/common/arrays.py"
@@ -147,6 +159,28 @@ MUTANTS = [
     Mutant("feed.py", "padding is scored", "scored = self.scored[at + 1] & inside", "scored = self.scored[at + 1] | ~inside"),
     Mutant("feed.py", "each pass takes its own mean", "weight = 1.0 / max(1, self.targets(step))", "weight = size and 1.0 / max(1, self.targets(step)) / -(-(last - first) // size)"),
     Mutant("feed.py", "the mask's place is off by one", "self.scored[at + 1] & inside", "self.scored[at] & inside"),
+    Mutant("serve/admission.py", "a client's next request goes before the others", "turns  # behind the others", "turns; self._waiting.move_to_end(client, last=False)"),
+    Mutant("serve/admission.py", "the queue has no end", "if self.waiting >= self._queue:", "if False:"),
+    Mutant("serve/admission.py", "a client that leaves in its turn keeps the place", "self.leave()  # it was its turn when its client left", "pass"),
+    Mutant("serve/admission.py", "whoever waits is not told of the end", "turn.set_exception(Closing())", "turn.cancel()"),
+    Mutant("serve/ending.py", "the last deadline is not kept", "self._over.wait()", "return"),
+    Mutant("serve/generation.py", "seeds do not wrap", "(first + number) % SEEDS", "first + number"),
+    Mutant("serve/generation.py", "all choices have the first one's seed", "(first + number) % SEEDS", "first"),
+    Mutant("serve/guard.py", "any Host", "if not host or (host[1] not in self._hosts and host[1] != local):", "if not host:"),
+    Mutant("serve/guard.py", "any Origin", "if len(origins) > 1 or origins[0] not in own:", "if len(origins) > 1:"),
+    Mutant("serve/guard.py", "two Origins", "if len(origins) > 1 or origins[0] not in own:", "if origins[0] not in own:"),
+    Mutant("serve/guard.py", "no key is asked for", 'if self._key and scope["path"] not in self._public:', "if False:"),
+    Mutant("serve/guard.py", "keys are compared in a time that tells", "not hmac.compare_digest(key_of(given_keys[0]), self._key)", "key_of(given_keys[0]) != self._key"),
+    Mutant("serve/protocol.py", "a body in chunks is not counted", "if self._body_bytes > BODY_BYTES:", "if False:"),
+    Mutant("serve/protocol.py", "a length of a byte too many", "if length > BODY_BYTES:", "if length > BODY_BYTES + 1:"),
+    Mutant("serve/reply.py", "texts that nobody reads go on", "return len(self._events) > MOST_UNREAD", "return False"),
+    Mutant("serve/scheduler.py", "a client that leaves keeps its slots", "for running in gone:", "for running in ():"),
+    Mutant("serve/scheduler.py", "a reply of many texts takes all slots", "if waiting.begun and side >= self._most_side:", "if False:"),
+    Mutant("serve/scheduler.py", "a long prompt holds up the others", "if time.monotonic() >= deadline:", "if False:"),
+    Mutant("serve/scheduler.py", "the worker runs ahead", "self._news.wait_for(self._in_pace, STALL_SECONDS)", "pass"),
+    Mutant("serve/scheduler.py", "an error of one text ends all", "running.text.finished = True", "raise error"),
+    Mutant("serve/sequence.py", "stops are ignored", "UntilStop(request.stops)", "UntilStop(())"),
+    Mutant("serve/sequence.py", "all texts draw alike", "Random(request.seed)", "Random(0)"),
 ]  # fmt: skip
 
 

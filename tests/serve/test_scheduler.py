@@ -17,7 +17,7 @@ from microgpt.inference.sampling import Sampling
 from microgpt.serve import scheduler
 from microgpt.serve.admission import Admission
 from microgpt.serve.errors import Closing, Overloaded
-from microgpt.serve.generation import Event, Finished, Generation, Scored, Token
+from microgpt.serve.generation import Event, Finished, Generation, Scored, Token, seed_of
 from microgpt.serve.metrics import Metrics
 from microgpt.serve.models import ServedModel
 from microgpt.serve.reply import MOST_UNREAD, Reply
@@ -153,6 +153,28 @@ def test_a_long_prompt_is_computed_in_pieces_between_the_steps_of_others(
         pieces = [i for i, name in enumerate(order) if name == "p"][1:]
         assert len(pieces) > 40
         assert all(order[i + 1] == "s" for i in pieces)
+
+    run(model, check)
+
+
+def test_a_text_ends_before_its_stop(model: LanguageModel) -> None:
+    async def check(served: ServedModel, _: Admission) -> None:
+        found = await events(served, greedy(model, "ab", tokens=50, stops=["ba"]))
+        assert text(found) == "a"
+        assert isinstance(found[-1][1], Finished)
+        assert found[-1][1].reason == "stop"
+
+    run(model, check)
+
+
+def test_a_seed_is_that_of_the_terminal(model: LanguageModel) -> None:
+    async def check(served: ServedModel, _: Admission) -> None:
+        prompt = [model.tokenizer.bos]
+        first = 2**64 - 1
+        many = [Generation(prompt, Sampling(3.0), seed_of(first, i), 20) for i in range(3)]
+        found = await events(served, *many)
+        for i, seed in enumerate((first, 0, 1)):
+            assert text(found, i) == model.generate("", temperature=3.0, seed=seed, max_tokens=20).read()
 
     run(model, check)
 
