@@ -327,4 +327,4 @@ def test_admission_is_bounded_fair_and_forgets() -> None:
         assert admission.waiting == 0
         await asyncio.gather(*waiting)
 
-    asyncio.run(check())
+    asyncio.run(asyncio.wait_for(check(), 20))
