@@ -151,6 +151,15 @@ def test_a_chat_is_edited_and_answered_again(visit: Visit) -> None:
     assert page.get_by_role("treeitem").count() == 7
     page.locator(".branch", has_text="bye").click()
     assert turns.count() == 4
+    # An answer that a person has changed goes on behind the change.
+    turns.nth(3).get_by_role("button", name="Edit").click()
+    begun = f"{draft.input_value()[:3]} a sm"
+    draft.fill(begun)
+    page.get_by_role("button", name="Go on from here").click()
+    page.locator(".branch .note", has_text="edited").wait_for()
+    wait(page)
+    assert texts.nth(3).text_content().startswith(begun)
+    assert page.locator(".turn:last-child .t[aria-label$=' %']").count() >= len(begun)  # all are scored
     page.get_by_role("button", name="New chat").click()
     assert turns.count() == 0
     # A system message leads a new chat, and is edited, too.
@@ -207,6 +216,18 @@ def test_colours(visit: Visit) -> None:
     page.keyboard.press("ArrowRight")
     assert page.get_by_role("radio", name="Surprise").get_attribute("aria-checked") == "true"
     assert page.evaluate(alpha) != pytest.approx([0.45 * float(p) for p in chances], abs=0.01)
+
+
+def test_a_whole_text_becomes_a_prompt(visit: Visit) -> None:
+    page = visit(f"#/play/{NAMES}")
+    text = generate(page, "o", Temperature="0")
+    page.get_by_role("button", name="Edit").click()
+    assert page.get_by_label("Begin a text").input_value() == f"o{text}"
+    assert page.locator(".text .given").count() == 1 + len(text) > 1
+    assert page.locator(".text .drawn").count() == 0
+    page.keyboard.press("Control+Enter")
+    wait(page)
+    assert page.get_by_role("treeitem").count() == 4
 
 
 def test_the_training_text(visit: Visit) -> None:

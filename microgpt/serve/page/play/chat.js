@@ -1,9 +1,10 @@
 // @ts-check
 // A conversation: messages are sent, answered, edited and answered again.
 
+import { post } from '../api.js';
 import { fill, h } from '../dom.js';
 import { load, save } from './kept.js';
-import { Part, path } from './tree.js';
+import { Part, path, unscored } from './tree.js';
 
 /** @typedef {import('./session.js').Session} Session */
 /** @typedef {import('./completion.js').Tools} Tools */
@@ -87,6 +88,7 @@ export function chat(session, tools) {
     const done = () => {
       editing = null;
       if (!draft.value.trim() || draft.value === part.shown) return session.listener.changed();
+      if (part.written) return run(() => amend(part, draft.value));
       return part.role === 'system' ? renamed(draft.value) : run(() => answer(part.parent, draft.value));
     };
     const leave = () => {
@@ -100,8 +102,24 @@ export function chat(session, tools) {
         done();
       }
     });
-    fill(turn, draft, h('div', { class: 'row buttons' }, h('button', { type: 'button', class: 'first', onclick: done }, 'Send again'), h('button', { type: 'button', onclick: leave }, 'Cancel')));
+    fill(turn, draft, h('div', { class: 'row buttons' }, h('button', { type: 'button', class: 'first', onclick: done }, part.written ? 'Go on from here' : 'Send again'), h('button', { type: 'button', onclick: leave }, 'Cancel')));
     draft.focus();
+  }
+
+  /**
+   * An answer of which a person has changed the text: it goes on behind it. Tokens before the change stay as they are.
+   * @param {Part} part
+   * @param {string} text
+   */
+  async function amend(part, text) {
+    let [kept, length] = [0, 0];
+    while (kept < part.tokens.length && text.startsWith(part.tokens[kept].piece, length)) length += part.tokens[kept++].piece.length;
+    while (kept && part.tokens[kept - 1].piece === '') kept--; // a part of a character that may have gone
+    const rest = text.slice(length);
+    /** @type {number[]} */
+    const ids = rest ? (await post('/tokenize', { model: session.model, content: rest }, tools.signal)).tokens : [];
+    const tokens = [...part.tokens.slice(0, kept), ...ids.map(unscored)];
+    return session.generate(new Part(part.parent, part.role, { tokens, seed: part.seed, note: 'edited' }));
   }
 
   /**
@@ -119,7 +137,7 @@ export function chat(session, tools) {
     element,
     /** @param {Part} part */
     actions(part) {
-      if (part.written || part === editing) return [];
+      if (part.running || part === editing) return [];
       const button = h('button', { type: 'button', class: 'plain small', onclick: () => {
         const turn = button.closest('.turn')?.querySelector('.tokens');
         if (turn) edit(part, /** @type {HTMLElement} */ (turn));

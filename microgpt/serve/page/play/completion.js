@@ -23,7 +23,8 @@ export function completion(session, tools) {
   const stop = h('button', { type: 'button', onclick: () => session.stop() }, 'Stop');
   const more = h('button', { type: 'button', onclick: () => run(() => session.answer && session.generate(session.answer)) }, 'Continue');
   const again = h('button', { type: 'button', onclick: () => run(() => session.answer && session.regenerate(session.answer)) }, 'Regenerate');
-  const element = h('form', { class: 'card composer' }, h('label', { class: 'name', for: 'prompt' }, 'Begin a text'), area, h('div', { class: 'row buttons' }, go, stop, more, again));
+  const edit = h('button', { type: 'button', onclick: take, title: 'the whole text as the beginning of another one' }, 'Edit');
+  const element = h('form', { class: 'card composer' }, h('label', { class: 'name', for: 'prompt' }, 'Begin a text'), area, h('div', { class: 'row buttons' }, go, stop, more, again, edit));
   /** @type {Part} */
   let prompt = new Part(null, 'prompt', { text: typed }); // the one that the text area shows
   let timer = 0;
@@ -67,6 +68,20 @@ export function completion(session, tools) {
     return session.generate(new Part(prompt, 'answer'));
   }
 
+  /** The whole text as a prompt; its tokens stay until it is changed. */
+  function take() {
+    const parts = path(session.current);
+    const text = parts.map((part) => part.shown).join('');
+    const tokens = parts.some((part) => part.cut >= 0) ? [] : parts.flatMap((part) => part.tokens);
+    prompt = new Part(null, 'prompt', { text, tokens });
+    area.value = typed = text;
+    save(key, typed);
+    session.current = prompt;
+    session.listener.changed();
+    if (!tokens.length) score();
+    area.focus();
+  }
+
   async function score() {
     scoring.abort();
     scoring = new AbortController();
@@ -91,7 +106,7 @@ export function completion(session, tools) {
       stop.disabled = !running;
       go.disabled = running;
       more.disabled = running || !session.continues;
-      again.disabled = running || session.answer === null;
+      again.disabled = edit.disabled = running || session.answer === null;
       const shown = path(session.current)[0];
       if (shown && shown !== prompt) {
         prompt = shown;

@@ -160,6 +160,15 @@ export function request(answer) {
   return body;
 }
 
+/**
+ * A token of which only the id is known yet; the next request tells the rest.
+ * @param {number} id
+ * @returns {Token}
+ */
+export function unscored(id) {
+  return { id, piece: '', text: 'bytes:', logprob: null, candidates: [] };
+}
+
 /** @param {Token} token */
 function partial(token) {
   return token.piece === '' && token.text.startsWith('bytes:');
