@@ -27,8 +27,8 @@ from microgpt.training.train import train
 LOGGED = 100_000  # steps of the long curves
 PAINT, KEY, ATTENTION, DRAW, FRAME = 100, 16, 300, 1000, 50  # milliseconds, at most
 
-# From a key until the first token is laid out, and until the frame is over that shows it: its callback runs before it is
-# painted, and a task that is posted from there after it.
+# From a key until the first token is laid out, and until the frame is over that shows it: its callback runs before it
+# is painted, and a task that is posted from there after it.
 FROM_KEY = """
 () => new Promise((resolve) => {
   const area = document.querySelector('#prompt');
