@@ -144,14 +144,37 @@ function showBar(view, names, at) {
     known.runs.length ? null : h('option', null, 'no runs yet'),
   );
   picker.disabled = known.runs.length === 0;
-  const run = known.runs.find((run) => run.name === names[0]);
-  showScrubber(byId('scrubber'), run, at, (step) => location.replace(address(view, names, step)));
+  showMarks(view, names, at);
   for (const link of document.querySelectorAll('nav a')) {
     const target = /** @type {HTMLElement} */ (link).dataset.view ?? 'play';
     link.setAttribute('href', address(target, target === 'watch' ? names : names.slice(0, 1), at));
     if (target === view) link.setAttribute('aria-current', 'page');
     else link.removeAttribute('aria-current');
   }
+}
+
+/**
+ * The checkpoints of the run; a step that is chosen takes the place of the address before it.
+ * @param {string} view
+ * @param {string[]} names
+ * @param {number | null} at
+ */
+function showMarks(view, names, at) {
+  const run = known.runs.find((each) => each.name === names[0]);
+  showScrubber(byId('scrubber'), run, at, (step) => location.replace(address(view, names, step)));
+}
+
+/** While a run is being trained, its new checkpoints come to the scrubber. */
+async function refresh() {
+  const shownNow = current;
+  const run = known.runs.find((each) => each.name === shownNow?.context.run);
+  if (!shownNow || run?.state !== 'running' || document.hidden) return;
+  const answer = await get('/api/runs').catch(() => null); // a view that needs the service says so itself
+  if (!answer || shownNow !== current) return;
+  known = answer;
+  shownNow.context = { ...shownNow.context, runs: known.runs };
+  const { view, at } = parse(location.hash);
+  showMarks(view, shownNow.context.names, at);
 }
 
 /** @param {unknown} error */
@@ -165,6 +188,7 @@ picker.addEventListener('change', () => {
   location.hash = address(parse(location.hash).view, [picker.value]);
 });
 addEventListener('hashchange', show);
+setInterval(refresh, 3000);
 document.querySelector('.skip')?.addEventListener('click', (event) => {
   event.preventDefault(); // the hash is the router's
   main.focus();
