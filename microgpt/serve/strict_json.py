@@ -63,7 +63,13 @@ def _loads(text: str, object_of: Callable[[list[tuple[str, Any]]], dict[str, Any
     except (json.JSONDecodeError, JsonError):
         raise
     except ValueError:  # of int(), for thousands of digits; _check then names the field
-        return json.loads(text, **hooks, parse_int=lambda digits: int(digits) if len(digits) <= LONGEST else MOST + 1)
+        return json.loads(text, **hooks, parse_int=_integer)
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > LONGEST:
+        return LEAST - 1 if digits.startswith("-") else MOST + 1
+    return int(digits)
 
 
 @contextlib.contextmanager

@@ -106,12 +106,13 @@ def test_50_samples_at_most_and_unknown_fields_change_nothing(names_server: Serv
     [
         ("generate", '{"seed": 1, "seed": 1}', "seed: it occurs twice; keep one"),
         ("generate", '{"max_tokens": null, "max_tokens": null}', "max_tokens: it occurs twice; keep one"),
+        ("generate", '{"seed": -' + "9" * 5000 + "}", "seed: Input should be greater than or equal to 0"),
         ("chat", '{"messages": [], "messages": []}', "messages: it occurs twice; keep one"),
         ("chat", '{"messages": [{"role": "user", "content": "hi", "content": "hi"}]}',
          "messages.0.content: it occurs twice; keep one"),
     ],
 )  # fmt: skip
-def test_a_known_field_occurs_once(server: Server, path: str, text: str, error: str) -> None:
+def test_a_known_field_is_refused_by_name(server: Server, path: str, text: str, error: str) -> None:
     answer = server.client.post(f"/microgpt/v1/{path}", content=text, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()) == (422, {"error": error})
 
