@@ -40,7 +40,10 @@ def write(job: ExportJob, out: Path) -> list[str]:
     blob, entries = pack(job.weights, job.storage)
     about = {"model": config.model.model_dump(), "storage": job.storage, "matrices": entries}
     about["tokenizer"] = describe(tokenizer)
-    style, script = template("page.css"), "".join(map(template, ("model.js", "tokenizer.js", "page.js")))
+    style, script = (
+        template("page.css"),
+        "".join(map(template, ("model.js", "tokenizer.js", "conversation.js", "page.js"))),
+    )
     facts = (
         f"A GPT of {count:,} parameters with a context of {config.model.block_size} tokens; "
         f"{tokenizer.kind} tokenizer, vocabulary {config.model.vocab:,}."
