@@ -168,7 +168,7 @@ def overload(server: Server, run: int, queue: int, times: int = 10) -> Refused:
         def dial(data: bytes) -> socket.socket:
             return stack.enter_context(connect(server.port, data))
 
-        held = [dial(request(COMPLETIONS, STREAM)) for _ in range(run)]
+        held = [dial(request(body=LONG)) for _ in range(run)]
         assert wait(lambda: numbers(server)["microgpt_active_streams"] == run, 10)
         waiting = [dial(admitted) for _ in range(queue)]
         assert wait(lambda: numbers(server)["microgpt_queue_depth"] == queue, 10)
