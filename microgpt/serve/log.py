@@ -9,9 +9,7 @@ from collections import deque
 
 from microgpt.terminal import say
 
-BATCH_SECONDS = (
-    0.02  # in which lines are collected: a thread that woke for each of them would take turns with all others
-)
+BATCH_SECONDS = 0.002  # in which lines are collected, or the thread would wake for each of them
 MOST_LINES = 10_000  # waiting; older ones are dropped
 
 
