@@ -72,15 +72,11 @@ class Slots:
         if not self.free:
             raise ValueError(f"all {len(self.prompts)} slots are in use; release one first")
         slot = self.free.pop()
-        prompt = self.prompts[slot] = np.array(tokens, dtype=np.int32)
-        cache = self.prefilling[slot] = self.spare.pop() if self.spare else Cache(self.size, self.dtype)
-        cache.length, kept = self.prefixes.longest(prompt[:-2])
-        if kept is not None:
-            self._channels(cache)[..., : cache.length] = self._channels(kept)[..., : cache.length]
+        self.prompts[slot] = np.array(tokens, dtype=np.int32)
         return slot
 
     def prefill(self, slot: int, limit: int) -> Array | None:
-        prompt, cache = self.prompts[slot], self.prefilling[slot]
+        prompt, cache = self.prompts[slot], self.prefilling.get(slot) or self._begin(slot)
         T = min(max(limit, 2), len(prompt) - cache.length)
         if cache.length + T + 1 == len(prompt):
             T += 1
@@ -107,6 +103,14 @@ class Slots:
         del self.prompts[slot]
         self._spare(self.prefilling.pop(slot, None))
         self.free.append(slot)
+
+    def _begin(self, slot: int) -> Cache:
+        """A prompt's cache, with what is kept by now: of prompts admitted together one computes what they share."""
+        cache = self.prefilling[slot] = self.spare.pop() if self.spare else Cache(self.size, self.dtype)
+        cache.length, kept = self.prefixes.longest(self.prompts[slot][:-2])
+        if kept is not None:
+            self._channels(cache)[..., : cache.length] = self._channels(kept)[..., : cache.length]
+        return cache
 
     def _spare(self, cache: Cache | None) -> None:
         if cache and len(self.spare) * cache.flat.nbytes < GROUP:

@@ -59,6 +59,16 @@ def test_what_prompts_begin_with_is_computed_once() -> None:
     assert pieces(open_slots(made, state, 2, prefix_bytes=0), system + question) == 5
 
 
+def test_prompts_admitted_together_compute_their_beginning_once() -> None:
+    made, state, model = built("fused", "float32", block_size=64)
+    slots = open_slots(made, state, 2)
+    prompt = [i % model.vocab for i in range(32)]
+    one, two = slots.admit(prompt), slots.admit(prompt)
+    first, second = slots.prefill(one, 32), slots.prefill(two, 2)
+    assert second is not None, "only the last tokens"
+    assert (first == second).all()
+
+
 def test_the_least_recently_used_prompt_makes_room() -> None:
     made, state, _ = built("fused", "float32", block_size=64)
     first, second, third = ([i] * 32 for i in range(3))
