@@ -31,7 +31,7 @@ def percent(share: float) -> str:
 def look(page: Any, text: str, n: int) -> None:
     """Type a text of n tokens and wait for them."""
     page.get_by_label("to look at").fill(text)
-    page.wait_for_function("n => document.querySelectorAll('.strip button').length === n", arg=n)
+    page.wait_for_function("n => document.querySelectorAll('.strip button').length === n", arg=n, timeout=60_000)
 
 
 def panel(page: Any, title: str) -> None:
@@ -50,7 +50,7 @@ def first_row(page: Any, *cells: str) -> None:
     expect = sync_api.expect
     row = page.locator(".result tbody tr").first.locator("th, td")
     for i, cell in enumerate(cells):
-        expect(row.nth(i)).to_have_text(cell, timeout=30_000)
+        expect(row.nth(i)).to_have_text(cell, timeout=60_000)
 
 
 def test_attention_is_read_both_ways_by_keyboard(visit: Visit, names: Inspector) -> None:
