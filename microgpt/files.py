@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from microgpt import json_text
 from microgpt.errors import CheckpointError, MachineError, MicrogptError, UsageError
@@ -209,6 +209,13 @@ def _write(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+@contextmanager
+def log(path: Path) -> Iterator[IO[bytes]]:
+    """An empty file that a child process writes what it says to. Raises OSError."""
+    with path.open("wb") as file:
+        yield file
 
 
 def flush(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,8 @@ def describe_all(setup: RunSetup, out: Path) -> list[str]:
 class TrainingProgress(Callbacks):
     """The report of a run on stderr: lines, on a terminal above a live bar, for which rich takes over stderr."""
 
-    def __init__(self, out: Path, verbose: bool = False) -> None:
-        self.out, self.verbose = out, verbose
+    def __init__(self, out: Path, verbose: bool = False, begun: Callable[[], None] | None = None) -> None:
+        self.out, self.verbose, self.begun = out, verbose, begun  # `begun` is called after each block of steps
         self.bar: Any = None
         self.began = self.reported = time.monotonic()
         self.at_start = 0
@@ -140,6 +141,8 @@ class TrainingProgress(Callbacks):
 
     def progress(self, step: int, loss: float, tokens: int) -> None:
         self.tokens += tokens
+        if self.begun:
+            self.begun()
         now = time.monotonic()
         seconds = max(now - self.began, 1e-9)
         rate = f"{(step - self.at_start) / seconds:,.0f} steps/s  {self.tokens / seconds:,.0f} tokens/s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +15,9 @@ from cyclopts import Parameter
 from microgpt.commands import Switch
 from microgpt.commands.flags import ConfigFlags, Flags, as_configuration, base, given, require, resolve, run_name
 from microgpt.commands.progress import TrainingProgress
+from microgpt.commands.watch import Page
 from microgpt.config import SCHEDULE, Config
-from microgpt.errors import MicrogptError, NumericError, Stopped, UsageError
+from microgpt.errors import MachineError, MicrogptError, NumericError, Stopped, UsageError, install
 from microgpt.limits import MAX_COUNT
 from microgpt.runs.folder import RunFolder, last_folder, new_folder
 from microgpt.scenarios import scenarios
@@ -36,6 +38,7 @@ def train(
     url_file: Path | None = None,
     allow_private: Annotated[list[str] | None, Parameter(negative="")] = None,
     allow_partial: Switch = False,
+    watch: Switch = False,
     verbose: Switch = False,
     json: Switch = False,
     settings: Annotated[ConfigFlags, Flags] = ConfigFlags(),  # type: ignore[valid-type]
@@ -70,6 +73,8 @@ def train(
         HOST or HOST:PORT of your own network to open; repeatable.
     allow_partial
         Train even if pages failed.
+    watch
+        Open the page that shows the training while it runs (it needs the extra serve).
     verbose
         Print the whole configuration, which run.toml in the run folder holds as well.
     json
@@ -103,7 +108,8 @@ def train(
         if any(key in SCHEDULE for key in flags["optim"]):  # a new schedule is that of the whole run
             resolved = resolved.model_copy(update={"schedule_from": 0, "phases": ()})
         out = out or new_folder(resolved.name)
-    result = run_and_report(resolved, out, max_time, verbose, json, resume=resume, stop_at=stop_at)
+    options = {"resume": resume, "stop_at": stop_at}
+    result = run_and_report(resolved, out, max_time, verbose, json, watch=watch, **options)
     if json:
         output_json(result)
 
@@ -153,7 +159,13 @@ def _scraped(urls: list[str], url_file: Path | None, allow_private: list[str], a
 
 
 def run_and_report(
-    config: Config, out: Path, max_time: str | None, verbose: bool, as_json: bool, **options: Any
+    config: Config,
+    out: Path,
+    max_time: str | None,
+    verbose: bool,
+    as_json: bool,
+    watch: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train, with progress and the next command on stderr and samples on stdout unless `as_json`.
 
@@ -162,12 +174,15 @@ def run_and_report(
     from microgpt.training.train import train as train_run
 
     limit = None if max_time is None else seconds(max_time)
+    page = page_of(out) if watch else None
     again = shlex.join(["microgpt", "train", "--resume", "--out", str(out)])
     try:
-        with TrainingProgress(out, verbose) as callbacks:
+        with TrainingProgress(out, verbose, page.open if page else None) as callbacks:
             result = train_run(config, out, max_time=limit, callbacks=callbacks, **options)
-    except MicrogptError as error:
-        started = isinstance(error, Stopped) or callbacks.tokens
+    except BaseException as error:
+        if page:
+            page.close(stay=False)
+        started = isinstance(error, MicrogptError) and (isinstance(error, Stopped) or callbacks.tokens)
         if started and not isinstance(error, NumericError):  # it would fail at the same step again
             say(f"resume  {again}")
         raise
@@ -178,7 +193,19 @@ def run_and_report(
         say(f"resume  {again}")
     else:
         say(f"try     {shlex.join(['microgpt', result.verb, str(out)])}")
+    if page:
+        page.close(stay=sys.stdout.isatty())
     return {**dataclasses.asdict(result), "path": str(result.path)}
+
+
+def page_of(out: Path) -> Page:
+    """The page of a run. Raises MachineError where the service is not installed."""
+    from importlib.util import find_spec
+
+    for name in ("uvicorn", "starlette"):
+        if not find_spec(name):
+            raise MachineError(f"--watch needs {name}, which is not installed; {install('serve')}")
+    return Page(out)
 
 
 def seconds(text: str) -> float:

@@ -242,21 +242,21 @@ def is_locked(file: BufferedReader) -> bool:
 
 def new_folder(name: str) -> Path:
     """runs/NAME, or the first of runs/NAME-2, -3, … that holds no run yet."""
-    return next(path for path in _numbered(Path("runs") / name) if not RunFolder(path).is_taken())
+    return next(path for path in numbered(Path("runs") / name) if not RunFolder(path).is_taken())
 
 
 def folder_beside(lost: Path) -> Path:
     """A folder for a run whose own is gone: NAME-moved, -moved-2, … beside it, which holds no run yet."""
-    return next(path for path in _numbered(lost.with_name(f"{lost.name}-moved")) if not path.exists())
+    return next(path for path in numbered(lost.with_name(f"{lost.name}-moved")) if not path.exists())
 
 
 def last_folder(name: str) -> Path:
     """The last of runs/NAME, runs/NAME-2, … that holds a run; runs/NAME if none does."""
     first = Path("runs") / name
-    return [first, *itertools.takewhile(lambda path: RunFolder(path).is_taken(), _numbered(first))][-1]
+    return [first, *itertools.takewhile(lambda path: RunFolder(path).is_taken(), numbered(first))][-1]
 
 
-def _numbered(path: Path) -> Iterator[Path]:
+def numbered(path: Path) -> Iterator[Path]:
     """A path, then the same with -2, -3, … behind its name."""
     yield path
     yield from (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))

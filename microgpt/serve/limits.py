@@ -73,6 +73,10 @@ LIMITS = {
     "runs": Limit(1, 8, "runs that are watched together"),
     "watchers": Limit(0, 64, "streams that watch runs, at a time"),
     "points": Limit(16, 4000, "points of a curve"),
+    "trainings": Limit(0, 4, "trainings that the page began and that run, at a time"),
+    "text_chars": Limit(1, 4 * MIB, "characters of a text to train on"),
+    "steps": Limit(1, 2**31 - 1, "steps of a training"),
+    "training_seconds": Limit(1, 1e7, "seconds that a training may take"),
     "step": Limit(0, 2**53, "a step of a training"),
 }
 

@@ -22,7 +22,7 @@ from microgpt.serve.app import application, routes
 from microgpt.serve.catalog import Catalog
 from microgpt.serve.ending import CUT_SECONDS, GRACE_SECONDS, Ending
 from microgpt.serve.errors import ModelError
-from microgpt.serve.guard import Guard
+from microgpt.serve.guard import Guard, is_loopback
 from microgpt.serve.limits import most
 from microgpt.serve.log import Log
 from microgpt.serve.metrics import NO_ROUTE, Metrics, Observed
@@ -30,6 +30,7 @@ from microgpt.serve.models import Models
 from microgpt.serve.openapi import document
 from microgpt.serve.protocol import Protocol
 from microgpt.serve.service import Service
+from microgpt.serve.trainings import Trainings
 
 TASK_SECONDS = 0.2  # in which the tasks of connections that were cut end
 SEND_BYTES = 1 << 18  # of an answer that the system keeps for a client which does not read; its own choice is MiBs
@@ -130,7 +131,14 @@ async def serve(settings: Settings, listener: socket.socket, log: Log, ready: Ca
         engine=settings.engine,
         log=log.line,
     )
-    service = Service(models, admission, metrics, openapi=document(table, with_key=settings.api_key is not None))
+    trusted = settings.api_key is not None or is_loopback(settings.host)
+    service = Service(
+        models,
+        admission,
+        metrics,
+        trainings=Trainings(settings.runs) if trusted else None,
+        openapi=document(table, with_key=settings.api_key is not None),
+    )
     public = [route.path for route in table if route.public]
 
     def guarded(app: ASGIApp) -> ASGIApp:

@@ -8,6 +8,7 @@ from typing import Any
 from microgpt.serve.admission import Admission
 from microgpt.serve.metrics import Metrics
 from microgpt.serve.models import Models
+from microgpt.serve.trainings import Trainings
 from microgpt.serve.watching import Watching
 
 
@@ -19,4 +20,5 @@ class Service:
     admission: Admission
     metrics: Metrics
     watching: Watching = field(default_factory=Watching)
+    trainings: Trainings | None = None  # where trainings may be controlled
     openapi: dict[str, Any] = field(default_factory=dict)

@@ -130,7 +130,7 @@ def test_none_at_all_is_fine(folder: Path, tmp_path: Path) -> None:
     runs.mkdir()
     with serving(runs, log=tmp_path / "log") as server:
         assert server.get("/health").status_code == 200
-        assert server.get("/api/runs").json() == {"runs": [], "may_train": False}
+        assert server.get("/api/runs").json() == {"runs": [], "may_train": True}
         assert completion(server).status_code == 503
         assert "there is no model yet; microgpt train names makes one" in completion(server).text
         shutil.copytree(folder / "kept", runs / "first")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from microgpt.serve.api import differences, inside, memory, metrics, play, runs, steps
+from microgpt.serve.api import differences, inside, memory, metrics, play, runs, steps, trainings
 
 ROUTES = [
     *runs.ROUTES,
@@ -12,4 +12,5 @@ ROUTES = [
     *metrics.ROUTES,
     *play.ROUTES,
     *steps.ROUTES,
+    *trainings.ROUTES,
 ]

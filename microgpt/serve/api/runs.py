@@ -68,7 +68,8 @@ async def runs(call: Call) -> Runs:
 
         return [Run(**facts(name, summaries[name])) for name in sorted(paths, key=place)]
 
-    return Runs(runs=await in_thread(found))
+    trainings = call.service.trainings
+    return Runs(runs=await in_thread(found), may_train=bool(trainings and trainings.folder))
 
 
 async def run(call: Call) -> RunDetails:

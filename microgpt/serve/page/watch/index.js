@@ -7,6 +7,7 @@ import { fill, h } from '../dom.js';
 import { Curves, rates, smooth } from './curves.js';
 import { MOST_RUNS, chooser } from './chooser.js';
 import { follow } from './follow.js';
+import { controls, trainer } from './train.js';
 import { configurations, duration, figures, loss, samples, short, status } from './panels.js';
 
 const POINTS = 1500; // of a curve that is asked for
@@ -61,6 +62,8 @@ export async function show(main, context) {
   const settings = h('details', { class: 'card', open: names.length > 1 }, h('summary', null, names.length > 1 ? 'How their configurations differ' : 'Configuration'), h('div', { class: 'scrolls', tabindex: 0, role: 'region', 'aria-label': 'Configurations' }));
   const choose = chooser(names, (wanted) => context.go(`#/watch/${wanted.map(encodeURIComponent).join(',')}`));
   choose.show(context.runs);
+  const control = controls(names, context, gone.signal);
+  const train = trainer(context, gone.signal);
   const help = 'Drag over a chart to zoom, double-click for all. By keyboard: arrows read the values, + and − zoom, Shift with arrows moves, 0 shows all.';
   fill(
     main,
@@ -77,7 +80,7 @@ export async function show(main, context) {
         table,
         settings,
       ),
-      h('div', { class: 'side' }, cards, choose.element, told),
+      h('div', { class: 'side' }, cards, control.element, choose.element, train, told),
     ),
   );
 
@@ -136,6 +139,7 @@ export async function show(main, context) {
       chart.draw();
     });
     fill(cards, all.map((curves, i) => status(curves, i + 1)));
+    for (const curves of all) if (curves.facts) control.show(curves.name, curves.facts.state);
     if (table.open) fill(/** @type {Element} */ (table.lastElementChild), figures(all));
     const left = all[0].left;
     document.title = `${left === null ? '' : `${duration(left)} left · `}Watch · ${names.join(', ')} · microgpt`;
@@ -223,7 +227,8 @@ export async function show(main, context) {
  * @param {AbortController} gone
  */
 function waiting(main, context, gone) {
-  fill(main, h('h1', null, 'Watch'), h('p', null, 'There is no run here yet. Train one in the folder that is served: ', h('code', null, 'microgpt train names')), h('p', { class: 'soft', role: 'status' }, 'Its curves appear here as soon as it begins.'));
+  const train = trainer(context, gone.signal, true);
+  fill(main, h('h1', null, 'Watch'), h('p', null, 'There is no run here yet. Train one here, or in the folder that is served: ', h('code', null, 'microgpt train names')), h('p', { class: 'soft', role: 'status' }, 'Its curves appear here as soon as it begins.'), train);
   const clock = setInterval(async () => {
     const found = await get('/api/runs', gone.signal).catch(() => ({ runs: [] }));
     if (found.runs.length) context.go(`#/watch/${encodeURIComponent(found.runs[0].name)}`);

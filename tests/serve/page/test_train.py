@@ -1,0 +1,45 @@
+"""Trainings from the page: a text that is dropped, the plan, the start, the stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serve.page.conftest import Visit, axe, fits
+from tests.serve.running import Server, serving
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of a folder in which there is no run yet."""
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "runs").mkdir()
+    with serving(folder / "runs", log=folder / "log") as server:
+        yield server
+
+
+def test_a_text_is_trained_on_and_watched(empty: Server, visit: Visit, tmp_path: Path) -> None:
+    text = tmp_path / "girls & boys.txt"
+    text.write_text("emma\nolivia\nnoah\nliam\n" * 20, encoding="utf-8")
+    page = visit("#/watch/", url=empty.url, width=360, expected=("400",))
+    page.get_by_label("Text file").set_input_files(text)
+    page.get_by_label("Steps").fill("10000000")
+    page.get_by_role("button", name="Plan").click()
+    page.get_by_text("80 documents, 8 of them held out").wait_for()
+    fits(page)
+    axe(page)
+    assert page.get_by_label("Name of the run").input_value() == "girls-boys"
+    page.get_by_role("button", name="Start").click()
+    page.wait_for_url("**/#/watch/girls-boys", timeout=90_000)
+    page.get_by_role("button", name="Stop and save").click(timeout=60_000)
+    page.get_by_role("button", name="Resume").wait_for(timeout=60_000)
+    page.set_viewport_size({"width": 1400, "height": 800})
+    page.get_by_text("Train a model").click()
+    page.get_by_label("Scenario").select_option("names")
+    page.get_by_label("Name of the run").fill("no/name")
+    page.get_by_role("button", name="Start").click()
+    page.get_by_text("name: expected up to 64 letters").wait_for()
+    fits(page)
+    axe(page)
