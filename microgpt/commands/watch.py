@@ -43,9 +43,9 @@ class Page:
         address = f"{line.removeprefix(FIRST).strip()}/#/watch/{quote(self.out.resolve().name)}"
         say(f"watch   {address}")
         if sys.stderr.isatty():
-            import webbrowser
+            from webbrowser import open as show
 
-            webbrowser.open(address)
+            show(address)
 
     def close(self, *, stay: bool) -> None:
         """End the service; with `stay`, after Ctrl-C."""
