@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from microgpt import json_text
 from microgpt.errors import CheckpointError, MachineError, MicrogptError, UsageError
@@ -212,10 +212,13 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 @contextmanager
-def log(path: Path) -> Iterator[IO[bytes]]:
-    """An empty file that a child process writes what it says to. Raises OSError."""
-    with path.open("wb") as file:
-        yield file
+def log(path: Path) -> Iterator[int]:
+    """The descriptor of an empty file that a child process writes what it says to. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def flush(path: Path) -> None:
