@@ -30,7 +30,8 @@ UNSAYABLE = re.compile(
             r"logit_bias: string should match pattern",
             r"(input|instructions): must not be blank",
             r"messages\[\d+\]: content must not be empty",
-            # A schema within the request that the answer cannot be held to.
+            # A schema within the request, which may hold anything, such as integers that no JSON of ours has.
+            r"(response_format|text|logit_bias): an integer is beyond 64 bits",
             r"(response_format\.json_schema|text\.format)\.schema: ",
         ]
     )
