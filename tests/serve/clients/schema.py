@@ -32,8 +32,10 @@ expected-statuses = [400, 404, 405, 413, 415, 422]
 """
 
 
-def run(url: str, folder: Path, most: int, seed: int) -> int:
+def run(url: str, folder: Path, most: int, seed: int, *, page: bool = True) -> int:
     """The number of cases of a run with `most` random requests per operation, beside those of its limits.
+
+    `page`: with the page's own routes, under /api and /page.
 
     Raises AssertionError, with schemathesis' report, for an answer that is not as described or a status of 5xx.
     """
@@ -42,7 +44,8 @@ def run(url: str, folder: Path, most: int, seed: int) -> int:
     command = [sys.executable, "-c", code, "--config-file", str(folder / "schemathesis.toml"), "run"]
     command += ["--phases", "coverage,fuzzing", "--max-examples", str(most), "--seed", str(seed), "--checks", "all"]
     command += ["--continue-on-failure", "--generation-database", "none", "--no-color", "--request-timeout", "60"]
-    command += ["--max-response-time", "60", f"{url}/openapi.json"]
+    command += ["--max-response-time", "60", *([] if page else ["--exclude-path-regex", "^/(api|page)"])]
+    command += [f"{url}/openapi.json"]
     environment = os.environ | {"SCHEMATHESIS_HOOKS": "accepted", "PYTHONPATH": str(HERE)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     report = "\n".join(line[:400] for line in done.stdout.splitlines())
