@@ -115,7 +115,7 @@ export async function show(main, context) {
     if (!found) return;
     const dropped = found.dropped ? ` (${found.dropped} more in front do not fit)` : '';
     facts.textContent =
-      `${found.tokens.length} tokens${dropped}; ${found.n_layer} layers of ${found.n_head} heads, ` +
+      `${found.tokens.length} tokens${dropped}; ${found.n_layer} layer${found.n_layer === 1 ? '' : 's'} of ${found.n_head} head${found.n_head === 1 ? '' : 's'}, ` +
       `width ${found.n_embd}, ${found.vocab_size.toLocaleString('en')} tokens in the vocabulary`;
   }
 

@@ -84,12 +84,13 @@ export function trainer(context, signal, open = false) {
     const found = await tried(() => post('/api/trainings/plan', body(), signal));
     if (!found) return;
     const count = (/** @type {number} */ n) => n.toLocaleString('en');
+    const of = (/** @type {number} */ n, /** @type {string} */ noun) => `${count(n)} ${noun}${n === 1 ? '' : 's'}`;
     /** @type {[string, string][]} */
     const facts = [
-      ['text', `${count(found.documents)} documents, ${count(found.held_out)} of them held out, ${count(found.tokens)} tokens (${found.tokenizer}, vocabulary ${count(found.vocabulary)})`],
-      ['model', `${count(found.parameters)} parameters: ${found.layers} layers, ${found.width} wide, ${found.heads} heads, context ${found.context}`],
+      ['text', `${of(found.documents, 'document')}, ${count(found.held_out)} of them held out, ${of(found.tokens, 'token')} (${found.tokenizer}, vocabulary ${count(found.vocabulary)})`],
+      ['model', `${count(found.parameters)} parameters: ${of(found.layers, 'layer')}, ${found.width} wide, ${of(found.heads, 'head')}, context ${found.context}`],
       ['engine', `${found.engine}: ${found.why}`],
-      ['steps', `${count(found.steps)}, about ${duration(found.seconds)}`],
+      ['steps', `${count(found.steps)}, ${found.seconds < 1 ? '' : 'about '}${duration(found.seconds)}`],
     ];
     fill(plan, h('dl', { class: 'small' }, facts.map(([term, told]) => h('div', null, h('dt', { class: 'soft' }, term), h('dd', null, told)))));
   }
@@ -147,10 +148,15 @@ export function controls(names, context, signal) {
   const buttons = new Map(names.map((name) => [name, h('button', { hidden: true, onclick: () => act(name) })]));
   const states = new Map();
   const element = h('section', { class: 'controls', 'aria-label': 'Stop or resume', hidden: true }, ...buttons.values(), error);
+  let allowed = false;
   get('/api/trainings', signal).then(
-    (found) => (element.hidden = !found.may_control),
+    (found) => ((allowed = found.may_control), appear()),
     () => {}, // the buttons stay away
   );
+
+  function appear() {
+    element.hidden = !allowed || [...buttons.values()].every((button) => button.hidden);
+  }
 
   /** @param {string} name */
   async function act(name) {
@@ -178,6 +184,7 @@ export function controls(names, context, signal) {
       states.set(name, state);
       button.hidden = state !== 'running' && state !== 'stopped';
       const of = names.length > 1 ? ` ${name}` : '';
+      appear();
       button.textContent = state === 'running' ? `Stop${of} and save` : `Resume${of}`;
     },
   };
