@@ -222,7 +222,9 @@ REFUSED = {409: "not in the state that is needed"}
 ROUTES = [
     Route("GET", "/api/trainings", choices, "What can be trained here, and what was.", answer=Choices),
     Route("POST", "/api/trainings/plan", plan, "What a training would do.", body=TrainingBody, answer=Plan),
-    Route("POST", "/api/trainings", start, "Begin a training.", body=TrainingBody, answer=Begun, statuses=REFUSED),
+    Route(
+        "POST", "/api/trainings/start", start, "Begin a training.", body=TrainingBody, answer=Begun, statuses=REFUSED
+    ),
     Route(
         "POST",
         "/api/trainings/{name}/stop",

@@ -42,7 +42,7 @@ def test_a_training_is_planned_started_stopped_and_resumed(empty: tuple[Server, 
     assert (plan["documents"], plan["held_out"], plan["steps"]) == (80, 8, LONG)
     assert plan["parameters"] > 1000
     assert not [path for path in folder.iterdir() if path.name[0] != "."]
-    assert server.post("/api/trainings", body).json() == {"run": "girls"}
+    assert server.post("/api/trainings/start", body).json() == {"run": "girls"}
     wait(lambda: run_of(server, "girls").get("state") == "running" and run_of(server, "girls")["steps_done"])
     assert server.post("/api/trainings/girls/resume", {}).status_code == 409
     assert server.post("/api/trainings/girls/stop", {}).json() == {"run": "girls"}
@@ -59,7 +59,7 @@ def test_a_training_is_planned_started_stopped_and_resumed(empty: tuple[Server, 
     known = server.get("/api/trainings").json()
     assert (known["may_train"], known["may_control"]) == (True, True)
     assert [(training["run"], training["ended"]) for training in known["trainings"]] == [("girls", 130)]
-    assert server.post("/api/trainings", {"scenario": "names", "name": "girls", "steps": 1}).json() == {
+    assert server.post("/api/trainings/start", {"scenario": "names", "name": "girls", "steps": 1}).json() == {
         "run": "girls-2"
     }
     wait(lambda: run_of(server, "girls-2").get("state") == "finished")
@@ -81,7 +81,7 @@ def test_a_training_is_planned_started_stopped_and_resumed(empty: tuple[Server, 
     ],
 )
 def test_what_is_no_training_is_refused(empty: tuple[Server, Path], body: dict[str, Any], sentence: str) -> None:
-    answer = empty[0].post("/api/trainings" if "name" in body else "/api/trainings/plan", body)
+    answer = empty[0].post("/api/trainings/start" if "name" in body else "/api/trainings/plan", body)
     assert answer.status_code in (400, 422)
     assert sentence in answer.json()["error"]
 
@@ -89,9 +89,12 @@ def test_what_is_no_training_is_refused(empty: tuple[Server, Path], body: dict[s
 def test_what_may_not_be_trained_where(names_run: Path, empty: tuple[Server, Path], tmp_path: Path) -> None:
     assert empty[0].post("/api/trainings/nobody/stop", {}).status_code == 404
     with serving(names_run, log=tmp_path / "one") as server:
-        assert server.post("/api/trainings", {"scenario": "names"}).status_code == 403
+        assert server.post("/api/trainings/start", {"scenario": "names"}).status_code == 403
         assert server.get("/api/trainings").json()["may_train"] is False
     (tmp_path / "none").mkdir()
     with serving(tmp_path / "none", "--host", "0.0.0.0", "--insecure", log=tmp_path / "log") as server:
-        assert server.post("/api/trainings", {"scenario": "names"}, Host=f"127.0.0.1:{server.port}").status_code == 403
+        assert (
+            server.post("/api/trainings/start", {"scenario": "names"}, Host=f"127.0.0.1:{server.port}").status_code
+            == 403
+        )
         assert server.post("/api/trainings/x/stop", {}, Host=f"127.0.0.1:{server.port}").status_code == 403

@@ -50,7 +50,7 @@ export function trainer(context, signal, open = false) {
   async function choices() {
     const found = await tried(() => get('/api/trainings', signal));
     if (!found) return;
-    fill(scenario, h('option', { value: '' }, 'none: a text'), ...found.scenarios.map((/** @type {any} */ one) => h('option', { value: one.name, selected: one.name === 'names' }, one.description ? `${one.name}: ${one.description}` : one.name)));
+    fill(scenario, h('option', { value: '' }, 'none: a text'), ...found.scenarios.map((/** @type {any} */ one) => h('option', { value: one.name, selected: !text.value && one.name === 'names' }, one.description ? `${one.name}: ${one.description}` : one.name)));
     fill(size, h('option', { value: '' }, 'as usual'), ...found.sizes.map((/** @type {string} */ one) => h('option', { value: one }, one)));
   }
 
@@ -96,7 +96,7 @@ export function trainer(context, signal, open = false) {
   }
 
   async function begin() {
-    const found = await tried(() => post('/api/trainings', body(), signal));
+    const found = await tried(() => post('/api/trainings/start', body(), signal));
     if (!found) return;
     context.say(`The training of ${found.run} has begun.`);
     while (!signal.aborted) {
