@@ -39,6 +39,11 @@ def say(text: str, *, lines: bool = False) -> None:
     print(text if lines else text.replace("\n", "\\n"), file=sys.stderr, flush=True)
 
 
+def has_reader() -> bool:
+    """Whether a person sees what is said."""
+    return sys.stderr.isatty()
+
+
 def output(text: object, end: str = "\n", *, flush: bool = False) -> None:
     """Print a result on stdout: printable where that is a terminal, else unchanged."""
     print(printable(str(text)) if sys.stdout.isatty() else str(text), end=end, flush=flush)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +20,7 @@ from microgpt.errors import MachineError, MicrogptError, NumericError, Stopped, 
 from microgpt.limits import MAX_COUNT
 from microgpt.runs.folder import RunFolder, last_folder, new_folder
 from microgpt.scenarios import scenarios
-from microgpt.terminal import SampleWriter, output, output_json, say
+from microgpt.terminal import SampleWriter, has_reader, output, output_json, say
 
 
 def train(
@@ -194,7 +193,7 @@ def run_and_report(
     else:
         say(f"try     {shlex.join(['microgpt', result.verb, str(out)])}")
     if page:
-        page.close(stay=sys.stdout.isatty())
+        page.close(stay=has_reader())
     return {**dataclasses.asdict(result), "path": str(result.path)}
 
 

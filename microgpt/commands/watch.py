@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from urllib.parse import quote
 
-from microgpt.terminal import say
+from microgpt.terminal import has_reader, say
 
 FIRST = "listening on "  # what the service says first
 
@@ -42,7 +42,7 @@ class Page:
             return
         address = f"{line.removeprefix(FIRST).strip()}/#/watch/{quote(self.out.resolve().name)}"
         say(f"watch   {address}")
-        if sys.stderr.isatty():
+        if has_reader():
             from webbrowser import open as show
 
             show(address)

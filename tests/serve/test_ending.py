@@ -75,7 +75,7 @@ def test_a_second_signal_ends_it_at_once(endless_run: Path, tmp_path: Path, dial
 
 def test_it_ends_without_a_worker_that_computes(endless_run: Path, tmp_path: Path, dial: Dial) -> None:
     """A step that takes a minute is not waited for; its stream is told."""
-    before = HANGS.format(module="scheduler", name="Scheduler._step")
+    before = HANGS.format(module="scheduler", name="Scheduler._computed")
     with serving(endless_run, log=tmp_path / "log", before=before) as server:
         stream = dial(server.port, request("/v1/completions", STREAM))
         assert b" 200 " in stream.recv(100)

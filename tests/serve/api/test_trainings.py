@@ -11,7 +11,7 @@ import pytest
 
 from tests.serve.running import Server, serving
 
-LONG = 10_000_000  # steps, more than any test waits for
+LONG = 2_000_000_000  # steps, more than any test waits for
 
 
 @pytest.fixture(scope="module")
