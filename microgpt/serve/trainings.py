@@ -86,20 +86,20 @@ class Trainings:
         with self._lock:
             taken = self._begun.keys()
             path = next(path for path in numbered(self.folder / name) if path.name not in taken and not path.exists())
-            self._begin(path, ["train", *words, "--out", str(path)])
+            self._begin(path.name, path, ["train", *words, "--out", str(path)])
         return path.name
 
     def resume(self, run: str, path: Path) -> None:
         """Go on with a run that was stopped. Raises ApiError."""
         with self._lock:
-            self._begin(path, ["train", "--resume", "--out", str(path)], run)
+            self._begin(run, path, ["train", "--resume", "--out", str(path)])
 
-    def _begin(self, path: Path, words: list[str], run: str = "") -> None:
+    def _begin(self, run: str, path: Path, words: list[str]) -> None:
         running = [training for training in self._begun.values() if training.ended is None]
         if len(running) >= most("trainings"):
             raise ApiError(409, f"{len(running)} trainings are running; stop one first")
-        if any(training.run == (run or path.name) for training in running):
-            raise ApiError(409, f"the run {path.name!r} is being trained already")
+        if any(training.run == run for training in running):
+            raise ApiError(409, f"the run {run!r} is being trained already")
         logs = (self.folder or path) / LOGS
         files.make_folders(logs)
         log = logs / f"{path.name}.log"
@@ -111,7 +111,7 @@ class Trainings:
                 stderr=said,
                 start_new_session=True,
             )
-        self._begun[run or path.name] = Training(run or path.name, process, log)
+        self._begun[run] = Training(run, process, log)
 
     def stop(self, run: str, path: Path) -> None:
         """Ask the trainer of a run, whoever began it, to save and end. Raises ApiError."""

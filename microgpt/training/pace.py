@@ -35,10 +35,12 @@ class Pace:
         self._asked = 0
 
     def start(self, step: int, end: float) -> None:
-        """Begin, or go on, at a step; progress is 1 at the time `end`."""
+        """Begin, or go on, at a step; progress is 1 at the time `end`.
+
+        A knot beyond the step stays, so that the rates of the steps before are those that they had, to the last bit.
+        """
         self.end, self._since = end, time.monotonic()
         self._from = self.progress(step)
-        self.knots = [knot for knot in self.knots if knot[0] < step] + ([(step, self._from)] if self.knots else [])
         self._part = max(SHORTEST, (end - self._since) / PARTS)
 
     def progress(self, step: int) -> float:

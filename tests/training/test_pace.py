@@ -144,3 +144,23 @@ def test_the_time_left_is_what_was_measured(
             left = float(found[1]) * (60 if found[2] == "min" else 1)
             assert left == pytest.approx(now - then, rel=0.2)
     assert len(told) > 50
+
+
+def test_a_run_that_goes_on_within_a_segment_keeps_its_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(pacing.time, "monotonic", lambda: now)
+    pace, step = Pace(0, LONG), 0
+    pace.start(0, 100.0)
+    while now < 37.3:
+        step, now = step + 7, now + 0.7
+        pace.next_knot(step, 0.1)
+    assert pace.knots[-1][0] > step
+    before = [pace.progress(at) for at in range(step + 1)]
+    again = Pace(0, LONG, pace.knots)
+    again.start(step, 150.0)
+    assert again.next_knot(step, 0.1) == pace.knots[-1][0]
+    while not again.is_done(step):
+        end = again.next_knot(step, 0.1)
+        step, now = end, now + (end - step) * 0.1
+    assert [again.progress(at) for at in range(len(before))] == before
+    assert 149 < now <= 150.6
