@@ -8,7 +8,7 @@ import pytest
 
 from microgpt.data import datasets
 
-pytest_plugins = ["tests.chats", "tests.skips"]  # talks, chat_run, names_run; mark.hardware
+pytest_plugins = ["tests.browser", "tests.chats", "tests.skips"]  # browser; talks, chat_run, names_run; mark.hardware
 
 # A shell lets what it starts in the background ignore Ctrl-C, and that is inherited; the tests press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
