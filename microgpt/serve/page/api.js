@@ -19,7 +19,7 @@ export class ApiError extends Error {
  * @returns {Promise<any>}
  */
 export async function get(path, signal) {
-  return (await send(path, undefined, signal)).json();
+  return read(await send(path, undefined, signal), 'json');
 }
 
 /**
@@ -30,7 +30,19 @@ export async function get(path, signal) {
  * @returns {Promise<any>}
  */
 export async function post(path, body, signal, as = 'json') {
-  return (await send(path, body, signal))[as]();
+  return read(await send(path, body, signal), as);
+}
+
+/**
+ * @param {Response} response
+ * @param {'json' | 'arrayBuffer'} as
+ */
+async function read(response, as) {
+  try {
+    return await response[as]();
+  } catch (error) {
+    throw aborted(error) ? error : unreachable(); // the connection ended within the body
+  }
 }
 
 /**
@@ -100,6 +112,25 @@ function told(answer) {
 
 function unreachable() {
   return new ApiError(0, 'The service does not answer. Is microgpt serve still running?');
+}
+
+/**
+ * Do a task; the message of an ApiError is shown in `problem`, which is empty after a task that succeeded.
+ * @param {HTMLElement} problem
+ * @param {() => Promise<void>} task
+ * @returns {Promise<boolean>}  Whether it succeeded.
+ */
+export async function guarded(problem, task) {
+  try {
+    await task();
+    problem.textContent = '';
+    return true;
+  } catch (error) {
+    if (aborted(error)) return false;
+    if (!(error instanceof ApiError)) throw error;
+    problem.textContent = error.message;
+    return false;
+  }
 }
 
 /**

@@ -48,7 +48,9 @@ function filled(element, attributes, children) {
  * @param {any} value
  */
 function set(element, name, value) {
-  if (value === null || value === undefined || value === false) return;
+  if (value === null || value === undefined) return;
+  if (name.startsWith('aria-') || name === 'spellcheck') return element.setAttribute(name, String(value)); // false counts
+  if (value === false) return;
   if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
   else if (name === 'style') setStyle(/** @type {HTMLElement} */ (element), value);
   else if (name === 'dataset') Object.assign(/** @type {HTMLElement} */ (element).dataset, value);

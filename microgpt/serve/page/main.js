@@ -66,6 +66,8 @@ function say(text) {
   byId('said').textContent = text;
 }
 
+let opening = new AbortController(); // of the view that is being opened
+
 async function show() {
   const number = ++shown;
   const { view, names, at } = parse(location.hash);
@@ -78,6 +80,9 @@ async function show() {
   end();
   end = () => {};
   current = null;
+  opening.abort(); // a view that is still loading
+  opening = new AbortController();
+  const { signal } = opening;
   try {
     known = await get('/api/runs');
   } catch (error) {
@@ -100,6 +105,7 @@ async function show() {
     mayTrain: known.may_train,
     go: (hash) => (location.hash = hash),
     say,
+    signal,
   };
   const context = standing(found, at);
   try {
@@ -110,7 +116,7 @@ async function show() {
     const over = await loaded.show(main, context);
     if (number === shown) {
       end = over;
-      current = { hash: address(view, names), context };
+      current = { hash: address(view, named), context };
     } else over();
   } catch (error) {
     if (number === shown && !aborted(error)) fail(error);

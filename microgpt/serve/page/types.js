@@ -43,6 +43,7 @@
  * @property {boolean} mayTrain  Whether trainings may be started from the page.
  * @property {(hash: string) => void} go  Go to an address such as `#/watch/names`.
  * @property {(text: string) => void} say  Tell a screen reader, politely.
+ * @property {AbortSignal} signal  Aborted when another view is opened: of what a view awaits before it is shown.
  */
 
 /**

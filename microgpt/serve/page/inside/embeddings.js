@@ -55,6 +55,8 @@ export function embeddingsPanel(session) {
     } catch (error) {
       if (aborted(error)) return;
       if (!(error instanceof ApiError)) throw error;
+      if (asked !== question) return;
+      asked = ''; // it is asked again
       points = null;
       problem.textContent = error.message;
     }

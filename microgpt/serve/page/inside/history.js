@@ -126,7 +126,7 @@ export function historyPanel(session) {
     mark();
   }
 
-  return { element, news, legend: "The head that is shown is the one that was chosen under Attention." };
+  return { element, news, legend: 'The head that is shown is the one that was chosen under Attention.', end: () => (asked = '') };
 }
 
 /**

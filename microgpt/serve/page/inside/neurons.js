@@ -1,7 +1,7 @@
 // @ts-check
 // Neurons: how strongly each of a layer fires, the texts that make one fire most, and the tokens that it makes likelier.
 
-import { aborted, ApiError } from '../api.js';
+import { guarded } from '../api.js';
 import { fill, h } from '../dom.js';
 import { percent, visible } from './paint.js';
 import { region } from './region.js';
@@ -42,19 +42,7 @@ export function neuronsPanel(session) {
     detail,
   );
 
-  /** @param {() => Promise<void>} task */
-  async function guarded(task) {
-    try {
-      problem.textContent = '';
-      await task();
-    } catch (error) {
-      if (aborted(error)) return;
-      if (!(error instanceof ApiError)) throw error;
-      problem.textContent = error.message;
-    }
-  }
-
-  function load() {
+  async function load() {
     const { text, kept, context } = session;
     if (!text) return;
     const question = `${context.model} ${kept.layer}`;
@@ -64,7 +52,7 @@ export function neuronsPanel(session) {
       choice,
       Array.from({ length: text.n_layer }, (_, i) => h('option', { value: i, selected: i === kept.layer }, i)),
     );
-    guarded(async () => {
+    const done = await guarded(problem, async () => {
       const found = await session.askModel('neurons', { layer: kept.layer });
       if (asked !== question) return;
       layer = found;
@@ -72,6 +60,7 @@ export function neuronsPanel(session) {
       const strongest = order(found)[0];
       await choose(kept.neuron >= 0 && kept.neuron < found.peaks.length ? kept.neuron : strongest);
     });
+    if (!done && asked === question) asked = ''; // it is asked again
   }
 
   function showList() {
@@ -87,7 +76,7 @@ export function neuronsPanel(session) {
         h(
           'tr',
           { dataset: { neuron: String(neuron) } },
-          h('td', null, h('button', { class: 'plain', onclick: () => guarded(() => choose(neuron)) }, neuron)),
+          h('td', null, h('button', { class: 'plain', onclick: () => guarded(problem, () => choose(neuron)) }, neuron)),
           h('td', { class: 'number' }, peaks[neuron].toFixed(2)),
           h('td', { class: 'number bar-cell', style: { '--share': shares[neuron] } }, percent(shares[neuron])),
         ),
@@ -116,9 +105,11 @@ export function neuronsPanel(session) {
     session.kept.neuron = neuron;
     mark();
     const { layer: at } = session.kept;
+    const { model } = session.context;
     /** @type {Fired} */
     const found = await session.askModel('neuron', { layer: at, neuron, top: 6 });
-    if (session.kept.neuron === neuron) showDetail(at, neuron, found);
+    const wanted = session.kept.neuron === neuron && session.kept.layer === at && session.context.model === model;
+    if (wanted) showDetail(at, neuron, found);
   }
 
   /**
@@ -148,7 +139,7 @@ export function neuronsPanel(session) {
   function news(kind) {
     if (kind !== 'look') return;
     load();
-    if (layer && asked && detail.childElementCount) guarded(() => choose(session.kept.neuron));
+    if (layer && asked && detail.childElementCount) guarded(problem, () => choose(session.kept.neuron));
   }
 
   return { element, news };

@@ -108,27 +108,33 @@ export class Session {
       return;
     }
     this.busy = true;
-    do {
-      this.again = false;
-      try {
-        const [text, attention] = await Promise.all([this.ask('text'), this.packed()]);
-        const atEnd = this.kept.position >= (this.text?.tokens.length ?? Infinity) - 1;
-        this.text = text;
-        this.attention = new Attention(text, attention);
-        this.error = null;
-        const last = text.tokens.length - 1;
-        this.kept.position = atEnd ? last : Math.min(Math.max(0, this.kept.position), last);
-        this.kept.layer = Math.min(this.kept.layer, text.n_layer - 1);
-        this.kept.head = Math.min(this.kept.head, text.n_head - 1);
-      } catch (error) {
-        if (aborted(error)) return;
-        if (!(error instanceof ApiError)) throw error;
-        this.error = error;
-      }
-      this.looks += 1;
-      this.tell('look');
-    } while (this.again);
-    this.busy = false;
+    try {
+      do await this.lookOnce();
+      while (this.again);
+    } finally {
+      this.busy = false;
+    }
+  }
+
+  async lookOnce() {
+    this.again = false;
+    try {
+      const [text, attention] = await Promise.all([this.ask('text'), this.packed()]);
+      const atEnd = this.kept.position >= (this.text?.tokens.length ?? Infinity) - 1;
+      this.text = text;
+      this.attention = new Attention(text, attention);
+      this.error = null;
+      const last = text.tokens.length - 1;
+      this.kept.position = atEnd ? last : Math.min(Math.max(0, this.kept.position), last);
+      this.kept.layer = Math.min(this.kept.layer, text.n_layer - 1);
+      this.kept.head = Math.min(this.kept.head, text.n_head - 1);
+    } catch (error) {
+      if (aborted(error)) return;
+      if (!(error instanceof ApiError)) throw error;
+      this.error = error;
+    }
+    this.looks += 1;
+    this.tell('look');
   }
 
   /**

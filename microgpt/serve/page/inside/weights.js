@@ -1,7 +1,7 @@
 // @ts-check
 // The weights as pictures: a matrix's cells, blue where positive and orange where negative, read by pointer or arrow keys.
 
-import { aborted, ApiError } from '../api.js';
+import { guarded } from '../api.js';
 import { fill, h } from '../dom.js';
 import { cellAt, onTheme, paint } from './paint.js';
 import { region } from './region.js';
@@ -60,22 +60,10 @@ export function weightsPanel(session) {
   });
   onTheme(draw, ender.signal);
 
-  /** @param {() => Promise<void>} task */
-  async function guarded(task) {
-    try {
-      await task();
-      problem.textContent = '';
-    } catch (error) {
-      if (aborted(error)) return;
-      if (!(error instanceof ApiError)) throw error;
-      problem.textContent = error.message;
-    }
-  }
-
   async function load() {
     if (model === session.context.model) return;
     const asked = (model = session.context.model);
-    await guarded(async () => {
+    const done = await guarded(problem, async () => {
       const found = (await session.askModel('weights')).matrices;
       if (asked !== model) return;
       matrices = found;
@@ -83,6 +71,7 @@ export function weightsPanel(session) {
       showTable();
       await open(session.kept.matrix);
     });
+    if (!done && asked === model) model = ''; // it is asked again
   }
 
   function showTable() {
@@ -90,7 +79,7 @@ export function weightsPanel(session) {
       h(
         'tr',
         null,
-        h('td', null, h('button', { class: 'plain mono', dataset: { name: matrix.name }, onclick: () => guarded(() => open(matrix.name)) }, matrix.name)),
+        h('td', null, h('button', { class: 'plain mono', dataset: { name: matrix.name }, onclick: () => guarded(problem, () => open(matrix.name)) }, matrix.name)),
         h('td', { class: 'number' }, `${matrix.rows} × ${matrix.columns}`),
         ...[matrix.std, matrix.least, matrix.most].map((value) => h('td', { class: 'number' }, value.toFixed(3))),
       ),
@@ -105,8 +94,9 @@ export function weightsPanel(session) {
     for (const button of /** @type {NodeListOf<HTMLElement>} */ (table.querySelectorAll('button'))) {
       button.setAttribute('aria-pressed', String(button.dataset.name === name));
     }
+    const { model: asked } = session.context;
     const found = await session.askModel('weight', { name });
-    if (session.kept.matrix !== name) return;
+    if (session.kept.matrix !== name || session.context.model !== asked) return;
     picture = found;
     row = Math.min(row, found.cells.length - 1);
     column = Math.min(column, found.cells[0].length - 1);

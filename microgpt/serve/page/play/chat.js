@@ -25,6 +25,8 @@ export function chat(session, tools) {
   const element = h('form', { class: 'card composer' }, h('label', { class: 'name', for: 'message' }, 'Message'), area, h('div', { class: 'row buttons' }, send, stop, more, again, fresh), told);
   /** @type {Part | null} */
   let editing = null;
+  /** @type {HTMLElement[]} */
+  let drafted = []; // the text area and the buttons of that message
 
   element.addEventListener('submit', (event) => {
     event.preventDefault();
@@ -102,7 +104,9 @@ export function chat(session, tools) {
         done();
       }
     });
-    fill(turn, draft, h('div', { class: 'row buttons' }, h('button', { type: 'button', class: 'first', onclick: done }, part.written ? 'Go on from here' : 'Send again'), h('button', { type: 'button', onclick: leave }, 'Cancel')));
+    const buttons = h('div', { class: 'row buttons' }, h('button', { type: 'button', class: 'first', onclick: done }, part.written ? 'Go on from here' : 'Send again'), h('button', { type: 'button', onclick: leave }, 'Cancel'));
+    drafted = [draft, buttons];
+    fill(turn, drafted);
     draft.focus();
   }
 
@@ -135,6 +139,11 @@ export function chat(session, tools) {
 
   return {
     element,
+    /**
+     * What stands in place of a message that is being edited, so that nothing that happens meanwhile takes it away.
+     * @param {Part} part
+     */
+    draft: (part) => (part === editing ? drafted : null),
     /** @param {Part} part */
     actions(part) {
       if (part.running || part === editing) return [];

@@ -100,6 +100,7 @@ export function completion(session, tools) {
 
   return {
     element,
+    draft: () => null,
     actions: () => [],
     update() {
       const running = session.running !== null;

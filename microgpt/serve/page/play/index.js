@@ -29,7 +29,8 @@ export async function show(main, context) {
     return () => {};
   }
   const gone = new AbortController();
-  const facts = await get(`/api/play/${encodeURIComponent(context.model)}`, gone.signal);
+  const facts = await get(`/api/play/${encodeURIComponent(context.model)}`, context.signal);
+  context.signal.throwIfAborted();
   const step = facts.step; // the run's own choice, unless another one was asked for
   const settings = controls(facts.temperature);
   const alarm = h('p', { class: 'error', role: 'alert' });
@@ -60,7 +61,7 @@ export async function show(main, context) {
     allowed: (id) => id === facts.end || !special.has(id),
     end: facts.end,
   });
-  const text = transcript({ show: among.show, enter: among.enter, actions: (part) => composer.actions(part) });
+  const text = transcript({ show: among.show, enter: among.enter, actions: (part) => composer.actions(part), draft: (part) => composer.draft(part) });
   const composer = (facts.chat ? chat : completion)(session, { alarm, failed, say: context.say, signal: gone.signal });
 
   function render() {

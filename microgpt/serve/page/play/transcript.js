@@ -11,7 +11,7 @@ import { text } from './tree.js';
 const NAMES = { prompt: '', answer: '', system: 'System', user: 'You', assistant: 'Answer' };
 
 /**
- * @param {{show: (place: Place) => void, enter: () => void, actions: (part: Part) => HTMLElement[]}} told
+ * @param {{show: (place: Place) => void, enter: () => void, actions: (part: Part) => HTMLElement[], draft: (part: Part) => HTMLElement[] | null}} told
  */
 export function transcript(told) {
   const root = h('div', { class: 'transcript', role: 'group', 'aria-label': 'Text, token by token' });
@@ -104,13 +104,14 @@ export function transcript(told) {
      * @param {boolean} chat
      */
     render(parts, chat) {
-      const held = root.contains(document.activeElement) ? placeOf(document.activeElement) : null;
+      const focused = /** @type {HTMLElement | null} */ (root.contains(document.activeElement) ? document.activeElement : null);
+      const held = focused && placeOf(focused);
       places = new Map();
       current = null;
       pinned = false;
       if (chat) {
         fill(root, parts.map((part) => {
-          const place = h('div', { class: 'tokens' }, content(part));
+          const place = h('div', { class: 'tokens' }, told.draft(part) ?? content(part));
           places.set(part, place);
           return h('section', { class: `turn ${part.role}`, 'aria-label': NAMES[part.role] }, h('header', null, h('h2', null, NAMES[part.role]), told.actions(part)), place);
         }));
@@ -125,6 +126,7 @@ export function transcript(told) {
       const first = /** @type {HTMLElement | null} */ (root.querySelector('.t'));
       if (first) reach(first);
       if (held) at(held.part, held.at)?.focus();
+      else if (focused?.isConnected) focused.focus(); // a message that is being edited
     },
     /**
      * Show the last token of a part, which is the last one of its place.

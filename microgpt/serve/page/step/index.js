@@ -1,7 +1,7 @@
 // @ts-check
 // The view Step through: one training step on real numbers, operation by operation, beside the code that computes it.
 
-import { ApiError, aborted, post } from '../api.js';
+import { ApiError, aborted, guarded, post } from '../api.js';
 import { fill, h, rove } from '../dom.js';
 import { gridsOf } from './arrays.js';
 import { differPanel } from './differ.js';
@@ -165,8 +165,12 @@ class Walk {
    */
   async loadSample(reason) {
     const body = { model: this.context.model, prompt: '', max_tokens: 12, temperature: 0.5, seed: 42 };
-    const [choice] = (await post('/v1/completions', body, this.signal)).choices;
-    await this.load(choice.text.trim() || null);
+    /** @type {{text: string}[]} */
+    let choices = [];
+    if (!(await guarded(this.error, async () => void ({ choices } = await post('/v1/completions', body, this.signal))))) return;
+    const text = choices[0].text.trim();
+    if (text) await this.load(text);
+    else this.error.textContent = reason;
     if (this.step) this.error.textContent = `${reason}. The model made this one up.`;
   }
 

@@ -130,7 +130,7 @@ export function short(x, digits = 4) {
   if (x === 0) return '0';
   const size = Math.abs(x);
   const text = size >= 0.001 && size < 10000 ? String(Number(x.toPrecision(digits))) : x.toExponential(digits - 2);
-  return text.replace('-', '−').replace('e−', 'e−').replace('e+', 'e');
+  return text.replaceAll('-', '−').replace('e+', 'e');
 }
 
 /**

@@ -37,7 +37,7 @@ export class SourcePanel {
       this.sources.map(({ name }) =>
         h('button', {
           role: 'tab', id: `tab-${name}`, type: 'button', 'aria-controls': 'step-code',
-          'aria-selected': String(name === this.name), 'aria-pressed': null, tabindex: name === this.name ? 0 : -1,
+          'aria-selected': String(name === this.name), tabindex: name === this.name ? 0 : -1,
           onclick: () => this.open(name), onfocus: () => name !== this.name && this.open(name),
         }, name),
       ),

@@ -96,18 +96,19 @@ export function trainer(context, signal, open = false) {
   }
 
   async function begin() {
-    const found = await tried(() => post('/api/trainings/start', body(), signal));
-    if (!found) return;
-    context.say(`The training of ${found.run} has begun.`);
-    while (!signal.aborted) {
-      const state = await tried(() => get('/api/trainings', signal));
-      const training = state?.trainings.find((/** @type {any} */ one) => one.run === found.run);
-      const { runs } = (await tried(() => get('/api/runs', signal))) ?? { runs: [] };
-      if (runs.some((/** @type {any} */ run) => run.name === found.run)) return context.go(`#/watch/${encodeURIComponent(found.run)}`);
-      if (!training || training.ended !== null) return refused(training?.said || 'The training ended before it began.');
-      fill(plan, h('p', { class: 'soft' }, training.said || 'It begins…'));
-      await new Promise((resolve) => setTimeout(resolve, LOOK_EVERY));
-    }
+    await tried(async () => {
+      const { run } = await post('/api/trainings/start', body(), signal);
+      context.say(`The training of ${run} has begun.`);
+      for (;;) {
+        const { trainings } = await get('/api/trainings', signal);
+        const training = trainings.find((/** @type {any} */ one) => one.run === run);
+        const { runs } = await get('/api/runs', signal);
+        if (runs.some((/** @type {any} */ one) => one.name === run)) return context.go(`#/watch/${encodeURIComponent(run)}`);
+        if (!training || training.ended !== null) return refused(training?.said || 'The training ended before it began.');
+        fill(plan, h('p', { class: 'soft' }, training.said || 'It begins…'));
+        await new Promise((resolve) => setTimeout(resolve, LOOK_EVERY));
+      }
+    });
   }
 
   /** @param {string} message */
@@ -161,12 +162,15 @@ export function controls(names, context, signal) {
   /** @param {string} name */
   async function act(name) {
     const what = states.get(name) === 'running' ? 'stop' : 'resume';
+    const button = buttons.get(name);
     error.hidden = true;
+    if (button) button.disabled = true; // until its state has changed
     try {
       await post(`/api/trainings/${encodeURIComponent(name)}/${what}`, {}, signal);
       context.say(what === 'stop' ? `${name} is saved and ends.` : `${name} goes on.`);
     } catch (caught) {
       if (aborted(caught)) return;
+      if (button) button.disabled = false;
       error.textContent = /** @type {Error} */ (caught).message;
       error.hidden = false;
     }
@@ -182,6 +186,7 @@ export function controls(names, context, signal) {
       const button = buttons.get(name);
       if (!button || states.get(name) === state) return;
       states.set(name, state);
+      button.disabled = false;
       button.hidden = state !== 'running' && state !== 'stopped';
       const of = names.length > 1 ? ` ${name}` : '';
       appear();
