@@ -32,12 +32,14 @@ class Example(NamedTuple):
 class Firing:
     """All neurons on sample texts: the largest value of each in every text, and how often each is above 0.
 
-    The first position is left out: a neuron is the same there in every text.
+    The first position is left out: a neuron is the same there in every text. Raises DataError without a text.
     """
 
     def __init__(self, inspector: Inspector) -> None:
         self._inspector, model = inspector, inspector.model
         self.source, self.texts = texts(inspector)
+        if not self.texts:
+            raise DataError("neurons: neither the data nor the model gave a text of two tokens")
         shape = model.n_layer, 4 * model.n_embd
         self.positions = sum(len(text) - 1 for text in self.texts)
         self.peaks = np.full((len(self.texts), *shape), -np.inf, np.float32)  # by text, layer, neuron

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from microgpt.errors import DataError
+
 
 class Plane(NamedTuple):
     """Rows of a matrix as points of a plane, and the share of their variance along either axis."""
@@ -18,9 +20,12 @@ def plane(matrix: np.ndarray) -> Plane:
     """The first two principal components of a matrix's rows.
 
     They are right singular vectors of the centred rows, found from the small (D, D) covariance. A component's sign is
-    arbitrary: its largest entry is made positive, so that checkpoints of a run look alike.
+    arbitrary: its largest entry is made positive, so that checkpoints of a run look alike. Raises DataError for values
+    that are not finite.
     """
     rows = matrix.astype(np.float64)
+    if not np.isfinite(rows).all():
+        raise DataError("the matrix has values that are not finite")
     rows -= rows.mean(axis=0)
     _, values, axes = np.linalg.svd(rows.T @ rows)
     first = axes[:2] * np.sign(axes[np.arange(len(axes[:2])), np.abs(axes[:2]).argmax(axis=1)])[:, None]

@@ -209,11 +209,22 @@ class RunFolder:
                 yield line
 
 
+NUMBERS = ("loss", "val_loss", "bits_per_byte")  # of a line of the metrics, which is damaged if one is not finite
+
+
+def number(value: Any) -> float | None:
+    """A finite number, None for anything else that JSON can hold, such as an integer of 400 digits."""
+    try:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
 def entry_of(line: bytes) -> dict[str, Any] | None:
     """A line of the metrics; None for one that is damaged or cut short."""
     try:
         entry: Any = json.loads(line) if line.endswith(b"\n") else None
-        numbers = [value for key, value in entry.items() if key in ("loss", "val_loss", "bits_per_byte")]
+        numbers = [value for key, value in entry.items() if key in NUMBERS]
         good = type(entry["step"]) is int and all(map(math.isfinite, [entry["step"], *numbers]))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None

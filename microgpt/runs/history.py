@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from microgpt import files
-from microgpt.runs.folder import entry_of
+from microgpt.runs.folder import entry_of, number
 
 PIECE = 2**20  # bytes read at once
 MARK = 256  # bytes before the end of what was read, by which a file that was written anew is noticed
@@ -23,6 +23,7 @@ MOST_ROWS = 2**18  # of a table; beyond it, it is thinned to half, minima and ma
 TRAINING = ("step", "loss", "lr", "tokens", "seconds")
 HELD_OUT = ("step", "val_loss", "bits_per_byte")
 NAN = float("nan")
+MOST_STEP = 2**53  # which a float64 holds
 
 
 class Table:
@@ -45,7 +46,7 @@ class Table:
         for entry in entries:
             if entry["step"] > last:
                 last = entry["step"]
-                rows.append([_number(entry.get(name)) for name in self.names])
+                rows.append([NAN if (x := number(entry.get(name))) is None else x for name in self.names])
         for i, name in enumerate(self.names):
             self.columns[name].extend(row[i] for row in rows)
         self._weights.extend(1.0 for _ in rows)
@@ -132,7 +133,7 @@ class History:
         each = lines.splitlines(keepends=True)
         try:
             entries: list[dict[str, Any]] = json.loads(b"[" + b",".join(each) + b"]")
-            if not all(type(entry["step"]) is int for entry in entries):
+            if not all(type(entry["step"]) is int and entry["step"] < MOST_STEP for entry in entries):
                 raise ValueError("a step is no number")
         except (ValueError, KeyError, TypeError, RecursionError):  # one by one, without those that are damaged
             entries = [entry for line in each if (entry := entry_of(line))]
@@ -158,7 +159,3 @@ def extremes(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
     for begin, end in itertools.pairwise(edges):
         kept |= {begin + int(low[begin:end].argmin()), begin + int(high[begin:end].argmax())}
     return np.array(sorted(kept))
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else NAN

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from microgpt.config import Config
 from microgpt.errors import MicrogptError
 from microgpt.model import n_params
 from microgpt.runs import checkpoint
-from microgpt.runs.folder import RunFolder
+from microgpt.runs.folder import RunFolder, number
 
 RECENT = 50  # steps whose mean loss is told, as during training
 
@@ -104,7 +103,7 @@ def summary(path: Path) -> RunSummary:
 
 
 def _model_summary(path: Path) -> RunSummary:
-    updated = (path / "config.json").stat().st_mtime
+    updated = _time_of(path / "config.json")
     try:
         saved = checkpoint.read(path)
     except (MicrogptError, OSError) as error:
@@ -127,13 +126,14 @@ def _model_summary(path: Path) -> RunSummary:
 
 
 def _updated(folder: RunFolder) -> float:
-    times = [0.0]
-    for path in (folder.config_file, folder.metrics_file, folder.checkpoints):
-        try:
-            times.append(path.stat().st_mtime)
-        except OSError:
-            continue
-    return max(times)
+    return max(map(_time_of, (folder.config_file, folder.metrics_file, folder.checkpoints)))
+
+
+def _time_of(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # it is not there, or not any longer
+        return 0.0
 
 
 def _with_checkpoints(found: RunSummary, folder: RunFolder) -> RunSummary:
@@ -175,17 +175,13 @@ def _with_metrics(found: RunSummary, folder: RunFolder) -> RunSummary:
             found,
             step=max(found.step, last["step"]),
             loss=fmean(line["loss"] for line in training[-RECENT:]),
-            seconds=_number(last.get("seconds")),
-            tokens=int(_number(last.get("tokens")) or 0),
+            seconds=number(last.get("seconds")),
+            tokens=int(number(last.get("tokens")) or 0),
         )
     if evaluated := [line for line in lines if "val_loss" in line]:
         last = evaluated[-1]
-        found = replace(found, val_loss=last["val_loss"], bits_per_byte=_number(last.get("bits_per_byte")))
+        found = replace(found, val_loss=last["val_loss"], bits_per_byte=number(last.get("bits_per_byte")))
     return found
-
-
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _is_finished(found: RunSummary) -> bool:

@@ -163,3 +163,17 @@ async def in_thread(function: Callable[[], Loaded]) -> Loaded:
 
     threading.Thread(target=call, name="load", daemon=True).start()
     return await loaded
+
+
+async def in_turn(turn: asyncio.Lock | asyncio.Semaphore, function: Callable[[], Loaded]) -> Loaded:
+    """Call a function on a thread when its turn comes, which lasts until it has ended, also if its client has left."""
+    await turn.acquire()
+    task = asyncio.ensure_future(in_thread(function))
+
+    def ended(done: asyncio.Future[Loaded]) -> None:
+        turn.release()
+        if not done.cancelled():
+            done.exception()  # nobody may be there to take it
+
+    task.add_done_callback(ended)
+    return await asyncio.shield(task)

@@ -55,6 +55,16 @@ class Training:
         return lines[-1] if lines else ""
 
 
+def keep_text(text: str, folder: Path) -> Path:
+    """A text as a file of a folder, named by its content. Raises OSError."""
+    files.make_folders(folder)
+    data = text.encode()
+    path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.txt"
+    if not path.exists():
+        files.write_atomic(path, data)
+    return path
+
+
 class Trainings:
     """The trainings of a folder of runs; without a folder, runs can be stopped and resumed alone. For threads."""
 
@@ -62,21 +72,16 @@ class Trainings:
         self.folder = folder
         self._lock = threading.Lock()
         self._begun: dict[str, Training] = {}
+        self._asked: set[tuple[Path, int, str]] = set()  # trainers of others: a second signal kills
+
+    @property
+    def texts(self) -> Path | None:
+        """Where texts are kept that trainings were started with."""
+        return self.folder / TEXTS if self.folder else None
 
     def all(self) -> list[Training]:
         """What this service began, the newest first."""
         return list(self._begun.values())[::-1]
-
-    def keep_text(self, text: str) -> Path:
-        """A text as a file beside the runs, named by its content."""
-        assert self.folder
-        place = self.folder / TEXTS
-        files.make_folders(place)
-        data = text.encode()
-        path = place / f"{hashlib.sha256(data).hexdigest()[:16]}.txt"
-        if not path.exists():
-            files.write_atomic(path, data)
-        return path
 
     def start(self, name: str, words: Sequence[str]) -> str:
         """Train a new run with this name, numbered if it is taken: the name that it has. Raises ApiError."""
@@ -111,16 +116,20 @@ class Trainings:
                 stderr=said,
                 start_new_session=True,
             )
+        self._begun.pop(run, None)  # the newest is the last
         self._begun[run] = Training(run, process, log)
 
     def stop(self, run: str, path: Path) -> None:
         """Ask the trainer of a run, whoever began it, to save and end. Raises ApiError."""
-        begun = self._begun.get(run)
-        if begun and begun.ended is None:
-            if not begun.stopped:
-                begun.stopped = True
-                begun.process.send_signal(signal.SIGINT)
-            return
+        if sys.platform == "win32":  # which has no signal that a process of another console can answer
+            raise ApiError(409, "on Windows a training is stopped with Ctrl-C where it runs")
+        with self._lock:
+            begun = self._begun.get(run)
+            if begun and begun.ended is None:
+                if not begun.stopped:
+                    begun.stopped = True
+                    begun.process.send_signal(signal.SIGINT)
+                return
         folder = RunFolder(path)
         try:
             owner = files.read_json(folder.owner_file)
@@ -130,6 +139,11 @@ class Trainings:
         pid = owner.get("pid") if here and isinstance(owner, dict) else None
         if not folder.is_running() or type(pid) is not int or pid < 2 or pid == os.getpid():
             raise ApiError(409, f"the run {run!r} is not being trained on this machine")
+        trainer = path, pid, str(owner.get("since") if isinstance(owner, dict) else "")
+        with self._lock:
+            if trainer in self._asked:
+                return
+            self._asked.add(trainer)
         try:
             os.kill(pid, signal.SIGINT)
         except OSError as error:

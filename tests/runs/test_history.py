@@ -146,3 +146,13 @@ def test_a_hundred_thousand_steps(file: Path) -> None:
     read.poll()
     assert read.training.points(2000, first=100_000)["step"] == [100_001]
     assert time.process_time() - began < 1
+
+
+def test_numbers_beyond_every_float_are_no_numbers(file: Path) -> None:
+    huge = "9" * 400
+    lines = [f'{{"step": 1, "loss": {huge}, "lr": 1}}', f'{{"step": 2, "loss": 3, "tokens": {huge}}}']
+    file.write_text("\n".join([*lines, f'{{"step": {huge}, "loss": 1}}']) + "\n")
+    history = History(file)
+    history.poll()
+    assert history.training.column("step").tolist()[-1] == 2
+    assert np.isnan(history.training.column("tokens")[-1])

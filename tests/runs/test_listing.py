@@ -120,3 +120,16 @@ def test_many_runs_are_listed_in_two_seconds(evaluated: Path, tmp_path: Path) ->
     assert time.process_time() - began < 2
     assert len(found) == 250
     assert {(each.step, each.state) for each in found.values()} == {(60, listing.FINISHED)}
+
+
+def test_numbers_beyond_every_float_are_no_numbers(evaluated: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(evaluated, tmp_path / "run")
+    huge = "9" * 400
+    RunFolder(run).metrics_file.write_text(
+        f'{{"step": 1, "loss": 2.5, "seconds": {huge}, "tokens": {huge}}}\n'
+        f'{{"step": {huge}, "loss": 1}}\n{{"step": 2, "loss": {huge}}}\n'
+    )
+    found = listing.summary(run)
+    assert (found.loss, found.seconds, found.tokens) == (2.5, None, 0)
+    shutil.rmtree(run)
+    assert listing._model_summary(run).state == listing.DAMAGED  # it vanished between two looks

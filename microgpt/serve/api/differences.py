@@ -6,16 +6,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from microgpt.engines.walkthrough import differences
 from microgpt.engines.walkthrough.differences import Difference
-from microgpt.engines.walkthrough.step import count_numbers
 from microgpt.errors import MicrogptError
 from microgpt.model import Tensors, table
 from microgpt.optim import rate_of_run
 from microgpt.runs.checkpoint import Checkpoint
 from microgpt.serve import limits
-from microgpt.serve.api.steps import document_of, open_checkpoint, tensors_of
+from microgpt.serve.api.steps import document_of, open_checkpoint, require_small, tensors_of
 from microgpt.serve.errors import ApiError
-from microgpt.serve.limits import most
-from microgpt.serve.models import in_thread
+from microgpt.serve.models import in_turn
 from microgpt.serve.routes import Call, Route
 
 
@@ -93,22 +91,22 @@ async def differ_models(call: Call) -> DifferAnswer:
         except (MicrogptError, OSError) as error:
             raise ApiError(409, f"the models cannot be compared: {error}") from None
 
-    return await in_thread(compare)
+    return await in_turn(call.service.heavy, compare)
 
 
 async def differ_rungs(call: Call) -> DifferAnswer:
     """A step as two rungs compute it, each in its float type."""
     body: RungsBody = call.body
     known = differences.rungs()
-    for rung in (body.a, body.b):
+    for param, rung in (("a", body.a), ("b", body.b)):
         if rung.dtype not in known.get(rung.name, ()):
-            raise ApiError(422, f"no rung {rung.name[:40]!r} computes in {rung.dtype[:40]!r} here", param="a")
+            raise ApiError(422, f"no rung {rung.name[:40]!r} computes in {rung.dtype[:40]!r} here", param=param)
     _, saved = await open_checkpoint(call, body.model)
-    if count_numbers(saved.config.model, 1) > most("step_numbers"):
-        raise ApiError(422, "this model is too large for the slowest rungs; take a smaller one", param="model")
+    require_small(saved.config.model)
 
     def compare() -> DifferAnswer:
         feed, _ = document_of(saved, body.text)
+        require_small(saved.config.model, len(feed.tokens) - 1)
         config = saved.config
         try:
             tensors = tensors_of(saved, [])
@@ -120,7 +118,7 @@ async def differ_rungs(call: Call) -> DifferAnswer:
             raise ApiError(409, f"the step cannot be taken: {error}") from None
         return _answer(f"{body.a.name} {body.a.dtype}", f"{body.b.name} {body.b.dtype}", x, y)
 
-    return await in_thread(compare)
+    return await in_turn(call.service.heavy, compare)
 
 
 def _ordered(saved: Checkpoint) -> Tensors:

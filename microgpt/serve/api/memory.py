@@ -13,7 +13,7 @@ from microgpt.data.verbatim import Match, TrainingText, training_text
 from microgpt.errors import MicrogptError
 from microgpt.serve import limits
 from microgpt.serve.limits import length
-from microgpt.serve.models import in_thread
+from microgpt.serve.models import in_turn
 from microgpt.serve.openai.fields import Shape
 from microgpt.serve.routes import Call, Route
 
@@ -62,7 +62,7 @@ async def memory(call: Call) -> Memory:
     body: MemoryBody = call.body
     served = await call.service.models.get(body.model)
     data = served.model.config.data
-    return await in_thread(lambda: look_up(data.model_dump_json(), body.text))
+    return await in_turn(call.service.heavy, lambda: look_up(data.model_dump_json(), body.text))
 
 
 @functools.lru_cache(maxsize=2)

@@ -17,7 +17,7 @@ from microgpt.runs.listing import is_run
 from microgpt.serve import limits
 from microgpt.serve.api.runs import UNKNOWN, Run, facts
 from microgpt.serve.catalog import Catalog
-from microgpt.serve.errors import Closing, Overloaded, PlainError
+from microgpt.serve.errors import Closing, Overloaded, PlainError, internal_error
 from microgpt.serve.limits import most
 from microgpt.serve.models import in_thread
 from microgpt.serve.routes import Call, Events, Route, event
@@ -133,6 +133,8 @@ async def _follow(call: Call, followers: list[Follower]) -> AsyncIterator[bytes]
             await asyncio.sleep(TICK)
             unheard += TICK
         yield event(PlainError(error=Closing().message).model_dump_json().encode())
+    except Exception:
+        yield event(PlainError(error=internal_error("/api/metrics/live").message).model_dump_json().encode())
     finally:
         watching.watchers -= 1
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from microgpt.config import Optim
+from microgpt.config import Model, Optim
 from microgpt.engines.walkthrough import lines
 from microgpt.engines.walkthrough.operations import operations
 from microgpt.engines.walkthrough.step import Step, count_numbers, take_step
@@ -21,7 +21,7 @@ from microgpt.runs.checkpoint import Checkpoint
 from microgpt.serve import limits
 from microgpt.serve.errors import ApiError
 from microgpt.serve.limits import most
-from microgpt.serve.models import in_thread
+from microgpt.serve.models import in_thread, in_turn
 from microgpt.serve.routes import Call, Route
 from microgpt.serve.training_rows import NoText, row_of_step
 from microgpt.tokenizers import Tokenizer
@@ -128,15 +128,24 @@ async def step(call: Call) -> StepAnswer:
     """A training step of a small model, in numbers."""
     body: StepBody = call.body
     name, saved = await open_checkpoint(call, body.model)
-    model, limit = saved.config.model, most("step_numbers")
-    if (numbers := count_numbers(model, 1)) > limit:
+    require_small(saved.config.model)
+    return await in_turn(call.service.heavy, functools.partial(_answer, name, saved, body.text))
+
+
+def require_small(model: Model, T: int | None = None) -> None:
+    """Raise ApiError where a step of T positions, or of any number of them, has too many numbers to be shown."""
+    numbers, limit = count_numbers(model, T or 1), most("step_numbers")
+    if numbers > limit and T:
+        raise ApiError(
+            422, f"the step has {numbers:,} numbers, more than {limit:,}; take a shorter document", param="text"
+        )
+    if numbers > limit:
         raise ApiError(
             422,
             f"a step of this model has {numbers:,} numbers or more, and a page shows up to {limit:,}; "
             f"take a smaller one, such as microgpt train names",
             param="model",
         )
-    return await in_thread(functools.partial(_answer, name, saved, body.text))
 
 
 def _answer(name: str, saved: Checkpoint, text: str | None) -> StepAnswer:
@@ -148,11 +157,7 @@ def _answer(name: str, saved: Checkpoint, text: str | None) -> StepAnswer:
     except (MicrogptError, OSError) as error:
         raise ApiError(409, f"the step cannot be taken: {error}") from None
     T = len(feed.tokens) - 1
-    if (numbers := count_numbers(model, T)) > most("step_numbers"):
-        limit = most("step_numbers")
-        raise ApiError(
-            422, f"the step has {numbers:,} numbers, more than {limit:,}; take a shorter document", param="text"
-        )
+    require_small(model, T)
     if rows > 1:
         notes.append(f"the run trains on {rows} documents per step; here it is the first of them alone")
     if text is not None:
@@ -261,12 +266,16 @@ def _sources(saved: Checkpoint) -> list[SourceShape]:
     for source in lines.SOURCES:
         if (text := texts.get(source.name)) is None:
             continue
-        cited = {each.name: source.lines(text, each) for each in found}
+        try:
+            cited = {each.name: source.lines(text, each) for each in found}
+            update = [lines.find(text, each) for each in source.update]
+        except ValueError:  # somebody has changed the file, such as gpt.py in a clone: it is left out
+            continue
         shapes.append(
             SourceShape(
                 name=source.name,
                 text=text,
-                update=[lines.find(text, each) for each in source.update],
+                update=update,
                 forward={name: where.forward for name, where in cited.items()},
                 backward={name: where.backward for name, where in cited.items()},
             )

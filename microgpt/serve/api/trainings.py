@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict
@@ -14,9 +16,9 @@ from microgpt.scenarios import SIZES, scenario, scenarios, size
 from microgpt.serve import limits
 from microgpt.serve.api.runs import UNKNOWN
 from microgpt.serve.errors import ApiError
-from microgpt.serve.models import in_thread
+from microgpt.serve.models import in_thread, in_turn
 from microgpt.serve.routes import Call, Route
-from microgpt.serve.trainings import Trainings
+from microgpt.serve.trainings import Trainings, keep_text
 from microgpt.training.prepare import prepare
 
 PARTS = 20  # evaluations of a training; half as many checkpoints and samples
@@ -122,11 +124,12 @@ async def choices(call: Call) -> Choices:
 
 async def plan(call: Call) -> Plan:
     """What a training would do, before it does. Raises ApiError with what is wrong."""
-    trainings = allowed(call, start=True)
+    allowed(call, start=True)
 
     def planned() -> Plan:
-        config, _ = configured(call.body, trainings)
-        setup = prepare(config)
+        with tempfile.TemporaryDirectory() as folder:  # of the text, which is kept when a training begins with it
+            config, _ = configured(call.body, Path(folder))
+            setup = prepare(config)
         model, corpus = setup.config.model, setup.corpus
         seconds = setup.choice.seconds_per_step * setup.config.run.steps
         return Plan(
@@ -146,7 +149,7 @@ async def plan(call: Call) -> Plan:
             seconds=min(seconds, call.body.seconds or seconds),
         )
 
-    return await in_thread(lambda: refusing(planned))
+    return await in_turn(call.service.heavy, lambda: refusing(planned))
 
 
 async def start(call: Call) -> Begun:
@@ -154,7 +157,8 @@ async def start(call: Call) -> Begun:
     trainings = allowed(call, start=True)
 
     def begun() -> Begun:
-        config, words = configured(call.body, trainings)
+        assert trainings.texts
+        config, words = configured(call.body, trainings.texts)
         return Begun(run=trainings.start(call.body.name or config.name, words))
 
     return await in_thread(lambda: refusing(begun))
@@ -187,14 +191,19 @@ def refusing(work: Any) -> Any:
         return work()
     except MicrogptError as error:
         raise ApiError(400, str(error)) from None
+    except OSError as error:
+        raise ApiError(500, f"the training cannot begin: {error.strerror or error}") from None
 
 
-def configured(body: TrainingBody, trainings: Trainings) -> tuple[Config, list[str]]:
-    """The configuration of a body, and the words of the command that trains it. Raises UsageError."""
+def configured(body: TrainingBody, texts: Path) -> tuple[Config, list[str]]:
+    """The configuration of a body, and the words of the command that trains it; its text is put into a folder.
+
+    Raises UsageError, OSError.
+    """
     if (body.scenario is None) == (body.text is None):
         raise UsageError("give a scenario or a text, one of them")
     if body.text is not None:
-        source = str(trainings.keep_text(body.text))
+        source = str(keep_text(body.text, texts))
         layer: dict[str, Any] = {"name": "text", "data": {"path": source}}
     else:
         source = str(body.scenario)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -28,7 +29,7 @@ from microgpt.model import n_params
 from microgpt.serve import limits
 from microgpt.serve.errors import ApiError
 from microgpt.serve.limits import most
-from microgpt.serve.models import in_thread
+from microgpt.serve.models import in_turn
 from microgpt.serve.routes import Call
 
 MOST_WEIGHTS = 2**24  # attention's weights of all layers and heads
@@ -104,10 +105,16 @@ class Inside:
 
     def __init__(self, model: LanguageModel) -> None:
         self._model, self.turn, self.slow_turn = model, asyncio.Lock(), asyncio.Lock()
+        self._making = threading.Lock()  # both queues may be the first to ask
 
-    @functools.cached_property
+    @property
     def inspector(self) -> Inspector:
         """The model on an engine that shows its activations."""
+        with self._making:
+            return self._inspector
+
+    @functools.cached_property
+    def _inspector(self) -> Inspector:
         return Inspector(self._model)
 
     @functools.cached_property
@@ -120,11 +127,10 @@ async def look(call: Call, answer: Callable[[Inside], Answer], *, slow: bool = F
     """An answer about the model that a body names, computed on a thread. Raises ApiError. `slow`: in a queue apart."""
     served = await call.service.models.get(call.body.model)
     inside = served.kept.setdefault("inside", Inside(served.model))
-    async with inside.slow_turn if slow else inside.turn:
-        try:
-            return await in_thread(lambda: answer(inside))
-        except (DataError, UsageError) as error:
-            raise ApiError(400, str(error)) from None
+    try:
+        return await in_turn(inside.slow_turn if slow else inside.turn, lambda: answer(inside))
+    except (DataError, UsageError) as error:
+        raise ApiError(400, str(error)) from None
 
 
 def tokens_of(model: LanguageModel, asked: AboutText) -> tuple[list[int], int]:
