@@ -4,11 +4,15 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from microgpt.data import datasets
 
 pytest_plugins = ["tests.browser", "tests.chats", "tests.skips"]  # browser; talks, chat_run, names_run; mark.hardware
+
+hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machine may take a second for any example
+hypothesis.settings.load_profile("no clock")
 
 # A shell lets what it starts in the background ignore Ctrl-C, and that is inherited; the tests press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -16,7 +16,17 @@ from microgpt.errors import MachineError
 
 def test_the_page_is_there_while_it_trains(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("em\nemma\nolivia\nava\nmia\n" * 5, encoding="utf-8")
-    words = ["train", str(tmp_path / "names.txt"), "--out", str(tmp_path / "a run"), "--steps", "100000000", "--watch"]
+    words = [
+        "train",
+        str(tmp_path / "names.txt"),
+        "--out",
+        str(tmp_path / "a run"),
+        "--steps",
+        "100000000",
+        "--watch",
+        "--size",
+        "mini",
+    ]
     process = subprocess.Popen([sys.executable, "-m", "microgpt", *words], stderr=subprocess.PIPE, text=True)
     with process:
         try:

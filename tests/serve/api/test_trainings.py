@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from tests.serve.running import Server, serving
 
-LONG = 2_000_000_000  # steps, more than any test waits for
+LONG = 2_000_000_000  # steps, more than any test waits for; small models write hundreds of thousands of them per second
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +39,11 @@ def wait(good: Callable[[], Any], seconds: float = 90) -> None:
 
 def test_a_training_is_planned_started_stopped_and_resumed(empty: tuple[Server, Path]) -> None:
     server, folder = empty
-    body = {"text": "emma\nolivia\nava\nmia\n" * 20, "name": "girls", "steps": LONG}
+    body = {"text": "emma\nolivia\nava\nmia\n" * 20, "name": "girls", "steps": LONG, "size": "mini"}
     plan = server.post("/api/trainings/plan", body).json()
     assert (plan["documents"], plan["held_out"], plan["steps"]) == (80, 8, LONG)
     assert plan["parameters"] > 1000
-    assert not [path for path in folder.iterdir() if path.name[0] != "."]
+    assert not list(folder.iterdir())  # a plan leaves nothing
     assert server.post("/api/trainings/start", body).json() == {"run": "girls"}
     wait(lambda: run_of(server, "girls").get("state") == "running" and run_of(server, "girls")["steps_done"])
     assert server.post("/api/trainings/girls/resume", {}).status_code == 409
@@ -98,3 +100,26 @@ def test_what_may_not_be_trained_where(names_run: Path, empty: tuple[Server, Pat
             == 403
         )
         assert server.post("/api/trainings/x/stop", {}, Host=f"127.0.0.1:{server.port}").status_code == 403
+
+
+def test_a_training_of_a_terminal_is_stopped_once(tmp_path: Path) -> None:
+    """A second signal would end it before it has saved."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "names.txt").write_text("emma\nolivia\n" * 20, encoding="utf-8")
+    out = tmp_path / "runs" / "mine"
+    words = ["train", str(tmp_path / "names.txt"), "--out", str(out), "--steps", str(LONG), "--size", "mini"]
+    slow = "import time; from microgpt.training.trainer import Trainer; save = Trainer.save\n"
+    slow += "def slowly(self): time.sleep(1); save(self)\nTrainer.save = slowly\n"
+    code = f"{slow}import sys; from microgpt.cli import main; sys.exit(main({words}))"
+    with (
+        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process,
+        serving(tmp_path / "runs", log=tmp_path / "log") as server,
+    ):
+        try:
+            wait(lambda: run_of(server, "mine").get("steps_done"))
+            for _ in range(3):
+                assert server.post("/api/trainings/mine/stop", {}).status_code == 200
+            assert process.wait(60) == 130
+            assert run_of(server, "mine")["checkpoints"]
+        finally:
+            process.kill()

@@ -25,6 +25,7 @@ def test_a_text_is_trained_on_and_watched(empty: Server, visit: Visit, tmp_path:
     text.write_text("emma\nolivia\nnoah\nliam\n" * 20, encoding="utf-8")
     page = visit("#/watch/", url=empty.url, width=360, expected=("400",))
     page.get_by_label("Text file").set_input_files(text)
+    page.get_by_label("Size").select_option("mini")  # a smaller model writes hundreds of thousands of steps per second
     page.get_by_label("Steps").fill("2000000000")
     page.get_by_role("button", name="Plan").click()
     page.get_by_text("80 documents, 8 of them held out").wait_for()
