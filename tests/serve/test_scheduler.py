@@ -185,7 +185,11 @@ def drawn(served: ServedModel) -> float:
 
 
 def test_a_reply_that_is_not_read_waits_alone(model: LanguageModel) -> None:
-    """Its events take a bounded memory, and none is lost."""
+    """Its events take a bounded memory, and none is lost.
+
+    Beside those that wait for their reader, the worker runs ahead of the event loop by two deliveries and MOST_UNTAKEN.
+    """
+    most = MOST_UNREAD + scheduler.MOST_UNTAKEN + 2 * 4
 
     async def check(served: ServedModel, _: Admission) -> None:
         async with await served.submit([greedy(model, tokens=3000)] * 2, "slow") as reply:
@@ -193,8 +197,8 @@ def test_a_reply_that_is_not_read_waits_alone(model: LanguageModel) -> None:
                 await asyncio.sleep(0.01)
             before = drawn(served)
             assert text(await events(served, greedy(model, tokens=500))) == "ba" * 250
-            assert drawn(served) - before < 500 + MOST_UNREAD
-            assert len(reply._events) < 2 * MOST_UNREAD
+            assert drawn(served) - before <= 500 + most
+            assert len(reply._events) <= most
             found = [event async for event in reply]
         assert [text(found, number) for number in (0, 1)] == ["ba" * 1500] * 2
 
