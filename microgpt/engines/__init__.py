@@ -59,8 +59,12 @@ class Engine(Protocol):
     def dump(self, state: State) -> Tensors:
         """The engine's form back into weights and moments; `dump(load(t))` equals `t`. The state stays usable."""
 
-    def train(self, state: State, feed: Feed, lrs: np.ndarray) -> tuple[State, np.ndarray]:
+    def train(
+        self, state: State, feed: Feed, lrs: np.ndarray, norms: np.ndarray | None = None
+    ) -> tuple[State, np.ndarray]:
         """Take `len(lrs)` optimizer steps. Losses float64 (n,), each before its update, mean nats per scored token.
+
+        `norms`, float64 (n,), takes the global norm of each step's gradient, before it is clipped.
 
         A step whose loss or gradient is not finite ends the call before its update: the state is the one before
         that step, and the losses end with a value that is not finite (nan where only the gradient is not).

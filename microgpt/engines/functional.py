@@ -355,6 +355,7 @@ class Progress(NamedTuple):
 
     state: State
     losses: tuple[float, ...]
+    norms: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -375,7 +376,9 @@ class Engine(engines.Engine):
     def dump(self, state: State) -> Tensors:
         return from_lists(*state)
 
-    def train(self, state: State, feed: Feed, lrs: np.ndarray) -> tuple[State, np.ndarray]:
+    def train(
+        self, state: State, feed: Feed, lrs: np.ndarray, norms: np.ndarray | None = None
+    ) -> tuple[State, np.ndarray]:
         def advance(now: Progress, one: tuple[int, float]) -> Progress:
             if now.losses and not math.isfinite(now.losses[-1]):
                 return now
@@ -385,12 +388,14 @@ class Engine(engines.Engine):
             norm = math.sqrt(sum(dot(row, row) for rows in grads.values() for row in rows))
             loss = rules.checked_loss(mean.data[0][0], norm)
             if not math.isfinite(loss):
-                return Progress(now.state, (*now.losses, loss))
+                return Progress(now.state, (*now.losses, loss), now.norms)
             scale = rules.clip_scale(norm, self.optim.clip_norm)
             after = update(now.state, grads, self.optim, feed.first_step + i, lr, scale)
-            return Progress(after, (*now.losses, loss))
+            return Progress(after, (*now.losses, loss), (*now.norms, norm))
 
-        end = reduce(advance, enumerate(lrs.tolist()), Progress(state, ()))
+        end = reduce(advance, enumerate(lrs.tolist()), Progress(state, (), ()))
+        if norms is not None:
+            norms[: len(end.norms)] = end.norms
         return end.state, to_array(end.losses)
 
     def loss(self, state: State, feed: Feed) -> np.ndarray:

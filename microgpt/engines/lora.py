@@ -87,8 +87,10 @@ class Adapted(Engine):
         parts = (("", state.adapters), ("m.", state.m), ("v.", state.v))
         return dict(state.weights) | {prefix + n: a.copy() for prefix, part in parts for n, a in part.items()}
 
-    def train(self, state: State, feed: Feed, lrs: np.ndarray) -> tuple[State, np.ndarray]:
-        """Optimizer steps on the adapters alone."""
+    def train(
+        self, state: State, feed: Feed, lrs: np.ndarray, norms: np.ndarray | None = None
+    ) -> tuple[State, np.ndarray]:
+        """Optimizer steps on the adapters alone, whose gradient `norms` is of."""
         losses = []
         for i, lr in enumerate(lrs.tolist()):
             state.merged, loss = self.inner.train(state.merged, feed.part(i, i + 1), np.zeros(1))
@@ -103,6 +105,8 @@ class Adapted(Engine):
                 grads[name] = self.scale * (state.adapters[of + B].T @ whole)
                 grads[of + B] = self.scale * (whole @ state.adapters[name].T)
             norm = math.sqrt(sum(float((g * g).sum()) for g in grads.values()))
+            if norms is not None:
+                norms[i] = norm
             losses[-1] = rules.checked_loss(losses[-1], norm)
             if not math.isfinite(losses[-1]):
                 break

@@ -349,7 +349,7 @@ class Engine(engines.Engine):
         parts = (("w", ""), ("m", "m."), ("v", "v."))
         return {prefix + name: a.copy() for part, prefix in parts for name, a in state.views(part).items()}
 
-    def train(self, state: State, feed: Feed, lrs: Array) -> tuple[State, Array]:
+    def train(self, state: State, feed: Feed, lrs: Array, norms: Array | None = None) -> tuple[State, Array]:
         losses: list[float] = []
         flat = state.flat
         with threadpool_limits(self.threads or None), np.errstate(all="ignore"):
@@ -358,6 +358,8 @@ class Engine(engines.Engine):
                 flat["dw"][:] = 0
                 loss = sum(self._gradients(state, rows, feed, step) for rows in feed.micro_batches(i))
                 norm = math.sqrt(np.dot(flat["dw"], flat["dw"]))
+                if norms is not None:
+                    norms[i] = norm
                 losses.append(rules.checked_loss(loss, norm))
                 if not math.isfinite(losses[-1]):
                     break

@@ -275,11 +275,15 @@ class Engine(engines.Engine):
         w = {name: [[x.data for x in row] for row in rows] for name, rows in state.w.items()}
         return from_lists(w, state.m, state.v)
 
-    def train(self, state: State, feed: Feed, lrs: np.ndarray) -> tuple[State, np.ndarray]:
+    def train(
+        self, state: State, feed: Feed, lrs: np.ndarray, norms: np.ndarray | None = None
+    ) -> tuple[State, np.ndarray]:
         losses: list[float] = []
         with no_collector():
             for i, lr in enumerate(lrs.tolist()):
                 loss, norm = self._gradients(state.w, feed, i)
+                if norms is not None:
+                    norms[i] = norm
                 losses.append(rules.checked_loss(loss, norm * norm))
                 if not math.isfinite(losses[-1]):
                     self._forget(state.w)

@@ -296,7 +296,7 @@ class Engine(engines.Engine):
         parts = {"": {name: p.data for name, p in state.w.items()}, "m.": state.m, "v.": state.v}
         return {prefix + name: a.copy() for prefix, part in parts.items() for name, a in part.items()}
 
-    def train(self, state: State, feed: Feed, lrs: Array) -> tuple[State, Array]:
+    def train(self, state: State, feed: Feed, lrs: Array, norms: Array | None = None) -> tuple[State, Array]:
         losses: list[float] = []
         with threadpool_limits(self.threads or None), np.errstate(all="ignore"):
             for i, lr in enumerate(lrs.tolist()):
@@ -304,6 +304,8 @@ class Engine(engines.Engine):
                 loss = sum(self._gradients(state, rows, feed, step) for rows in feed.micro_batches(i))
                 grads = {name: p.grad for name, p in state.w.items()}
                 norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
+                if norms is not None:
+                    norms[i] = norm
                 for p in state.w.values():
                     p.grad = 0.0
                 losses.append(rules.checked_loss(loss, norm))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 LONGEST_LINE = 4096  # bytes; a line of the metrics has about 120
-TAIL = 3 * 2**11  # bytes at the end of the metrics, somewhat more than 50 steps
+TAIL = 2**13  # bytes at the end of the metrics, somewhat more than 50 steps
 
 
 class RunFolder:

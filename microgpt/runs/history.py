@@ -20,7 +20,7 @@ PIECE = 2**20  # bytes read at once
 MARK = 256  # bytes before the end of what was read, by which a file that was written anew is noticed
 MOST_ROWS = 2**18  # of a table; beyond it, it is thinned to half, minima and maxima stay
 
-TRAINING = ("step", "loss", "lr", "tokens", "seconds")
+TRAINING = ("step", "loss", "lr", "grad_norm", "tokens", "seconds")
 HELD_OUT = ("step", "val_loss", "bits_per_byte")
 NAN = float("nan")
 MOST_STEP = 2**53  # which a float64 holds

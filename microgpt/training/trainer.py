@@ -215,24 +215,25 @@ class Trainer:
         count = max(1, min(end - self.step, int(BLOCK_SECONDS / self.seconds_per_step)))
         feed = self.setup.feed(self.step, count)
         lrs = np.array([rate_of_run(config, step) for step in range(self.step, self.step + count)])
+        norms = np.zeros(count)
         start = time.perf_counter()
-        self.state, losses = self.engine.train(self.state, feed, lrs)
+        self.state, losses = self.engine.train(self.state, feed, lrs, norms)
         spent = time.perf_counter() - start
         healthy = len(losses) - (not np.isfinite(losses[-1]))
         self.seconds_per_step = max(spent / len(losses), 1e-7)
-        self._log(feed, losses[:healthy], lrs, spent)
+        self._log(feed, losses[:healthy], lrs, norms, spent)
         if healthy < len(losses):
             self._diverged(float(losses[-1]))
 
-    def _log(self, feed: Any, losses: np.ndarray, lrs: np.ndarray, spent: float) -> None:
+    def _log(self, feed: Any, losses: np.ndarray, lrs: np.ndarray, norms: np.ndarray, spent: float) -> None:
         counts = np.add.reduceat(feed.scored, feed.offsets[feed.steps[:-1]]) if len(losses) else np.zeros(0, int)
         lines, before = [], self.tokens
-        for i, (loss, lr) in enumerate(zip(losses.tolist(), lrs.tolist(), strict=False)):
+        for i, (loss, lr, norm) in enumerate(zip(losses.tolist(), lrs.tolist(), norms.tolist(), strict=False)):
             self.tokens += int(counts[i])
             seconds = self.seconds + spent * (i + 1) / len(losses)
             lines.append(
-                f'{{"step": {self.step + i + 1}, "loss": {loss!r}, "lr": {lr!r}, "tokens": {self.tokens}, '
-                f'"seconds": {seconds:.6f}}}\n'
+                f'{{"step": {self.step + i + 1}, "loss": {loss!r}, "lr": {lr!r}, "grad_norm": {norm:.6g}, '
+                f'"tokens": {self.tokens}, "seconds": {seconds:.6f}}}\n'
             )
         self.step += len(losses)
         self.seconds += spent

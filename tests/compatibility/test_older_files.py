@@ -104,9 +104,9 @@ def known(run: Run, path: str) -> dict[str, Any]:
 
 
 def metrics(path: str) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without the time."""
+    """The lines of metrics.jsonl without the time, and without what older ones do not have."""
     lines = [json.loads(line) for line in Path(path, "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in ("seconds", "grad_norm")} for line in lines]
 
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:

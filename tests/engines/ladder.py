@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -150,6 +151,7 @@ class Result(NamedTuple):
     after: Tensors  # weights and moments at its end
     gradient: Tensors  # of the first step
     evaluated: np.ndarray  # losses before the run, without dropout
+    norms: np.ndarray  # of the gradients of the run's steps, before clipping
 
 
 @cache
@@ -160,16 +162,21 @@ def result(rung: str, case: str, dtype: str = "float64") -> Result:
     feed, tensors = batches(model, chosen), weights(model)
     it = build(rung, model, optim, dtype)
     evaluated = it.loss(it.load(tensors), feed)
-    state, losses = it.train(it.load(tensors), feed, learning_rates(optim, 0, STEPS, STEPS))
+    norms = np.zeros(STEPS)
+    state, losses = it.train(it.load(tensors), feed, learning_rates(optim, 0, STEPS, STEPS), norms)
     first = batches(model, chosen, steps=1)
-    return Result(losses, it.dump(state), gradient(rung, model, tensors, first, dtype)[1], evaluated)
+    return Result(losses, it.dump(state), gradient(rung, model, tensors, first, dtype)[1], evaluated, norms)
 
 
 def gradient(rung: str, model: Model, tensors: Tensors, feed: Feed, dtype: str = "float64") -> tuple[float, Tensors]:
     """Loss and gradient of the feed's first step: with beta1 = 0 the first moment is the gradient itself."""
     it = build(rung, model, Optim(beta1=0.0), dtype)
-    state, losses = it.train(it.load(tensors), feed, np.zeros(1))
-    return float(losses[0]), {name[2:]: a for name, a in it.dump(state).items() if name.startswith("m.")}
+    norm = np.zeros(1)
+    state, losses = it.train(it.load(tensors), feed, np.zeros(1), norm)
+    found = {name[2:]: a for name, a in it.dump(state).items() if name.startswith("m.")}
+    whole = math.sqrt(sum(float((a.astype(np.float64) ** 2).sum()) for a in found.values()))
+    np.testing.assert_allclose(norm, whole, rtol=FLOAT64 if dtype == "float64" else GRADIENT[dtype])
+    return float(losses[0]), found
 
 
 def apart(found: Tensors, expected: Tensors, least: float = 1e-3) -> float:

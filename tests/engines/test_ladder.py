@@ -114,6 +114,7 @@ def test_option_equals_the_definition(rung: str, case: str) -> None:
     np.testing.assert_allclose(found.evaluated, expected.evaluated, rtol=FLOAT64)
     assert apart(found.gradient, expected.gradient) < FLOAT64
     np.testing.assert_allclose(found.losses, expected.losses, rtol=FLOAT64)
+    np.testing.assert_allclose(found.norms, expected.norms, rtol=FLOAT64)
     assert apart(found.after, expected.after) < FLOAT64
 
 
@@ -124,6 +125,7 @@ def test_option_equals_the_definition_within_rounding(rung: str, dtype: str, cas
     np.testing.assert_allclose(found.evaluated, expected.evaluated, rtol=LOSS[dtype])
     assert apart(found.gradient, expected.gradient, least=1) < GRADIENT[dtype]
     np.testing.assert_allclose(found.losses, expected.losses, rtol=LOSS[dtype])
+    np.testing.assert_allclose(found.norms, expected.norms, rtol=GRADIENT[dtype])
 
 
 @every_rung

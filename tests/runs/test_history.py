@@ -48,7 +48,7 @@ def test_lines_are_read_as_they_come(file: Path) -> None:
     append(file, line(3)[20:])
     assert steps(read) == [1, 2, 3]
     assert read.training.points(9, first=1, last=2) == {
-        "step": [2], "loss": [5], "lr": [0.01], "tokens": [14], "seconds": [2],
+        "step": [2], "loss": [5], "lr": [0.01], "grad_norm": [None], "tokens": [14], "seconds": [2],
         "mean": [5],
     }  # fmt: skip
     assert read.generation == 0

@@ -185,14 +185,18 @@ class Engine(engines.Engine):
             for name in self.where
         }
 
-    def train(self, state: State, feed: Feed, lrs: Array) -> tuple[State, Array]:
+    def train(self, state: State, feed: Feed, lrs: Array, norms: Array | None = None) -> tuple[State, Array]:
         state.arranged.clear()
-        return state, self._run(state, feed, np.asarray(lrs, np.float64), True)
+        losses, found = self._run(state, feed, np.asarray(lrs, np.float64), True)
+        if norms is not None:
+            norms[: len(losses)] = found
+        return state, losses
 
     def loss(self, state: State, feed: Feed) -> Array:
-        return self._run(state, feed, np.zeros(feed.n_steps), False)
+        return self._run(state, feed, np.zeros(feed.n_steps), False)[0]
 
-    def _run(self, state: State, feed: Feed, lrs: Array, learning: bool) -> Array:
+    def _run(self, state: State, feed: Feed, lrs: Array, learning: bool) -> tuple[Array, Array]:
+        """The losses and, if `learning`, the norms of the gradients of the steps that were computed."""
         tokens, scored = np.ascontiguousarray(feed.tokens, np.int32), np.ascontiguousarray(feed.scored, bool)
         offsets, steps = (np.ascontiguousarray(a, np.int64) for a in (feed.offsets, feed.steps[: len(lrs) + 1]))
         lengths = -(-(np.diff(offsets[: steps[-1] + 1]) - 1) // self.lanes) * self.lanes
@@ -201,7 +205,8 @@ class Engine(engines.Engine):
         optim, k = self.optim, np.arange(feed.first_step + 1, feed.first_step + len(lrs) + 1)
         rates = np.empty((len(lrs), 3))
         rates.T[:] = lrs * optim.weight_decay, lrs / (1 - optim.beta1**k), 1 / (1 - optim.beta2**k)
-        losses, seed = np.empty(len(lrs)), (feed.seed + 2**63) % 2**64 - 2**63  # its low bits, as the masks take them
+        seed = (feed.seed + 2**63) % 2**64 - 2**63  # its low bits, as the masks take them
+        losses = np.empty((2, len(lrs)))  # and norms
         n_threads = self.threads
         arrivals, sums = np.zeros(1, np.int64), np.zeros(n_threads * LINE)
         trace, operands = self._trace(columns, columns, self.shape.layers), self._operands(columns)
@@ -224,7 +229,7 @@ class Engine(engines.Engine):
         count = work(0)
         for thread in others:
             thread.join()
-        return losses[:count]
+        return losses[0, :count], losses[1, :count]
 
     def _trace(self, N: int, columns: int, layers: int) -> int:
         """Numbers in the trace of N positions, in whole cache lines."""

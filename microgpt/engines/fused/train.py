@@ -68,6 +68,8 @@ def train(
 ) -> int:  # fmt: skip
     """The loss of every step and, if `learning`, its update; returns the number of losses, the last may not be finite.
 
+    Behind the losses of all steps stand the norms of their gradients.
+
     One of `n_threads` threads. They share the counter `arrivals` and `sums`; each has a gradient dw, transposed
     weights wt (used with several micro-batches per step), a workspace and a part of `operands`. A thread computes some
     rows of a step, then updates some weights. Sums over threads are added in their order. With one thread, the update
@@ -141,6 +143,7 @@ def train(
                 for other in range(n_threads):
                     norm += sums[other * LINE + 1]
             norm = math.sqrt(norm)
+            losses[count_steps + i] = norm
             if not math.isfinite(loss + norm):
                 losses[i] = math.nan if math.isfinite(loss) else loss
                 return i + 1

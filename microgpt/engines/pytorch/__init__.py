@@ -78,13 +78,17 @@ class Engine(engines.Engine):
             for name, view in state.views(flat).items()
         }
 
-    def train(self, state: State, feed: Feed, lrs: np.ndarray) -> tuple[State, np.ndarray]:
+    def train(
+        self, state: State, feed: Feed, lrs: np.ndarray, norms: np.ndarray | None = None
+    ) -> tuple[State, np.ndarray]:
         losses: list[float] = []
         with self._threads():
             for i, lr in enumerate(lrs.tolist()):
                 step = feed.first_step + i
                 loss, g = self._gradient(state, feed, i, step)
                 norm = float(torch.linalg.vector_norm(g))
+                if norms is not None:
+                    norms[i] = norm
                 losses.append(rules.checked_loss(loss, norm))
                 if not math.isfinite(losses[-1]):
                     break

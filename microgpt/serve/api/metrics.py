@@ -54,7 +54,8 @@ class LiveBody(Body):
 
 
 class Series(BaseModel):
-    """Metrics in columns. `training` has step, loss, lr, tokens, seconds; `held_out` step, val_loss, bits_per_byte.
+    """Metrics in columns. `training` has step, loss, lr, grad_norm, tokens, seconds; `held_out` step, val_loss,
+    bits_per_byte.
 
     Losses are in nats per token, tokens and seconds are counted from the beginning of the run. The loss's minima and
     maxima are kept where there are more steps than points; `mean` is that of the steps around a point.

@@ -63,7 +63,16 @@ def make_run(place: Path, steps: int, description: str = "", **data: str) -> Pat
 def line(step: int) -> str:
     loss = 9.0 if step == 77_777 else 2 + 1000 / (step + 999) + step % 7 / 10
     return (
-        json.dumps({"step": step, "loss": loss, "lr": 1 / (step + 99), "tokens": 8 * step, "seconds": step / 1e4})
+        json.dumps(
+            {
+                "step": step,
+                "loss": loss,
+                "lr": 1 / (step + 99),
+                "grad_norm": 2 + loss,
+                "tokens": 8 * step,
+                "seconds": step / 1e4,
+            }
+        )
         + "\n"
     )
 

@@ -46,9 +46,10 @@ export async function show(main, context) {
   const charts = [
     new Chart({ label: 'Loss in nats per token', format: loss, tick: short, zoom, point }),
     new Chart({ label: 'Learning rate', format: short, zoom, point }),
+    new Chart({ label: 'Gradient norm', format: short, zoom, point }),
     new Chart({ label: 'Tokens per second', format: short, zoom, point }),
   ];
-  const [losses, learning, speed] = charts;
+  const [losses, learning, norms, speed] = charts;
   losses.log = log;
 
   const notice = h('p', { class: 'error', role: 'status', hidden: true });
@@ -62,6 +63,7 @@ export async function show(main, context) {
   const settings = h('details', { class: 'card', open: names.length > 1 }, h('summary', null, names.length > 1 ? 'How their configurations differ' : 'Configuration'), h('div', { class: 'scrolls', tabindex: 0, role: 'region', 'aria-label': 'Configurations' }));
   const choose = chooser(names, (wanted) => context.go(`#/watch/${wanted.map(encodeURIComponent).join(',')}`));
   choose.show(context.runs);
+  const ofNorms = h('section', { class: 'card', 'aria-labelledby': 'of-norm' }, h('h2', { id: 'of-norm' }, 'Gradient norm ', h('span', { class: 'soft' }, 'before clipping')), norms.element);
   const control = controls(names, context, gone.signal);
   const train = trainer(context, gone.signal);
   const help = 'Drag over a chart to zoom, double-click for all. By keyboard: arrows read the values, + and − zoom, Shift with arrows moves, 0 shows all.';
@@ -76,7 +78,7 @@ export async function show(main, context) {
         'div',
         { class: 'curves' },
         h('section', { class: 'card', 'aria-labelledby': 'of-loss' }, h('div', { class: 'row head' }, h('h2', { id: 'of-loss' }, 'Loss ', h('span', { class: 'soft' }, 'nats per token')), h('div', { class: 'row buttons' }, scale, tail, whole)), losses.element, beat, h('p', { class: 'small soft' }, help)),
-        h('div', { class: 'pair' }, h('section', { class: 'card', 'aria-labelledby': 'of-rate' }, h('h2', { id: 'of-rate' }, 'Learning rate'), learning.element), h('section', { class: 'card', 'aria-labelledby': 'of-speed' }, h('h2', { id: 'of-speed' }, 'Tokens per second'), speed.element)),
+        h('div', { class: 'pair' }, h('section', { class: 'card', 'aria-labelledby': 'of-rate' }, h('h2', { id: 'of-rate' }, 'Learning rate'), learning.element), ofNorms, h('section', { class: 'card', 'aria-labelledby': 'of-speed' }, h('h2', { id: 'of-speed' }, 'Tokens per second'), speed.element)),
         table,
         settings,
       ),
@@ -117,7 +119,7 @@ export async function show(main, context) {
 
   function paint() {
     /** @type {import('../chart.js').Line[][]} */
-    const lines = [[], [], []];
+    const lines = [[], [], [], []];
     all.forEach((curves, i) => {
       const { training, held_out } = detail.get(curves.name) ?? curves.series;
       const x = /** @type {number[]} */ (training.step);
@@ -127,7 +129,9 @@ export async function show(main, context) {
       if (x.length) {
         lines[0].push({ ...base, name: `${of}training`, y: smooth(x, training.mean), faint: names.length > 1 ? undefined : training.loss });
         lines[1].push({ ...base, name: name || 'rate', y: training.lr });
-        lines[2].push({ ...base, name: name || 'tokens/s', y: rates(training) });
+        const norm = training.grad_norm ?? [];
+        if (norm.some((value) => value !== null)) lines[2].push({ ...base, name: name || 'norm', y: smooth(x, norm), faint: names.length > 1 ? undefined : norm });
+        lines[3].push({ ...base, name: name || 'tokens/s', y: rates(training) });
       }
       if (held_out.step.length) lines[0].push({ ...base, colour: names.length > 1 ? i + 1 : 2, dashed: true, name: `${of}held-out`, x: /** @type {number[]} */ (held_out.step), y: held_out.val_loss });
     });
@@ -138,6 +142,7 @@ export async function show(main, context) {
       chart.levels = i ? [] : levels;
       chart.draw();
     });
+    ofNorms.hidden = !lines[2].length; // of a run from before they were kept
     fill(cards, all.map((curves, i) => status(curves, i + 1)));
     for (const curves of all) if (curves.facts) control.show(curves.name, curves.facts.state);
     if (table.open) fill(/** @type {Element} */ (table.lastElementChild), figures(all));

@@ -102,12 +102,14 @@ export function figures(all) {
     }
     const rate = (/** @type {number} */ step) => at(training, 'lr', step);
     found.push({ name: `${name}learning rate`, cell: (step) => (rate(step) === null ? '–' : short(rate(step))) });
+    const norm = (/** @type {number} */ step) => at(training, 'grad_norm', step);
+    if (training.grad_norm?.some((value) => value !== null)) found.push({ name: `${name}gradient norm`, cell: (step) => (norm(step) === null ? '–' : short(norm(step))) });
     return found;
   });
   return h(
     'table',
     null,
-    h('caption', { class: 'unseen' }, 'Losses and learning rates by steps'),
+    h('caption', { class: 'unseen' }, 'Losses, learning rates and gradient norms by steps'),
     h('thead', null, h('tr', null, h('th', { scope: 'col', class: 'number' }, 'step'), columns.map((column) => h('th', { scope: 'col', class: 'number' }, column.name)))),
     h('tbody', null, steps.map((step) => h('tr', null, h('th', { scope: 'row', class: 'number' }, step.toLocaleString('en')), columns.map((column) => h('td', { class: 'number' }, column.cell(step)))))),
   );
