@@ -206,17 +206,33 @@ class DocumentCorpus:
     ) -> Feed:
         """Rows by their beginnings in the tokens, or in the stream of some documents joined end to end."""
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        at = np.arange(offsets[-1]) + np.repeat(begins - offsets[:-1], lengths)
         if stream is not None:
-            ends = self._ends if stream is self._training else np.cumsum(np.diff(self.offsets)[stream])
-            at %= ends[-1]
-            which = np.searchsorted(ends, at, side="right")
-            at += self.offsets[stream[which] + 1] - ends[which]
+            begins, lengths = self._pieces(begins, lengths, stream)
+        at = np.arange(offsets[-1]) + np.repeat(begins - np.cumsum(lengths) + lengths, lengths)
         tokens = self.tokens[at].astype(np.int32, copy=False)
         self.encoded.release()
         scored = np.ones(len(tokens), dtype=bool)
         scored[offsets[:-1]] = False
         return Feed(tokens, offsets, steps.astype(np.int64), scored, first_step)
+
+    def _pieces(self, begins: np.ndarray, lengths: np.ndarray, stream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the stream as pieces of its documents: where each begins in the tokens, and its length.
+
+        Two searches per row find its first and last document. The stream repeats, so documents are counted on
+        through its repetitions.
+        """
+        ends = self._ends if stream is self._training else np.cumsum(np.diff(self.offsets)[stream])
+        n, total = len(stream), int(ends[-1])
+        first, last = (
+            at // total * n + np.searchsorted(ends, at % total, side="right") for at in (begins, begins + lengths - 1)
+        )
+        counts = last - first + 1
+        place = np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)
+        document, end = stream[place % n], place // n * total + ends[place % n]
+        begin = end - (self.offsets[document + 1] - self.offsets[document])
+        low = np.maximum(begin, np.repeat(begins, counts))
+        high = np.minimum(end, np.repeat(begins + lengths, counts))
+        return self.offsets[document] + low - begin, high - low
 
 
 def build(documents: Documents, encoded: Encoded, rng: Random, val_fraction: float) -> DocumentCorpus:
