@@ -153,7 +153,7 @@ class Data(Section):
     chunk_overlap: Count | None = key(None, "characters shared with the previous chunk (default: half)")
     fold_whitespace: bool = key(True, "chunks: replace each run of whitespace by one space")
     strip_gutenberg: bool = key(False, "remove Project Gutenberg's header and footer")
-    text_field: str = key("text", "jsonl: key of the text")
+    text_field: str = key("text", "jsonl and Parquet: key or column of the text")
     drop_empty: bool = key(True, "drop documents without text")
     drop_duplicates: bool = key(False, "drop exact copies of earlier documents")
     skip_bad: bool = key(False, "drop unreadable documents; rejects.jsonl lists them")

@@ -12,7 +12,7 @@ from microgpt import files, tokenizers
 from microgpt.commands import Switch
 from microgpt.config import Data
 from microgpt.data.documents import Documents
-from microgpt.data.sources import file_source, read_text
+from microgpt.data.sources import PARQUET, file_source, read_text
 from microgpt.errors import DataError, UsageError
 from microgpt.runs import checkpoint
 from microgpt.terminal import output, output_coloured, output_exactly, output_json, output_table, say
@@ -37,7 +37,7 @@ def train(
     Parameters
     ----------
     texts
-        UTF-8 text, one document per line.
+        UTF-8 text, one document per line, or Parquet with a column "text".
     kind
         char, word (lossless; word-lossy drops spaces), bpe (bytes; bpe-vidya: characters of whole lines;
         bpe-words: characters of words).
@@ -70,7 +70,8 @@ def train(
 def _documents(texts: tuple[Path, ...], whole: bool) -> Iterator[str]:
     found = False
     for path in texts:
-        documents = Documents([file_source(path)], Data(format="lines"), str(path))
+        data = Data(format="auto" if path.suffix == PARQUET else "lines")
+        documents = Documents([file_source(path)], data, str(path))
         for text in [read_text(path)] if whole else documents.texts:
             found = found or bool(text.strip())
             yield text

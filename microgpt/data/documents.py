@@ -1,4 +1,4 @@
-"""Text → documents: by line, by paragraph, in chunks, or from JSONL; read again at each pass, in bounded memory."""
+"""Text → documents: by line, by paragraph, in chunks, from JSONL or Parquet; read again at each pass, in bounded memory."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from microgpt.config import Data
+from microgpt.data import parquet
 from microgpt.data.datasets import find, pydocs
-from microgpt.data.sources import BAD, Source, find_sources, pieces, text_source
+from microgpt.data.sources import BAD, PARQUET, Source, find_sources, pieces, text_source
 from microgpt.errors import DataError, UsageError, nearest
 from microgpt.json_text import unique_keys
 
@@ -100,6 +102,7 @@ class Documents:
             "paragraphs": "paragraphs with blank lines between them",
             "chunks": f"at least {self.data.chunk_size} characters (--chunk-size)",
             "jsonl": f'one JSON object per line, {{"{self.data.text_field}": "…"}}',
+            "parquet": f"texts in the column {self.data.text_field!r}",
         }[kind]
         return DataError(f"{self.source}: no text in it; expected {expected}")
 
@@ -109,12 +112,19 @@ class Documents:
         return sorted({self._format(source) for source in self.sources})
 
     def _format(self, source: Source) -> str:
+        if source.suffix == PARQUET:
+            if self.data.format != "auto":
+                what = f"--format {self.data.format}: {source.name} is Parquet, where a row is a document"
+                raise UsageError(f"{what}; set --format auto")
+            return "parquet"
         if self.data.format != "auto":
             return self.data.format
         return "jsonl" if source.suffix == ".jsonl" else "lines"
 
     def _split(self, source: Source) -> Iterator[Batch]:
         data, kind = self.data, self._format(source)
+        if kind == "parquet":
+            return (self._rows(source, *batch) for batch in parquet.texts(Path(source.name), data.text_field))
         text = pieces(source, self.tally, skip_bad=data.skip_bad, gutenberg=data.strip_gutenberg)
         if kind == "chunks":
             return chunks(fold(text) if data.fold_whitespace else text, data.chunk_size, data.overlap)
@@ -154,6 +164,19 @@ class Documents:
                 numbers.append(number)
             except ValueError as error:
                 self._bad(source, number, str(error), line)
+        return numbers, found
+
+    def _rows(self, source: Source, rows: range, values: list[str | bytes | None]) -> Batch:
+        """The texts of a batch of Parquet; a null one is bad, and a NUL or a byte that is not UTF-8."""
+        numbers, found = list[int](), list[str]()
+        for number, value in zip(rows, values, strict=True):
+            text = value if isinstance(value, str) else (value or b"").decode(errors="surrogateescape")
+            why = "no text (null)" if value is None else "" if text.isascii() and "\0" not in text else unreadable(text)
+            if why:
+                self._bad(source, number, why, text)
+            else:
+                numbers.append(number)
+                found.append(text.replace("\r\n", "\n").strip())
         return numbers, found
 
     def _healthy(self, source: Source, batch: Batch) -> list[str]:

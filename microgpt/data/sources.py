@@ -27,6 +27,7 @@ from microgpt.errors import DataError, MachineError, install
 PIECE = 1 << 20  # bytes read at once
 LARGEST = 1 << 30  # characters of a text that is read as a whole
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl")
+PARQUET = ".parquet"
 COMPRESSED = (".gz", ".zst")
 BAD = re.compile("[\0\udc80-\udcff]")  # NUL, and bytes that are not UTF-8 after surrogateescape
 GUTENBERG_BEGIN = re.compile(r"^\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.M | re.I)
@@ -54,10 +55,11 @@ def find_sources(place: str) -> list[Source]:
     path = Path(place)
     if os.path.isdir(path):
         wanted = tuple(s + c for s in TEXT_SUFFIXES for c in ("", *COMPRESSED))
-        found = [p for p in _inside(path) if p.name.endswith(wanted) and p.is_file() and p.name[0] != "."]
-        problem = (
-            f"no text file in this folder; expected {', '.join(TEXT_SUFFIXES)}, plain or {' or '.join(COMPRESSED)}"
-        )
+        inside = [p for p in _inside(path) if p.is_file() and p.name[0] != "."]
+        # beside Parquet lie notes about the set (README.md)
+        found = [p for p in inside if p.suffix == PARQUET] or [p for p in inside if p.name.endswith(wanted)]
+        kinds = f"{', '.join(TEXT_SUFFIXES)}, plain or {' or '.join(COMPRESSED)}, or {PARQUET}"
+        problem = f"no text file in this folder; expected {kinds}"
     elif not os.path.exists(path) and glob.has_magic(place):
         found = [p for p in map(Path, sorted(glob.glob(place, recursive=True))) if p.is_file()]
         problem = "no file matches; quote the pattern, or name a folder"
