@@ -1,4 +1,4 @@
-"""Text → documents: by line, by paragraph, in chunks, from JSONL or Parquet; read again at each pass, in bounded memory."""
+"""Text → documents: lines, paragraphs, chunks, JSONL or Parquet; read again at each pass, in bounded memory."""
 
 from __future__ import annotations
 

@@ -38,9 +38,7 @@ def texts(path: Path, column: str) -> Iterator[tuple[range, list[str | bytes | N
             for batch in file.iter_batches(_rows(file.metadata), columns=[column], use_threads=False):
                 yield range(begin, begin + len(batch)), _values(batch.column(0))
                 begin += len(batch)
-    except pyarrow.ArrowException as error:
-        raise _damaged(path, error) from None
-    except OSError as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
 
 
