@@ -74,7 +74,8 @@ READS = {
     ("hf.py", "write"): "a file of the package",
     ("html.py", "template"): "a file of the package",
     ("sources.py", "_open"): "texts, larger than memory; file_source looks at their kind",
-    ("encode.py", "_open"): "the cache of a long text, mapped, whose size is compared",
+    ("encode.py", "_open"): "the cache of a long text, whose folder is our own",
+    ("token_folder.py", "open_tokens"): "files of tokens, mapped, whose sizes are compared",
 }
 
 

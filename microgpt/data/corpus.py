@@ -17,9 +17,9 @@ import numpy as np
 
 from microgpt.data.conversations import Conversation
 from microgpt.data.documents import Documents
-from microgpt.data.encode import Encoded
 from microgpt.data.split import split
 from microgpt.data.text_size import TextSize, total
+from microgpt.data.token_folder import Encoded
 from microgpt.errors import DataError
 from microgpt.feed import Feed
 

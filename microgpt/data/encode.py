@@ -7,11 +7,9 @@ option or tokenizer never meets old tokens.
 from __future__ import annotations
 
 import hashlib
-import mmap
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,9 @@ from microgpt.config import Data
 from microgpt.data.datasets import cache_folder
 from microgpt.data.documents import COPIES, Documents, Reject
 from microgpt.data.sources import sha256
-from microgpt.data.text_size import measure
-from microgpt.data.text_size import total as total_size
+from microgpt.data.token_folder import Encoded, TokenWriter, digest, open_tokens
+from microgpt.data.token_processes import default_processes, tokenize_all
+from microgpt.data.tokenize import Tokens, tokenize
 from microgpt.errors import DataError
 from microgpt.progress import ProgressCallback, no_progress
 from microgpt.tokenizers import KINDS, MAX_BYTES, Tokenizer
@@ -33,23 +32,6 @@ from microgpt.tokenizers import train as train_tokenizer
 ELSEWHERE = {"dataset", "path", "val_path", "val_fraction", "split_seed", "val_split"}  # keys that change no token
 FORMAT = 2  # version of the cache
 LEFT_OUT = "characters that the tokenizer does not know left out (--unk)"
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Documents as tokens, each BOS + tokens (+ BOS)."""
-
-    tokens: np.ndarray  # int32, or uint16 where it lies on disk (N,)
-    offsets: np.ndarray  # int64 (documents + 1,)
-    sizes: np.ndarray  # int64 (documents, 4), the TextSize of each text
-    sha256: str  # of the tokens as <i4 and of the offsets as <i8
-    kept: np.ndarray | None = None  # int64: the documents without exact copies of earlier ones; None: all
-    pages: mmap.mmap | None = None  # the mapped file of the tokens
-
-    def release(self) -> None:
-        """Release the mapped pages that were read, so that they do not fill the memory."""
-        if self.pages is not None and hasattr(self.pages, "madvise"):
-            self.pages.madvise(mmap.MADV_DONTNEED)
 
 
 def encode(
@@ -77,57 +59,16 @@ def learn(data: Data, texts: Iterable[str], *, roles: bool = False) -> Tokenizer
 
 
 def _in_memory(documents: Documents, tokenizer: Tokenizer) -> Encoded:
-    parts = [_tokenize(documents, tokenizer, batch) for batch in documents.batches()]
-    tokens, lengths, sizes = (np.concatenate(column) for column in zip(*parts, strict=True))
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return Encoded(tokens, offsets, sizes, _digest([tokens], offsets))
+    parts = [tokenize(batch, tokenizer, documents.data, documents.source) for batch in documents.batches()]
+    _count_left_out(documents, parts)
+    tokens, offsets = np.concatenate([part.tokens for part in parts]), np.concatenate([part.lengths for part in parts])
+    offsets = np.concatenate([[0], np.cumsum(offsets)])
+    return Encoded(tokens, offsets, np.concatenate([part.sizes for part in parts]), digest([tokens], offsets))
 
 
-def _tokenize(
-    documents: Documents, tokenizer: Tokenizer, batch: list[str]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens of a batch with their BOS, and the length and size of each document."""
-    known = _known(documents, tokenizer, batch)
-    tokens, lengths = _frame(documents, tokenizer, known)
-    return tokens, lengths, measure(tokenizer, batch, known, tokens, lengths)
-
-
-def _known(documents: Documents, tokenizer: Tokenizer, batch: list[str]) -> list[str]:
-    """The texts without characters that the tokenizer does not know, where `unk` is set and it has no <unk>."""
-    if not documents.data.unk or "unk" in tokenizer.special:
-        return batch
-    known = [tokenizer.decode(tokenizer.encode(text, unk=True)) for text in batch]
-    documents.tally[LEFT_OUT] += sum(len(part) for text in batch for part in tokenizer.unknown_parts(text))
-    return known
-
-
-def _frame(documents: Documents, tokenizer: Tokenizer, batch: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of a batch with their BOS, and the length of each document."""
-    flat, lengths = _encode(documents, tokenizer, batch)
-    around = 1 + (documents.data.trailing_bos and documents.data.packing == "rows")
-    tokens = np.full(len(flat) + around * len(batch), tokenizer.bos, dtype=np.int32)
-    tokens[np.arange(len(flat)) + np.repeat(np.arange(len(batch)) * around + 1, lengths)] = flat
-    return tokens, np.asarray(lengths, dtype=np.int64) + around
-
-
-def _encode(documents: Documents, tokenizer: Tokenizer, batch: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        return tokenizer.encode_batch(batch)
-    except DataError as error:
-        for text in batch:
-            try:
-                tokenizer.encode(text)
-            except DataError as one:
-                raise DataError(f"{documents.source}: in the document {text[:40]!r}: {one}", one.code) from None
-        raise DataError(f"{documents.source}: {error}", error.code) from None
-
-
-def _digest(parts: Iterable[np.ndarray], offsets: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(np.ascontiguousarray(part, "<i4").data)
-    digest.update(np.ascontiguousarray(offsets, "<i8").data)
-    return digest.hexdigest()
+def _count_left_out(documents: Documents, parts: Iterable[Tokens]) -> None:
+    if documents.data.unk:
+        documents.tally[LEFT_OUT] += sum(part.left_out for part in parts)
 
 
 def _mapped(documents: Documents, tokenizer: Tokenizer | None, progress: ProgressCallback) -> tuple[Tokenizer, Encoded]:
@@ -166,39 +107,29 @@ def _amount(what: str, done: int, total: int) -> str:
 
 
 def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, progress: ProgressCallback) -> None:
-    """Write tokens, lengths and sizes batch by batch, so that memory holds one batch. Raises OSError, DataError."""
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<i4")
-    digest, n, done = hashlib.sha256(), 0, 0
+    """Write the tokens batch by batch, so that memory holds a few batches. Raises OSError, DataError, MachineError."""
+    writer = TokenWriter(folder, tokenizer.vocab_size)
     copies: list[np.ndarray] = []
-    parts = [folder / name for name in ("tokens.bin", "offsets.bin", "sizes.bin")]
-    files.append_bytes(parts[1], bytes(8))
-    for batch in documents.batches():
-        if not batch:
-            continue
-        tokens, lengths, sizes = _tokenize(documents, tokenizer, batch)
-        ends = n + np.cumsum(lengths)
-        digest.update(np.ascontiguousarray(tokens, "<i4").data)
-        for file, part in zip(parts, (tokens.astype(dtype), ends.astype("<i8"), sizes.astype("<i8")), strict=True):
-            files.append_bytes(file, part.tobytes())
-        if documents.data.drop_duplicates:
-            copies.append(np.frombuffer(b"".join(map(_short_hash, batch)), dtype="<u8"))
-        n, done = int(ends[-1]), done + total_size(sizes).bytes
-        progress(_amount("encoding", done, total), None)
-    if not n:
+    processes = default_processes(total)
+    found = tokenize_all(documents.batches(), tokenizer, documents.data, documents.source, processes)
+    with closing(found):  # its processes end with an error here
+        for batch, part in found:
+            writer.add(part)
+            _count_left_out(documents, [part])
+            if documents.data.drop_duplicates:
+                copies.append(np.frombuffer(b"".join(map(_short_hash, batch)), dtype="<u8"))
+            progress(_amount("encoding", writer.n_bytes, total), None)
+    if not writer.n_tokens:
         raise documents.nothing()
-    with files.open_plain(parts[1]) as written:
-        while data := written.read(1 << 22):
-            digest.update(data)
+    sha256 = writer.close()
     if copies:
         _, first = np.unique(np.concatenate(copies), return_index=True)
         documents.tally[COPIES[True]] += sum(map(len, copies)) - len(first)
         files.write_new(folder / "kept.bin", np.sort(first).astype("<i8").tobytes())
-    for file in parts:
-        files.flush(file)
     meta = {
-        "sha256": digest.hexdigest(),
-        "tokens": n,
-        "dtype": dtype.str,
+        "sha256": sha256,
+        "tokens": writer.n_tokens,
+        "dtype": writer.dtype.str,
         "tally": dict(documents.tally),
         "rejects": [list(reject) for reject in documents.rejects],
     }
@@ -217,14 +148,5 @@ def _open(folder: Path, documents: Documents) -> tuple[Tokenizer, Encoded]:
     tokenizer = read_tokenizer(files.read_bytes(place, MAX_BYTES), str(place))
     documents.tally = Counter(meta["tally"])
     documents.rejects = [Reject(*reject) for reject in meta["rejects"]]
-    dtype = np.dtype(meta["dtype"])
-    stored = {name: files.plain_size(folder / name) for name in ("tokens.bin", "offsets.bin", "sizes.bin")}
-    if stored["tokens.bin"] != meta["tokens"] * dtype.itemsize:
-        raise DataError(f"{folder}: its files are incomplete; remove this folder, and it is made again")
-    with files.open_plain(folder / "tokens.bin") as file:
-        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    tokens = np.frombuffer(pages, dtype)
-    offsets = np.memmap(folder / "offsets.bin", np.dtype("<i8"), "r")
-    sizes = np.memmap(folder / "sizes.bin", np.dtype("<i8"), "r").reshape(len(offsets) - 1, -1)
     kept = np.frombuffer((folder / "kept.bin").read_bytes(), "<i8") if (folder / "kept.bin").is_file() else None
-    return tokenizer, Encoded(tokens, offsets, sizes, meta["sha256"], kept, pages)
+    return tokenizer, open_tokens(folder, meta["tokens"], np.dtype(meta["dtype"]), meta["sha256"], kept)

@@ -15,7 +15,8 @@ from microgpt.config import Data
 from microgpt.data import documents, sources
 from microgpt.data.corpus import build
 from microgpt.data.documents import Documents, read_documents
-from microgpt.data.encode import Encoded, encode
+from microgpt.data.encode import encode
+from microgpt.data.token_folder import Encoded
 from microgpt.errors import CheckpointError, DataError
 from microgpt.progress import ProgressCallback, no_progress
 from microgpt.tokenizers import Tokenizer
