@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from microgpt import older, scenarios
 from microgpt.errors import UsageError, nearest
 from microgpt.files import read_toml
-from microgpt.limits import MAX_SIZE, Cap, Count, Fraction, Layers, Positive, Real, Samples, Seed, Size, Threads
+from microgpt.limits import MAX_SIZE, Bytes, Cap, Count, Fraction, Layers, Positive, Real, Samples, Seed, Size, Threads
 
 # The keys that a family sets; keys given beside it override them.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -24,12 +24,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "nanochat": {"position": "rope", "activation": "relu2", "final_norm": True, "qk_norm": True, "rope_pairs": "half"},
 }
 
-
 # The keys of a section in earlier layers that a key of a later layer removes, unless they are given beside it.
 RESETS: dict[str, tuple[str, ...]] = {
     "path": ("dataset",),
     "dataset": ("path",),
-    "tokenizer": ("tokenizer_size", "bpe_merges"),
+    "tokenizer": ("tokenizer_size", "bpe_merges", "tokenizer_sample"),
     "tokenizer_size": ("bpe_merges",),
     "bpe_merges": ("tokenizer_size",),
     "val_path": ("val_fraction",),
@@ -162,6 +161,7 @@ class Data(Section):
     bpe_merges: Annotated[int, Field(ge=0, le=MAX_SIZE, strict=True)] | None = key(
         None, "merges that a bpe tokenizer learns, in place of a vocabulary size"
     )
+    tokenizer_sample: Bytes | None = key(None, "learn the tokenizer from about this much of the text, such as 200MB")
     unk: bool = key(False, "add a token for text outside of the vocabulary")
     trailing_bos: bool = key(True, "end each document with BOS")
     packing: Literal["rows", "joined"] = key("rows", "one document per row, or documents joined to full contexts")

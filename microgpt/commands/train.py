@@ -37,6 +37,7 @@ def train(
     url_file: Path | None = None,
     allow_private: Annotated[list[str] | None, Parameter(negative="")] = None,
     allow_partial: Switch = False,
+    verify: Switch = False,
     watch: Switch = False,
     verbose: Switch = False,
     json: Switch = False,
@@ -72,6 +73,8 @@ def train(
         HOST or HOST:PORT of your own network to open; repeatable.
     allow_partial
         Train even if pages failed.
+    verify
+        Hash a long text even if its files have kept their sizes and times since the last run.
     watch
         Open the page that shows the training while it runs (it needs the extra serve).
     verbose
@@ -107,7 +110,7 @@ def train(
         if any(key in SCHEDULE for key in flags["optim"]):  # a new schedule is that of the whole run
             resolved = resolved.model_copy(update={"schedule_from": 0, "phases": ()})
         out = out or new_folder(resolved.name)
-    options = {"resume": resume, "stop_at": stop_at}
+    options = {"resume": resume, "stop_at": stop_at, "verify": verify}
     result = run_and_report(resolved, out, max_time, verbose, json, watch=watch, **options)
     if json:
         output_json(result)

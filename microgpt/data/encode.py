@@ -1,14 +1,14 @@
 """Documents → tokens, once: in memory where they fit, else in memory-mapped files in the user's cache.
 
-The cache's key is the SHA-256 of the whole text and of everything that turns it into tokens, so a changed text,
-option or tokenizer never meets old tokens.
+The cache's key is the SHA-256 of the whole text (remembered by its files' sizes and times) and of everything that turns
+it into tokens, so a changed text, option or tokenizer never meets old tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from microgpt.data.token_folder import Encoded, TokenWriter, digest, open_tokens
 from microgpt.data.token_processes import default_processes, tokenize_all
 from microgpt.data.tokenize import Tokens, tokenize
 from microgpt.errors import DataError
+from microgpt.limits import byte_count
 from microgpt.progress import ProgressCallback, no_progress
 from microgpt.tokenizers import KINDS, MAX_BYTES, Tokenizer
 from microgpt.tokenizers import read as read_tokenizer
@@ -31,31 +32,49 @@ from microgpt.tokenizers import train as train_tokenizer
 
 ELSEWHERE = {"dataset", "path", "val_path", "val_fraction", "split_seed", "val_split"}  # keys that change no token
 FORMAT = 2  # version of the cache
+STRETCH = 1 << 16  # characters of text in a row that a tokenizer is learnt from, where it is learnt from a sample
 LEFT_OUT = "characters that the tokenizer does not know left out (--unk)"
 
 
 def encode(
-    documents: Documents, tokenizer: Tokenizer | None = None, progress: ProgressCallback = no_progress
+    documents: Documents,
+    tokenizer: Tokenizer | None = None,
+    progress: ProgressCallback = no_progress,
+    *,
+    verify: bool = False,
 ) -> tuple[Tokenizer, Encoded]:
     """Learn or read the documents' tokenizer (unless one is given) and encode all of them.
+
+    With `verify` a long text whose files have kept their sizes and times is hashed all the same.
 
     Raises UsageError, DataError with the document of an unknown character, MachineError, OSError.
     """
     if documents.held is None:
-        return _mapped(documents, tokenizer, progress)
-    tokenizer = tokenizer or learn(documents.data, documents.texts)
+        return _mapped(documents, tokenizer, progress, verify)
+    tokenizer = tokenizer or learn(documents.data, documents.texts, sum(map(len, documents.held)))
     return tokenizer, _in_memory(documents, tokenizer)
 
 
-def learn(data: Data, texts: Iterable[str], *, roles: bool = False) -> Tokenizer:
+def learn(data: Data, texts: Iterable[str], size: int, *, roles: bool = False) -> Tokenizer:
     """The tokenizer that a data section names: learned from the texts (with the tokens of conversations, `roles`), or
-    read from its file."""
+    read from its file. `size` is that of the texts in bytes or characters."""
     if data.tokenizer not in KINDS:
         path = Path(data.tokenizer)
         with files.readable(f"--tokenizer {path}", f"; name a tokenizer.json, or {', '.join(KINDS)}", DataError):
             return read_tokenizer(files.read_bytes(path, MAX_BYTES), str(path))
-    size, merges = data.tokenizer_size, data.bpe_merges
-    return train_tokenizer(data.tokenizer, texts, vocab_size=size, merges=merges, roles=roles, unk=data.unk)
+    if data.tokenizer_sample:
+        texts = _spread(texts, byte_count(data.tokenizer_sample), size)
+    options = {"vocab_size": data.tokenizer_size, "merges": data.bpe_merges}
+    return train_tokenizer(data.tokenizer, texts, **options, roles=roles, unk=data.unk)
+
+
+def _spread(texts: Iterable[str], sample: int, size: int) -> Iterator[str]:
+    """The texts that begin in stretches at equal distances, which make up sample / size of all."""
+    stretch, at = max(1, min(STRETCH, sample // 16)), 0
+    for text in texts:
+        if at % (stretch * max(size, sample) // sample) < stretch:
+            yield text
+        at += len(text) + 1
 
 
 def _in_memory(documents: Documents, tokenizer: Tokenizer) -> Encoded:
@@ -71,12 +90,16 @@ def _count_left_out(documents: Documents, parts: Iterable[Tokens]) -> None:
         documents.tally[LEFT_OUT] += sum(part.left_out for part in parts)
 
 
-def _mapped(documents: Documents, tokenizer: Tokenizer | None, progress: ProgressCallback) -> tuple[Tokenizer, Encoded]:
+def _mapped(
+    documents: Documents, tokenizer: Tokenizer | None, progress: ProgressCallback, verify: bool
+) -> tuple[Tokenizer, Encoded]:
     """The tokens of a long text from the cache; put there first if they are not. Raises OSError."""
-    folder = cache_folder() / "tokens" / _key(documents, tokenizer)
+    folder = cache_folder() / "tokens" / _key(documents, tokenizer, verify)
     if not (folder / "meta.json").is_file():
         total = sum(source.size for source in documents.sources)
-        tokenizer = tokenizer or learn(documents.data, _reported(documents, "learning the tokenizer", total, progress))
+        if tokenizer is None:
+            texts = _reported(documents, "learning the tokenizer", total, progress)
+            tokenizer = learn(documents.data, texts, total)
         files.make_folders(folder.parent)
         if folder.exists() and not (folder / "meta.json").is_file():
             files.remove_folder(folder)
@@ -85,12 +108,13 @@ def _mapped(documents: Documents, tokenizer: Tokenizer | None, progress: Progres
     return _open(folder, documents)
 
 
-def _key(documents: Documents, tokenizer: Tokenizer | None) -> str:
-    data = documents.data.model_dump(exclude=ELSEWHERE)
+def _key(documents: Documents, tokenizer: Tokenizer | None, verify: bool) -> str:
+    unset = set() if documents.data.tokenizer_sample else {"tokenizer_sample"}  # keys of before this one stay good
+    data = documents.data.model_dump(exclude=ELSEWHERE | unset)
     if tokenizer is None and documents.data.tokenizer not in KINDS:
-        tokenizer = learn(documents.data, ())
+        tokenizer = learn(documents.data, (), 0)
     known = hashlib.sha256(tokenizer.to_json()).hexdigest() if tokenizer else None
-    whole = [FORMAT, sha256(documents.sources), known, data]
+    whole = [FORMAT, sha256(documents.sources, verify=verify), known, data]
     return hashlib.sha256(json_text.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -28,20 +28,27 @@ class TokenizedData:
 
 
 def load(
-    data: Data, block_size: int, tokenizer: Tokenizer | None = None, progress: ProgressCallback = no_progress
+    data: Data,
+    block_size: int,
+    tokenizer: Tokenizer | None = None,
+    progress: ProgressCallback = no_progress,
+    *,
+    verify: bool = False,
 ) -> TokenizedData:
     """Read a data section, learn its tokenizer unless one is given, and tokenize everything.
+
+    With `verify` no file counts as known by its size and time.
 
     Raises UsageError, DataError, MachineError, OSError.
     """
     if is_chat(data):
         chats = read_chats(data)
-        tokenizer = tokenizer or learn(data, chats.texts, roles=True)
+        tokenizer = tokenizer or learn(data, chats.texts, sum(map(len, chats.texts)), roles=True)
         rows = chats, chat_corpus.tokenize_chats(chats, tokenizer, block_size, data), tokenizer
         split, held_out = partial(chat_corpus.build, *rows, data), partial(chat_corpus.all_held_out, *rows)
         return TokenizedData(chats, tokenizer, split, held_out)
     documents = read_documents(data)
-    tokenizer, encoded = encode(documents, tokenizer, progress)
+    tokenizer, encoded = encode(documents, tokenizer, progress, verify=verify)
     return TokenizedData(
         documents,
         tokenizer,

@@ -22,6 +22,7 @@ from typing import IO, NamedTuple, cast
 
 from microgpt import files
 from microgpt.data.datasets import cache_folder
+from microgpt.data.known_files import remember, remembered, stamp
 from microgpt.errors import DataError, MachineError, install
 
 PIECE = 1 << 20  # bytes read at once
@@ -42,6 +43,7 @@ class Source(NamedTuple):
     name: str
     open: Callable[[], IO[bytes]]
     size: int  # bytes, as stored
+    path: Path | None = None  # of a file
 
     @property
     def suffix(self) -> str:
@@ -89,7 +91,7 @@ def file_source(path: Path) -> Source:
         raise DataError(f"{path}: no such file; name a text file, a folder or a glob with --data") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); name a text file with --data") from None
-    return Source(str(path), lambda: _open(path), size)
+    return Source(str(path), lambda: _open(path), size, path)
 
 
 def read_text(path: Path, limit: int = LARGEST) -> str:
@@ -136,15 +138,25 @@ def keep_stdin() -> Path:
         files.discard(temporary)
 
 
-def sha256(sources: list[Source]) -> str:
-    """The SHA-256 of the bytes of all sources and of their boundaries. Raises DataError."""
+def sha256(sources: list[Source], *, verify: bool = False) -> str:
+    """The SHA-256 of the bytes of all sources and of their boundaries. Raises DataError.
+
+    A file that has kept its size and times since it was hashed is not read again, except with `verify`.
+    """
     whole = hashlib.sha256()
     for source in sources:
-        part = hashlib.sha256()
-        for data in _read(source):
-            part.update(data)
-        whole.update(part.digest())
+        known = source.path and not verify and remembered(source.path)
+        whole.update(bytes.fromhex(known) if known else _sha256(source))
     return whole.hexdigest()
+
+
+def _sha256(source: Source) -> bytes:
+    before, part = source.path and stamp(source.path), hashlib.sha256()
+    for data in _read(source):
+        part.update(data)
+    if source.path and before:
+        remember(source.path, part.hexdigest(), before)
+    return part.digest()
 
 
 def pieces(source: Source, tally: Counter[str], *, skip_bad: bool = False, gutenberg: bool = False) -> Iterator[str]:

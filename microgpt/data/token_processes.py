@@ -13,7 +13,7 @@ import queue
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import IO, Any
@@ -41,7 +41,7 @@ def default_processes(size: int) -> int:
 
 def tokenize_all(
     batches: Iterable[list[str]], tokenizer: Tokenizer, data: Data, source: str, processes: int
-) -> Iterator[tuple[list[str], Tokens]]:
+) -> Generator[tuple[list[str], Tokens], None, None]:
     """Each batch that is not empty with its tokens, in order. Raises DataError, MachineError."""
     batches = filter(None, batches)
     if processes == 1:

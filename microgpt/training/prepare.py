@@ -59,10 +59,12 @@ def prepare(
     source: checkpoint.Checkpoint | None = None,
     *,
     measure: bool = False,
+    verify: bool = False,
 ) -> RunSetup:
     """Read the data, learn the tokenizer, choose the engine. Writes nothing but the user's cache.
 
-    With `measure`, engines whose speed on this machine is not known are measured before one is chosen.
+    With `measure`, engines whose speed on this machine is not known are measured before one is chosen; with `verify`
+    no text counts as known by the sizes and times of its files.
     A run that continues from a checkpoint (`source`, or the base of a fine-tuning) uses the tokenizer of that.
     Raises UsageError, DataError, CheckpointError or MachineError.
     """
@@ -83,16 +85,16 @@ def prepare(
         source = checkpoint.read(Path(config.finetune.base), weights=True) if config.finetune.base else None
     require_memory(config)
     rng, block = Random(run.seed), config.model.block_size
-    text = load(data, block, source.tokenizer if source else None, progress)
+    text = load(data, block, source.tokenizer if source else None, progress, verify=verify)
     tokenizer = text.tokenizer
     corpus = text.split(rng, fraction)
     training: TrainingRows = corpus
     validation = corpus
     if data.val_path:
         held_out = data.model_copy(update={"path": data.val_path, "drop_duplicates": False})
-        validation = load(held_out, block, tokenizer, progress).held_out()
+        validation = load(held_out, block, tokenizer, progress, verify=verify).held_out()
     if config.finetune.replay and config.replay_data:
-        old = load(config.replay_data, block, tokenizer, progress).split(rng, 0.0)
+        old = load(config.replay_data, block, tokenizer, progress, verify=verify).split(rng, 0.0)
         training = Mix(corpus, old, config.finetune.replay)
     config = config.with_vocab(tokenizer.vocab_size)
     rows = run.batch_size * run.grad_accum
@@ -156,8 +158,9 @@ def _refuse_unused(config: Config) -> None:
         raise UsageError("--rope-base: positions are learned, so it has no effect; set --position rope as well")
     if tuned.lora_alpha and not tuned.lora_rank:
         raise UsageError("--lora-alpha: scales adapters, and there are none; set --lora-rank as well")
-    if data.tokenizer not in KINDS and (data.tokenizer_size or data.bpe_merges is not None):
-        flag = "--vocab-size" if data.tokenizer_size else "--bpe-merges"
+    if data.tokenizer not in KINDS and (data.tokenizer_size or data.bpe_merges is not None or data.tokenizer_sample):
+        flags = {"--vocab-size": data.tokenizer_size, "--tokenizer-sample": data.tokenizer_sample}
+        flag = next((flag for flag, value in flags.items() if value), "--bpe-merges")
         raise UsageError(
             f"{flag}: the vocabulary of --tokenizer {data.tokenizer} is in that file; leave one of them out"
         )

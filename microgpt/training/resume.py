@@ -166,11 +166,11 @@ def read_newest(folder: RunFolder) -> SavedRun | None:
 
 
 def prepare_resumed(
-    config: Config, saved: Checkpoint, progress: ProgressCallback, *, measure: bool = False
+    config: Config, saved: Checkpoint, progress: ProgressCallback, *, measure: bool = False, verify: bool = False
 ) -> RunSetup:
     """`prepare` for a run that continues. Raises CheckpointError where it would not be the run of the checkpoint."""
     try:
-        setup = prepare(config, progress, saved, measure=measure)
+        setup = prepare(config, progress, saved, measure=measure, verify=verify)
     except DataError as error:
         if error.code != "E_UNKNOWN_TOKEN":
             raise

@@ -30,10 +30,12 @@ def train(
     stop_at: int | None = None,
     max_time: float | None = None,
     callbacks: Callbacks | None = None,
+    verify: bool = False,
 ) -> Trained:
     """Train from the beginning, or with `resume` from the newest checkpoint in `out`, to `steps` or `stop_at`.
 
-    The run ends `max_time` seconds after the call, and its schedule with it, unless its steps end before.
+    The run ends `max_time` seconds after the call, and its schedule with it, unless its steps end before. With `verify`
+    a long text is hashed even if its files have kept their sizes and times.
     Raises UsageError, DataError, CheckpointError, MachineError; NumericError where a loss or gradient is not finite;
     Stopped after a signal, when the state is saved.
     """
@@ -52,9 +54,9 @@ def train(
         stack.enter_context(watch_compiler(callbacks.compiling))
         with files.disk("be written", files.cache_folder("")):
             setup = (
-                prepare_resumed(config, saved.checkpoint, callbacks.reading, measure=measure)
+                prepare_resumed(config, saved.checkpoint, callbacks.reading, measure=measure, verify=verify)
                 if saved
-                else prepare(config, callbacks.reading, measure=measure)
+                else prepare(config, callbacks.reading, measure=measure, verify=verify)
             )
         steps = setup.config.run.steps
         if stop_at is not None and not 0 < stop_at <= steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 
 from microgpt.config import Data
-from microgpt.data import documents, sources
+from microgpt.data import documents, known_files, sources
 from microgpt.data.corpus import build
 from microgpt.data.documents import Documents, read_documents
 from microgpt.data.encode import encode
+from microgpt.data.sources import find_sources
 from microgpt.data.token_folder import Encoded
 from microgpt.errors import CheckpointError, DataError
 from microgpt.progress import ProgressCallback, no_progress
@@ -109,6 +111,44 @@ def test_the_cache_is_found_again_and_never_for_another_text(
     assert len(list(cache.iterdir())) == 3
 
 
+def test_files_that_kept_their_sizes_and_times_are_not_hashed_again(
+    cache: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sources.sha256(find_sources(str(text)))
+    os.utime(text, (1, 1))
+    assert sources.sha256(find_sources(str(text))) == before  # too young by its ctime: not remembered
+    monkeypatch.setattr(known_files, "MOMENT", -60.0)
+    assert sources.sha256(find_sources(str(text))) == before
+    reads: list[str] = []
+    monkeypatch.setattr(sources, "_read", lambda source: reads.append(source.name) or iter([b"x"]))
+    assert sources.sha256(find_sources(str(text))) == before
+    assert not reads
+    assert sources.sha256(find_sources(str(text)), verify=True) != before
+    assert sources.sha256(find_sources(str(text))) != before, "what was read last is remembered"
+    assert len(reads) == 1
+    os.utime(text, (2, 2))
+    sources.sha256(find_sources(str(text)))
+    assert len(reads) == 2
+
+
+def test_a_tokenizer_from_a_sample_of_the_text(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(f"{chr(0x4E00 + i // 10)}{i:05}" for i in range(10_000)), encoding="utf-8")
+    _, whole, _ = load(Data(path=str(path)))
+    assert load(Data(path=str(path), tokenizer_sample="1 MB"))[1].to_json() == whole.to_json()
+    data = Data(path=str(path), tokenizer="word", tokenizer_sample="5kB", unk=True)
+    known = {}
+    for limit in (1 << 20, 1000):  # in memory, and in mapped files
+        monkeypatch.setattr(documents, "IN_MEMORY", limit)
+        _, tokenizer, _ = load(data)
+        known[limit] = [i for i in range(10_000) if not tokenizer.unknown_parts(f"{chr(0x4E00 + i // 10)}{i:05}")]
+        assert 4_000 < 7 * len(known[limit]) < 6_000
+        assert known[limit][0] < 700
+        assert known[limit][-1] > 9_300, "spread over the text"
+    with pytest.raises(ValueError, match="a size such as 200MB"):
+        Data(tokenizer_sample="many")
+
+
 def test_a_cut_cache_is_refused(cache: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "IN_MEMORY", 10)
     load(Data(path=str(text)))
@@ -168,7 +208,7 @@ def test_a_tokenizer_file(text: Path, tmp_path: Path) -> None:
 MEASURE = """
 import sys
 from microgpt.config import Data
-from microgpt.data import documents, sources
+from microgpt.data import documents, known_files, sources
 from microgpt.data.load import load
 from microgpt.training.bench import peak_rss_mb
 
