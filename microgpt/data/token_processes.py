@@ -28,7 +28,7 @@ from microgpt.tokenizers import Tokenizer
 from microgpt.tokenizers import read as read_tokenizer
 
 WORTH = 32 << 20  # bytes of text from which on processes pay for their start
-AHEAD = 2  # batches per process that wait, of about a megabyte each
+QUEUED = 2  # batches per process that wait, of about a megabyte each
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from microgpt.data.token_processes import main; main()"
 
 
@@ -88,7 +88,7 @@ class Processes:
         waiting: deque[tuple[list[str], Future[Tokens]]] = deque()
         for batch in batches:
             waiting.append((batch, self.threads.submit(self._ask, batch)))
-            if len(waiting) > AHEAD * self.n:
+            if len(waiting) > QUEUED * self.n:
                 done, answer = waiting.popleft()
                 yield done, answer.result()
         for done, answer in waiting:
