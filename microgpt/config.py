@@ -277,7 +277,7 @@ class Config(Section):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            raise UsageError(f"{where}: {_one_line(error)}", "E_CONFIG") from None
+            raise UsageError(f"{where}: {one_line(error)}", "E_CONFIG") from None
 
     @classmethod
     def of(cls, name: str, **sections: Mapping[str, Any]) -> Config:
@@ -336,12 +336,12 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _one_line(error: ValidationError) -> str:
+def one_line(error: ValidationError, schema: type[BaseModel] = Config) -> str:
     """The first mistake of a ValidationError as 'section.key: sentence (got …)'."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        section = SECTIONS.get(str(first["loc"][0]), Config)
+        section = SECTIONS.get(str(first["loc"][0]), schema)
         return f"{where}: there is no such key; {nearest(str(first['loc'][-1]), section.model_fields)}"
     sentence = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if first["type"] == "value_error":

@@ -212,13 +212,22 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 @contextmanager
-def log(path: Path) -> Iterator[int]:
-    """The descriptor of an empty file that a child process writes what it says to. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+def log(path: Path, *, append: bool = False) -> Iterator[int]:
+    """The descriptor of a file that a child process writes what it says to, emptied before. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC), 0o644)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def cut_torn_line(path: Path) -> None:
+    """Remove a last line that a crash cut short from a log, whose lock the caller holds. Raises OSError."""
+    with suppress(FileNotFoundError), open_plain(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 2**16))
+        if torn := len(file.read().rpartition(b"\n")[2]):
+            os.truncate(path, size - torn)
 
 
 def flush(path: Path) -> None:
