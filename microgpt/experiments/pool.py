@@ -18,6 +18,7 @@ from microgpt import files
 from microgpt.errors import MachineError
 from microgpt.runs.folder import RunFolder, is_locked
 
+TRAIN = (sys.executable, "-m", "microgpt", "train")
 TAIL = 4096  # bytes of a log that hold its last line
 
 
@@ -59,9 +60,9 @@ class Pool:
         import fcntl
 
         slot = self.jobs.index(None)
-        out, words = self.place(number), [sys.executable, "-m", "microgpt", "train"]
+        out = self.place(number)
         begun = RunFolder(out).config_file.exists()
-        words += ["--resume"] if begun else ["--config", str(self.place(number, ".toml"))]
+        words = [*TRAIN, *(["--resume"] if begun else ["--config", str(self.place(number, ".toml"))])]
         with files.log(self.place(number, ".log"), append=True) as log:
             try:
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -99,6 +99,10 @@ class SweepSpec(Section):
                 out[part] = _flat(out[part])
         if isinstance(out.get("case"), list):
             out["case"] = [_flat(each) if isinstance(each, Mapping) else each for each in out["case"]]
+        if isinstance(out.get("set"), dict):
+            out["set"] = {
+                key: _span(key, axis) if isinstance(axis, Mapping) else axis for key, axis in out["set"].items()
+            }
         axes = out["set"].values() if isinstance(out.get("set"), Mapping) else ()
         lists = all(isinstance(axis, list) for axis in axes)
         out.setdefault("sampler", "grid" if lists and "trials" not in out else "tpe")
@@ -295,6 +299,13 @@ def _check_value(key: str, value: Scalar) -> None:
         adapter.validate_python(value)
     except ValidationError as error:
         raise ValueError(f"{key}: {one_line(error).removeprefix(': ')}") from None
+
+
+def _span(key: str, given: Mapping[str, Any]) -> Span:
+    try:
+        return Span.model_validate(given)
+    except ValidationError as error:
+        raise ValueError(f"{key}: {one_line(error, Span).removeprefix(': ')}") from None
 
 
 def _flat(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,13 +54,13 @@ class SweepFolder:
         with files.disk("be made", self.path):
             files.make_folders(self.trials)
         lock = FileLock(self.path / ".lock")
-        try:
-            with files.disk("be locked", self.path):
+        with files.disk("be locked", self.path):
+            try:
                 lock.acquire(timeout=0.2)
-        except Timeout:
-            raise MachineError(
-                f"{self.path}: another sweep is at work in it; wait for it, or use another --out", "E_LOCKED"
-            ) from None
+            except Timeout:  # an OSError too
+                raise MachineError(
+                    f"{self.path}: another sweep is at work in it; wait for it, or use another --out", "E_LOCKED"
+                ) from None
         try:
             with files.disk("be written", self.path):
                 files.sweep(self.path)
@@ -212,6 +212,8 @@ class Sweep:
         if not values:
             self._failed(number, 2, f"it has no {self.spec.objective}: nothing is held out; set data.val_fraction")
             return
+        if self.spec.prune:  # its last values are those that later trials are compared with
+            self.study.report(number, values)
         best = min(values, key=lambda step: (values[step], step))
         line = next(
             line for line in RunFolder(self.pool.place(number)).metrics() if line["step"] == best and "val_loss" in line
