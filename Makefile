@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup bench clean crash fuzz mutants test-clients test-schema test-cpus soak proof-gradients proof-round-trip proof-memory
+.PHONY: demo test check setup bench clean crash fuzz mutants test-clients test-schema test-cpus soak proof-gradients proof-round-trip proof-memory proof-sweep
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -51,6 +51,9 @@ proof-round-trip: .venv/full  ## a million random Unicode texts there and back t
 proof-memory: .venv/full  ## 1 GB of text tokenised in less than 1 GB of memory
 	$(BIN)/python benchmarks/tokenise_large.py
 
+proof-sweep: .venv/full  ## a sweep of 24 names trials, killed at random, against one that was not: docs/sweeps.md
+	$(BIN)/python -m tests.experiments.long_form
+
 setup: .venv/full  ## .venv with all that tests and benchmarks need
 
 clean:
@@ -65,5 +68,5 @@ clean:
 	touch $@
 
 .venv/full: .venv/core
-	$(PIP) -e '.[dev,data,scrape,export,serve,bench]'
+	$(PIP) -e '.[dev,data,scrape,export,serve,bench,sweep]'
 	touch $@

@@ -122,6 +122,8 @@ WALK: list[list[str]] = [
     ["compare", RUN, CHAT],
     ["compare", RUN, "listed", "--json"],
     ["compare", RUN, EVIL],
+    ["sweep", EVIL],
+    ["sweep", TEXT, "--set", f"data.text_field={EVIL}", f"{EVIL}=1"],
     ["export", RUN, "--to", "safetensors", "--out", f"new{NAME}", "--data", "names.txt"],
     ["export", RUN, "--to", "html", "--out", f"new{NAME}", "--json", "--no-quality"],
     ["export", CHAT, "--to", EVIL, "--out", "new"],

@@ -46,6 +46,7 @@ BASE: dict[str, list[str]] = {
     "serve": ["serve", "run", "--port", "0", *TINY],
     "info": ["info", "run"],
     "compare": ["compare", "run", "chat"],
+    "sweep": ["sweep", "names.txt", "--set", "run.steps=1", "--out", "new", "--workers", "1"],
     "export": ["export", "run", "--to", "safetensors", "--out", "new", "--no-quality"],
     "import": ["import", "model-hf", "--out", "new"],
     "bench": ["bench", "names", "--steps", "1", *TINY],

@@ -1,0 +1,120 @@
+"""The long form of tests/experiments: `make proof-sweep`. A sweep of 24 names trials with two workers, whose trials and
+which itself are killed at random and started again, ends as an undisturbed one; and two sweeps share one study."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.crash.runs import end_state
+
+SET = ["optim.learning_rate=log:1e-3..1e-1", "model.n_embd=8,16", "optim.beta2=range:0.9..0.999"]
+FIXED = ["run.checkpoint_every=50", "run.eval_every=100", "run.samples=0", "data.val_fraction=0.1"]
+
+
+def sweep(out: Path, trials: int, steps: int, *more: str) -> list[str]:
+    """The words of the sweep."""
+    keys = [*SET, *FIXED, f"run.steps={steps}"]
+    words = ["names", "--sampler", "random", "--trials", str(trials), "--workers", "2", "--out", str(out), "--json"]
+    return [sys.executable, "-m", "microgpt", "sweep", *words, "--set", *keys, *more]
+
+
+def finish(words: list[str]) -> dict[str, Any]:
+    """Run a sweep to its end."""
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def children(out: Path) -> list[int]:
+    """The processes that train a trial of a sweep."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"train" in words and any(word.startswith(f"{out}/trials/".encode()) for word in words):
+            found.append(int(path.parent.name))
+    return found
+
+
+def disturb(words: list[str], out: Path, rng: random.Random, kills: int) -> tuple[int, int]:
+    """Kill the sweep or one of its trials `kills` times; returns how often each was."""
+    sweeps = trials = 0
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while sweeps + trials < kills and process.poll() is None:
+        time.sleep(rng.uniform(0.2, 6))
+        own = children(out)
+        if rng.random() < 0.5 and own:
+            try:
+                os.kill(rng.choice(own), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            trials += 1
+        else:
+            process.kill()
+            process.wait()
+            sweeps += 1
+            process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process.terminate()
+    process.wait()
+    return sweeps, trials
+
+
+def ends(found: dict[str, Any]) -> dict[int, tuple[Any, ...]]:
+    """How each trial ended, to the bit."""
+    out = {}
+    for row in found["trials"]:
+        assert row["number"] not in out
+        out[row["number"]] = row["state"], row["params"], row["value"], end_state(Path(row["path"]))
+    return out
+
+
+def main() -> None:
+    """Run the proof, and print its figures."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        whole = ends(finish(sweep(folder / "whole", options.trials, options.steps)))
+        print(f"undisturbed: {len(whole)} trials in {time.monotonic() - began:.0f} s", flush=True)
+        words = sweep(folder / "killed", options.trials, options.steps)
+        sweeps, trials = disturb(words, folder / "killed", random.Random(options.seed), options.kills)
+        killed = ends(finish(words))
+        assert sorted(killed) == list(range(options.trials))
+        assert killed == whole, [number for number in whole if killed[number] != whole[number]]
+        print(f"killed {sweeps} sweeps and {trials} trials: {len(killed)} trials, each once, to the bit", flush=True)
+        shared = ["--storage", str(folder / "shared.journal")]
+        both = [sweep(folder / name, options.trials, options.steps, *shared) for name in ("one", "two")]
+        processes = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for words in both]
+        for process in processes:
+            process.communicate()
+            assert process.returncode == 0
+        held = [{path.stem for path in (folder / name / "trials").glob("*.toml")} for name in ("one", "two")]
+        assert not held[0] & held[1]
+        assert len(held[0] | held[1]) == options.trials
+        for place, numbers in zip(("one", "two"), held, strict=True):
+            for number in numbers:
+                assert end_state(folder / place / "trials" / number) == whole[int(number)][3]
+        print(f"two sweeps on one study: {len(held[0])} and {len(held[1])} trials, none doubled, to the bit")
+    print(f"in {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
