@@ -23,7 +23,7 @@ TAIL = 4096  # bytes of a log that hold its last line
 
 
 @dataclass
-class Job:
+class TrialProcess:
     """A trial at work."""
 
     number: int
@@ -36,14 +36,14 @@ class Pool:
 
     def __init__(self, folder: Path, workers: int, devices: list[str]) -> None:
         self.folder, self.devices = folder, devices
-        self.jobs: list[Job | None] = [None] * workers
+        self.jobs: list[TrialProcess | None] = [None] * workers
         self._cores = cores()
 
     def place(self, number: int, ending: str = "") -> Path:
         """The run folder of a trial, or a file beside it."""
         return self.folder / f"{number:04d}{ending}"
 
-    def running(self) -> list[Job]:
+    def running(self) -> list[TrialProcess]:
         """The trials that this process started and that have not been collected."""
         return [job for job in self.jobs if job]
 
@@ -72,7 +72,7 @@ class Pool:
                 return False
             with files.log(self.place(number, ".json")) as result:
                 process = self._spawn([*words, "--out", str(out), "--json"], slot, result, log)
-        self.jobs[slot] = Job(number, process)
+        self.jobs[slot] = TrialProcess(number, process)
         return True
 
     def _spawn(self, words: list[str], slot: int, result: int, log: int) -> subprocess.Popen[bytes]:
@@ -99,7 +99,7 @@ class Pool:
         """The cores of a worker: its share, or one of them where there are more workers than cores."""
         return self._cores[slot :: len(self.jobs)] or [self._cores[slot % len(self._cores)]]
 
-    def collect(self) -> list[Job]:
+    def collect(self) -> list[TrialProcess]:
         """The jobs whose process has ended; their workers are free again."""
         ended = [job for job in self.running() if job.process.poll() is not None]
         self.jobs = [None if job in ended else job for job in self.jobs]

@@ -22,7 +22,7 @@ from typing import Any
 
 from microgpt import files
 from microgpt.errors import CheckpointError, MachineError, MicrogptError, NumericError, Stopped, UsageError
-from microgpt.experiments.pool import Job, Pool, cores, require_locks
+from microgpt.experiments.pool import TrialProcess, Pool, cores, require_locks
 from microgpt.experiments.spec import SweepSpec, describe
 from microgpt.experiments.study import BITS, COMPLETE, FAILED, PROBLEM, PRUNED, RUNNING, Study
 from microgpt.runs.folder import RunFolder
@@ -223,7 +223,7 @@ class Sweep:
         done = sum(trial.state.is_finished() for trial in self.study.begun())
         self.say(f"trial {number} done: {self.spec.objective} {values[best]:.4f}; {done} of {self.spec.trials}")
 
-    def _broken(self, job: Job, status: int) -> None:
+    def _broken(self, job: TrialProcess, status: int) -> None:
         number, reason = job.number, self.pool.last_line(job.number).removeprefix("microgpt: ")
         killed = status < 0 or status in (128 + signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT)
         if killed and self.tries[number] < TRIES:
