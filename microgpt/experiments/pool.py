@@ -61,8 +61,6 @@ class Pool:
 
         slot = self.jobs.index(None)
         out = self.place(number)
-        begun = RunFolder(out).config_file.exists()
-        words = [*TRAIN, *(["--resume"] if begun else ["--config", str(self.place(number, ".toml"))])]
         with files.log(self.place(number, ".log"), append=True) as log:
             try:
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,8 +68,10 @@ class Pool:
                 return False
             if RunFolder(out).is_running():
                 return False
+            begun = RunFolder(out).config_file.exists()  # nobody begins it from here on
+            words = ["--resume"] if begun else ["--config", str(self.place(number, ".toml"))]
             with files.log(self.place(number, ".json")) as result:
-                process = self._spawn([*words, "--out", str(out), "--json"], slot, result, log)
+                process = self._spawn([*TRAIN, *words, "--out", str(out), "--json"], slot, result, log)
         self.jobs[slot] = TrialProcess(number, process)
         return True
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from microgpt import files
 from microgpt.errors import CheckpointError, MachineError, MicrogptError, NumericError, Stopped, UsageError
-from microgpt.experiments.pool import TrialProcess, Pool, cores, require_locks
+from microgpt.experiments.pool import Pool, TrialProcess, cores, require_locks
 from microgpt.experiments.spec import SweepSpec, describe
 from microgpt.experiments.study import BITS, COMPLETE, FAILED, PROBLEM, PRUNED, RUNNING, Study
 from microgpt.runs.folder import RunFolder

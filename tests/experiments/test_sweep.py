@@ -122,9 +122,9 @@ def test_trials_end_as_they_should(tmp_path: Path) -> None:
     begun = sorted((tmp_path / "full" / "trials").glob("*/run.toml"))
     for path in begun:
         path.write_text(path.read_text().replace('"full"', '"x"'))
-    with pytest.raises(MachineError, match=r"trial [23]: .*No space left"):  # those that had begun are done
+    with pytest.raises(MachineError, match=r"trial [23]: .*No space left"):  # of a new one
         states("full")
-    assert all(path.with_name("metrics.jsonl").exists() for path in begun)
+    assert all("resumed" in path.with_name("begun").read_text() for path in begun)
 
 
 @pytest.mark.usefixtures("stand_in")
