@@ -30,7 +30,7 @@ def sweep(out: Path, trials: int, steps: int, *more: str) -> list[str]:
 
 def finish(words: list[str]) -> dict[str, Any]:
     """Run a sweep to its end."""
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(words, capture_output=True)
     if done.returncode:
         sys.exit(f"exit status {done.returncode}: {done.stderr.decode()}")
     found: dict[str, Any] = json.loads(done.stdout)
