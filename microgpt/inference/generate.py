@@ -45,11 +45,11 @@ def generate_tokens(
         fresh = np.array([token], dtype=np.int32)
 
 
-def without(logits: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
+def without(logits: np.ndarray, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
     """The logits (V,) with which none of the tokens is drawn: a copy where there are some."""
-    if tokens:
+    if len(tokens):
         logits = logits.copy()
-        logits[list(tokens)] = -np.inf
+        logits[np.asarray(tokens)] = -np.inf
     return logits
 
 

@@ -129,9 +129,10 @@ async def chat(call: Call) -> Answer:
 async def _texts(served: ServedModel, requests: list[Generation], client: str) -> list[str]:
     texts: list[list[str]] = [[] for _ in requests]
     async with await served.submit(requests, client, whole=True) as reply:
-        async for number, event in reply:
-            if not isinstance(event, Scored):
-                texts[number].append(event.text)
+        async for events in reply.batches():
+            for number, event in events:
+                if not isinstance(event, Scored):
+                    texts[number].append(event.text)
     return ["".join(pieces) for pieces in texts]
 
 

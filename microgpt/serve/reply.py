@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from microgpt.serve.generation import Event, Finished, Generation
 
@@ -26,10 +26,11 @@ class Reply:
         self.whole = whole  # whether its events are handed over all at its end
         self.begun = False  # whether it has a token; the worker's
         self.unfinished = len(self.requests)  # texts; the worker's
-        self.failed = False  # whether an error is among its events; the worker's
+        self.failed: Exception | None = None  # the error that ended it; the worker's
         self._on_close = on_close  # called with whether texts were still being generated
         self._left = len(self.requests)
-        self._events: deque[tuple[int, Event] | BaseException] = deque()
+        self._events: deque[tuple[int, Event]] = deque()
+        self._error: Exception | None = None  # that ended it, after its events
         self._waiter: asyncio.Future[None] | None = None  # of whoever reads
 
     async def __aenter__(self) -> Reply:
@@ -42,18 +43,33 @@ class Reply:
         return self
 
     async def __anext__(self) -> tuple[int, Event]:
-        while not self._events:
-            if not self._left:
-                self.close()
-                raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+        if not await self._arrived():
+            raise StopAsyncIteration
         event = self._events.popleft()
-        if isinstance(event, BaseException):
-            self.close()
-            raise event
         self._left -= isinstance(event[1], Finished)
         return event
+
+    async def batches(self) -> AsyncIterator[list[tuple[int, Event]]]:
+        """The events as they come: each time all that are there."""
+        while await self._arrived():
+            events = list(self._events)
+            self._events.clear()
+            for _, event in events:
+                self._left -= isinstance(event, Finished)
+            yield events
+
+    async def _arrived(self) -> bool:
+        """Wait for an event: whether one is there, or all texts have finished. Raises the error that ended them."""
+        while not self._events:
+            if self._error:
+                self.close()
+                raise self._error
+            if not self._left:
+                self.close()
+                return False
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return True
 
     @property
     def behind(self) -> bool:
@@ -68,14 +84,16 @@ class Reply:
 
     def interrupt(self, error: Exception) -> None:
         """End with an error, instead of the events that were not read yet."""
-        self._events = deque([error])
+        self._events.clear()
+        self._error = error
         self._wake()
         self.close()
 
-    def put(self, events: Sequence[tuple[int, Event] | BaseException]) -> None:
-        """Called on the event loop by the worker."""
+    def put(self, events: Sequence[tuple[int, Event]], error: Exception | None = None) -> None:
+        """Called on the event loop by the worker; nothing follows an error."""
         if not self.closed:
             self._events.extend(events)
+            self._error = error
             self._wake()
 
     def _wake(self) -> None:

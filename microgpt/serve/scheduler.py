@@ -6,7 +6,8 @@ reply within one step of its client's leaving.
 
 The worker keeps pace with the event loop, which would otherwise answer everything else later and later: it waits where
 more than MOST_UNTAKEN events were handed over that the loop has not come to, and the texts of a client that does not
-read wait alone.
+read wait alone. Tokens that follow one another more closely than anybody sees are handed over together, since a packet
+to a client costs more than a token of a small model.
 """
 
 from __future__ import annotations
@@ -32,8 +33,13 @@ PIECE = 64  # tokens of a prompt per call of the engine
 PREFILL_SECONDS = 0.005  # of a round, after which the texts that are being generated take their step
 MOST_UNTAKEN = 512  # events handed over, beside one delivery, that the event loop has not come to
 UNREAD_SECONDS = 0.02  # after which a worker whose texts all wait looks again
+GATHER_SECONDS = 0.005  # in which events are gathered after a delivery: a quarter of the time between two pictures
+MOST_GATHERED = 256  # events, after which they are handed over at once
 STALL_SECONDS = 1.0  # that the worker waits for an event loop which is held up
 MOST_SIDE_TEXTS = 32  # slots for the second, third, … texts of replies, beside one slot per reply
+
+Delivery = list[tuple[Reply, list[tuple[int, Event]], Exception | None]]
+"""Events of replies, and the errors that ended them."""
 
 
 class _Running:
@@ -73,7 +79,9 @@ class Scheduler:
         self._decoding: list[_Running] = []
         self._running: set[_Running] = set()  # all that hold a slot
         self._tokens = 0  # drawn in this round
-        self._outbox: dict[Reply, list[tuple[int, Event] | BaseException]] = {}
+        self._outbox: dict[Reply, list[tuple[int, Event]]] = {}
+        self._gathered = 0  # events in it that a reader waits for
+        self._delivered = 0.0  # when events were handed over, by time.monotonic
         self._handed_over: deque[int] = deque()  # events per delivery that the event loop has not come to
         self._alive = False  # whether the thread runs
 
@@ -98,10 +106,10 @@ class Scheduler:
             self._ending = True
             self._news.notify()
 
-    def _take(self, outbox: dict[Reply, list[tuple[int, Event] | BaseException]]) -> None:
+    def _take(self, delivery: Delivery) -> None:
         """A delivery, on the event loop: the tasks that read it are scheduled before `_taken` is, and run before it."""
-        for reply, events in outbox.items():
-            reply.put(events)
+        for reply, events, error in delivery:
+            reply.put(events, error)
         self._loop.call_soon(self._taken)
 
     def _taken(self) -> None:
@@ -217,17 +225,21 @@ class Scheduler:
         ready, rows = [], []
         while self._prefilling:
             running = self._prefilling.popleft()
-            if running.scoring and (scores := next(running.scoring, None)) is not None:
-                self._put(running, scores)
-                self._prefilling.append(running)
-            elif not running.text.wants_logits:
-                self._put(running, [running.text.finish("length")])
+            try:
+                if running.scoring and (scores := next(running.scoring, None)) is not None:
+                    self._put(running, scores)
+                    self._prefilling.append(running)
+                elif not running.text.wants_logits:
+                    self._put(running, [running.text.finish("length")])
+                    self._release(running)
+                elif (logits := self._slots.prefill(running.slot, PIECE)) is not None:
+                    ready.append(running)
+                    rows.append(logits)
+                else:
+                    self._prefilling.append(running)
+            except Exception as error:  # such as a lack of memory for its cache; the other slots are as they were
+                self._spoil(running, error)
                 self._release(running)
-            elif (logits := self._slots.prefill(running.slot, PIECE)) is not None:
-                ready.append(running)
-                rows.append(logits)
-            else:
-                self._prefilling.append(running)
             if time.monotonic() >= deadline:
                 break
         return ready, rows
@@ -250,19 +262,20 @@ class Scheduler:
                 self._spoil(running, error)
             else:
                 self._put(running, events)
-                self._count(running.reply, events)
+                if isinstance(events[0], Token):
+                    self._tokens += 1
+                    if not running.reply.begun:
+                        self._begun(running.reply)
         for running in texts:
             if running.text.finished:
                 self._release(running)
             else:
                 self._decoding.append(running)
 
-    def _count(self, reply: Reply, events: Sequence[Event]) -> None:
-        if isinstance(events[0], Token):
-            self._tokens += 1
-            if not reply.begun:
-                reply.begun = True
-                self._metrics.first_token.observe(time.monotonic() - reply.asked)
+    def _begun(self, reply: Reply) -> None:
+        """A reply has its first token."""
+        reply.begun = True
+        self._metrics.first_token.observe(time.monotonic() - reply.asked)
 
     def _spoil(self, running: _Running, error: Exception) -> None:
         """An error that a text alone has, such as its constraint's, ends its reply alone."""
@@ -270,12 +283,16 @@ class Scheduler:
         self._end_with(running.reply, error)
 
     def _end_with(self, reply: Reply, error: Exception) -> None:
-        reply.failed = True
-        self._outbox.setdefault(reply, []).append(error)
+        reply.failed = reply.failed or error
+        self._outbox.setdefault(reply, [])
 
     def _put(self, running: _Running, events: Sequence[Event]) -> None:
-        running.reply.unfinished -= bool(events) and isinstance(events[-1], Finished)
-        self._outbox.setdefault(running.reply, []).extend([(running.number, event) for event in events])
+        reply, number = running.reply, running.number
+        if events and isinstance(events[-1], Finished):
+            reply.unfinished -= 1
+        if not reply.whole:
+            self._gathered += len(events)
+        self._outbox.setdefault(reply, []).extend([(number, event) for event in events])
 
     def _release(self, running: _Running) -> None:
         self._running.discard(running)
@@ -293,20 +310,26 @@ class Scheduler:
             self._end_with(reply, error)
 
     def _deliver(self) -> None:
-        """Hand the events over to the event loop, all in one call."""
+        """Hand the events over to the event loop, all in one call, unless more will follow at once."""
         if self._tokens:
             self._metrics.tokens.inc(self._tokens)
             self._tokens = 0
-        outbox = {
-            reply: events
+        now = time.monotonic()
+        goes_on = self._prefilling or (self._decoding and not self._unread())
+        if goes_on and self._gathered < MOST_GATHERED and now < self._delivered + GATHER_SECONDS:
+            return
+        delivery = [
+            (reply, events, reply.failed)
             for reply, events in self._outbox.items()
             if not reply.whole or not reply.unfinished or reply.failed or reply.closed
-        }
-        for reply in outbox:
+        ]
+        for reply, _, _ in delivery:
             del self._outbox[reply]
-        if outbox:
-            self._handed_over.append(sum(map(len, outbox.values())))
+        self._gathered = 0
+        if delivery:
+            self._delivered = now
+            self._handed_over.append(sum(len(events) for _, events, _ in delivery))
             try:
-                self._loop.call_soon_threadsafe(self._take, outbox)
+                self._loop.call_soon_threadsafe(self._take, delivery)
             except RuntimeError:  # the loop has ended
                 self._handed_over.pop()

@@ -30,6 +30,10 @@ class Sequence:
         self._decoder = model.tokenizer.stream()
         self._text = UntilStop(request.stops)
         self._drawn: Counter[int] = Counter()
+        shifted = request.logit_bias or request.presence_penalty or request.frequency_penalty
+        self._never = np.array(request.never, dtype=np.intp)
+        self._never_first = self._never if request.allow_empty else np.append(self._never, self._stop)
+        self._free = not (shifted or len(self._never_first) or request.mask)  # whether any token may come, as it is
 
     @property
     def wants_logits(self) -> bool:
@@ -38,10 +42,11 @@ class Sequence:
 
     def shaped(self, logits: np.ndarray) -> np.ndarray:
         """The logits (V,) after the tokens seen, as the next one is drawn from them."""
+        if self._free:
+            return logits
         request = self.request
         first = len(self.seen) == self._n_prompt
-        never = [*request.never, self._stop] if first and not request.allow_empty else request.never
-        row = without(self._shifted(logits), never)
+        row = without(self._shifted(logits), self._never_first if first else self._never)
         return np.where(request.mask.allowed(), row, -np.inf) if request.mask else row
 
     def accept(self, token: int, logits: np.ndarray) -> list[Event]:

@@ -11,12 +11,12 @@ from random import Random
 import numpy as np
 import pytest
 
+from microgpt.engines.fused import slots as fused_slots
 from microgpt.inference.chat import load
 from microgpt.inference.language_model import LanguageModel
 from microgpt.inference.sampling import Sampling
 from microgpt.serve import scheduler
 from microgpt.serve.admission import Admission
-from microgpt.serve.errors import Closing, Overloaded
 from microgpt.serve.generation import Event, Finished, Generation, Scored, Token, seed_of
 from microgpt.serve.metrics import Metrics
 from microgpt.serve.models import ServedModel
@@ -82,6 +82,45 @@ def test_an_error_of_one_text_ends_its_reply_alone(model: LanguageModel, whole: 
         with pytest.raises(ZeroDivisionError):
             await events(served, bad, greedy(model, tokens=50), whole=whole)
         assert text(await good) == ("ba" * 100)
+
+    run(model, check)
+
+
+@pytest.mark.parametrize("echo", [False, True])
+def test_a_lack_of_memory_for_a_prompt_ends_its_reply_alone(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch, echo: bool
+) -> None:
+    """Of the cache of one that is computed, or of the logits of one that is scored."""
+
+    async def check(served: ServedModel, _: Admission) -> None:
+        def lacking(*_: object) -> None:
+            raise MemoryError
+
+        good = asyncio.create_task(events(served, greedy(model, tokens=300)))
+        while not drawn(served):
+            await asyncio.sleep(0)
+        with monkeypatch.context() as less:
+            less.setattr(model.engine, "logits", lacking) if echo else less.setattr(fused_slots, "Cache", lacking)
+            with pytest.raises(MemoryError):
+                await events(served, greedy(model, "ab" * 50, logprobs=1, echo=echo), greedy(model))
+        assert text(await good) == "ba" * 150
+        assert text(await events(served, greedy(model, "ab" * 50, logprobs=1, echo=echo))) == "ababa"
+        assert served._scheduler._free == 8
+
+    run(model, check)
+
+
+def test_tokens_that_follow_one_another_closely_are_handed_over_together(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the last ones at once."""
+    monkeypatch.setattr(scheduler, "GATHER_SECONDS", 60)
+
+    async def check(served: ServedModel, _: Admission) -> None:
+        async with await served.submit([greedy(model, tokens=600)], "client") as reply:
+            found = [batch async for batch in reply.batches()]
+        assert text([event for batch in found for event in batch]) == "ba" * 300
+        assert max(map(len, found)) >= scheduler.MOST_GATHERED
 
     run(model, check)
 
@@ -187,9 +226,10 @@ def drawn(served: ServedModel) -> float:
 def test_a_reply_that_is_not_read_waits_alone(model: LanguageModel) -> None:
     """Its events take a bounded memory, and none is lost.
 
-    Beside those that wait for their reader, the worker runs ahead of the event loop by two deliveries and MOST_UNTAKEN.
+    Beside those that wait for their reader, the worker runs ahead of the event loop by MOST_UNTAKEN and by a delivery
+    that it gathers.
     """
-    most = MOST_UNREAD + scheduler.MOST_UNTAKEN + 2 * 4
+    most = MOST_UNREAD + scheduler.MOST_UNTAKEN + scheduler.MOST_GATHERED + 2 * 4
 
     async def check(served: ServedModel, _: Admission) -> None:
         async with await served.submit([greedy(model, tokens=3000)] * 2, "slow") as reply:
@@ -258,7 +298,7 @@ def test_the_worker_does_not_run_ahead_of_the_event_loop(model: LanguageModel) -
             await asyncio.sleep(0)
         before = drawn(served)
         time.sleep(0.5)
-        assert drawn(served) - before <= scheduler.MOST_UNTAKEN + 4 * 4 * 4
+        assert drawn(served) - before <= scheduler.MOST_UNTAKEN + scheduler.MOST_GATHERED + 4 * 4 * 4
         for task, reply in zip(reading, replies, strict=True):
             task.cancel()
             reply.close()
@@ -287,48 +327,3 @@ def test_what_a_prompt_scores(model: LanguageModel, whole: bool) -> None:
         assert found[-1][1] == Finished("length", "", 201, 0)
 
     run(model, check)
-
-
-def test_admission_is_bounded_fair_and_forgets() -> None:
-    async def check() -> None:
-        admission = Admission(1, 3)
-        order: list[str] = []
-
-        async def client(name: str) -> None:
-            await admission.enter(name)
-            order.append(name)
-
-        await admission.enter("first")
-        waiting = [asyncio.create_task(client(name)) for name in ("a", "a", "b")]
-        await asyncio.sleep(0)
-        assert admission.waiting == 3
-        with pytest.raises(Overloaded) as caught:
-            await admission.enter("c")
-        assert int(caught.value.headers["retry-after"]) >= 1
-        for _ in range(3):
-            admission.leave(0.1)
-            await asyncio.sleep(0)
-        assert order == ["a", "b", "a"]
-        left = asyncio.create_task(client("d"))
-        await asyncio.sleep(0)
-        left.cancel()
-        await asyncio.gather(left, return_exceptions=True)
-        assert (admission.active, admission.waiting) == (1, 0)
-        raced = asyncio.create_task(client("e"))
-        await asyncio.sleep(0)
-        admission.leave()  # its turn comes, and its client leaves before it runs
-        raced.cancel()
-        await asyncio.gather(raced, return_exceptions=True)
-        assert (admission.active, admission.waiting) == (0, 0)
-        await admission.enter("f")
-        last = asyncio.create_task(client("g"))
-        await asyncio.sleep(0)
-        admission.close()
-        with pytest.raises(Closing):
-            await last
-        with pytest.raises(Closing):
-            await admission.enter("h")
-        assert admission.waiting == 0
-        await asyncio.gather(*waiting)
-
-    asyncio.run(asyncio.wait_for(check(), 20))

@@ -263,7 +263,8 @@ class Engine(engines.Engine):
 
     def slots(self, state: State, n: int, prefix_bytes: int) -> Slots:
         decode = partial(self._decode, state)
-        return Slots(decode, self._call, self.shape, self.width, self.lanes, self.dtype, n, prefix_bytes)
+        shape, threads = self.shape, self.threads
+        return Slots(decode, self._call, shape, self.width, self.lanes, self.dtype, n, prefix_bytes, threads)
 
     def generate(self, state: State, *asked: Any) -> tuple[Array, Array, int]:
         prompts, offsets, max_length, temperature, uniform, stop = asked

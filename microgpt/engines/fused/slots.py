@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,7 +12,11 @@ from microgpt.engines.fused.layout import Shape
 from microgpt.engines.fused.prefixes import MIN_PREFIX, Prefixes
 from microgpt.engines.fused.state import at, empty
 
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
 Array = np.ndarray
+MIN_SHARED = 1 << 26  # weights times sequences of a step from which several threads are faster than one
 GROUP = 1 << 25  # bytes of places that are allocated at once, in huge pages, which are read faster; of spare caches
 
 
@@ -50,12 +56,13 @@ class Slots:
 
     A prompt's keys and values are computed in a Cache, whose layout suits long rows, then copied to the slot's place,
     whose layout suits single tokens; the Cache is kept, see prefixes.py. A prompt of several tokens is computed in
-    pieces of at least two: with a single query, sums have another order.
+    pieces of at least two: with a single query, sums have another order. Threads share the sequences of a large step,
+    whose logits do not depend on how.
     """
 
     def __init__(
         self, decode: Decode, call: Callable[[int, int], Call], c: Shape, width: int, lanes: int, dtype: str, n: int,
-        prefix_bytes: int,
+        prefix_bytes: int, threads: int,
     ) -> None:  # fmt: skip
         self.decode, self.new_call, self.lanes, self.dtype = decode, call, lanes, dtype
         self.size = 2 * c.layers * c.Dp * width  # numbers of a cache
@@ -64,7 +71,10 @@ class Slots:
         self.per_group = max(1, min(n, GROUP // (self.size * np.dtype(dtype).itemsize)))
         self.groups: list[Array] = []
         self.starts, self.past = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        self.one, self.many = call(1, 1), call(n, n)
+        self.one, self.many = call(1, 1), [call(n, n)]  # the calls of a step, one per thread
+        self.most, self.weights = n, c.n
+        self.threads = threads  # of a large step
+        self.pool: ThreadPoolExecutor | None = None
         self.spare: list[Cache] = []
         self.prefixes = Prefixes[Cache](prefix_bytes // (self.size * np.dtype(dtype).itemsize), c.block)
 
@@ -92,7 +102,35 @@ class Slots:
         return call.logits[0].copy()
 
     def step(self, slots: Sequence[int], tokens: Sequence[int]) -> Array:
-        n, which, call = len(slots), np.asarray(slots), self.many
+        which, fresh = np.asarray(slots), np.asarray(tokens)
+        large = len(slots) >= self.threads and len(slots) * self.weights >= MIN_SHARED
+        pool = self.pool or self._begin_team() if large and self.threads > 1 else None
+        if pool is None:
+            return self._continue(self.many[0], which, fresh)
+        shares = [np.array_split(each, self.threads) for each in (which, fresh)]
+        first, *others = zip(self.many, *shares, strict=True)
+        running = [pool.submit(self._continue, *other) for other in others]
+        rows = self._continue(*first)
+        return np.concatenate([rows, *(one.result() for one in running)])
+
+    def _begin_team(self) -> ThreadPoolExecutor | None:
+        """Further threads, with calls of their own; None where the system gives no more."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        share, others = -(-self.most // self.threads), self.threads - 1
+        pool = ThreadPoolExecutor(others, "decode")
+        try:
+            list(pool.map(time.sleep, [0.001] * others))  # they begin now
+        except RuntimeError:
+            self.threads = 1
+            return None
+        self.many += [self.new_call(share, share) for _ in range(others)]
+        self.pool = pool
+        return pool
+
+    def _continue(self, call: Call, which: Array, tokens: Array) -> Array:
+        """A step of some sequences."""
+        n = len(which)
         call.tokens[: 2 * n : 2] = tokens
         call.starts[:n], call.past[:n] = self.starts[which], self.past[which]
         self.decode(call, n, at(self.groups[0]), True, 0)

@@ -7,7 +7,7 @@ with. The text of a seed is the one that every other route gives for it.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, cast
 
 from pydantic import BaseModel, Field
@@ -17,11 +17,10 @@ from microgpt.model import n_params
 from microgpt.serve import limits
 from microgpt.serve.api.prompts import PromptBody, prompt
 from microgpt.serve.errors import Dialect
-from microgpt.serve.generation import Finished, FinishReason, Generation, Scored, Token
+from microgpt.serve.generation import Event, Finished, FinishReason, Generation, Scored, Token
 from microgpt.serve.models import ServedModel
 from microgpt.serve.openai.choices import spell
-from microgpt.serve.openai.streaming import ReplyStream
-from microgpt.serve.reply import Reply
+from microgpt.serve.openai.streaming import Chunks, ReplyStream
 from microgpt.serve.routes import Call, Events, Route
 from microgpt.tokenizers import Tokenizer
 from microgpt.tokenizers.base import Base
@@ -150,30 +149,35 @@ async def play(call: Call) -> Events:
         **found.options,
     )
     reply = await served.submit([request], call.client)
-    return Events(ReplyStream(reply, _told(served, request, reply, found.dropped), dialect=Dialect.PLAIN))
+    return Events(ReplyStream(reply, _told(served, request, found.dropped), dialect=Dialect.PLAIN))
 
 
-async def _told(served: ServedModel, request: Generation, reply: Reply, dropped: int) -> AsyncIterator[BaseModel]:
+def _told(served: ServedModel, request: Generation, dropped: int) -> Chunks:
     teller = Teller(served.model.tokenizer)
     scored: list[PlayToken] = []
     if not request.echo:
         teller.skip(request.prompt)
     begun, text, used = not request.echo, "", len(request.prompt)
-    async for _, found in reply:
-        if isinstance(found, Scored):
-            scored.append(teller.tell(found))
-            continue
-        if not begun:
-            begun = True
-            yield PromptEvent(prompt=scored, dropped=dropped)
-        text += found.text
-        if isinstance(found, Finished):
-            ending = teller.tell(found.ending, ends=True) if found.ending else None
-            full = used > served.model.config.model.block_size
-            yield EndEvent(end=End(reason=found.reason, text=text, ending=ending, full=full, seed=request.seed))
-        else:
-            used += 1
-            yield TokenEvent(token=teller.tell(found))
+
+    def chunks(events: Sequence[tuple[int, Event]]) -> Iterator[BaseModel]:
+        nonlocal begun, text, used
+        for _, found in events:
+            if isinstance(found, Scored):
+                scored.append(teller.tell(found))
+                continue
+            if not begun:
+                begun = True
+                yield PromptEvent(prompt=scored, dropped=dropped)
+            text += found.text
+            if isinstance(found, Finished):
+                ending = teller.tell(found.ending, ends=True) if found.ending else None
+                full = used > served.model.config.model.block_size
+                yield EndEvent(end=End(reason=found.reason, text=text, ending=ending, full=full, seed=request.seed))
+            else:
+                used += 1
+                yield TokenEvent(token=teller.tell(found))
+
+    return chunks
 
 
 async def score(call: Call) -> PromptEvent:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -10,15 +10,14 @@ from pydantic import BaseModel, Field
 from microgpt.data import chat_template
 from microgpt.inference.chat import ChatModel
 from microgpt.serve import limits
-from microgpt.serve.generation import Finished, FinishReason, Generation, seed_of
+from microgpt.serve.generation import Event, Finished, FinishReason, Generation, seed_of
 from microgpt.serve.openai.answer_format import Format, constraint, grammar
 from microgpt.serve.openai.choices import Choice, Entry, Piece, Spelled, pieces, read
 from microgpt.serve.openai.fields import ChoiceFields, SamplingFields, invalid
 from microgpt.serve.openai.messages import Messages, chat_model, plain
 from microgpt.serve.openai.prompts import conversation
 from microgpt.serve.openai.shapes import Head, Usage, new_id, now, usage_of
-from microgpt.serve.openai.streaming import MARK, Chunk, ReplyStream, Template
-from microgpt.serve.reply import Reply
+from microgpt.serve.openai.streaming import MARK, Chunk, Chunks, ReplyStream, Template
 from microgpt.serve.routes import Call, Events
 
 
@@ -137,7 +136,7 @@ async def chat(call: Call) -> ChatCompletion | Events:
     reply = await served.submit(requests, call.client, whole=not body.stream)
     if body.stream:
         blank = ChatChunk(id=key, created=created, model=served.name, choices=[], usage=None)
-        return Events(ReplyStream(reply, _stream(blank, reply, choices, include_usage, logprobs)))
+        return Events(ReplyStream(reply, _chunks(blank, choices, include_usage, logprobs)))
     wholes = await read(reply, choices)
     found = [
         ChatChoice(
@@ -194,9 +193,7 @@ def answering(
     )
 
 
-async def _stream(
-    blank: ChatChunk, reply: Reply, choices: Sequence[Choice], include_usage: bool, logprobs: bool
-) -> AsyncIterator[Chunk]:
+def _chunks(blank: ChatChunk, choices: Sequence[Choice], include_usage: bool, logprobs: bool) -> Chunks:
     """The role of every choice first, then its pieces; the usage comes last, with the last end or as asked."""
 
     def chunk_of(piece: Piece, delta: FirstDelta | None = None) -> ChatChunk:
@@ -211,20 +208,24 @@ async def _stream(
     templates = [Template(chunk_of(Piece(i, MARK))) for i in range(len(choices))]
     begun: set[int] = set()
     ends: dict[int, Finished] = {}
-    async for piece in pieces(reply, choices):
-        if piece.number not in begun:
-            begun.add(piece.number)
-            yield chunk_of(Piece(piece.number, ""), FirstDelta())
-        if not piece.end and not logprobs:
-            yield templates[piece.number].fill(piece.text)
-            continue
-        if piece.end:
-            ends[piece.number] = piece.end
-        chunk = chunk_of(piece)
-        if len(ends) < len(choices):
-            yield chunk
-    usage = usage_of([ends[i] for i in range(len(choices))], len(choices))
-    if include_usage:
-        yield chunk
-        chunk = blank
-    yield chunk.model_copy(update={"usage": usage})
+
+    def chunks(events: Sequence[tuple[int, Event]]) -> Iterator[Chunk]:
+        for piece in pieces(events, choices):
+            if piece.number not in begun:
+                begun.add(piece.number)
+                yield chunk_of(Piece(piece.number, ""), FirstDelta())
+            if not piece.end and not logprobs:
+                yield templates[piece.number].fill(piece.text)
+                continue
+            if piece.end:
+                ends[piece.number] = piece.end
+            chunk = chunk_of(piece)
+            if len(ends) < len(choices):
+                yield chunk
+                continue
+            if include_usage:
+                yield chunk
+                chunk = blank
+            yield chunk.model_copy(update={"usage": usage_of([ends[i] for i in range(len(choices))], len(choices))})
+
+    return chunks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -108,11 +108,10 @@ class Choice:
         return [*pieces, Piece(self._number, event.text, last, event)]
 
 
-async def pieces(reply: Reply, choices: Sequence[Choice]) -> AsyncIterator[Piece]:
-    """The pieces of all choices as they come. Raises ApiError."""
-    async for number, event in reply:
-        for piece in choices[number].take(event):
-            yield piece
+def pieces(events: Iterable[tuple[int, Event]], choices: Sequence[Choice]) -> Iterator[Piece]:
+    """The pieces of choices that events of their reply complete."""
+    for number, event in events:
+        yield from choices[number].take(event)
 
 
 @dataclass(slots=True)
@@ -130,9 +129,10 @@ async def read(reply: Reply, choices: Sequence[Choice]) -> list[Whole]:
     entries: list[list[Entry]] = [[] for _ in choices]
     ends: dict[int, Finished] = {}
     async with reply:
-        async for piece in pieces(reply, choices):
-            texts[piece.number].append(piece.text)
-            entries[piece.number] += piece.entries
-            if piece.end:
-                ends[piece.number] = piece.end
+        async for events in reply.batches():
+            for piece in pieces(events, choices):
+                texts[piece.number].append(piece.text)
+                entries[piece.number] += piece.entries
+                if piece.end:
+                    ends[piece.number] = piece.end
     return [Whole("".join(text), entries[i], ends[i]) for i, text in enumerate(texts)]

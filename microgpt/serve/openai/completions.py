@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
 from microgpt.serve import limits
-from microgpt.serve.generation import Finished, FinishReason, Generation, seed_of
+from microgpt.serve.generation import Event, Finished, FinishReason, Generation, seed_of
 from microgpt.serve.limits import length, most
 from microgpt.serve.models import ServedModel
 from microgpt.serve.openai.choices import Choice, Entry, Piece, Whole, pieces, read
 from microgpt.serve.openai.fields import ChoiceFields, invalid, one_of
 from microgpt.serve.openai.prompts import encode, fits, given
 from microgpt.serve.openai.shapes import Head, Usage, new_id, now, usage_of
-from microgpt.serve.openai.streaming import MARK, Chunk, ReplyStream, Template
-from microgpt.serve.reply import Reply
+from microgpt.serve.openai.streaming import MARK, Chunk, Chunks, ReplyStream, Template
 from microgpt.serve.routes import Call, Events
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
@@ -110,8 +109,7 @@ async def completions(call: Call) -> Completion | Events:
     blank = Completion(id=new_id("cmpl"), created=now(), model=served.name, choices=[], usage=None)
     reply = await served.submit(requests, call.client, whole=not body.stream)
     if body.stream:
-        shapes = _stream(blank, reply, choices, n, include_usage, logprobs)
-        return Events(ReplyStream(reply, shapes))
+        return Events(ReplyStream(reply, _chunks(blank, choices, n, include_usage, logprobs)))
     wholes = await read(reply, choices)
     found = [_choice(i, whole, logprobs) for i, whole in enumerate(wholes)]
     return blank.model_copy(update={"choices": found, "usage": usage_of([whole.end for whole in wholes], n)})
@@ -158,9 +156,7 @@ def _choice(index: int, whole: Whole, logprobs: bool) -> CompletionChoice:
     return CompletionChoice(index=index, text=whole.text, finish_reason=whole.end.reason, logprobs=found)
 
 
-async def _stream(
-    blank: Completion, reply: Reply, choices: Sequence[Choice], n: int, include_usage: bool, logprobs: bool
-) -> AsyncIterator[Chunk]:
+def _chunks(blank: Completion, choices: Sequence[Choice], n: int, include_usage: bool, logprobs: bool) -> Chunks:
     """The pieces of all choices; the usage comes last, with the last end or, if asked for, in an event of its own."""
 
     def chunk_of(piece: Piece) -> Completion:
@@ -174,16 +170,21 @@ async def _stream(
 
     templates = [Template(chunk_of(Piece(i, MARK))) for i in range(len(choices))]
     ends: dict[int, Finished] = {}
-    async for piece in pieces(reply, choices):
-        if not piece.end and not logprobs:
-            yield templates[piece.number].fill(piece.text)
-            continue
-        if piece.end:
-            ends[piece.number] = piece.end
-        chunk = chunk_of(piece)
-        if len(ends) < len(choices):
-            yield chunk
-    if include_usage:
-        yield chunk
-        chunk = blank
-    yield chunk.model_copy(update={"usage": usage_of([ends[i] for i in range(len(choices))], n)})
+
+    def chunks(events: Sequence[tuple[int, Event]]) -> Iterator[Chunk]:
+        for piece in pieces(events, choices):
+            if not piece.end and not logprobs:
+                yield templates[piece.number].fill(piece.text)
+                continue
+            if piece.end:
+                ends[piece.number] = piece.end
+            chunk = chunk_of(piece)
+            if len(ends) < len(choices):
+                yield chunk
+                continue
+            if include_usage:
+                yield chunk
+                chunk = blank
+            yield chunk.model_copy(update={"usage": usage_of([ends[i] for i in range(len(choices))], n)})
+
+    return chunks

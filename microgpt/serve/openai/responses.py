@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from microgpt.data.conversations import Message, Role
 from microgpt.serve import limits
-from microgpt.serve.generation import Finished
+from microgpt.serve.generation import Event, Finished
 from microgpt.serve.limits import length, most
 from microgpt.serve.openai.answer_format import FlatFormat, constraint, grammar
 from microgpt.serve.openai.chats import answering
@@ -33,8 +33,7 @@ from microgpt.serve.openai.response_shapes import (
     TextDone,
 )
 from microgpt.serve.openai.shapes import new_id, now
-from microgpt.serve.openai.streaming import Chunk, ReplyStream
-from microgpt.serve.reply import Reply
+from microgpt.serve.openai.streaming import Chunk, Chunks, ReplyStream
 from microgpt.serve.routes import Call, Events
 
 Nothing = Annotated[list[None], Field(max_length=0)]
@@ -111,7 +110,8 @@ async def responses(call: Call) -> Response | Events:
     choices = [Choice(0, model.tokenizer, logprobs=False)]
     reply = await served.submit([request], call.client, whole=not body.stream)
     if body.stream:
-        return Events(ReplyStream(reply, _stream(blank, key, reply, choices), done=False, named=True))
+        opening, chunks = _stream(blank, key, choices)
+        return Events(ReplyStream(reply, chunks, opening=opening, done=False, named=True))
     (whole,) = await read(reply, choices)
     return _ended(blank, key, whole.text, whole.end)
 
@@ -141,26 +141,31 @@ def _ended(blank: Response, key: str, text: str, end: Finished) -> Response:
     )
 
 
-async def _stream(blank: Response, key: str, reply: Reply, choices: Sequence[Choice]) -> AsyncIterator[Chunk]:
-    count = itertools.count()
+def _stream(blank: Response, key: str, choices: Sequence[Choice]) -> tuple[list[Chunk], Chunks]:
+    """The events before the first token, and those of what is generated."""
+    count, text = itertools.count(), ""
 
     def fields(name: str) -> dict[str, Any]:
         return {"type": f"response.{name}", "sequence_number": next(count)}
 
-    yield ResponseState(**fields("created"), response=blank)
-    yield ResponseState(**fields("in_progress"), response=blank)
-    message = OutputMessage(id=key, status="in_progress", content=[])
-    yield ItemEvent(**fields("output_item.added"), item=message)
-    yield PartEvent(**fields("content_part.added"), item_id=key, part=OutputText(text=""))
-    text = ""
-    async for piece in pieces(reply, choices):
-        text += piece.text
-        if piece.text or not piece.end:
-            yield TextDelta(**fields("output_text.delta"), item_id=key, delta=piece.text)
-        if piece.end:
-            end = piece.end
-    ended = _ended(blank, key, text, end)
-    yield TextDone(**fields("output_text.done"), item_id=key, text=text)
-    yield PartEvent(**fields("content_part.done"), item_id=key, part=OutputText(text=text))
-    yield ItemEvent(**fields("output_item.done"), item=ended.output[0])
-    yield ResponseState(**fields(str(ended.status)), response=ended)
+    opening: list[Chunk] = [
+        ResponseState(**fields("created"), response=blank),
+        ResponseState(**fields("in_progress"), response=blank),
+        ItemEvent(**fields("output_item.added"), item=OutputMessage(id=key, status="in_progress", content=[])),
+        PartEvent(**fields("content_part.added"), item_id=key, part=OutputText(text="")),
+    ]
+
+    def chunks(events: Sequence[tuple[int, Event]]) -> Iterator[Chunk]:
+        nonlocal text
+        for piece in pieces(events, choices):
+            text += piece.text
+            if piece.text or not piece.end:
+                yield TextDelta(**fields("output_text.delta"), item_id=key, delta=piece.text)
+            if piece.end:
+                ended = _ended(blank, key, text, piece.end)
+                yield TextDone(**fields("output_text.done"), item_id=key, text=text)
+                yield PartEvent(**fields("content_part.done"), item_id=key, part=OutputText(text=text))
+                yield ItemEvent(**fields("output_item.done"), item=ended.output[0])
+                yield ResponseState(**fields(str(ended.status)), response=ended)
+
+    return opening, chunks

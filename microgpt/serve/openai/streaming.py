@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from pydantic import BaseModel
 
 from microgpt import json_text
 from microgpt.serve.errors import ApiError, Dialect, internal_error
+from microgpt.serve.generation import Event
 from microgpt.serve.reply import Reply
 from microgpt.serve.routes import event
 
 Chunk = BaseModel | bytes
 """A shape to be sent as an event, or an event."""
+
+Chunks = Callable[[Sequence[tuple[int, Event]]], Iterable[Chunk]]
+"""The chunks of the events of a reply that have come since the last call."""
 
 MARK = "the text of a template"
 
@@ -36,19 +40,24 @@ def _quoted(text: str) -> bytes:
 
 
 class ReplyStream(AsyncIterator[bytes]):
-    """The events of a reply; an error is the last one. Closed, it closes the reply, begun or not."""
+    """The events of a reply, those that come together as one piece; an error is the last one. Closed, it closes the
+    reply, begun or not. `opening` comes first.
+    """
 
     def __init__(
         self,
         reply: Reply,
-        shapes: AsyncIterator[Chunk],
+        chunks: Chunks,
         *,
+        opening: Iterable[Chunk] = (),
         done: bool = True,
         named: bool = False,
         dialect: Dialect = Dialect.OPENAI,
     ) -> None:
         self._reply = reply
-        self._events = _events(shapes, done, named, dialect)
+        self._chunks, self._opening = chunks, opening
+        self._done, self._named, self._dialect = done, named, dialect
+        self._events = self._told()
 
     async def __anext__(self) -> bytes:
         return await anext(self._events)
@@ -58,17 +67,22 @@ class ReplyStream(AsyncIterator[bytes]):
         self._reply.close()
         await self._events.aclose()  # type: ignore[attr-defined]
 
+    async def _told(self) -> AsyncIterator[bytes]:
+        try:
+            if opening := self._joined(self._opening):
+                yield opening
+            async for events in self._reply.batches():
+                if told := self._joined(self._chunks(events)):
+                    yield told
+        except Exception as error:
+            refused = error if isinstance(error, ApiError) else internal_error("a stream")
+            yield _event(self._dialect.value.model_validate(self._dialect.render(refused)), self._named)
+            return
+        if self._done:
+            yield event(b"[DONE]")
 
-async def _events(shapes: AsyncIterator[Chunk], done: bool, named: bool, dialect: Dialect) -> AsyncIterator[bytes]:
-    try:
-        async for shape in shapes:
-            yield shape if isinstance(shape, bytes) else _event(shape, named)
-    except Exception as error:
-        refused = error if isinstance(error, ApiError) else internal_error("a stream")
-        yield _event(dialect.value.model_validate(dialect.render(refused)), named)
-        return
-    if done:
-        yield event(b"[DONE]")
+    def _joined(self, chunks: Iterable[Chunk]) -> bytes:
+        return b"".join([chunk if isinstance(chunk, bytes) else _event(chunk, self._named) for chunk in chunks])
 
 
 def _event(shape: BaseModel, named: bool) -> bytes:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from threading import Thread
 from typing import Any
 
 import pytest
 
+from microgpt.engines.fused import slots as slots_module
 from microgpt.engines.ladder import LADDER
 from microgpt.inference.slots import open_slots
 from tests.inference.test_slots import Sequences, built
@@ -25,6 +27,34 @@ def test_in_lanes_a_sequence_does_not_depend_on_the_others(case: str, dtype: str
     for _ in range(300):
         sequences.anything()
     assert sequences.compared > 30
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_share_a_large_step(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each sequence has the same bits."""
+    monkeypatch.setattr(slots_module, "MIN_SHARED", 0)
+    made, state, model = built("fused", "float32", **CASES["everything"])
+    made.threads = threads
+    sequences = Sequences(made, state, model, 0)
+    for _ in range(200):
+        sequences.anything()
+    assert sequences.compared > 30
+    assert sequences.slots.pool is not None
+    assert len(sequences.slots.many) == threads
+
+
+def test_a_step_does_without_further_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(self: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(slots_module, "MIN_SHARED", 0)
+    monkeypatch.setattr(Thread, "start", no_more)
+    made, state, model = built("fused", "float32", **CASES["everything"])
+    made.threads = 2
+    sequences = Sequences(made, state, model, 0)
+    for _ in range(100):
+        sequences.anything()
+    assert sequences.compared > 10
 
 
 @pytest.mark.parametrize("dtype", LADDER["fused"].dtypes)
