@@ -31,6 +31,7 @@ FLOORS = [
     {"runs"},
     {"inference"},
     {"training"},
+    {"recipes"},
     {"formats"},
     {"serve"},
     {"experiments"},

@@ -8,7 +8,7 @@ from typing import Annotated
 from microgpt.commands import Switch
 from microgpt.commands.flags import Flags, TuningFlags, given
 from microgpt.commands.selection import CheckpointFlag, checkpoint_json, say_checkpoint
-from microgpt.commands.train import run_and_report
+from microgpt.commands.train import run_and_report, seconds
 from microgpt.errors import UsageError
 from microgpt.runs.folder import new_folder
 from microgpt.terminal import output_json
@@ -70,6 +70,6 @@ def finetune(
     config, base = finetuned(run, data, flags, checkpoint)
     say_checkpoint(base.selection)
     out = out or new_folder(config.name)
-    result = run_and_report(config, out, max_time, verbose, json)
+    result = run_and_report(config, out, None if max_time is None else seconds(max_time), verbose, json)
     if json:
         output_json({**result, "base_checkpoint": checkpoint_json(base.selection)})

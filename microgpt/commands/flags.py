@@ -88,9 +88,15 @@ def given(flags: Any) -> dict[str, dict[str, Any]]:
 
 
 def resolve(
-    source: str | None, config_file: Path | None, flags: dict[str, dict[str, Any]], dial: str | None = None
+    source: str | None,
+    config_file: Path | None,
+    flags: dict[str, dict[str, Any]],
+    dial: str | None = None,
+    chosen: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Defaults < scenario < --size < --config file < flags, checked. `source` is a scenario's name or a text.
+    """Defaults < scenario, or what is `chosen` for a text < --size < --config file < flags, checked.
+
+    `source` is a scenario's name or a text.
 
     Without one the text is that of the flags or of the file, whose name the run then has, else the scenario names.
     Raises UsageError, also where `source` and the file name two texts.
@@ -101,7 +107,7 @@ def resolve(
         lowest: dict[str, Any] = {"name": run_name(str(config_file))}
     else:
         lowest = base(source or "names")
-    layers = [lowest, *([size(dial)] if dial else [])]
+    layers = [lowest, chosen or {}, *([size(dial)] if dial else [])]
     if config_file:
         layers.append(layer)
         Config.from_dict(merge(*layers), str(config_file))

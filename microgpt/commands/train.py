@@ -7,11 +7,12 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from microgpt.commands import Switch
+from microgpt.commands import Switch, recipe
 from microgpt.commands.flags import ConfigFlags, Flags, as_configuration, base, given, require, resolve, run_name
 from microgpt.commands.progress import TrainingProgress
 from microgpt.commands.watch import Page
@@ -32,6 +33,7 @@ def train(
     resume: Switch = False,
     extend: int | None = None,
     stop_at: int | None = None,
+    time: str | None = None,
     max_time: str | None = None,
     urls: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     url_file: Path | None = None,
@@ -63,6 +65,10 @@ def train(
         a schedule that ends at 0 needs --learning-rate.
     stop_at
         Save and end at this step; the learning-rate schedule stays that of --steps.
+    time
+        Choose format, tokenizer, shape, rate and so on for this text, machine and time, and end with it (a text's
+        default: 2m). Flags override choices. With --steps, --epochs or --config, and for a text of names or words (one
+        short line each), nothing is chosen unless --time is given.
     max_time
         End within this time, and the learning-rate schedule with it: seconds, or 90s, 30m, 1h30m.
     urls
@@ -82,9 +88,14 @@ def train(
     json
         Print the result as one JSON object.
     """
+    began = monotonic()
     flags = given(settings)
     if extend is not None:
         require("--extend", extend, 1, MAX_COUNT)
+    if time is not None and (resume or extend is not None or source in (None, *scenarios())):
+        raise UsageError("--time: chooses for a text, and a resumed run or a scenario has its choices; use --max-time")
+    limit = None if max_time is None else seconds(max_time)
+    chosen_for = limit if time is None else seconds(time, "--time")
     if given_config := as_configuration(source):
         if config:
             raise UsageError(f"SOURCE {source} and --config {config}: two configurations; leave one out")
@@ -107,11 +118,17 @@ def train(
         resolved = resumed(out, _of_source(source, flags, out), extend)
     else:
         resolved = resolve(source, config, flags, size)
+        chosen = recipe.choose(source, resolved, config, flags, size, chosen_for)
+        if chosen:
+            resolved = resolve(source, config, flags, size, chosen.layer)
+            limit = min((each for each in (limit, chosen.seconds) if each is not None), default=None)
         if any(key in SCHEDULE for key in flags["optim"]):  # a new schedule is that of the whole run
             resolved = resolved.model_copy(update={"schedule_from": 0, "phases": ()})
         out = out or new_folder(resolved.name)
     options = {"resume": resume, "stop_at": stop_at, "verify": verify}
-    result = run_and_report(resolved, out, max_time, verbose, json, watch=watch, **options)
+    if limit is not None:
+        limit = max(0.1, limit - (monotonic() - began))
+    result = run_and_report(resolved, out, limit, verbose, json, watch=watch, **options)
     if json:
         output_json(result)
 
@@ -163,7 +180,7 @@ def _scraped(urls: list[str], url_file: Path | None, allow_private: list[str], a
 def run_and_report(
     config: Config,
     out: Path,
-    max_time: str | None,
+    max_time: float | None,
     verbose: bool,
     as_json: bool,
     watch: bool = False,
@@ -175,12 +192,11 @@ def run_and_report(
     """
     from microgpt.training.train import train as train_run
 
-    limit = None if max_time is None else seconds(max_time)
     page = page_of(out) if watch else None
     again = shlex.join(["microgpt", "train", "--resume", "--out", str(out)])
     try:
         with TrainingProgress(out, verbose, page.open if page else None) as callbacks:
-            result = train_run(config, out, max_time=limit, callbacks=callbacks, **options)
+            result = train_run(config, out, max_time=max_time, callbacks=callbacks, **options)
     except BaseException as error:
         if page:
             page.close(stay=False)
@@ -210,12 +226,12 @@ def page_of(out: Path) -> Page:
     return Page(out)
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, flag: str = "--max-time") -> float:
     """The seconds in a length of time: 90, 90s, 30m, 1h30m, 2d. Raises UsageError."""
     found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
     total = (
         sum(float(n or 0) * unit for n, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True)) if found else 0
     )
     if not 0 < total <= 1e9:  # 30 years
-        raise UsageError(f"--max-time {text!r}: expected seconds or a length such as 90s, 30m or 1h30m")
+        raise UsageError(f"{flag} {text!r}: expected seconds or a length such as 90s, 30m or 1h30m")
     return total

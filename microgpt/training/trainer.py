@@ -141,6 +141,8 @@ class Trainer:
             self.callbacks.stopped_early(self.step, self.best or {})
         texts = []
         if stale or self.step == run.steps:
+            if self.setup.config.max_seconds:  # the steps ended it; run.toml then repeats them whatever the clock says
+                self.folder.write(self.setup.config.model_copy(update={"max_seconds": 0.0}))
             self.load_best()
             texts = self._draw(rng, samples.how_many(self.model()), final=True)
         best = self.best["step"] if self.best else None

@@ -1,0 +1,52 @@
+"""The measured choices: for texts of some lengths, and some times, the shape and training that predicted best.
+
+`benchmarks/recipes` holds the search, with the machine and the figures of every row. `tokens` is the length of the
+training that a row was made for; a machine that trains fewer in the time takes a row that was made for fewer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Recipe(NamedTuple):
+    """A shape and its training, for a text of about `bytes` of which `tokens` are trained in the time."""
+
+    bytes: float
+    tokens: float
+    vocabulary: int
+    n_layer: int
+    n_embd: int
+    n_head: int
+    block_size: int
+    rows: int
+    learning_rate: float
+    dropout: float
+    weight_decay: float
+
+
+KB, MB, M = 1e3, 1e6, 1e6
+
+TEXT = (
+    Recipe(10 * KB, 0.3 * M, 320, 2, 64, 4, 64, 8, 3e-3, 0.3, 0.1),
+    Recipe(150 * KB, 0.6 * M, 512, 4, 96, 4, 128, 16, 3e-3, 0.2, 0.1),
+    Recipe(150 * KB, 1.3 * M, 512, 4, 128, 4, 128, 16, 2e-3, 0.3, 0.1),
+    Recipe(1 * MB, 0.7 * M, 512, 4, 96, 4, 128, 16, 3e-3, 0.0, 0.1),
+    Recipe(1 * MB, 2.5 * M, 1024, 4, 128, 4, 128, 16, 3e-3, 0.1, 0.1),
+    Recipe(1 * MB, 6.0 * M, 1024, 4, 192, 6, 128, 16, 2e-3, 0.15, 0.1),
+    Recipe(10 * MB, 0.7 * M, 512, 4, 96, 4, 128, 16, 3e-3, 0.0, 0.1),
+    Recipe(10 * MB, 2.5 * M, 1024, 4, 128, 4, 128, 16, 3e-3, 0.0, 0.1),
+    Recipe(10 * MB, 7.0 * M, 2048, 4, 192, 6, 128, 16, 2e-3, 0.0, 0.1),
+    Recipe(10 * MB, 25.0 * M, 4096, 6, 256, 8, 256, 16, 1.5e-3, 0.05, 0.1),
+)
+
+CHAT = (
+    Recipe(60 * KB, 0.6 * M, 512, 4, 64, 4, 256, 8, 3e-3, 0.2, 0.3),
+    Recipe(3 * MB, 1.5 * M, 2048, 4, 96, 4, 256, 8, 3e-3, 0.0, 0.1),
+    Recipe(3 * MB, 6.0 * M, 2048, 4, 192, 6, 256, 8, 2e-3, 0.1, 0.1),
+)
+
+SHORT_LINES = (
+    Recipe(200 * KB, 2.0 * M, 0, 2, 64, 4, 32, 64, 5e-3, 0.0, 0.1),
+    Recipe(200 * KB, 10.0 * M, 0, 4, 96, 4, 32, 64, 3e-3, 0.1, 0.1),
+)

@@ -1,0 +1,80 @@
+"""`microgpt train TEXT`: what is chosen, the time, and a run.toml that repeats the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from microgpt.cli import main
+from microgpt.config import Run
+from microgpt.recipes import speed
+from microgpt.recipes.table import Recipe
+from microgpt.runs import checkpoint
+from microgpt.runs.folder import RunFolder
+
+PARTS = "".join(
+    f"The {who} of the {where} went out at {n} o'clock,\nand came back with a {what}.\n\n"
+    for n, (who, where, what) in enumerate(
+        (a, b, c)
+        for a in ("king", "miller", "fox")
+        for b in ("wood", "river", "hill", "house")
+        for c in ("lamp", "stone", "tale")
+    )
+)
+SMALL = ["--engine", "manual", "--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--samples", "1"]
+
+
+@pytest.fixture(autouse=True)
+def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(rows: Sequence[Recipe], run: Run) -> dict[Recipe, float]:
+        return dict.fromkeys(rows, 10_000.0)
+
+    monkeypatch.setattr(speed, "measure", measured)
+
+
+def weights(out: Path) -> bytes:
+    return (checkpoint.list_steps(out / "checkpoints")[-1] / "model.safetensors").read_bytes()
+
+
+def test_a_text_in_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, out = tmp_path / "tales.txt", tmp_path / "run"
+    text.write_text(PARTS)
+    assert main(["train", str(text), "--out", str(out), "--time", "2s", *SMALL]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "time    2 s (--time), a tenth of the text held out (--val-fraction)"
+    assert [line.split()[0] for line in said[:5]] == ["time", "text", "tokens", "shape", "rate"]
+    config = RunFolder(out).config()
+    assert (config.model.family, config.data.format, config.data.packing) == ("modern", "paragraphs", "joined")
+    assert (config.model.n_embd, config.max_seconds) == (16, 0)
+
+    assert main(["train", str(out / "run.toml"), "--out", str(tmp_path / "again")]) == 0
+    assert "time " not in capsys.readouterr().err
+    assert weights(tmp_path / "again") == weights(out)
+
+
+def test_names_and_steps_stay_as_they_were(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names, text = tmp_path / "names.txt", tmp_path / "tales.txt"
+    names.write_text("emma\nolivia\nava\n" * 50)
+    text.write_text(PARTS)
+    few = ["--steps", "2", "--samples", "1", "--engine", "manual"]
+    for source, family in ((names, "classic"), (text, "modern")):
+        out = tmp_path / family
+        assert main(["train", str(source), "--out", str(out), *few]) == 0
+        assert not capsys.readouterr().err.startswith("time ")
+        config = RunFolder(out).config()
+        assert (config.model.family, config.model.n_embd, config.run.steps) == (family, 16, 2)
+        assert config.data.val_fraction == 0
+
+
+@pytest.mark.parametrize("words", [["names"], ["--resume"], ["tales.txt", "--resume"]])
+def test_where_nothing_can_be_chosen(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *words, "--time", "5s"]) == 2
+    assert "--max-time" in capsys.readouterr().err
+
+
+def test_the_time_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tales.txt").write_text(PARTS)
+    assert main(["train", str(tmp_path / "tales.txt"), "--time", "soon"]) == 2
+    assert "--time 'soon': expected seconds" in capsys.readouterr().err
