@@ -28,11 +28,13 @@ def choose(
     flags: Mapping[str, Mapping[str, Any]],
     dial: str | None,
     seconds: float | None,
+    most: float | None = None,
 ) -> Chosen | None:
     """The choices for SOURCE, printed; None where it is no text, or where a configuration file says all.
 
-    `asked` is the configuration without choices, so that mistakes in it were found. Without `seconds` nothing but the
-    family is chosen where flags say how many steps, and nothing at all for a text of names or words, one per line.
+    `asked` is the configuration without choices, so that mistakes in it were found. Without `seconds` (--time) nothing
+    but the family is chosen where flags say how many steps, and nothing at all for a text of names or words, one per
+    line; else the time is `most` (--max-time) or DEFAULT.
     Raises DataError, UsageError or MachineError.
     """
     from microgpt.data.sources import keep_stdin
@@ -53,7 +55,7 @@ def choose(
         return Chosen(merge(path, {"model": {"family": recipes.FAMILY}}))
     layers = [size(dial) if dial else {}, read(config_file) if config_file else {}, flags]
     given = {name: keys for name, keys in merge(*layers).items() if isinstance(keys, Mapping)}
-    seconds = DEFAULT if seconds is None else seconds
+    seconds = seconds or most or DEFAULT
     speeds = speed.measure(recipes.rows_for(facts, given), asked.run)
     plan = recipes.choose(facts, seconds, speeds, given)
     for line in plan.lines:

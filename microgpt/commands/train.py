@@ -95,7 +95,7 @@ def train(
     if time is not None and (resume or extend is not None or source in (None, *scenarios())):
         raise UsageError("--time: chooses for a text, and a resumed run or a scenario has its choices; use --max-time")
     limit = None if max_time is None else seconds(max_time)
-    chosen_for = limit if time is None else seconds(time, "--time")
+    chosen_for = None if time is None else seconds(time, "--time")
     if given_config := as_configuration(source):
         if config:
             raise UsageError(f"SOURCE {source} and --config {config}: two configurations; leave one out")
@@ -118,7 +118,7 @@ def train(
         resolved = resumed(out, _of_source(source, flags, out), extend)
     else:
         resolved = resolve(source, config, flags, size)
-        chosen = recipe.choose(source, resolved, config, flags, size, chosen_for)
+        chosen = recipe.choose(source, resolved, config, flags, size, chosen_for, limit)
         if chosen:
             resolved = resolve(source, config, flags, size, chosen.layer)
             limit = min((each for each in (limit, chosen.seconds) if each is not None), default=None)

@@ -11,7 +11,9 @@ from microgpt.config import Data
 from microgpt.errors import DataError
 from microgpt.recipes.facts import SAMPLE, Facts, measure
 
-PROSE = "It was a bright cold day in April, and the clocks were striking {n}.\nHe slipped quickly through the doors.\n\n"
+PROSE = (
+    "It was a bright cold day in April, and the clocks were striking {n}.\nHe slipped quickly through the doors.\n\n"
+)
 
 
 def facts_of(folder: Path, text: str, name: str = "text.txt", **data: str) -> Facts:
@@ -50,7 +52,9 @@ def test_repeated_text_is_counted_once(tmp_path: Path) -> None:
     found = facts_of(tmp_path, once * 4)
     assert 0.75 < found.repeated < 0.95  # the second line of each part is one
     assert found.new_bytes == found.bytes * (1 - found.repeated)
-    assert facts_of(tmp_path, "".join(f"Line {n} differs from every other one here.\n" for n in range(99))).repeated == 0
+    assert (
+        facts_of(tmp_path, "".join(f"Line {n} differs from every other one here.\n" for n in range(99))).repeated == 0
+    )
 
 
 def test_a_long_text_is_sampled(tmp_path: Path) -> None:

@@ -23,7 +23,20 @@ PARTS = "".join(
         for c in ("lamp", "stone", "tale")
     )
 )
-SMALL = ["--engine", "manual", "--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--samples", "1"]
+SMALL = [
+    "--engine",
+    "manual",
+    "--n-layer",
+    "1",
+    "--n-embd",
+    "16",
+    "--n-head",
+    "2",
+    "--block-size",
+    "16",
+    "--samples",
+    "1",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +71,7 @@ def test_names_and_steps_stay_as_they_were(tmp_path: Path, capsys: pytest.Captur
     names, text = tmp_path / "names.txt", tmp_path / "tales.txt"
     names.write_text("emma\nolivia\nava\n" * 50)
     text.write_text(PARTS)
-    few = ["--steps", "2", "--samples", "1", "--engine", "manual"]
+    few = ["--steps", "2", "--max-time", "30m", "--samples", "1", "--engine", "manual"]
     for source, family in ((names, "classic"), (text, "modern")):
         out = tmp_path / family
         assert main(["train", str(source), "--out", str(out), *few]) == 0
