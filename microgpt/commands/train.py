@@ -92,8 +92,6 @@ def train(
     flags = given(settings)
     if extend is not None:
         require("--extend", extend, 1, MAX_COUNT)
-    if time is not None and (resume or extend is not None or source in (None, *scenarios())):
-        raise UsageError("--time: chooses for a text, and a resumed run or a scenario has its choices; use --max-time")
     limit = None if max_time is None else seconds(max_time)
     chosen_for = None if time is None else seconds(time, "--time")
     if given_config := as_configuration(source):
@@ -108,6 +106,8 @@ def train(
         flags["data"] |= {"path": str(text)}
         source = source or str(text)
     resume = resume or extend is not None
+    if time is not None and (resume or source in (None, *scenarios())):
+        raise UsageError("--time: chooses for a text, and a resumed run or a scenario has its choices; use --max-time")
     if resume:
         from microgpt.training.resume import resumed
 

@@ -18,7 +18,7 @@ Kind = Literal["chat", "jsonl", "short lines", "paragraphs", "lines", "chunks"]
 SAMPLE = 4 * PIECE  # characters of the sample, of SOURCES files at most
 SOURCES = 32
 PACKED = 3  # bytes of text per byte of a compressed file, about
-SHORT = 32  # characters of a short line, such as a name or a word
+SHORT_LINE = 32  # characters of a short line, such as a name or a word
 MIN_DOCUMENTS = 20  # of which a tenth is two
 
 
@@ -91,7 +91,7 @@ def _kind(data: Data, first: Source, text: str, lines: list[str]) -> tuple[Kind,
     if data.format in found:
         return data.format, found[data.format]  # type: ignore[return-value]
     lengths = sorted(map(len, lines)) or [0]
-    if parts * MIN_DOCUMENTS <= len(lines) + MIN_DOCUMENTS and lengths[len(lengths) * 95 // 100] <= SHORT:
+    if parts * MIN_DOCUMENTS <= len(lines) + MIN_DOCUMENTS and lengths[len(lengths) * 95 // 100] <= SHORT_LINE:
         return "short lines", len(lines)
     if parts >= MIN_DOCUMENTS and len(lines) >= parts:
         return "paragraphs", parts
@@ -102,7 +102,7 @@ def _repeated(lines: list[str]) -> float:
     """The share of the characters in lines that occurred before; names and headings may well occur twice."""
     seen, copies, size = set[str](), 0, 0
     for line in lines:
-        if len(line) <= SHORT:
+        if len(line) <= SHORT_LINE:
             continue
         size += len(line)
         copies += len(line) * (line in seen)
