@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from importlib import resources
 from random import Random
 
 from microgpt.config import Data
 from microgpt.data import chat_template
 from microgpt.data.conversations import is_chat, read_chats
-from microgpt.data.datasets import PYDOCS, dataset, locate, pydocs
 from microgpt.data.documents import Documents
-from microgpt.data.sources import Source, find_sources, text_source
-from microgpt.errors import DataError, UsageError
+from microgpt.data.here import sources_of
+from microgpt.errors import DataError
 from microgpt.tokenizers import Tokenizer
 
 LARGEST_CHATS = 64 << 20  # bytes of conversations, which are read at once
@@ -34,7 +32,7 @@ def sample_rows(data: Data, tokenizer: Tokenizer, block_size: int, positions: in
 
 
 def _rows(data: Data, tokenizer: Tokenizer, block_size: int) -> Iterator[list[int]]:
-    sources = here(data)
+    sources = sources_of(data)
     unk = "unk" in tokenizer.special
     if is_chat(data):
         if sum(source.size for source in sources) > LARGEST_CHATS:
@@ -52,18 +50,3 @@ def _rows(data: Data, tokenizer: Tokenizer, block_size: int) -> Iterator[list[in
         except DataError:
             continue
         yield [tokenizer.bos, *tokens][:block_size]
-
-
-def here(data: Data) -> list[Source]:
-    """The sources of a data section on this machine. Raises DataError or UsageError if there are none."""
-    if data.path:
-        return find_sources(data.path)
-    if data.dataset == PYDOCS:
-        return [text_source(PYDOCS, pydocs())]
-    if not data.dataset:
-        raise UsageError("this model does not say what it was trained on")
-    if path := locate(data.dataset):
-        return find_sources(str(path))
-    if stand_in := dataset(data.dataset).fallback:
-        return find_sources(str(resources.files("microgpt") / "data" / stand_in))
-    raise DataError(f"the data set {data.dataset!r} is not in a folder of data sets")

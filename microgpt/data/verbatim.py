@@ -14,13 +14,14 @@ import numpy as np
 
 from microgpt.config import Data
 from microgpt.data.conversations import is_chat, read_chats
-from microgpt.data.datasets import locate
 from microgpt.data.documents import read_documents
+from microgpt.data.here import here, sources_of
 from microgpt.data.split import split
 from microgpt.errors import DataError
 
 SEPARATOR = "\0"  # which no document holds
 MOST_CHARS = 1 << 24  # of a training text that is searched
+MOST_BYTES = 4 * MOST_CHARS  # of its files, which are not read beyond
 AROUND = 40  # characters shown on either side of a place
 
 
@@ -89,10 +90,11 @@ class TrainingText:
 def training_text(data: Data) -> TrainingText:
     """The text of a data section as it is on this machine now; nothing is downloaded.
 
-    Raises DataError for one that is not there or too long, and as read_documents and read_chats.
+    Raises DataError or UsageError for one that is not there or too long, and as read_documents and read_chats.
     """
-    if data.dataset and data.dataset != "pydocs" and not locate(data.dataset):
-        raise DataError(f"the data set {data.dataset} is not on this machine")
+    if sum(source.size for source in sources_of(data)) > MOST_BYTES:
+        raise _too_long()
+    data = here(data)
     if is_chat(data):
         chats = read_chats(data)
         return _checked(TrainingText(chats.source, chats.texts, frozenset(), "message"))

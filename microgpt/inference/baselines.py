@@ -17,9 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from microgpt.config import Data
-from microgpt.data import datasets
+from microgpt.data.here import here, sources_of
 from microgpt.data.load import load
-from microgpt.data.sources import find_sources
 from microgpt.errors import DataError
 from microgpt.feed import Feed
 from microgpt.runs import checkpoint
@@ -53,8 +52,9 @@ def baselines(path: Path) -> Baselines:
     """
     saved = checkpoint.read(path)
     config, data, tokenizer = saved.config, saved.config.data, saved.tokenizer
-    for part in (data, *([data.model_copy(update={"path": data.val_path})] if data.val_path else [])):
-        require_near(part)
+    if data.val_path:
+        near(data.model_copy(update={"path": data.val_path}))
+    data = near(data)
     block = config.model.block_size
     corpus = load(data, block, tokenizer).split(Random(config.run.seed), data.val_fraction or 0.0)
     validation = corpus
@@ -73,19 +73,11 @@ def baselines(path: Path) -> Baselines:
     return Baselines(math.log(vocabulary), unigram, bigram, "training" if measured is training else "held-out")
 
 
-def require_near(data: Data) -> None:
-    """Raise DataError for a text that is not on this machine, or too long to be counted in passing."""
-    if data.dataset and not data.path:
-        found = None if data.dataset == datasets.PYDOCS else datasets.locate(data.dataset)
-        if not found and data.dataset != datasets.PYDOCS:
-            raise DataError("the data set is not on this machine")
-        sizes = [found.stat().st_size] if found else []
-    elif data.path:
-        sizes = [source.size for source in find_sources(data.path)]
-    else:
-        raise DataError("the run does not say what it was trained on")
-    if sum(sizes) > MOST_BYTES:
+def near(data: Data) -> Data:
+    """The section to read, as `here` gives it. Raises DataError also for a text that is too long to count."""
+    if sum(source.size for source in sources_of(data)) > MOST_BYTES:
         raise DataError(f"the text is longer than {MOST_BYTES >> 20} MiB")
+    return here(data)
 
 
 def pairs(feeds: Iterable[Feed]) -> Pairs:

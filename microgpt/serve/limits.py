@@ -69,6 +69,7 @@ LIMITS = {
     "name_chars": Limit(1, 256, "characters of a model's name"),
     "document_chars": Limit(1, 10_000, "characters of a document to step through"),
     "step_numbers": Limit(0, 250_000, "numbers of a training step that the page shows"),
+    "compared_weights": Limit(1, 100_000_000, "weights of a model that is compared with another"),
     # of the page
     "runs": Limit(1, 8, "runs that are watched together"),
     "watchers": Limit(0, 64, "streams that watch runs, at a time"),

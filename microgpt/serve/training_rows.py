@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 
-from microgpt.data import datasets
+from microgpt.data.here import here
 from microgpt.errors import MicrogptError
 from microgpt.feed import Feed, pack
 from microgpt.runs import checkpoint
@@ -39,15 +38,7 @@ def _setup(path: Path, sha256: str) -> RunSetup:
     """The run of a checkpoint with its text. Raises NoText where the text is another one by now."""
     try:
         saved = checkpoint.read(path)
-        data = saved.config.data
-        if data.path == "-":
-            raise NoText("it was trained on standard input, which is gone; type a document")
-        if data.dataset and not data.path and datasets.locate(data.dataset) is None:  # nothing is downloaded
-            stand_in = datasets.dataset(data.dataset).fallback
-            if not stand_in:
-                raise NoText(f"the data set {data.dataset} is not on this machine; type a document")
-            place = str(resources.files("microgpt") / "data" / stand_in)
-            data = data.model_copy(update={"dataset": None, "path": place})
+        data = here(saved.config.data)
         run = saved.config.run.model_copy(update={"engine": "auto", "dtype": "auto", "device": "auto"})
         setup = prepare(saved.config.model_copy(update={"data": data, "run": run}), source=saved)
     except (MicrogptError, OSError) as error:

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from microgpt.config import Data
-from microgpt.data import verbatim
+from microgpt.data import here, verbatim
 from microgpt.data.verbatim import TrainingText, training_text
 from microgpt.errors import DataError
 
@@ -66,6 +66,10 @@ def test_a_text_that_is_too_long_or_away(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(verbatim, "MOST_CHARS", 49)
     with pytest.raises(DataError, match="more than 49 characters"):
         training_text(Data(path=str(tmp_path / "a.txt")))
-    monkeypatch.setattr(verbatim, "locate", lambda name: None)
-    with pytest.raises(DataError, match="the data set names is not on this machine"):
-        training_text(Data(dataset="names"))
+    monkeypatch.setattr(verbatim, "MOST_BYTES", 59)
+    monkeypatch.setattr(verbatim, "read_documents", None)  # it is not read
+    with pytest.raises(DataError, match="more than 49 characters"):
+        training_text(Data(path=str(tmp_path / "a.txt")))
+    monkeypatch.setattr(here, "locate", lambda name: None)
+    with pytest.raises(DataError, match="the data set alice is not on this machine"):
+        training_text(Data(dataset="alice"))

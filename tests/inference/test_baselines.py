@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from microgpt.config import Config, Data
-from microgpt.errors import DataError
-from microgpt.inference.baselines import MOST_BYTES, Pairs, baselines, ngram_losses, require_near
+from microgpt.errors import DataError, UsageError
+from microgpt.inference.baselines import MOST_BYTES, Pairs, baselines, near, ngram_losses
 from microgpt.training.train import train
 from tests.chats import tiny
 
@@ -71,10 +71,11 @@ def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MICROGPT_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("MICROGPT_CACHE_DIR", str(tmp_path))
     with pytest.raises(DataError, match="not on this machine"):
-        require_near(Data(dataset="names"))
-    with pytest.raises(DataError, match="does not say"):
-        require_near(Data())
+        near(Data(dataset="alice"))
+    with pytest.raises(UsageError, match="does not say"):
+        near(Data())
+    assert near(Data(dataset="names")).path, "the package's own list of names"
     with (tmp_path / "long.txt").open("wb") as file:
         file.truncate(MOST_BYTES + 1)
     with pytest.raises(DataError, match="longer than 64 MiB"):
-        require_near(Data(path=str(tmp_path / "long.txt")))
+        near(Data(path=str(tmp_path / "long.txt")))

@@ -118,7 +118,7 @@ def test_a_sample_downloads_nothing(names_run: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("microgpt.data.datasets.cache_folder", lambda: Path("/nowhere"))
     rows = sample_rows(Config.from_dict({"data": {"dataset": "names"}}).data, tokenizer, 16, 100)
     assert rows, "the package's own list of names"
-    with pytest.raises(DataError, match="not in a folder"):
+    with pytest.raises(DataError, match="not on this machine"):
         sample_rows(Config.from_dict({"data": {"dataset": "shakespeare"}}).data, tokenizer, 16, 100)
     with pytest.raises(UsageError):
         sample_rows(Config.from_dict({}).data, tokenizer, 16, 100)

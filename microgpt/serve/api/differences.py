@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from microgpt.config import Model
 from microgpt.engines.walkthrough import differences
 from microgpt.engines.walkthrough.differences import Difference
 from microgpt.errors import MicrogptError
-from microgpt.model import Tensors, table
+from microgpt.model import Tensors, n_params, table
 from microgpt.optim import rate_of_run
 from microgpt.runs.checkpoint import Checkpoint
 from microgpt.serve import limits
@@ -84,6 +85,8 @@ async def differ_models(call: Call) -> DifferAnswer:
     body: ModelsBody = call.body
     a, one = await open_checkpoint(call, body.a)
     b, other = await open_checkpoint(call, body.b)
+    require_comparable(one.config.model, "a")
+    require_comparable(other.config.model, "b")
 
     def compare() -> DifferAnswer:
         try:
@@ -92,6 +95,13 @@ async def differ_models(call: Call) -> DifferAnswer:
             raise ApiError(409, f"the models cannot be compared: {error}") from None
 
     return await in_turn(call.service.heavy, compare)
+
+
+def require_comparable(model: Model, param: str) -> None:
+    """Raise ApiError for a model that is too large to be compared."""
+    weights, limit = n_params(model), limits.most("compared_weights")
+    if weights > limit:
+        raise ApiError(422, f"this model has {weights:,} weights; up to {limit:,} are compared", param=param)
 
 
 async def differ_rungs(call: Call) -> DifferAnswer:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 from microgpt.config import Data
+from microgpt.data.here import here, sources_of
 from microgpt.data.verbatim import Match, TrainingText, training_text
-from microgpt.errors import MicrogptError
+from microgpt.errors import DataError, MicrogptError
+from microgpt.runs import checkpoint
 from microgpt.serve import limits
 from microgpt.serve.limits import length
 from microgpt.serve.models import in_turn
@@ -61,19 +64,36 @@ async def memory(call: Call) -> Memory:
     """Look a text up."""
     body: MemoryBody = call.body
     served = await call.service.models.get(body.model)
-    data = served.model.config.data
-    return await in_turn(call.service.heavy, lambda: look_up(data.model_dump_json(), body.text))
+    model = served.model
+    return await in_turn(call.service.heavy, lambda: look_up(model.config.data, body.text, model.path))
 
 
 @functools.lru_cache(maxsize=2)
-def _text(data: str) -> TrainingText:
+def _text(data: str, files: tuple[tuple[int, ...], ...]) -> TrainingText:
+    """The text of a data section, given as JSON, in files of this state."""
     return training_text(Data.model_validate_json(data))
 
 
-def look_up(data: str, text: str) -> Memory:
-    """Look a text up in the training text of a data section, given as JSON."""
+def _state(data: Data) -> tuple[tuple[int, ...], ...]:
+    """The files of a data section: another tuple once one of them has changed."""
+    found = [os.stat(source.path) for source in sources_of(data) if source.path]
+    return tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in found)
+
+
+def _require_same(data: Data, found: TrainingText, path: Path) -> None:
+    """Raise DataError for a stand-in that the model at a path was not trained on."""
+    if here(data) != data and found.unit == "document":
+        known = (checkpoint.read(path).state.get("data") or {}).get("documents")
+        if known not in (None, len(found.texts)):
+            raise DataError(f"the data set {data.dataset} is not on this machine")
+
+
+def look_up(data: Data, text: str, path: Path | None = None) -> Memory:
+    """Look a text up in the training text of a data section, of the model at a path."""
     try:
-        found = _text(data)
+        found = _text(data.model_dump_json(), _state(data))
+        if path:
+            _require_same(data, found, path)
     except (MicrogptError, OSError) as error:
         return Memory(known=False, reason=str(error) if isinstance(error, MicrogptError) else "it cannot be read")
     matches, searched = found.matches(text, 2, SECONDS)

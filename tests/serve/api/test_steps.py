@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from microgpt.config import Model
 from microgpt.engines.ladder import engine
 from microgpt.engines.walkthrough.operations import operations
 from microgpt.optim import rate_of_run
 from microgpt.runs import checkpoint
+from microgpt.serve.api.differences import require_comparable
+from microgpt.serve.errors import ApiError
 from microgpt.training.prepare import prepare
 from tests.serve.running import Server
 
@@ -105,6 +108,12 @@ def test_two_checkpoints_differ_at_a_number(page_server: Server, runs_folder: Pa
     other = page_server.post("/api/differ/models", {"a": "names@40", "b": "talk"}).json()
     assert other["first"] == "wte"
     assert other["arrays"][0]["shapes"]
+
+
+def test_models_that_are_compared_have_a_limit() -> None:
+    require_comparable(Model(vocab_size=27), "a")
+    with pytest.raises(ApiError, match="up to 100,000,000 are compared"):
+        require_comparable(Model(vocab_size=27, n_embd=1024, n_layer=12, n_head=16), "b")
 
 
 def test_two_rungs_differ_at_a_number(page_server: Server) -> None:
