@@ -48,8 +48,9 @@ proof-gradients: .venv/full  ## every rung's gradients against differences, 200 
 proof-round-trip: .venv/full  ## a million random Unicode texts there and back through the tokenizer
 	$(BIN)/python -m benchmarks.tokenizers --round-trip 1000000
 
-proof-memory: .venv/full  ## 1 GB of text tokenised in less than 1 GB of memory
+proof-memory: .venv/full  ## 1 GB of text tokenised, and 2 GB tokenised and trained on, in less than 1 GB of memory
 	$(BIN)/python benchmarks/tokenise_large.py
+	$(BIN)/python benchmarks/train_large.py
 
 proof-sweep: .venv/full  ## a sweep of 24 names trials, killed at random, against one that was not: docs/sweeps.md
 	$(BIN)/python -m tests.experiments.long_form

@@ -175,9 +175,9 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a crash left under temporary names."""
-    for entry in folder.glob(f"{TEMPORARY}*"):
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what a crash left under temporary names, of one file or folder or of all."""
+    for entry in folder.glob(f"{TEMPORARY}{name}-*" if name else f"{TEMPORARY}*"):
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:

@@ -75,6 +75,7 @@ READS = {
     ("html.py", "template"): "a file of the package",
     ("sources.py", "_open"): "texts, larger than memory; file_source looks at their kind",
     ("encode.py", "_open"): "the cache of a long text, whose folder is our own",
+    ("bin_files.py", "_open"): "files of tokens, mapped, whose sizes were looked at",
     ("token_folder.py", "open_tokens"): "files of tokens, mapped, whose sizes are compared",
 }
 

@@ -1,17 +1,18 @@
-"""microgpt data list | fetch | scrape"""
+"""microgpt data list | fetch | scrape | tokenize"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from microgpt import __version__
+from microgpt import __version__, files
 from microgpt.commands import Switch
-from microgpt.commands.flags import require
+from microgpt.commands.flags import Flags, ReadingFlags, require
 from microgpt.data import datasets
 from microgpt.errors import MachineError, UsageError, install
 from microgpt.limits import MAX_COUNT
@@ -19,7 +20,7 @@ from microgpt.terminal import output, output_json, output_table, say
 
 USER_AGENT = f"microgpt/{__version__} (collects text to train a small language model)"
 
-app = App(name="data", help="List, download and scrape data.")
+app = App(name="data", help="List, download, scrape and tokenize data.")
 
 
 @app.command(name="list")
@@ -117,6 +118,69 @@ def scrape(
         output_json({"path": str(out), **dataclasses.asdict(report)})
     else:
         output(out)
+
+
+@app.command
+def tokenize(
+    source: str,
+    *,
+    tokenizer: str,
+    out: Path,
+    part: str = "1/1",
+    processes: int = 0,
+    json: Switch = False,
+    reading: Annotated[ReadingFlags, Flags] = ReadingFlags(),  # type: ignore[valid-type]
+) -> None:
+    """Tokenize a text into a folder of shards, which --data trains on without the text.
+
+    Several machines share the work: each makes one part, in a folder that all see.
+
+    Parameters
+    ----------
+    source
+        Text file, folder or glob.
+    tokenizer
+        tokenizer.json, or with one part a kind that is learnt from the text (char, word, bpe).
+    out
+        The folder of shards, new or with other parts of the same text.
+    part
+        I/N makes part I of N.
+    processes
+        Processes that tokenize; 0 takes one per core. The tokens are the same for any number.
+    json
+        Print one JSON object.
+    """
+    require("--processes", processes, 0, 1024)
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", part)
+    i, n = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 0 < i <= n:
+        raise UsageError(f"--part: must be I/N with I from 1 to N, got {part}")
+    from microgpt.commands.progress import TrainingProgress
+    from microgpt.config import Config
+    from microgpt.data.conversations import is_chat
+    from microgpt.data.documents import read_documents
+    from microgpt.data.encode import learn
+    from microgpt.data.shards import write_part
+    from microgpt.tokenizers import KINDS
+
+    given = {key: value for key, value in dataclasses.asdict(reading).items() if value is not None}
+    data = Config.from_dict({"data": {**given, "path": source, "tokenizer": tokenizer}}, "flags").data
+    if n > 1 and tokenizer in KINDS:
+        raise UsageError(f"--tokenizer {tokenizer}: parts need the same tokenizer; name a tokenizer.json")
+    if is_chat(data):
+        raise UsageError(f"{source}: conversations, whose rows depend on the context; train on the file itself")
+    documents = read_documents(data, hold=False)
+    progress = TrainingProgress(out).reading
+    with files.disk("be written", out):
+        learnt = learn(data, documents.texts, sum(source.size for source in documents.sources))
+        made = write_part(documents, learnt, out, i, n, processes=processes, progress=progress)
+    missing = [k for k in range(1, n + 1) if not (out / f"part-{k}-of-{n}").is_dir()]
+    if json:
+        output_json({"path": str(out), "part": str(made), "missing": missing})
+    else:
+        output(made)
+        for k in missing[:1]:
+            say(f"next    microgpt data tokenize … --part {k}/{n}: {len(missing)} of {n} parts are missing")
 
 
 def named_urls(urls: tuple[str, ...] | list[str], url_file: Path | None) -> list[str]:

@@ -7,14 +7,14 @@ import glob
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from cyclopts import Group, Parameter
 
 from microgpt.commands.selection import CheckpointFlag
-from microgpt.config import SECTIONS, Config, merge
+from microgpt.config import READING, SECTIONS, Config, Data, merge
 from microgpt.errors import UsageError, nearest
 from microgpt.limits import MAX_COUNT, MAX_REAL
 from microgpt.older import upgraded
@@ -39,11 +39,11 @@ Flags = Parameter(name="*")  # of an argument whose fields are flags of their ow
 NO_FLAG = {"vocab_size"}  # the tokenizer has it
 
 
-def _section(name: str, cls: Any) -> Any:
+def _section(name: str, cls: Any, only: Container[str] | None = None) -> Any:
     group = Group(f"{name.capitalize()} options")
     fields = []
     for key, field in cls.model_fields.items():
-        if key in NO_FLAG:
+        if key in NO_FLAG or (only is not None and key not in only):
             continue
         parameter = Parameter(
             help=field.description,
@@ -79,6 +79,7 @@ def _sections(*names: str) -> Any:
 
 ConfigFlags = _sections("model", "optim", "data", "run")
 TuningFlags = _sections("optim", "run")
+ReadingFlags = _section("data", Data, READING - {"score"} | {"tokenizer_size", "bpe_merges", "tokenizer_sample"})
 
 
 def given(flags: Any) -> dict[str, dict[str, Any]]:

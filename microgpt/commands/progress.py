@@ -24,7 +24,7 @@ def describe_plan(setup: RunSetup, out: Path) -> list[str]:
     corpus, tuned = setup.corpus, setup.config.finetune
     held = f", {setup.validation.n_held_out:,} held out" if setup.validation.n_held_out else ""
     text = (
-        f": {count(corpus.n_documents, 'document')}{held}, {count(len(corpus.tokens), 'token')} "
+        f": {count(corpus.n_documents, 'document')}{held}, {count(corpus.n_tokens, 'token')} "
         f"({setup.tokenizer.kind}, vocabulary {model.vocab:,})"
     )
     expected, most = setup.choice.seconds_per_step * run.steps, config.max_seconds

@@ -36,6 +36,10 @@ class ChatCorpus:
     held_out_size: TextSize  # of the scored text of the held-out rows
 
     @property
+    def n_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
     def n_documents(self) -> int:
         return len(self.order)
 

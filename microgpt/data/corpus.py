@@ -46,7 +46,11 @@ class Corpus(TrainingRows, Protocol):
 
     @property
     def tokens(self) -> np.ndarray:
-        """All tokens, of an integer type (N,)."""
+        """All tokens, of an integer type (N,); of shards, those of the first."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in all."""
 
     @property
     def n_documents(self) -> int:
@@ -97,6 +101,10 @@ class DocumentCorpus:
     @property
     def tokens(self) -> np.ndarray:
         return self.encoded.tokens
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.tokens)
 
     @property
     def offsets(self) -> np.ndarray:

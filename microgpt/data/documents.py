@@ -216,8 +216,10 @@ def shared(data: Data) -> int:
     return -(-data.chunk_size // (data.chunk_size - data.overlap)) - 1
 
 
-def read_documents(data: Data) -> Documents:
+def read_documents(data: Data, *, hold: bool = True) -> Documents:
     """The documents of a data section: of `path`, or of a data set by name; held in memory unless they are long.
+
+    Without `hold` they are read at each pass in any case.
 
     Raises UsageError if neither is named, DataError if the text cannot be used.
     """
@@ -233,7 +235,8 @@ def read_documents(data: Data) -> Documents:
     else:
         raise UsageError("nothing to train on; name a text file with --data, a data set (--dataset) or a scenario")
     documents = Documents(sources, data, name, notes)
-    documents.hold(IN_MEMORY)
+    if hold:
+        documents.hold(IN_MEMORY)
     return documents
 
 

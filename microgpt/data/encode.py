@@ -123,10 +123,11 @@ def _reported(documents: Documents, what: str, total: int, progress: ProgressCal
     for batch in documents.batches():
         yield from batch
         done += sum(map(len, batch))
-        progress(_amount(what, done, total), None)
+        progress(amount(what, done, total), None)
 
 
-def _amount(what: str, done: int, total: int) -> str:
+def amount(what: str, done: int, total: int) -> str:
+    """How far some work on a text is."""
     return f"{what}: {min(done, total) / 1e6:,.0f} of {total / 1e6:,.0f} MB"
 
 
@@ -142,7 +143,7 @@ def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, 
             _count_left_out(documents, [part])
             if documents.data.drop_duplicates:
                 copies.append(np.frombuffer(b"".join(map(_short_hash, batch)), dtype="<u8"))
-            progress(_amount("encoding", writer.n_bytes, total), None)
+            progress(amount("encoding", writer.n_bytes, total), None)
     if not writer.n_tokens:
         raise documents.nothing()
     sha256 = writer.close()

@@ -86,7 +86,7 @@ def prepare(
     require_memory(config)
     rng, block = Random(run.seed), config.model.block_size
     text = load(data, block, source.tokenizer if source else None, progress, verify=verify)
-    tokenizer = text.tokenizer
+    tokenizer, data = text.tokenizer, text.data
     corpus = text.split(rng, fraction)
     training: TrainingRows = corpus
     validation = corpus

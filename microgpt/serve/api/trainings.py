@@ -135,7 +135,7 @@ async def plan(call: Call) -> Plan:
         return Plan(
             documents=corpus.n_documents,
             held_out=setup.validation.n_held_out,
-            tokens=len(corpus.tokens),
+            tokens=corpus.n_tokens,
             tokenizer=setup.tokenizer.kind,
             vocabulary=model.vocab,
             parameters=n_params(model),
