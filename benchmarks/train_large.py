@@ -2,7 +2,7 @@
 
     python benchmarks/train_large.py [--megabytes 2000] [--limit 1000] [--folder DIR]
 
-Writes lines of made-up words, tokenizes them into shards with a BPE learnt from a sample, trains 200 steps on those with
+Writes lines of made-up words, tokenizes them into shards with a BPE learnt from a sample, trains 200 steps on them with
 evaluations, and prints seconds and the peaks of memory, also of the processes that a command starts. Fails above
 --limit.
 """
