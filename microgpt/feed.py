@@ -54,13 +54,13 @@ class Feed:
             where = slice(self.offsets[row], self.offsets[row + 1])
             yield self.tokens[where].tolist(), self.scored[where].tolist()
 
-    def micro_batches(self, step: int) -> Iterator[MicroBatch]:
-        """The rows of a step in micro-batches, padded into rectangles."""
-        first, last = int(self.steps[step]), int(self.steps[step + 1])
-        size = self.micro_batch_size or last - first
+    def micro_batches(self, step: int, rank: int = 0, size: int = 1) -> Iterator[MicroBatch]:
+        """The rows of a step in micro-batches, padded into rectangles: of `size` equal shares that of number `rank`."""
+        first, n = int(self.steps[step]), int(self.steps[step + 1] - self.steps[step])
+        low, high = first + n * rank // size, first + n * (rank + 1) // size
         weight = 1.0 / max(1, self.targets(step))
-        for low in range(first, last, size):
-            yield self._pad(low, min(low + size, last), low - first, weight)
+        for at in range(low, high, self.micro_batch_size or max(1, n)):
+            yield self._pad(at, min(at + (self.micro_batch_size or n), high), at - first, weight)
 
     def _pad(self, low: int, high: int, first_row: int, weight: float) -> MicroBatch:
         begins, ends = self.offsets[low:high], self.offsets[low + 1 : high + 1]

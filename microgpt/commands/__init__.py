@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]  # a flag that is off unless given
+ProcessesFlag = Annotated[str | None, Parameter(show_default=False)]  # a number, or auto
+ShardFlag = Annotated[Literal["optimizer"] | None, Parameter(show_default=False)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from microgpt.commands import Switch
+from microgpt.commands import ProcessesFlag, ShardFlag, Switch
 from microgpt.commands.flags import Flags, TuningFlags, given
+from microgpt.commands.launch import is_led
 from microgpt.commands.selection import CheckpointFlag, checkpoint_json, say_checkpoint
 from microgpt.commands.train import run_and_report, seconds
 from microgpt.errors import UsageError
@@ -26,6 +27,8 @@ def finetune(
     replay: float = 0.0,
     val_fraction: float | None = None,
     max_time: str | None = None,
+    processes: ProcessesFlag = None,
+    shard: ShardFlag = None,
     verbose: Switch = False,
     json: Switch = False,
     settings: Annotated[TuningFlags, Flags] = TuningFlags(),  # type: ignore[valid-type]
@@ -52,6 +55,10 @@ def finetune(
         Fraction of the new data to hold out (default: 0.1 with --eval-every, else 0).
     max_time
         End within this time, and the learning-rate schedule with it: seconds, or 90s, 30m, 1h30m.
+    processes
+        Processes that train the model together on this machine, or auto for one per GPU; the result is the same.
+    shard
+        optimizer: each process keeps a part of Adam's moments, which saves memory.
     verbose
         Print the whole configuration, which run.toml in the run folder holds as well.
     json
@@ -59,6 +66,8 @@ def finetune(
     """
     from microgpt.training.resume import finetuned
 
+    if is_led(processes):
+        return
     if lora_rank < 0:
         raise UsageError(f"--lora-rank: must be 0 (off) or more, got {lora_rank}")
     optional = {"score": score, "val_fraction": val_fraction}
@@ -70,6 +79,7 @@ def finetune(
     config, base = finetuned(run, data, flags, checkpoint)
     say_checkpoint(base.selection)
     out = out or new_folder(config.name)
-    result = run_and_report(config, out, None if max_time is None else seconds(max_time), verbose, json)
+    limit = None if max_time is None else seconds(max_time)
+    result = run_and_report(config, out, limit, verbose, json, shard=shard is not None)
     if json:
         output_json({**result, "base_checkpoint": checkpoint_json(base.selection)})

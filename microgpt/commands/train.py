@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from microgpt.commands import Switch, recipe
+from microgpt.commands import ProcessesFlag, ShardFlag, Switch, recipe
 from microgpt.commands.flags import ConfigFlags, Flags, as_configuration, base, given, require, resolve, run_name
+from microgpt.commands.launch import end_if_lost, is_led
 from microgpt.commands.progress import TrainingProgress
 from microgpt.commands.watch import Page
 from microgpt.config import SCHEDULE, Config
@@ -41,6 +42,8 @@ def train(
     allow_partial: Switch = False,
     verify: Switch = False,
     watch: Switch = False,
+    processes: ProcessesFlag = None,
+    shard: ShardFlag = None,
     verbose: Switch = False,
     json: Switch = False,
     settings: Annotated[ConfigFlags, Flags] = ConfigFlags(),  # type: ignore[valid-type]
@@ -83,12 +86,18 @@ def train(
         Hash a long text even if its files have kept their sizes and times since the last run.
     watch
         Open the page that shows the training while it runs (it needs the extra serve).
+    processes
+        Processes that train the model together on this machine, or auto for one per GPU; the result is the same.
+    shard
+        optimizer: each process keeps a part of Adam's moments, which saves memory.
     verbose
         Print the whole configuration, which run.toml in the run folder holds as well.
     json
         Print the result as one JSON object.
     """
     began = monotonic()
+    if is_led(processes):
+        return
     flags = given(settings)
     if extend is not None:
         require("--extend", extend, 1, MAX_COUNT)
@@ -125,7 +134,7 @@ def train(
         if any(key in SCHEDULE for key in flags["optim"]):  # a new schedule is that of the whole run
             resolved = resolved.model_copy(update={"schedule_from": 0, "phases": ()})
         out = out or new_folder(resolved.name)
-    options = {"resume": resume, "stop_at": stop_at, "verify": verify}
+    options = {"resume": resume, "stop_at": stop_at, "verify": verify, "shard": shard is not None}
     if limit is not None:
         limit = max(0.1, limit - (monotonic() - began))
     result = run_and_report(resolved, out, limit, verbose, json, watch=watch, **options)
@@ -200,6 +209,8 @@ def run_and_report(
     except BaseException as error:
         if page:
             page.close(stay=False)
+        if isinstance(error, MicrogptError):
+            end_if_lost(error)
         started = isinstance(error, MicrogptError) and (isinstance(error, Stopped) or callbacks.tokens)
         if started and not isinstance(error, NumericError):  # it would fail at the same step again
             say(f"resume  {again}")

@@ -46,7 +46,11 @@ class Engine(Protocol):
     """One implementation of the model: a subclass. A State or Cache passed in is consumed: use the one returned."""
 
     def __init__(self, model: Model, optim: Optim, *, dtype: str, device: str = "cpu", threads: int = 0) -> None:
-        """Build what depends on shapes alone. `threads` 0: the engine chooses."""
+        """Build what depends on shapes alone. `threads` 0: the engine chooses.
+
+        An engine that several processes can share (EngineInfo.shares) also takes `processes`: all of them make the
+        same calls of train, loss and dump, with the same feeds, and each computes a share of every step's rows.
+        """
 
     @staticmethod
     def remark(model: Model, dtype: str) -> str | None:

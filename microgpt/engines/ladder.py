@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from microgpt.config import Finetune, Model, Optim
 from microgpt.engines import Engine, lora
 from microgpt.engines.common import calibration
+from microgpt.engines.processes import ALONE, Processes
 from microgpt.errors import MachineError, UsageError, install, nearest
 from microgpt.model import n_params
 from microgpt.progress import ProgressCallback, no_progress
@@ -26,6 +27,7 @@ class EngineInfo(NamedTuple):
     overhead: float  # seconds per training step beside its arithmetic, until it is measured on this machine
     flops: float  # floating-point operations per second that its arithmetic reaches, until it is measured
     kept: int = 0  # numbers per position, layer and width that it keeps of a whole micro-batch; 0: it divides those
+    shares: bool = False  # whether several processes can train one model with it
 
 
 # Two norms, queries, keys, values, their mix, and the inner layer of four widths before and after its activation. The
@@ -54,6 +56,7 @@ LADDER: dict[str, EngineInfo] = {
         7e-4,
         5e10,
         KEPT,
+        shares=True,
     ),
 }
 
@@ -74,9 +77,22 @@ class Choice(NamedTuple):
     seconds_per_step: float  # estimated
     why: str
 
-    def build(self, model: Model, optim: Optim, *, threads: int = 0, tuned: Finetune | None = None) -> Engine:
-        """The engine for this model, inside one that trains adapters where `tuned` asks for them."""
+    def build(
+        self,
+        model: Model,
+        optim: Optim,
+        *,
+        threads: int = 0,
+        tuned: Finetune | None = None,
+        processes: Processes = ALONE,
+    ) -> Engine:
+        """The engine for this model, inside one that trains adapters where `tuned` asks for them.
+
+        Of several processes each builds its own; they then train together.
+        """
         options: dict[str, Any] = {"dtype": self.dtype, "device": self.device, "threads": threads}
+        if processes.size > 1:
+            options["processes"] = processes
         if tuned is None or not tuned.lora_rank:
             return self.cls(model, optim, **options)
         return lora.Adapted(model, optim, inside=self.cls, rank=tuned.lora_rank, alpha=tuned.alpha, **options)
@@ -103,8 +119,10 @@ def choose(
     device: str = "auto",
     tokens_per_step: float = 1.0,
     rows_per_step: int = 1,
+    shared: bool = False,
 ) -> Choice:
-    """The engine `name`, or for `auto` the one with the shortest estimated step that has the dtype and the device.
+    """The engine `name`, or for `auto` the one with the shortest estimated step that has the dtype and the device;
+    with `shared` it is one that several processes can train together.
 
     Raises UsageError where the engine has not the dtype or device; MachineError where its library is missing.
     """
@@ -120,12 +138,12 @@ def choose(
 
     if name != "auto":
         rung, cls = ALIASES.get(name, name), engine(name)
-        if problem := _problem(rung, dtype, device):
+        if problem := _problem(rung, dtype, device, shared):
             raise UsageError(f"--engine {name}: {problem}")
         return choice(rung, cls, "as configured")
 
     reasons = []
-    for rung in sorted(LADDER, key=seconds):
+    for rung in sorted((rung for rung, info in LADDER.items() if info.shares or not shared), key=seconds):
         try:
             cls = engine(rung)
         except MachineError:
@@ -207,9 +225,12 @@ def _defaults(rung: str, dtype: str, device: str) -> tuple[str, str]:
     return (LADDER[rung].dtypes[0] if dtype == "auto" else dtype, _devices(rung)[0] if device == "auto" else device)
 
 
-def _problem(rung: str, dtype: str, device: str) -> str | None:
+def _problem(rung: str, dtype: str, device: str, shared: bool = False) -> str | None:
     """The reason why an engine cannot compute in this dtype on this device, or None."""
     info = LADDER[rung]
+    if shared and not info.shares:
+        able = " or ".join(name for name, other in LADDER.items() if other.shares)
+        return f"cannot train in several processes, only {able} can"
     if dtype not in ("auto", *info.dtypes):
         return f"cannot compute in --dtype {dtype}, only in {' or '.join(info.dtypes)}"
     if device.partition(":")[0] not in ("auto", *info.devices):

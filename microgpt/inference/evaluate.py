@@ -50,11 +50,16 @@ class Evaluation:
 
 
 def held_out_loss(
-    engine: Engine, state: Any, feeds: Iterable[Feed], pause: Callable[[], None] = lambda: None
+    engine: Engine,
+    state: Any,
+    feeds: Iterable[Feed],
+    pause: Callable[[], None] = lambda: None,
+    agree: Callable[[int], int] = lambda number: number,
 ) -> tuple[float, int]:
     """The mean of -log probability over all scored targets of the feeds, in nats, and the number of targets.
 
     `pause` is called several times per second where the engine allows; it may end the evaluation by raising.
+    `agree` makes one number of those that the clocks of several processes say.
     """
     nats, targets, size = 0.0, 0, 1
     for feed in feeds:
@@ -65,7 +70,7 @@ def held_out_loss(
             start = time.perf_counter()
             losses.append(engine.loss(state, feed.part(first, first + size)))
             first += size
-            size = 2 * size if time.perf_counter() - start < BLOCK_SECONDS / 2 else size
+            size = agree(2 * size if time.perf_counter() - start < BLOCK_SECONDS / 2 else size)
         counts = np.array([feed.targets(step) for step in range(feed.n_steps)])
         nats += float(np.dot(np.concatenate(losses), counts))  # in one sum, so that it does not depend on the blocks
         targets += int(counts.sum())

@@ -261,6 +261,15 @@ def folder_beside(lost: Path) -> Path:
     return next(path for path in numbered(lost.with_name(f"{lost.name}-moved")) if not path.exists())
 
 
+def moved(lost: Path, new: Path, step: int) -> MachineError:
+    """The error for a run whose folder is gone, after it was saved in a new one."""
+    return MachineError(
+        f"{lost}: is no longer the folder of this run, it was moved or removed; step {step} is saved in a new folder, "
+        f"{new}, without the metrics up to here; go on with --resume --out {new}",
+        "E_MOVED",
+    )
+
+
 def last_folder(name: str) -> Path:
     """The last of runs/NAME, runs/NAME-2, … that holds a run; runs/NAME if none does."""
     first = Path("runs") / name

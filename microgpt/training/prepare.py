@@ -58,14 +58,17 @@ def prepare(
     progress: ProgressCallback = no_progress,
     source: checkpoint.Checkpoint | None = None,
     *,
+    tokenizer: Tokenizer | None = None,
     measure: bool = False,
     verify: bool = False,
+    processes: int = 1,
 ) -> RunSetup:
     """Read the data, learn the tokenizer, choose the engine. Writes nothing but the user's cache.
 
     With `measure`, engines whose speed on this machine is not known are measured before one is chosen; with `verify`
     no text counts as known by the sizes and times of its files.
-    A run that continues from a checkpoint (`source`, or the base of a fine-tuning) uses the tokenizer of that.
+    A run that continues from a checkpoint (`source`, or the base of a fine-tuning) uses the tokenizer of that; one that
+    is given a `tokenizer` reads no checkpoint. `processes` train together.
     Raises UsageError, DataError, CheckpointError or MachineError.
     """
     run, data = config.run, config.data
@@ -80,12 +83,12 @@ def prepare(
         )
     if run.patience and not run.eval_every:
         raise UsageError("--patience: counts held-out losses; set --eval-every as well")
-    if source is None:
+    if source is None and tokenizer is None:
         _refuse_unused(config)
         source = checkpoint.read(Path(config.finetune.base), weights=True) if config.finetune.base else None
     require_memory(config)
     rng, block = Random(run.seed), config.model.block_size
-    text = load(data, block, source.tokenizer if source else None, progress, verify=verify)
+    text = load(data, block, source.tokenizer if source else tokenizer, progress, verify=verify)
     tokenizer, data = text.tokenizer, text.data
     corpus = text.split(rng, fraction)
     training: TrainingRows = corpus
@@ -98,12 +101,26 @@ def prepare(
         training = Mix(corpus, old, config.finetune.replay)
     config = config.with_vocab(tokenizer.vocab_size)
     rows = run.batch_size * run.grad_accum
+    if rows < processes:
+        raise UsageError(
+            f"--processes {processes}: a step has {rows} rows (--batch-size times --grad-accum), fewer than processes; "
+            f"start {rows} or fewer, or set a larger --batch-size"
+        )
     if run.epochs:
         config = config.replace(run={"steps": max(1, math.ceil(run.epochs * corpus.n_rows(block) / rows))})
-    if measure:
+    if measure and processes == 1:
         calibrate(run.engine, run.dtype, run.device, progress)
-    tokens, asked = rows * corpus.mean_row(block), {"name": run.engine, "dtype": run.dtype, "device": run.device}
-    choice = choose(config.model, config.optim, tokens_per_step=tokens, rows_per_step=rows, **asked)
+    tokens = rows * corpus.mean_row(block)
+    choice = choose(
+        config.model,
+        config.optim,
+        name=run.engine,
+        dtype=run.dtype,
+        device=run.device,
+        tokens_per_step=tokens,
+        rows_per_step=rows,
+        shared=processes > 1,
+    )
     config = config.replace(
         data={**data.model_dump(exclude_none=True), "val_fraction": fraction},
         run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device},

@@ -165,12 +165,10 @@ def read_newest(folder: RunFolder) -> SavedRun | None:
         raise CheckpointError(f"{error}{older}", error.code) from None
 
 
-def prepare_resumed(
-    config: Config, saved: Checkpoint, progress: ProgressCallback, *, measure: bool = False, verify: bool = False
-) -> RunSetup:
+def prepare_resumed(config: Config, saved: Checkpoint, progress: ProgressCallback, **options: Any) -> RunSetup:
     """`prepare` for a run that continues. Raises CheckpointError where it would not be the run of the checkpoint."""
     try:
-        setup = prepare(config, progress, saved, measure=measure, verify=verify)
+        setup = prepare(config, progress, saved, **options)
     except DataError as error:
         if error.code != "E_UNKNOWN_TOKEN":
             raise

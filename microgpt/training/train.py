@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from microgpt import files
 from microgpt.config import Config
 from microgpt.engines.common.compiling import watch_compiler
+from microgpt.engines.processes import join
 from microgpt.errors import UsageError
 from microgpt.runs.folder import RunFolder, new_folder
 from microgpt.signals import listen
+from microgpt.training.follow import lead
 from microgpt.training.pace import Pace
 from microgpt.training.prepare import prepare
 from microgpt.training.report import Callbacks, Trained
@@ -31,11 +34,13 @@ def train(
     max_time: float | None = None,
     callbacks: Callbacks | None = None,
     verify: bool = False,
+    shard: bool = False,
 ) -> Trained:
     """Train from the beginning, or with `resume` from the newest checkpoint in `out`, to `steps` or `stop_at`.
 
     The run ends `max_time` seconds after the call, and its schedule with it, unless its steps end before. With `verify`
-    a long text is hashed even if its files have kept their sizes and times.
+    a long text is hashed even if its files have kept their sizes and times. The first of several processes leads the
+    others, which call training.follow.follow; with `shard` each keeps a part of Adam's moments.
     Raises UsageError, DataError, CheckpointError, MachineError; NumericError where a loss or gradient is not finite;
     Stopped after a signal, when the state is saved.
     """
@@ -43,6 +48,9 @@ def train(
     callbacks = callbacks or Callbacks()
     folder = RunFolder(Path(out) if out else new_folder(config.name))
     folder.require(run=resume)
+    processes = join()
+    if processes.size > 1:
+        processes.shard = shard
     with ExitStack() as stack:
         if resume:
             stack.enter_context(folder.lock())
@@ -50,13 +58,17 @@ def train(
             folder.require_free()
         saved = read_newest(folder) if resume else None
         config, seconds = timed(config, max_time, saved.state.step if saved else 0)
-        measure = seconds is None or seconds >= LONG
+        options: dict[str, Any] = {
+            "measure": seconds is None or seconds >= LONG,
+            "verify": verify,
+            "processes": processes.size,
+        }
         stack.enter_context(watch_compiler(callbacks.compiling))
         with files.disk("be written", files.cache_folder("")):
             setup = (
-                prepare_resumed(config, saved.checkpoint, callbacks.reading, measure=measure, verify=verify)
+                prepare_resumed(config, saved.checkpoint, callbacks.reading, **options)
                 if saved
-                else prepare(config, callbacks.reading, measure=measure, verify=verify)
+                else prepare(config, callbacks.reading, **options)
             )
         steps = setup.config.run.steps
         if stop_at is not None and not 0 < stop_at <= steps:
@@ -65,16 +77,20 @@ def train(
         if not resume:  # a new folder is made when nothing can be refused any more
             stack.enter_context(folder.lock())
         folder.require(run=resume)  # another trainer may have come and gone while the data was read
+        if processes.size > 1:
+            lead(processes, setup, folder.path, stop_at or steps, saved.state if saved else None, seconds is not None)
         stop = stack.enter_context(listen())
         stack.enter_context(files.disk("be written", folder.path, "continue with --resume"))
-        trainer = Trainer(setup, folder, callbacks, stop, None if seconds is None else began + seconds)
+        deadline = None if seconds is None else began + seconds
+        trainer = Trainer(setup, folder, callbacks, stop, deadline, processes)
         if saved:
             trainer.restore(saved)
         else:
             with files.disk("be written", folder.path):  # there is nothing yet to continue from
                 trainer.begin()
         del saved  # its tensors are the engine's now
-        return trainer.run(stop_at or steps)
+        trainer.train(stop_at or steps)
+        return trainer.finish()
 
 
 def timed(config: Config, max_time: float | None, step: int) -> tuple[Config, float | None]:

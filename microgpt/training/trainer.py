@@ -19,15 +19,18 @@ import numpy as np
 from microgpt import files
 from microgpt.data import chat_template
 from microgpt.engines import lora
-from microgpt.errors import CheckpointError, MachineError, NumericError, Stopped
+from microgpt.engines.processes import ALONE, Processes
+from microgpt.errors import CheckpointError, NumericError, Stopped
+from microgpt.feed import Feed
 from microgpt.inference.evaluate import held_out_loss
 from microgpt.inference.language_model import LanguageModel
-from microgpt.model import init_weights, n_params
+from microgpt.model import Tensors, init_weights, n_params
 from microgpt.optim import rate_of_run
 from microgpt.runs import checkpoint, sample_log
-from microgpt.runs.folder import RunFolder, folder_beside
+from microgpt.runs.folder import RunFolder, folder_beside, moved
 from microgpt.signals import StopRequest
-from microgpt.training import samples
+from microgpt.training import metrics, samples
+from microgpt.training.divergence import divergence
 from microgpt.training.pace import Pace
 from microgpt.training.prepare import RunSetup
 from microgpt.training.report import Callbacks, Trained
@@ -41,12 +44,18 @@ class Trainer:
     """A run in progress: the engine's state, the step reached, and the schedule of evaluations and checkpoints."""
 
     def __init__(
-        self, setup: RunSetup, folder: RunFolder, callbacks: Callbacks, stop: StopRequest, deadline: float | None = None
+        self,
+        setup: RunSetup,
+        folder: RunFolder,
+        callbacks: Callbacks,
+        stop: StopRequest,
+        deadline: float | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.setup, self.folder, self.callbacks, self.stop, self.deadline = setup, folder, callbacks, stop, deadline
-        config = setup.config
-        threads, tuned = config.run.threads, config.finetune
-        self.engine = setup.choice.build(config.model, config.optim, threads=threads, tuned=tuned)
+        self.processes, config = processes, setup.config
+        options: dict[str, Any] = {"threads": config.run.threads, "tuned": config.finetune, "processes": processes}
+        self.engine = setup.choice.build(config.model, config.optim, **options)
         self.seconds_to_save = 0.5 + 24 * n_params(config.model) / 1e8  # until it is measured
         self.state: Any = None
         self.step = self.target = 0
@@ -69,7 +78,7 @@ class Trainer:
         tensors = setup.source.weights() if setup.source else init_weights(model, setup.rng)
         if setup.config.finetune.lora_rank:
             tensors = tensors | lora.init_adapters(model, setup.config.finetune.lora_rank, setup.rng)
-        self.state = self.engine.load(tensors)
+        self.state = self.engine.load(self.processes.share_tensors(tensors))
         self.generator = self.setup.rng.getstate()
         self.folder.begin(self.setup.config)
         if rejects := self.setup.documents.rejects:
@@ -78,15 +87,18 @@ class Trainer:
 
     def restore(self, saved: SavedRun) -> None:
         """Continue from a checkpoint, after `prepare_resumed` has compared the two runs."""
-        state = saved.state
-        self.state = self.engine.load(saved.tensors)
+        self.take(saved.state, saved.tensors)
+        self.folder.go_on(self.setup.config, self.step, self.evaluated)
+        self.callbacks.resumed(saved.checkpoint.path, self.step)
+
+    def take(self, state: checkpoint.TrainerState, tensors: Tensors) -> None:
+        """Take over what a checkpoint holds."""
+        self.state = self.engine.load(self.processes.share_tensors(tensors))
         self.step = self.saved = state.step
         self.tokens, self.seconds, self.loss = state.tokens, state.seconds, state.loss
         self.val_loss, self.bits_per_byte, self.evaluated = state.val_loss, state.bits_per_byte, state.evaluated
         self.best = state.best.model_dump() if state.best else None
         self.generator = state.rng().getstate()
-        self.folder.go_on(self.setup.config, self.step, self.evaluated)
-        self.callbacks.resumed(saved.checkpoint.path, self.step)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the run needs besides the engine's tensors, as JSON: the content of trainer/state.json."""
@@ -114,8 +126,8 @@ class Trainer:
             "best": self.best,
         }
 
-    def run(self, target: int) -> Trained:
-        """Train until step `target`, with the evaluations, samples and checkpoints on the way; save and sample."""
+    def train(self, target: int) -> None:
+        """Train until step `target`, with the evaluations, samples and checkpoints on the way; save."""
         run = self.setup.config.run
         self.target = target
         if self.deadline is not None:
@@ -125,14 +137,23 @@ class Trainer:
             self.train_block(self.target)
             self.evaluate_if_due()
             if self._is_due(run.sample_every):
-                rng = Random(f"{run.seed} sample {self.step}")
-                self.callbacks.sample(self.step, *self._draw(rng, 1))
+                self.sample()
             if self._is_due(run.checkpoint_every):
                 self.save()
             self.pause()
             if self.step < self.target and self._out_of_time():
                 self._finish()
         self.save()
+
+    def sample(self) -> None:
+        """Draw one sample; a signal ends it, and is answered after it."""
+        with suppress(Stopped):
+            rng = Random(f"{self.setup.config.run.seed} sample {self.step}")
+            self.callbacks.sample(self.step, *self._draw(rng, 1))
+        self.processes.share()
+
+    def finish(self) -> Trained:
+        """The result, with the samples at the end of a run. Of several processes the first alone draws them."""
         rng = Random()
         rng.setstate(self.generator)
         run = self.setup.config.run
@@ -175,7 +196,8 @@ class Trainer:
         """Whether the schedule has ended with its time, or another block of steps would be too late."""
         if self.deadline is None:
             return False
-        return self.pace.is_done(self.step) or time.monotonic() + self._seconds_to_end() > self.deadline
+        is_late = self.pace.is_done(self.step) or time.monotonic() + self._seconds_to_end() > self.deadline
+        return bool(self.processes.decide(is_late)[0])
 
     def _finish(self) -> None:
         """Let the run end at this step: the time is over. run.toml then repeats it whatever the clock says."""
@@ -192,11 +214,16 @@ class Trainer:
         self.folder.write(config)
 
     def pause(self) -> None:
-        """If a signal came, save and raise Stopped. Called often enough to answer within a quarter of a second."""
-        if self.stop.number is not None:
+        """If a signal came to any process, save and raise Stopped. Called often enough to answer in 0.25 seconds."""
+        if number := self.processes.largest(self.stop.number or 0):
             self.save()
+            self.require_no_signal(number)
+
+    def require_no_signal(self, number: int | None = None) -> None:
+        """Raise Stopped for a signal's number, or for that of a signal to this process."""
+        if number := number or self.stop.number:
             steps = self.setup.config.run.steps
-            raise Stopped(f"stopped at step {self.step} of {steps}; everything is saved", self.stop.number)
+            raise Stopped(f"stopped at step {self.step} of {steps}; everything is saved", number)
 
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.step % every == 0
@@ -206,7 +233,7 @@ class Trainer:
         config = self.setup.config
         intervals = (config.run.checkpoint_every, config.run.eval_every, config.run.sample_every)
         end = min([target, *((self.step // every + 1) * every for every in intervals if every)])
-        if self.deadline is not None:
+        if self.deadline is not None and self.processes.leads:
             self.pace.end = self.deadline - self._seconds_to_end()
             end = min(end, self.pace.next_knot(self.step, self.seconds_per_step))
             if self.pace.knots and tuple(self.pace.knots[-1]) not in config.pace[-1:]:
@@ -215,8 +242,10 @@ class Trainer:
                 config = past.model_copy(update=now)
                 self.setup = replace(self.setup, config=config)
         count = max(1, min(end - self.step, int(BLOCK_SECONDS / self.seconds_per_step)))
+        count = int(self.processes.decide(count)[0])
         feed = self.setup.feed(self.step, count)
-        lrs = np.array([rate_of_run(config, step) for step in range(self.step, self.step + count)])
+        rates = [rate_of_run(config, step) for step in range(self.step, self.step + count)]
+        lrs = np.array(rates if self.deadline is None else self.processes.decide(*rates))
         norms = np.zeros(count)
         start = time.perf_counter()
         self.state, losses = self.engine.train(self.state, feed, lrs, norms)
@@ -227,41 +256,30 @@ class Trainer:
         if healthy < len(losses):
             self._diverged(float(losses[-1]))
 
-    def _log(self, feed: Any, losses: np.ndarray, lrs: np.ndarray, norms: np.ndarray, spent: float) -> None:
-        counts = np.add.reduceat(feed.scored, feed.offsets[feed.steps[:-1]]) if len(losses) else np.zeros(0, int)
-        lines, before = [], self.tokens
-        for i, (loss, lr, norm) in enumerate(zip(losses.tolist(), lrs.tolist(), norms.tolist(), strict=False)):
-            self.tokens += int(counts[i])
-            seconds = self.seconds + spent * (i + 1) / len(losses)
-            lines.append(
-                f'{{"step": {self.step + i + 1}, "loss": {loss!r}, "lr": {lr!r}, "grad_norm": {norm:.6g}, '
-                f'"tokens": {self.tokens}, "seconds": {seconds:.6f}}}\n'
-            )
+    def _log(self, feed: Feed, losses: np.ndarray, lrs: np.ndarray, norms: np.ndarray, spent: float) -> None:
+        before, end = self.tokens, self.seconds + spent
+        lines = metrics.step_lines(feed, losses, lrs, norms, self.tokens, (self.seconds, end))
+        self.tokens += feed.part(0, len(losses)).n_targets
         self.step += len(losses)
-        self.seconds += spent
+        self.seconds = end
         if len(losses):
             self.loss = float(losses[-1])
             self.recent.extend(losses.tolist())
-        self.require_place()
-        files.append_text(self.folder.metrics_file, "".join(lines))
+        self.append(lines)
         if len(losses):
             if self.deadline is not None and self.pace.knots:
                 self.callbacks.paced(self.pace.progress(self.step), max(0.0, self.deadline - time.monotonic()))
             self.callbacks.progress(self.step, fmean(self.recent), self.tokens - before)
 
+    def append(self, lines: str) -> None:
+        """Append to the metrics."""
+        self.require_place()
+        files.append_text(self.folder.metrics_file, lines)
+
     def _diverged(self, loss: float) -> None:
         """Save the state before the step that diverged. Raises NumericError with the documents of that step."""
         self.save()
-        weights = {name: a for name, a in self.engine.dump(self.state).items() if not name.startswith(("m.", "v."))}
-        largest = max(weights, key=lambda name: float(np.nan_to_num(np.abs(weights[name]).max(), nan=np.inf)))
-        rows, block = self.setup.rows_per_step, self.setup.config.model.block_size
-        places = [self.setup.training.place(self.step * rows + i, block) + 1 for i in range(min(rows, 8))]
-        what = "gradient" if np.isnan(loss) else "loss"
-        raise NumericError(
-            f"step {self.step + 1}: the {what} is not finite ({loss}), with document {', '.join(map(str, places))} and "
-            f"the largest weight {np.abs(weights[largest]).max():.3g} in {largest}; stopped before the update, step "
-            f"{self.step} is saved; try a smaller --learning-rate or --clip-norm 1"
-        )
+        raise divergence(self.setup, self.step, self.engine.dump(self.state), loss)
 
     def evaluate_if_due(self) -> None:
         """Evaluate, unless this step was evaluated; an evaluation that a signal cut short is due after --resume."""
@@ -273,13 +291,15 @@ class Trainer:
         text, block, began = self.setup.validation, self.setup.config.model.block_size, time.monotonic()
         at_the_end = self.step == self.target  # nothing would repeat an evaluation that a signal cut short
         pause = (lambda: None) if at_the_end else self.pause
-        self.val_loss, targets = held_out_loss(self.engine, self.state, text.held_out(block), pause)
+
+        def agree(number: int) -> int:
+            return int(self.processes.decide(number)[0])
+
+        self.val_loss, targets = held_out_loss(self.engine, self.state, text.held_out(block), pause, agree)
         self.bits_per_byte = text.held_out_size.bits_per_byte(self.val_loss * targets)
         self.evaluated, self.seconds_to_evaluate = self.step, time.monotonic() - began
-        self.require_place()
         found = {"step": self.step, "val_loss": self.val_loss, "bits_per_byte": self.bits_per_byte}
-        line = ", ".join(f'"{key}": {value!r}' for key, value in found.items())
-        files.append_text(self.folder.metrics_file, f"{{{line}}}\n")
+        self.append(metrics.evaluation_line(found))
         self.callbacks.evaluated(self.step, self.val_loss, self.bits_per_byte)
         if self.best is None or self.val_loss < self.best["val_loss"]:
             self.best = found
@@ -290,15 +310,13 @@ class Trainer:
         """The present model, to generate with."""
         return LanguageModel(self.folder.path, self.setup.config, self.setup.tokenizer, self.engine, self.state)
 
-    def samples(self, rng: Random, n: int) -> list[str]:
-        """Samples of the present model."""
-        return samples.draw(self.model(), self.setup.corpus, rng, n, self.pause)
-
     def _draw(self, rng: Random, n: int, *, final: bool = False) -> list[str]:
         """Draw samples and append them to samples.jsonl."""
-        texts = self.samples(rng, n)
-        self.require_place()
-        sample_log.add(self.folder.samples_file, self.step, texts, final=final)
+        texts = samples.draw(self.model(), self.setup.corpus, rng, n, self.require_no_signal)
+        if self.processes.size == 1:
+            self.require_place()
+        if self.folder.is_in_place():
+            sample_log.add(self.folder.samples_file, self.step, texts, final=final)
         return texts
 
     def require_place(self) -> None:
@@ -306,18 +324,17 @@ class Trainer:
 
         Called before each write, so that nothing is written into a folder that another trainer made meanwhile.
         """
-        if self.folder.is_in_place():
+        if self.processes.decide(self.folder.is_in_place())[0]:
             return
         lost, self.folder, self.saved = self.folder.path, RunFolder(folder_beside(self.folder.path)), None
+        self.move()
+        raise moved(lost, self.folder.path, self.step)
+
+    def move(self) -> None:
+        """Save in a new folder."""
         with self.folder.lock():
             self.folder.begin(self.setup.config)
             self.save()
-        raise MachineError(
-            f"{lost}: is no longer the folder of this run, it was moved or removed; step {self.step} is saved "
-            f"in a new folder, {self.folder.path}, without the metrics up to here; go on with --resume --out "
-            f"{self.folder.path}",
-            "E_MOVED",
-        )
 
     def save(self) -> None:
         """Write this step's checkpoint unless it exists, then remove the oldest ones. Raises NumericError, OSError."""
@@ -332,5 +349,6 @@ class Trainer:
         files.flush(self.folder.metrics_file)
         path = checkpoint.write(self.folder.checkpoints, setup.config, setup.tokenizer, tensors, self.state_dict())
         self.saved, self.seconds_to_save = self.step, time.monotonic() - began
+        self.processes.share()
         checkpoint.rotate(self.folder.checkpoints, setup.config.run.keep, self.best["step"] if self.best else None)
         self.callbacks.saved(path)

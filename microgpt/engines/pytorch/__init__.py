@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from microgpt.engines.pytorch.model import Cache, Weights, cross_entropy, forwar
 from microgpt.errors import MachineError, UsageError
 from microgpt.feed import Feed, MicroBatch
 from microgpt.model import Tensors, n_params, table
+
+if TYPE_CHECKING:
+    from microgpt.engines.pytorch.distributed import Group
 
 # Below this many weights, a second thread per operation costs more than it saves.
 WORTH_THREADS = 1_000_000
@@ -48,18 +51,31 @@ class State:
 
 
 class Engine(engines.Engine):
-    """The pytorch rung: see microgpt.engines.Engine. Raises MachineError for a device that is not there."""
+    """The pytorch rung: see microgpt.engines.Engine. Raises MachineError for a device that is not there.
+
+    With `processes`, all of them train and evaluate together; each call of train, loss and dump is then one of all.
+    """
 
     def __init__(
-        self, model: Model, optim: Optim, *, dtype: str = "float32", device: str = "cpu", threads: int = 0
+        self,
+        model: Model,
+        optim: Optim,
+        *,
+        dtype: str = "float32",
+        device: str = "cpu",
+        threads: int = 0,
+        processes: Group | None = None,
     ) -> None:
+        device = processes.place(device) if processes else device
+        self.processes, self.rank, self.size = processes, *((processes.rank, processes.size) if processes else (0, 1))
         kind = device.partition(":")[0]
         if kind not in devices():
             raise MachineError(f"--device {device}: not on this machine; PyTorch finds {' and '.join(devices())} here")
         if (kind, dtype) == ("mps", "float64"):
             raise UsageError("--dtype float64: --device mps has no such numbers; take float32, or --device cpu")
         self.model, self.optim, self.device, self.dtype = model, optim, device, dtype
-        self.threads = threads or (torch.get_num_threads() if n_params(model) >= WORTH_THREADS else 1)
+        here = max(1, torch.get_num_threads() // (processes.n_local if processes else 1))
+        self.threads = threads or (here if n_params(model) >= WORTH_THREADS else 1)
         self.stored = torch.float64 if dtype == "float64" else torch.float32
 
     def load(self, tensors: Tensors) -> State:
@@ -68,13 +84,17 @@ class Engine(engines.Engine):
             for name, view in state.views(flat).items():
                 if prefix + name in tensors:
                     view.copy_(torch.tensor(tensors[prefix + name]))
+        if self.processes and self.processes.shard:
+            state.m, state.v = self.processes.own(state.m).clone(), self.processes.own(state.v).clone()
         return state
 
     def dump(self, state: State) -> Tensors:
-        parts = ((state.w, ""), (state.m, "m."), (state.v, "v."))
+        m, v = state.m, state.v
+        if self.processes and self.processes.shard:
+            m, v = (self.processes.whole(part, len(state.w)) for part in (m, v))
         return {
             prefix + name: view.to("cpu", copy=True).numpy()
-            for flat, prefix in parts
+            for flat, prefix in ((state.w, ""), (m, "m."), (v, "v."))
             for name, view in state.views(flat).items()
         }
 
@@ -85,27 +105,47 @@ class Engine(engines.Engine):
         with self._threads():
             for i, lr in enumerate(lrs.tolist()):
                 step = feed.first_step + i
-                loss, g = self._gradient(state, feed, i, step)
-                norm = float(torch.linalg.vector_norm(g))
+                loss, norm, g = self._gradient(state, feed, i, step)
                 if norms is not None:
                     norms[i] = norm
                 losses.append(rules.checked_loss(loss, norm))
                 if not math.isfinite(losses[-1]):
                     break
                 g = g * rules.clip_scale(norm, self.optim.clip_norm)
-                state.w, state.m, state.v = rules.adam(state.w, g, state.m, state.v, self.optim, step, lr)
+                self._update(state, g, step, lr)
         return state, np.array(losses)
 
-    def _gradient(self, state: State, feed: Feed, i: int, step: int) -> tuple[float, Tensor]:
-        """The loss of step i of the feed and its gradient, flat, summed over the step's passes."""
-        loss, g = 0.0, torch.zeros_like(state.w)
+    def _gradient(self, state: State, feed: Feed, i: int, step: int) -> tuple[float, float, Tensor]:
+        """The loss of step i of the feed, the norm of its gradient, and that, flat, summed over all micro-batches.
+
+        With shards of the optimizer it is this process's part of the gradient.
+        """
+        n, together = len(state.w), self.processes
+        both = state.w.new_zeros(n + 1)  # the gradient, and the loss behind it
+        g, loss = both[:n], both[n:]
         flat = state.w.detach().requires_grad_()
-        for rows in feed.micro_batches(i):
+        for rows in feed.micro_batches(i, self.rank, self.size):
             drops = self._dropout(feed, rows, step)
             part = self._loss(state.views(flat), rows, drops)
             g += torch.autograd.grad(part, flat)[0]
-            loss += part.item()
-        return loss, g
+            loss += part.detach()
+        if together and together.shard:
+            g = together.sum_own(g)
+            both = torch.cat([loss, torch.linalg.vector_norm(g).square().reshape(1)])
+            together.sum(both)
+            return both[0].item(), math.sqrt(both[1].item()), g
+        if together:
+            together.sum(both)
+        return loss.item(), float(torch.linalg.vector_norm(g)), g
+
+    def _update(self, state: State, g: Tensor, step: int, lr: float) -> None:
+        """One update of Adam; with shards of this process's part, and all gather the weights."""
+        if self.processes and self.processes.shard:
+            w, n = self.processes.own(state.w), len(state.w)
+            w, state.m, state.v = rules.adam(w, g, state.m, state.v, self.optim, step, lr)
+            state.w = self.processes.whole(w, n)
+        else:
+            state.w, state.m, state.v = rules.adam(state.w, g, state.m, state.v, self.optim, step, lr)
 
     def _dropout(self, feed: Feed, rows: MicroBatch, step: int) -> list[Tensor]:
         """The factors (B, T, D) of dropout for each place; an empty list for a model without."""
@@ -123,8 +163,13 @@ class Engine(engines.Engine):
     def loss(self, state: State, feed: Feed) -> np.ndarray:
         w = state.views(state.w)
         with self._threads(), torch.no_grad():
-            steps = range(feed.n_steps)
-            return np.array([sum(self._loss(w, rows).item() for rows in feed.micro_batches(i)) for i in steps])
+            losses = state.w.new_zeros(feed.n_steps)
+            for i in range(feed.n_steps):
+                for rows in feed.micro_batches(i, self.rank, self.size):
+                    losses[i] += self._loss(w, rows)
+            if self.processes:
+                self.processes.sum(losses)
+            return losses.cpu().double().numpy()
 
     def logits(self, state: State, tokens: np.ndarray, cache: Cache | None = None) -> tuple[np.ndarray, Cache]:
         cache = cache or Cache(self.model)
