@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup bench clean crash fuzz mutants test-clients test-schema test-cpus soak proof-gradients proof-round-trip proof-memory proof-sweep
+.PHONY: demo test check setup bench clean crash fuzz mutants test-clients test-schema test-cpus soak proof-gradients proof-round-trip proof-memory proof-sweep proof-processes
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -54,6 +54,9 @@ proof-memory: .venv/full  ## 1 GB of text tokenised, and 2 GB tokenised and trai
 
 proof-sweep: .venv/full  ## a sweep of 24 names trials, killed at random, against one that was not: docs/sweeps.md
 	$(BIN)/python -m tests.experiments.long_form
+
+proof-processes: .venv/full  ## 2 and 4 processes against one; signals, kills and stops of each: docs/scale.md
+	$(BIN)/python -m tests.training.processes_long
 
 setup: .venv/full  ## .venv with all that tests and benchmarks need
 

@@ -65,8 +65,7 @@ class Launcher:
     def __init__(self, n: int, words: Sequence[str]) -> None:
         self.n = n
         self.tails: list[deque[str]] = [deque(maxlen=TAIL) for _ in range(n)]
-        self.killed: set[int] = set()  # by this one
-        self.told: set[int] = set()  # to end, or passed a signal
+        self.sent: list[set[int]] = [set() for _ in range(n)]  # signals
         # Opened here, so that no other program takes the port meanwhile.
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.processes = [self._start(rank, words, listener) for rank in range(n)]
@@ -110,31 +109,26 @@ class Launcher:
 
     def _signal(self, number: int, ranks: Sequence[int]) -> None:
         for rank in ranks:
+            self.sent[rank].add(number)
             self.processes[rank].send_signal(number)
 
     def _wait(self, stop: StopRequest) -> None:
         ended: float | None = None  # when the first one that failed, or all that leads, was over
-        passed = False
         while alive := self._alive():
-            if stop.number and not passed:
-                self._signal(stop.number, alive)
-                self.told.update(alive)
-                passed = True
+            if stop.number:
+                self._signal(stop.number, [rank for rank in alive if not self.sent[rank]])
             if ended is None and (0 not in alive or any(p.returncode for p in self.processes)):
                 ended = time.monotonic()
             since = 0.0 if ended is None else time.monotonic() - ended
             if since > TERMINATE:
-                self._signal(signal.SIGTERM, [rank for rank in alive if rank not in self.told])
-                self.told.update(alive)
-            late = [rank for rank in alive if since > (KILL if rank else KILL_LEADER)]
-            self._signal(signal.SIGKILL, late)
-            self.killed.update(late)
+                self._signal(signal.SIGTERM, [rank for rank in alive if not self.sent[rank]])
+            self._signal(signal.SIGKILL, [rank for rank in alive if since > (KILL if rank else KILL_LEADER)])
             time.sleep(POLL)
 
     def _status(self, stop: StopRequest) -> int:
         codes = [process.returncode for process in self.processes]
         for rank, code in enumerate(codes):
-            if code >= 0 or rank in self.killed or (stop.number == -code):
+            if code >= 0 or -code in self.sent[rank]:
                 continue
             name = signal.Signals(-code).name
             say(
@@ -142,18 +136,19 @@ class Launcher:
                 f"the last checkpoint is whole, continue with --resume"
             )
             return 128 - code
-        if codes[0] not in (0, LOST):
-            return codes[0] if codes[0] > 0 else 128 - codes[0]
+        first = codes[0] if codes[0] >= 0 else 128 - codes[0]
+        if first not in (0, LOST) and not self.sent[0] - {stop.number}:
+            return first
         for rank, code in enumerate(codes):
-            if code not in (0, LOST) and rank not in self.killed:
+            if code > 0 and code != LOST:
                 said = next((line for line in reversed(self.tails[rank]) if line.startswith("microgpt: ")), None)
                 reason = said.removeprefix("microgpt: ") if said else f"ended with status {code}"
                 say(f"microgpt: process {rank} of {self.n}: {reason}")
-                return code if code > 0 else 128 - code
+                return code
         if LOST in codes:
             say(
                 "microgpt: a process of this run did not answer in time; the last checkpoint is whole, continue with "
                 "--resume (MICROGPT_PROCESS_TIMEOUT sets the seconds)"
             )
             return 5
-        return 0
+        return first

@@ -42,6 +42,10 @@ class Processes:
         """The numbers of the process that leads; the others give as many."""
         return list(numbers)
 
+    def agree(self, number: int) -> int:
+        """The integer of the process that leads."""
+        return int(self.decide(number)[0])
+
     def share(self, data: bytes = b"") -> bytes:
         """The data of the process that leads. The others wait for it as long as that lives."""
         return data

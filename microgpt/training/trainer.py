@@ -242,7 +242,7 @@ class Trainer:
                 config = past.model_copy(update=now)
                 self.setup = replace(self.setup, config=config)
         count = max(1, min(end - self.step, int(BLOCK_SECONDS / self.seconds_per_step)))
-        count = int(self.processes.decide(count)[0])
+        count = self.processes.agree(count)
         feed = self.setup.feed(self.step, count)
         rates = [rate_of_run(config, step) for step in range(self.step, self.step + count)]
         lrs = np.array(rates if self.deadline is None else self.processes.decide(*rates))
@@ -291,11 +291,9 @@ class Trainer:
         text, block, began = self.setup.validation, self.setup.config.model.block_size, time.monotonic()
         at_the_end = self.step == self.target  # nothing would repeat an evaluation that a signal cut short
         pause = (lambda: None) if at_the_end else self.pause
-
-        def agree(number: int) -> int:
-            return int(self.processes.decide(number)[0])
-
-        self.val_loss, targets = held_out_loss(self.engine, self.state, text.held_out(block), pause, agree)
+        self.val_loss, targets = held_out_loss(
+            self.engine, self.state, text.held_out(block), pause, self.processes.agree
+        )
         self.bits_per_byte = text.held_out_size.bits_per_byte(self.val_loss * targets)
         self.evaluated, self.seconds_to_evaluate = self.step, time.monotonic() - began
         found = {"step": self.step, "val_loss": self.val_loss, "bits_per_byte": self.bits_per_byte}

@@ -53,6 +53,7 @@ def difference(ours: Path, theirs: Path) -> float:
     assert len(lines(ours)) == len(lines(theirs))
     for a, b in zip(lines(ours), lines(theirs), strict=True):
         assert a.keys() == b.keys()
+        assert a.pop("grad_norm", 0.0) == pytest.approx(b.pop("grad_norm", 0.0), rel=1e-5)  # of six digits
         largest = max(largest, *(abs(a[key] - b[key]) / max(abs(b[key]), 1e-3) for key in a))
     assert (ours / "samples.jsonl").read_text() == (theirs / "samples.jsonl").read_text()
     assert Config.from_toml(ours / "run.toml") == Config.from_toml(theirs / "run.toml")
