@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def _model(row: Recipe) -> Model:
 
 
 def _seconds_per_token(row: Recipe, model: Model, run: Run) -> float:
-    asked = {"name": run.engine, "dtype": run.dtype, "device": run.device}
+    asked: dict[str, Any] = {"name": run.engine, "dtype": run.dtype, "device": run.device}
     tokens = row.rows * row.block_size
     choice: Choice = choose(model, Optim(), tokens_per_step=tokens, rows_per_step=row.rows, **asked)
     if choice.seconds_per_step > SLOW:

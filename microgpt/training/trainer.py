@@ -60,8 +60,7 @@ class Trainer:
         self.state: Any = None
         self.step = self.target = 0
         self.saved: int | None = None
-        self.tokens = 0
-        self.seconds = 0.0
+        self.tokens, self.seconds = 0, 0.0
         self.loss: float | None = None
         self.recent: deque[float] = deque(maxlen=RECENT)
         self.val_loss: float | None = None
@@ -147,8 +146,8 @@ class Trainer:
 
     def sample(self) -> None:
         """Draw one sample; a signal ends it, and is answered after it."""
+        rng = Random(f"{self.setup.config.run.seed} sample {self.step}")
         with suppress(Stopped):
-            rng = Random(f"{self.setup.config.run.seed} sample {self.step}")
             self.callbacks.sample(self.step, *self._draw(rng, 1))
         self.processes.share()
 
@@ -160,8 +159,8 @@ class Trainer:
         stale = self.is_stale() and self.step < self.target
         if stale:
             self.callbacks.stopped_early(self.step, self.best or {})
-        texts = []
-        if stale or self.step == run.steps:
+        texts, finished = [], stale or self.step == run.steps
+        if finished:
             if self.setup.config.max_seconds:  # the steps ended it; run.toml then repeats them whatever the clock says
                 self.folder.write(self.setup.config.model_copy(update={"max_seconds": 0.0}))
             self.load_best()
@@ -169,7 +168,6 @@ class Trainer:
         best = self.best["step"] if self.best else None
         verb = "chat" if chat_template.can_chat(self.setup.tokenizer) else "generate"
         path, losses = self.folder.path, (self.loss, self.val_loss, self.bits_per_byte)
-        finished = stale or self.step == run.steps
         return Trained(path, self.step, *losses, self.seconds, finished, stale, best, texts, verb)
 
     def load_best(self) -> None:
