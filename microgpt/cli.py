@@ -45,6 +45,7 @@ app.command("microgpt.commands.serve:serve", name="serve", help="Serve models ov
 app.command("microgpt.commands.scenarios:app", name="scenarios", help="List the scenarios, or print one.")
 app.command("microgpt.commands.info:info", name="info", help="Describe a run or model folder.")
 app.command("microgpt.commands.compare:compare", name="compare", help="Compare runs: figures, settings and curves.")
+app.command("microgpt.commands.runs:app", name="runs", help="List, compare, plot and remove many runs.")
 app.command("microgpt.commands.export:export", name="export", help="Export a model for other programs.")
 app.command("microgpt.commands.import_:import_", name="import", help="Import a model of another program.")
 app.command("microgpt.commands.bench:bench", name="bench", help="Measure how fast engines train.")

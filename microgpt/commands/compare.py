@@ -126,7 +126,7 @@ def show(rows: list[dict[str, Any]], differences: dict[str, list[Any]]) -> None:
     output_table(columns, [(label, *values) for label, values in known])
     output("")
     if differences:
-        output_table(columns, [(key, *map(_value, values)) for key, values in differences.items()])
+        output_table(columns, [(key, *map(shown, values)) for key, values in differences.items()])
         output("")
 
 
@@ -138,7 +138,8 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _value(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value of run.toml in a table."""
     return "-" if value is None else value if isinstance(value, str) else json_text.dumps(value)
 
 

@@ -197,9 +197,9 @@ class SweepSpec(Section):
         """The configuration of a trial, evaluated at its end at least. Raises UsageError."""
         config = Config.from_dict(merge(base, *self.layers(params)), f"{self.name}, {describe(params)}")
         run: dict[str, Any] = {} if config.run.threads else {"threads": threads}
-        if not config.run.eval_every:
-            if config.run.epochs:
-                raise UsageError(f"{self.name}: run.epochs is set, so run.eval_every is needed as well")
+        if config.run.epochs and not config.run.eval_every:
+            raise UsageError(f"{self.name}: run.epochs is set, so run.eval_every is needed as well")
+        if not config.run.epochs and not 0 < config.run.eval_every <= config.run.steps:
             run["eval_every"] = config.run.steps
         return config.replace(run=run)
 

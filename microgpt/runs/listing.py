@@ -34,6 +34,8 @@ class RunSummary:
     loss: float | None = None  # mean of the last RECENT steps, in nats per token
     val_loss: float | None = None  # of the last evaluation
     bits_per_byte: float | None = None  # of the same
+    lowest_loss: float | None = None  # of the evaluations that the end of the metrics and the checkpoint tell of
+    lowest_bits: float | None = None  # of the same one
     seconds: float | None = None  # of training so far
     tokens: int | None = None  # trained on so far
     checkpoints: tuple[int, ...] = ()  # the steps of those that are kept
@@ -120,6 +122,8 @@ def _model_summary(path: Path) -> RunSummary:
         state.get("loss"),
         state.get("val_loss"),
         state.get("bits_per_byte"),
+        state.get("val_loss"),
+        state.get("bits_per_byte"),
         has_model=True,
         data=state.get("data", {}),
     )
@@ -161,6 +165,8 @@ def _with_checkpoints(found: RunSummary, folder: RunFolder) -> RunSummary:
         loss=figures.loss,
         val_loss=figures.val_loss,
         bits_per_byte=figures.bits_per_byte,
+        lowest_loss=figures.best.val_loss if figures.best else figures.val_loss,
+        lowest_bits=figures.best.bits_per_byte if figures.best else figures.bits_per_byte,
         data=figures.data,
     )
 
@@ -181,6 +187,10 @@ def _with_metrics(found: RunSummary, folder: RunFolder) -> RunSummary:
     if evaluated := [line for line in lines if "val_loss" in line]:
         last = evaluated[-1]
         found = replace(found, val_loss=last["val_loss"], bits_per_byte=number(last.get("bits_per_byte")))
+        lowest = min(evaluated, key=lambda line: float(line["val_loss"]))
+        if found.lowest_loss is None or lowest["val_loss"] < found.lowest_loss:
+            bits = number(lowest.get("bits_per_byte"))
+            found = replace(found, lowest_loss=lowest["val_loss"], lowest_bits=bits)
     return found
 
 
