@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 MIN_SHARED = 1 << 26  # weights times sequences of a step from which several threads are faster than one
+SHARES = 4  # of such a step per thread: one whose core does other work takes fewer
 GROUP = 1 << 25  # bytes of places that are allocated at once, in huge pages, which are read faster; of spare caches
 
 
@@ -102,22 +104,34 @@ class Slots:
         return call.logits[0].copy()
 
     def step(self, slots: Sequence[int], tokens: Sequence[int]) -> Array:
-        which, fresh = np.asarray(slots), np.asarray(tokens)
-        large = len(slots) >= self.threads and len(slots) * self.weights >= MIN_SHARED
-        pool = self.pool or self._begin_team() if large and self.threads > 1 else None
+        n, which, fresh = len(slots), np.asarray(slots), np.asarray(tokens)
+        out = np.empty((n, self.many[0].logits.shape[1]), self.dtype)
+        pool = self.pool or self._begin_team() if self.threads > 1 and n * self.weights >= MIN_SHARED else None
         if pool is None:
-            return self._continue(self.many[0], which, fresh)
-        shares = [np.array_split(each, self.threads) for each in (which, fresh)]
-        first, *others = zip(self.many, *shares, strict=True)
-        running = [pool.submit(self._continue, *other) for other in others]
-        rows = self._continue(*first)
-        return np.concatenate([rows, *(one.result() for one in running)])
+            self._continue(self.many[0], which, fresh, out)
+            return out
+        share = -(-n // (SHARES * self.threads))
+        left = deque(slice(first, first + share) for first in range(0, n, share))
+
+        def work(call: Call) -> None:
+            while True:
+                try:
+                    part = left.popleft()
+                except IndexError:
+                    return
+                self._continue(call, which[part], fresh[part], out[part])
+
+        others = [pool.submit(work, call) for call in self.many[1:]]
+        work(self.many[0])
+        for other in others:
+            other.result()
+        return out
 
     def _begin_team(self) -> ThreadPoolExecutor | None:
         """Further threads, with calls of their own; None where the system gives no more."""
         from concurrent.futures import ThreadPoolExecutor
 
-        share, others = -(-self.most // self.threads), self.threads - 1
+        share, others = -(-self.most // (SHARES * self.threads)), self.threads - 1
         pool = ThreadPoolExecutor(others, "decode")
         try:
             list(pool.map(time.sleep, [0.001] * others))  # they begin now
@@ -128,14 +142,14 @@ class Slots:
         self.pool = pool
         return pool
 
-    def _continue(self, call: Call, which: Array, tokens: Array) -> Array:
-        """A step of some sequences."""
+    def _continue(self, call: Call, which: Array, tokens: Array, out: Array) -> None:
+        """A step of some sequences: their logits (n, V)."""
         n = len(which)
         call.tokens[: 2 * n : 2] = tokens
         call.starts[:n], call.past[:n] = self.starts[which], self.past[which]
         self.decode(call, n, at(self.groups[0]), True, 0)
         self.past[which] += 1
-        return call.logits[:n].copy()
+        out[:] = call.logits[:n]
 
     def release(self, slot: int) -> None:
         del self.prompts[slot]
