@@ -157,7 +157,7 @@ MUTANTS = [
     Mutant("engines/common/dropout.py", "kept numbers are not scaled up", "1.0 / (1.0 - rate))", "1.0)"),
     Mutant("engines/common/dropout.py", "rows drop alike", "(seed >> 32, step, row, place)", "(seed >> 32, step, place)"),
     Mutant("feed.py", "padding is scored", "scored = self.scored[at + 1] & inside", "scored = self.scored[at + 1] | ~inside"),
-    Mutant("feed.py", "each pass takes its own mean", "weight = 1.0 / max(1, self.targets(step))", "weight = size and 1.0 / max(1, self.targets(step)) / -(-(last - first) // size)"),
+    Mutant("feed.py", "each pass takes its own mean", "weight = 1.0 / max(1, self.targets(step))", "weight = 1.0 / max(1, self.targets(step)) / -(-n // (self.micro_batch_size or n))"),
     Mutant("feed.py", "the mask's place is off by one", "self.scored[at + 1] & inside", "self.scored[at] & inside"),
     Mutant("serve/admission.py", "a client's next request goes before the others", "turns  # behind the others", "turns; self._waiting.move_to_end(client, last=False)"),
     Mutant("serve/admission.py", "the queue has no end", "if self.waiting >= self._queue:", "if False:"),

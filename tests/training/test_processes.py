@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from microgpt.cli import app
 from microgpt.commands.launch import Launcher
 from microgpt.config import Config
 from microgpt.engines import processes
@@ -138,3 +141,11 @@ def test_the_environment_names_the_process() -> None:
     for given in ("0", "-1", "two", "2000"):
         with pytest.raises(UsageError, match="--processes: must be a number from 1 to 1024, or auto"):
             processes.count(given)
+
+
+def test_the_commands_of_the_page_are_understood() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8").replace("\\\n", "")
+    found = re.findall(r"microgpt ((?:train|finetune) [^#`\n]*?--?[^#`\n]*)", page)
+    assert len(found) > 6
+    for words in found:
+        app.parse_args(shlex.split(words.replace("$RESUME", "text.txt")), exit_on_error=False, print_error=False)
