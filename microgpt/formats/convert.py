@@ -11,6 +11,7 @@ from microgpt.errors import UsageError
 from microgpt.tokenizers import Tokenizer
 
 EPS = 1e-5  # of every RMSNorm
+GIST_HINT = "; microgpt train with --family classic --tokenizer char makes one that it holds"
 
 
 def pair_rows(w: np.ndarray, model: Model, pairs: str) -> np.ndarray:

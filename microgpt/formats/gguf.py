@@ -19,6 +19,7 @@ from microgpt.formats.convert import EPS, normed, pair_rows, require
 from microgpt.model import Tensors
 from microgpt.runs import tensors
 
+HINT = "; microgpt train with --family modern makes one that it holds"
 Q8_BLOCK = 32  # numbers that share a scale
 
 
@@ -38,6 +39,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
             (problem is None, f"its tokenizer: {problem}"),
             (divisible, f"--int8 needs n_embd divisible by {Q8_BLOCK}, got {model.n_embd}"),
         ),
+        HINT,
     )
     assert vocabulary is not None
     with tempfile.TemporaryDirectory() as folder:

@@ -29,7 +29,7 @@ from microgpt.tokenizers.base import bos_first
 
 CLASSES = {"arcee": "ArceeForCausalLM", "nanochat": "NanoChatForCausalLM"}
 CODE = "modeling_microgpt.py"
-HINT = "; --custom-code writes a class of microgpt beside the weights"
+HINT = "; --custom-code writes a class of microgpt beside the weights, and --family modern of microgpt train needs none"
 
 # The names that transformers gives to sizes, activations and matrices.
 SIZES = {

@@ -13,7 +13,7 @@ import numpy as np
 from microgpt import files
 from microgpt.errors import CheckpointError
 from microgpt.formats import ExportJob
-from microgpt.formats.convert import gist_needs, require
+from microgpt.formats.convert import GIST_HINT, gist_needs, require
 from microgpt.formats.foreign import Foreign, char_tokenizer, configure, reading, sizes
 from microgpt.model import table
 from microgpt.runs import tensors
@@ -29,7 +29,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
     model = config.model
     chars = getattr(tokenizer, "chars", None)
     alone = len(tokenizer.special) == 1, "special tokens beside BOS"
-    require("kgx's model.json", (*gist_needs(model, tokenizer), alone))
+    require("kgx's model.json", (*gist_needs(model, tokenizer), alone), GIST_HINT)
     weights = tensors.rounded(job.weights, job.storage)
     content = {
         "uchars": list(chars or ""),

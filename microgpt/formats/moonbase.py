@@ -10,7 +10,7 @@ import numpy as np
 from microgpt import files
 from microgpt.errors import CheckpointError
 from microgpt.formats import ExportJob
-from microgpt.formats.convert import gist_needs, require
+from microgpt.formats.convert import GIST_HINT, gist_needs, require
 from microgpt.formats.foreign import Foreign, char_tokenizer, configure, in_order, read_tokenizer, reading, sizes
 from microgpt.model import Tensors, table
 from microgpt.runs import tensors
@@ -28,7 +28,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
     special = tokenizer.special
     chat = all(role in special for role in ROLES)
     relu = model.activation == "relu", f"activation = {model.activation} (it has relu)"
-    require("muchq's folder", (*gist_needs(model, tokenizer), relu))
+    require("muchq's folder", (*gist_needs(model, tokenizer), relu), GIST_HINT)
     kept = [*(ROLES if chat else ()), "bos"]
     rows = [*range(len(chars)), *(special[name] for name in kept)]
     meta = {size: getattr(model, size) for size in SIZES} | {"vocab_size": len(rows), "chars": list(chars)}
