@@ -47,7 +47,7 @@ def microgpt(*words: str) -> str:
 
 def measured(name: str, figure: Figure, folder: Path) -> str:
     """Train, evaluate the checkpoint that the run's users get, and describe both in lines."""
-    text = next((found for place in data_folders() if (found := place / figure.text).exists()), None)
+    text = next((path for place in data_folders() if (path := place / figure.text).exists()), None)
     if text is None:
         return f"{name}: {figure.text} is not in a folder of MICROGPT_DATA_DIR"
     out, began = folder / name, time.monotonic()
