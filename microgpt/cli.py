@@ -12,6 +12,7 @@ from typing import get_args
 from cyclopts import App, ArgumentCollection, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
 from microgpt import __version__
+from microgpt.commands import command_line
 from microgpt.errors import MicrogptError, UsageError
 from microgpt.signals import NO_THREADS, Terminated, can_start_threads, raise_on_signal
 from microgpt.terminal import say
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    command_line[:] = words
     try:
         with raise_on_signal():
             app(words, exit_on_error=False, print_error=False, result_action="return_none")

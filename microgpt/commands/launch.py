@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import IO, Any
 
+from microgpt.commands import command_line
 from microgpt.engines.processes import LAUNCHER, LISTENER, LOST, count, environment
 from microgpt.errors import MicrogptError, NumericError, Stopped, UsageError
 from microgpt.signals import StopRequest, listen
@@ -36,7 +37,7 @@ def is_led(processes: str | None) -> bool:
     """
     rank, size = environment()
     if size == 1 and processes is not None and (n := count(processes)) > 1:
-        raise SystemExit(Launcher(n, [sys.executable, "-m", "microgpt", *sys.argv[1:]]).run())
+        raise SystemExit(Launcher(n, [sys.executable, "-m", "microgpt", *command_line]).run())
     if size > 1 and processes is not None and LAUNCHER not in os.environ:
         raise UsageError(f"--processes {processes}: {size} processes are started already (WORLD_SIZE); leave it out")
     if not rank:

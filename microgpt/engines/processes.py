@@ -98,7 +98,7 @@ def join() -> Processes:
 def count(given: str) -> int:
     """The number of processes that `--processes` asks for; `auto` is one per GPU. Raises UsageError, MachineError."""
     if given != "auto":
-        if not given.isdecimal() or not 1 <= int(given) <= 1024:
+        if not (given.isascii() and given.isdecimal()) or not 1 <= int(given) <= 1024:
             raise UsageError(f"--processes: must be a number from 1 to 1024, or auto, got {given!r}")
         if int(given) > 1:
             require_library()

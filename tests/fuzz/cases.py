@@ -119,6 +119,8 @@ def values(hint: Any, name: str) -> tuple[str, ...]:
     shown = str(hint)
     if "bool" in shown:
         return SWITCH
+    if name == "--processes":  # none that starts any: each would import PyTorch
+        return tuple(text for text in (*TEXT, *INTEGERS) if text not in ("auto", "007") and not text.isdecimal())
     if "int" in shown:
         return INTEGERS
     if "float" in shown:
