@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,32 +39,35 @@ def finish(words: list[str]) -> dict[str, Any]:
     return found
 
 
-def children(out: Path) -> list[int]:
-    """The processes that train a trial of a sweep."""
-    found = []
+def children(out: Path) -> dict[int, str]:
+    """The processes that train a trial of a sweep, each with its run folder."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"train" in words and any(word.startswith(f"{out}/trials/".encode()) for word in words):
-            found.append(int(path.parent.name))
+        if b"train" in words and f"{out}/trials/".encode() in words[words.index(b"--out") + 1]:
+            found[int(path.parent.name)] = words[words.index(b"--out") + 1].decode()
     return found
 
 
 def disturb(words: list[str], out: Path, rng: random.Random, kills: int) -> tuple[int, int]:
     """Kill the sweep or one of its trials `kills` times; returns how often each was."""
-    sweeps = trials = 0
+    sweeps, killed = 0, Counter[str]()
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while sweeps + trials < kills and process.poll() is None:
-        time.sleep(rng.uniform(0.2, 6))
+    while sweeps + killed.total() < kills and process.poll() is None:
         own = children(out)
-        if rng.random() < 0.5 and own:
-            try:
-                os.kill(rng.choice(own), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-            trials += 1
+        if not own:  # it is still starting
+            time.sleep(0.05)
+            continue
+        time.sleep(rng.uniform(0, 2))
+        pid = rng.choice(list(own))
+        if rng.random() < 0.6:
+            if killed[own[pid]] < 2:  # the third time it would have failed
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed[own[pid]] += 1
         else:
             process.kill()
             process.wait()
@@ -70,7 +75,7 @@ def disturb(words: list[str], out: Path, rng: random.Random, kills: int) -> tupl
             process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     process.terminate()
     process.wait()
-    return sweeps, trials
+    return sweeps, killed.total()
 
 
 def ends(found: dict[str, Any]) -> dict[int, tuple[Any, ...]]:
