@@ -72,5 +72,5 @@ clean:
 	touch $@
 
 .venv/full: .venv/core
-	$(PIP) -e '.[dev,data,scrape,export,serve,bench,sweep]'
+	$(PIP) -e '.[dev,data,scrape,export,serve,bench,sweep,tensorboard]'
 	touch $@

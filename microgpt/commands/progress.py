@@ -13,6 +13,7 @@ from microgpt.runs.checkpoint import Selection
 from microgpt.terminal import count, duration, say, show_loss
 from microgpt.training.prepare import RunSetup
 from microgpt.training.report import Callbacks
+from microgpt.training.trackers import Tracker
 
 PLAN_LINES = 7
 PLAN_COLUMNS = 100
@@ -84,8 +85,15 @@ def describe_all(setup: RunSetup, out: Path) -> list[str]:
 class TrainingProgress(Callbacks):
     """The report of a run on stderr: lines, on a terminal above a live bar, for which rich takes over stderr."""
 
-    def __init__(self, out: Path, verbose: bool = False, begun: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        out: Path,
+        verbose: bool = False,
+        begun: Callable[[], None] | None = None,
+        tracker: Tracker | None = None,
+    ) -> None:
         self.out, self.verbose, self.begun = out, verbose, begun  # `begun` is called after each block of steps
+        self.tracker = tracker
         self.bar: Any = None
         self.began = self.reported = time.monotonic()
         self.at_start = 0
@@ -134,6 +142,8 @@ class TrainingProgress(Callbacks):
 
     def resumed(self, path: Path, step: int) -> None:
         say(f"resumed {path} at step {step:,}")
+        if self.tracker:
+            self.tracker.resumed(step)
         self.at_start = step
 
     def paced(self, progress: float, seconds: float) -> None:
@@ -143,6 +153,8 @@ class TrainingProgress(Callbacks):
         self.tokens += tokens
         if self.begun:
             self.begun()
+        if self.tracker:
+            self.tracker.follow()
         now = time.monotonic()
         seconds = max(now - self.began, 1e-9)
         rate = f"{(step - self.at_start) / seconds:,.0f} steps/s  {self.tokens / seconds:,.0f} tokens/s"
@@ -180,3 +192,5 @@ class TrainingProgress(Callbacks):
     def __exit__(self, *error: object) -> None:
         if self.bar:
             self.bar.stop()
+        if self.tracker:
+            self.tracker.close()

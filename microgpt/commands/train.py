@@ -18,11 +18,13 @@ from microgpt.commands.launch import end_if_lost, is_led
 from microgpt.commands.progress import TrainingProgress
 from microgpt.commands.watch import Page
 from microgpt.config import SCHEDULE, Config
+from microgpt.engines.processes import environment
 from microgpt.errors import MachineError, MicrogptError, NumericError, Stopped, UsageError, install
 from microgpt.limits import MAX_COUNT
 from microgpt.runs.folder import RunFolder, last_folder, new_folder
 from microgpt.scenarios import scenarios
 from microgpt.terminal import SampleWriter, has_reader, output, output_json, say
+from microgpt.training import trackers
 
 
 def train(
@@ -44,6 +46,7 @@ def train(
     watch: Switch = False,
     processes: ProcessesFlag = None,
     shard: ShardFlag = None,
+    log: trackers.Kind | None = None,
     verbose: Switch = False,
     json: Switch = False,
     settings: Annotated[ConfigFlags, Flags] = ConfigFlags(),  # type: ignore[valid-type]
@@ -90,6 +93,8 @@ def train(
         Processes that train the model together on this machine, or auto for one per GPU; the result is the same.
     shard
         optimizer: each process keeps a part of Adam's moments, which saves memory.
+    log
+        Pass the metrics on: tensorboard (files in the run folder; needs the extra tensorboard) or trackio.
     verbose
         Print the whole configuration, which run.toml in the run folder holds as well.
     json
@@ -134,7 +139,7 @@ def train(
         if any(key in SCHEDULE for key in flags["optim"]):  # a new schedule is that of the whole run
             resolved = resolved.model_copy(update={"schedule_from": 0, "phases": ()})
         out = out or new_folder(resolved.name)
-    options = {"resume": resume, "stop_at": stop_at, "verify": verify, "shard": shard is not None}
+    options = {"resume": resume, "stop_at": stop_at, "verify": verify, "shard": shard is not None, "log": log}
     if limit is not None:
         limit = max(0.1, limit - (monotonic() - began))
     result = run_and_report(resolved, out, limit, verbose, json, watch=watch, **options)
@@ -193,6 +198,7 @@ def run_and_report(
     verbose: bool,
     as_json: bool,
     watch: bool = False,
+    log: trackers.Kind | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train, with progress and the next command on stderr and samples on stdout unless `as_json`.
@@ -201,10 +207,13 @@ def run_and_report(
     """
     from microgpt.training.train import train as train_run
 
+    if log:
+        trackers.require(log)
     page = page_of(out) if watch else None
+    tracker = trackers.Tracker(log, out) if log and not environment()[0] else None
     again = shlex.join(["microgpt", "train", "--resume", "--out", str(out)])
     try:
-        with TrainingProgress(out, verbose, page.open if page else None) as callbacks:
+        with TrainingProgress(out, verbose, page.open if page else None, tracker) as callbacks:
             result = train_run(config, out, max_time=max_time, callbacks=callbacks, **options)
     except BaseException as error:
         if page:
