@@ -139,7 +139,13 @@ def train(
         if any(key in SCHEDULE for key in flags["optim"]):  # a new schedule is that of the whole run
             resolved = resolved.model_copy(update={"schedule_from": 0, "phases": ()})
         out = out or new_folder(resolved.name)
-    options = {"resume": resume, "stop_at": stop_at, "verify": verify, "shard": shard is not None, "log": log}
+    options: dict[str, Any] = {
+        "resume": resume,
+        "stop_at": stop_at,
+        "verify": verify,
+        "shard": shard is not None,
+        "log": log,
+    }
     if limit is not None:
         limit = max(0.1, limit - (monotonic() - began))
     result = run_and_report(resolved, out, limit, verbose, json, watch=watch, **options)
