@@ -19,7 +19,7 @@ TRAINING = {"loss": "train/loss", "lr": "train/lr", "grad_norm": "train/grad_nor
 HELD_OUT = {"val_loss": "held_out/loss", "bits_per_byte": "held_out/bits_per_byte"}
 
 
-class Writer(Protocol):
+class Recorder(Protocol):
     """What records values by name at a step."""
 
     def write(self, step: int, values: dict[str, float]) -> None: ...
@@ -62,7 +62,7 @@ class Tracker:
     def __init__(self, kind: Kind, run: Path) -> None:
         self._folder, self._kind = RunFolder(run), kind
         self._sent = self._offset = 0  # the step and the byte up to which the metrics are passed on
-        self._writer: Writer | None = None
+        self._writer: Recorder | None = None
 
     def resumed(self, step: int) -> None:
         """The run continues: what it had written before was passed on then."""
