@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from microgpt.inference.slots import PREFIX_BYTES
+from microgpt.serve.app import routes
 from microgpt.serve.limits import LIMITS
 from tests.serve.running import Server
 
@@ -37,6 +38,13 @@ def test_every_route_has_a_line(server: Server) -> None:
     paths = [path for path in server.get("/openapi.json").json()["paths"] if not path.startswith(("/page/", "/api/"))]
     shown = {re.search(rf"{ADDRESS}(/\S*)", line)[1].replace("/models/names", "/models/{id}") for line in LINES}  # type: ignore[index]
     assert shown == set(paths)
+
+
+def test_the_document_names_every_route(server: Server) -> None:
+    found = server.get("/openapi.json").json()["paths"]
+    assert {(method.upper(), path) for path, each in found.items() for method in each} == {
+        (route.method, route.shown) for route in routes()
+    }
 
 
 def test_the_limits_are_those_of_the_table() -> None:

@@ -55,6 +55,8 @@ def test_a_signal_ends_it_in_good_order(endless_run: Path, tmp_path: Path, dial:
         texts = read_all(streaming)
         assert server.process.wait(MOST_SECONDS) == 0
         assert time.monotonic() - began < MOST_SECONDS
+        assert server.process.stdout
+        assert server.process.stdout.read() == "", "the address is all that it prints"
         for text in texts:
             last = text.rpartition(b"data: ")[2]
             assert b"[DONE]" in last or b'"error"' in last or b'"finish_reason":"' in last, text[-300:]
