@@ -51,7 +51,7 @@ class Mutant(NamedTuple):
 
 
 SERVE_TESTS = {
-    "serve/admission.py": ["tests/serve/test_scheduler.py", "-k", "admission"],
+    "serve/admission.py": ["tests/serve/test_admission.py"],
     "serve/ending.py": ["tests/serve/test_ending.py", "-k", "though_the_end_hangs"],
     "serve/generation.py": ["tests/serve/test_scheduler.py", "-k", "seed"],
     "serve/guard.py": ["tests/serve/test_guard.py"],
@@ -178,6 +178,8 @@ MUTANTS = [
     Mutant("serve/scheduler.py", "a reply of many texts takes all slots", "if waiting.begun and side >= self._most_side:", "if False:"),
     Mutant("serve/scheduler.py", "a long prompt holds up the others", "if time.monotonic() >= deadline:", "if False:"),
     Mutant("serve/scheduler.py", "the worker runs ahead", "self._news.wait_for(self._in_pace, STALL_SECONDS)", "pass"),
+    Mutant("serve/scheduler.py", "a lack of memory for one prompt ends all", "except Exception as error:  # such as a lack of memory for its cache", "except ZeroDivisionError as error:  #"),
+    Mutant("serve/scheduler.py", "each token is handed over alone", "if goes_on and self._gathered < MOST_GATHERED", "if False and self._gathered < MOST_GATHERED"),
     Mutant("serve/scheduler.py", "an error of one text ends all", "running.text.finished = True", "raise error"),
     Mutant("serve/sequence.py", "stops are ignored", "UntilStop(request.stops)", "UntilStop(())"),
     Mutant("serve/sequence.py", "all texts draw alike", "Random(request.seed)", "Random(0)"),
