@@ -117,14 +117,14 @@ def test_trials_end_as_they_should(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"the first 3 trials failed alike: optim\.eps") as error:
         states("usage")
     assert error.value.status == 2
-    with pytest.raises(MachineError, match="No space left"):
-        states("full")
-    begun = sorted((tmp_path / "full" / "trials").glob("*/run.toml"))
-    for path in begun:
-        path.write_text(path.read_text().replace('"full"', '"x"'))
-    with pytest.raises(MachineError, match=r"trial [23]: .*No space left"):  # of a new one
-        states("full")
-    assert all("resumed" in path.with_name("begun").read_text() for path in begun)
+    full = {**given, "fixed": {"data.text_field": "full"}}
+    with pytest.raises(MachineError, match=r"trial 0: .*No space left"):
+        run(tmp_path / "full", full, workers=1)
+    path = tmp_path / "full" / "trials" / "0000" / "run.toml"
+    path.write_text(path.read_text().replace('"full"', '"x"'))
+    with pytest.raises(MachineError, match=r"trial 1: .*No space left"):  # the first one was resumed, and is done
+        run(tmp_path / "full", full, workers=1)
+    assert path.with_name("begun").read_text().split() == ["begun", "resumed"]
 
 
 @pytest.mark.usefixtures("stand_in")
