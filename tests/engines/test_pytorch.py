@@ -74,6 +74,27 @@ def test_training_works_after_the_loss_was_evaluated() -> None:
     assert np.isfinite(losses).all()
 
 
+@pytest.mark.parametrize(("rate", "steps"), [(0.01, 6), (1e200, 3)])
+def test_losses_that_stay_on_the_device_are_those_read_step_by_step(rate: float, steps: int) -> None:
+    """Also where the weights overflow: the losses end there, and the state is the one before that step."""
+    model, rates = small(), np.full(6, rate)
+    feed = pack([[1, 2, 3], [3, 1], [2, 2, 1, 4]] * 6, rows_per_step=3, micro_batch_size=2)
+    results = []
+    for waits in (True, False):
+        it = engine("torch")(model, Optim(clip_norm=0.1, weight_decay=0.1), dtype="float64")
+        it.waits = waits  # type: ignore[attr-defined]
+        norms = np.zeros(6)
+        state, losses = it.train(it.load(weights(model)), feed, rates, norms)
+        results.append((losses, norms, it.dump(state)))
+    (losses, norms, tensors), (theirs, their_norms, their_tensors) = results
+    assert len(losses) <= steps
+    assert np.isfinite(losses).all() == (steps == 6)
+    np.testing.assert_allclose(losses, theirs, rtol=1e-12)
+    np.testing.assert_allclose(norms, their_norms, rtol=1e-12)
+    for name, value in tensors.items():
+        np.testing.assert_allclose(their_tensors[name], value, rtol=1e-12, err_msg=name)
+
+
 def test_other_rungs_do_not_import_torch() -> None:
     code = "import sys; from microgpt.engines.ladder import engine; engine('manual'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

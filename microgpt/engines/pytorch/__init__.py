@@ -6,7 +6,6 @@ mixed precision: matrix products in bfloat16, while weights, moments, norms and 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -76,6 +75,9 @@ class Engine(engines.Engine):
         self.model, self.optim, self.device, self.dtype = model, optim, device, dtype
         here = max(1, torch.get_num_threads() // (processes.n_local if processes else 1))
         self.threads = threads or (here if n_params(model) >= WORTH_THREADS else 1)
+        self.waits = (
+            kind != "cuda"
+        )  # reads the loss of each step, for which the host must wait, instead of all at the end
         self.stored = torch.float64 if dtype == "float64" else torch.float32
 
     def load(self, tensors: Tensors) -> State:
@@ -101,21 +103,26 @@ class Engine(engines.Engine):
     def train(
         self, state: State, feed: Feed, lrs: np.ndarray, norms: np.ndarray | None = None
     ) -> tuple[State, np.ndarray]:
-        losses: list[float] = []
+        found = state.w.new_zeros(2, len(lrs))  # losses and norms
+        alive = torch.ones((), dtype=torch.bool, device=self.device)  # whether every step so far was finite
         with self._threads():
             for i, lr in enumerate(lrs.tolist()):
                 step = feed.first_step + i
-                loss, norm, g = self._gradient(state, feed, i, step)
-                if norms is not None:
-                    norms[i] = norm
-                losses.append(rules.checked_loss(loss, norm))
-                if not math.isfinite(losses[-1]):
+                found[0, i], found[1, i], g = self._gradient(state, feed, i, step)
+                alive = alive & found[:, i].isfinite().all()
+                if self.waits and not alive:
                     break
-                g = g * rules.clip_scale(norm, self.optim.clip_norm)
-                self._update(state, g, step, lr)
-        return state, np.array(losses)
+                self._update(state, g, step, lr, found[1, i], alive)
+        losses, each = found.cpu().double().numpy()
+        losses = np.array(
+            [rules.checked_loss(loss, norm) for loss, norm in zip(losses.tolist(), each.tolist(), strict=True)]
+        )
+        count = int(np.append(~np.isfinite(losses), True).argmax()) + 1  # a step that is not finite is the last
+        if norms is not None:
+            norms[:count] = each[:count]
+        return state, losses[:count]
 
-    def _gradient(self, state: State, feed: Feed, i: int, step: int) -> tuple[float, float, Tensor]:
+    def _gradient(self, state: State, feed: Feed, i: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of step i of the feed, the norm of its gradient, and that, flat, summed over all micro-batches.
 
         With shards of the optimizer it is this process's part of the gradient.
@@ -133,19 +140,29 @@ class Engine(engines.Engine):
             g = together.sum_own(g)
             both = torch.cat([loss, torch.linalg.vector_norm(g).square().reshape(1)])
             together.sum(both)
-            return both[0].item(), math.sqrt(both[1].item()), g
+            return both[0], both[1].sqrt(), g
         if together:
             together.sum(both)
-        return loss.item(), float(torch.linalg.vector_norm(g)), g
+        return loss[0], torch.linalg.vector_norm(g), g
 
-    def _update(self, state: State, g: Tensor, step: int, lr: float) -> None:
-        """One update of Adam; with shards of this process's part, and all gather the weights."""
-        if self.processes and self.processes.shard:
-            w, n = self.processes.own(state.w), len(state.w)
-            w, state.m, state.v = rules.adam(w, g, state.m, state.v, self.optim, step, lr)
-            state.w = self.processes.whole(w, n)
-        else:
-            state.w, state.m, state.v = rules.adam(state.w, g, state.m, state.v, self.optim, step, lr)
+    def _update(self, state: State, g: Tensor, step: int, lr: float, norm: Tensor, alive: Tensor) -> None:
+        """One update of Adam; with shards of this process's part, and all gather the weights.
+
+        An engine that does not wait for its device computes the update in any case, and keeps it where `alive`.
+        """
+        clip, together = self.optim.clip_norm, self.processes
+        shard = together if together and together.shard else None
+        if self.waits:
+            g = g * rules.clip_scale(float(norm), clip)
+        elif clip:
+            g = g * torch.where(norm > clip, clip / norm, 1.0)
+        w = shard.own(state.w) if shard else state.w
+        before = w, state.m, state.v
+        after = rules.adam(w, g, state.m, state.v, self.optim, step, lr)
+        if not self.waits:
+            after = tuple(torch.where(alive, new, old) for new, old in zip(after, before, strict=True))
+        w, state.m, state.v = after
+        state.w = shard.whole(w, len(state.w)) if shard else w
 
     def _dropout(self, feed: Feed, rows: MicroBatch, step: int) -> list[Tensor]:
         """The factors (B, T, D) of dropout for each place; an empty list for a model without."""
