@@ -179,7 +179,7 @@ MUTANTS = [
     Mutant("serve/scheduler.py", "a long prompt holds up the others", "if time.monotonic() >= deadline:", "if False:"),
     Mutant("serve/scheduler.py", "the worker runs ahead", "self._news.wait_for(self._in_pace, STALL_SECONDS)", "pass"),
     Mutant("serve/scheduler.py", "a lack of memory for one prompt ends all", "except Exception as error:  # such as a lack of memory for its cache", "except ZeroDivisionError as error:  #"),
-    Mutant("serve/scheduler.py", "each token is handed over alone", "if goes_on and self._gathered < MOST_GATHERED", "if False and self._gathered < MOST_GATHERED"),
+    Mutant("serve/scheduler.py", "each token is handed over alone", "waits = goes_on and", "waits = False and"),
     Mutant("serve/scheduler.py", "an error of one text ends all", "running.text.finished = True", "raise error"),
     Mutant("serve/sequence.py", "stops are ignored", "UntilStop(request.stops)", "UntilStop(())"),
     Mutant("serve/sequence.py", "all texts draw alike", "Random(request.seed)", "Random(0)"),

@@ -125,6 +125,25 @@ def test_tokens_that_follow_one_another_closely_are_handed_over_together(
     run(model, check)
 
 
+def test_a_reply_that_has_ended_is_handed_over_at_once(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "GATHER_SECONDS", 60)
+    monkeypatch.setattr(scheduler, "MOST_GATHERED", 10**6)
+
+    async def check(served: ServedModel, _: Admission) -> None:
+        slots = served._scheduler._slots
+        step = slots.step
+        slots.step = lambda *given: time.sleep(0.002) or step(*given)  # type: ignore[method-assign]
+        async with await served.submit([greedy(model, tokens=4000)], "long"):
+            for whole in (True, False):
+                assert text(await events(served, greedy(model), whole=whole)) == "babab"
+            bad = greedy(model, mask=Spoiled(model.tokenizer.vocab_size), tokens=100)
+            with pytest.raises(ZeroDivisionError):
+                await events(served, bad)
+            assert drawn(served) < 4000
+
+    run(model, check)
+
+
 def test_an_error_of_the_engine_is_told_to_everybody_and_the_next_one_is_served(model: LanguageModel) -> None:
     async def check(served: ServedModel, _: Admission) -> None:
         slots = served._scheduler._slots
