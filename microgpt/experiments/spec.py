@@ -103,6 +103,7 @@ class SweepSpec(Section):
             out["set"] = {
                 key: _span(key, axis) if isinstance(axis, Mapping) else axis for key, axis in out["set"].items()
             }
+            out["set"] = dict(sorted(out["set"].items()))  # the same in a file that was written and read back
         axes = out["set"].values() if isinstance(out.get("set"), Mapping) else ()
         lists = all(isinstance(axis, list) for axis in axes)
         out.setdefault("sampler", "grid" if lists and "trials" not in out else "tpe")
@@ -191,7 +192,7 @@ class SweepSpec(Section):
     def fingerprint(self) -> str:
         """Names the study: what the trials are. Sweeps of several machines must agree on it."""
         told = self.model_dump(exclude={"trials", "prune", "name"})
-        return hashlib.sha256(json_text.dumps(told).encode()).hexdigest()[:12]
+        return hashlib.sha256(json_text.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
     def config(self, base: Mapping[str, Any], params: Mapping[str, Scalar], threads: int) -> Config:
         """The configuration of a trial, evaluated at its end at least. Raises UsageError."""

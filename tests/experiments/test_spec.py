@@ -32,7 +32,10 @@ def test_tables_may_be_nested_and_a_grid_counts_its_trials() -> None:
     assert (found.sampler, found.trials) == ("grid", 12)
     combinations = found.combinations()
     assert combinations[0] == {"case": "a", "optim.learning_rate": 0.1, "model.n_layer": 1}
-    assert combinations[1]["model.n_layer"] == 2
+    assert combinations[1]["optim.learning_rate"] == 0.2
+    swapped = SweepSpec.of({**given, "set": dict(reversed(given["set"].items()))}, "x")
+    assert swapped.fingerprint() == found.fingerprint()
+    assert swapped.combinations() == combinations  # whatever the order, since a file sorts it in its own way
     assert len({str(each) for each in combinations}) == 12
     config = found.config(scenario("names"), combinations[-1], 3)
     assert (config.model.n_embd, config.model.n_layer, config.optim.learning_rate) == (16, 3, 0.2)

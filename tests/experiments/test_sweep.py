@@ -28,7 +28,7 @@ from microgpt.scenarios import scenario
 from microgpt.training.train import train
 from tests.crash.runs import end_state, spawn, wait, write_data
 
-RATES = {"set": {"optim.learning_rate": {"log": [0.1, 10.0]}}, "sampler": "random"}
+RATES: dict[str, Any] = {"set": {"optim.learning_rate": {"log": [0.1, 10.0]}}, "sampler": "random"}
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def numbers(rows: list[dict[str, Any]]) -> list[int]:
 
 
 def until(happens: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not happens():
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -56,13 +56,14 @@ def until(happens: Callable[[], bool]) -> None:
 @pytest.mark.usefixtures("stand_in")
 def test_a_sweep_that_is_killed_again_and_again_does_each_trial_once(tmp_path: Path) -> None:
     """Killed while trials work (orphans go on), and with half an entry at the journal's end."""
-    given = {**RATES, "trials": 8, "fixed": {"data.text_field": "x"}}
+    axes = {**RATES["set"], "model.n_embd": [8, 16]}  # a file has another order of them
+    given = {**RATES, "set": axes, "trials": 8, "fixed": {"data.text_field": "x"}}
     undisturbed = run(tmp_path / "whole", given)
     out = tmp_path / "killed"
     words = ["sweep", str(tmp_path / "test.toml"), "--out", str(out), "--workers", "2"]
     (tmp_path / "test.toml").write_text(
         'name = "test"\nsampler = "random"\ntrials = 8\n[fixed]\ndata.text_field = "x"\n'
-        "[set]\noptim.learning_rate = {log = [0.1, 10.0]}\n"
+        "[set]\noptim.learning_rate = {log = [0.1, 10.0]}\nmodel.n_embd = [8, 16]\n"
     )
     for begun in (1, 4, 6):
         pid = spawn(words, tmp_path / "log")
@@ -101,6 +102,24 @@ def test_two_sweeps_on_one_study_share_its_trials(tmp_path: Path) -> None:
     counted = Study(SweepSpec.of({**given, "name": "test"}, "x"), journal, "nobody", "here").begun()
     assert [trial.state for trial in counted] == [COMPLETE] * 10
     assert len({trial.params["optim.learning_rate"] for trial in counted}) == 10
+
+
+def test_a_trial_belongs_to_the_sweep_that_added_it(tmp_path: Path) -> None:
+    spec = SweepSpec.of({**RATES, "trials": 2}, "x")
+    one, two = (Study(spec, tmp_path / "journal", name, name) for name in ("one", "two"))
+    assert one.add()
+    assert (one.mine(), two.mine()) == ([0], [])
+    assert two.add()
+    assert not one.add()
+    one.spec = spec.model_copy(update={"trials": 3})  # as if both had looked at once
+    assert one.add()
+    one.spec = spec
+    assert one.mine() == [0]
+    assert [trial.number for trial in one.begun()] == [0, 1]
+    assert one.trials()[2].user_attrs["problem"] == "one too many"
+    values = {number: two.params(number) for number in (1, 0)}
+    assert values == {number: one.params(number) for number in (0, 1)}
+    assert len({str(each) for each in values.values()}) == 2
 
 
 @pytest.mark.usefixtures("stand_in")
