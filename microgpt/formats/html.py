@@ -1,7 +1,8 @@
 """One HTML file that holds the model and runs it: no server, no network, nothing to install.
 
-The page is assembled from the templates beside this file; its content security policy names the hashes of its
-one script and one style, so that nothing else can run in it, whatever a model's name or tokens say.
+Its views are those of `microgpt serve`, made of the same modules; templates/ has the model in JavaScript, which answers
+them in place of the service. The content security policy names the hashes of the page's one script and one style, so
+that nothing else can run in it, whatever a model's name or tokens say.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from microgpt import files, json_text
 from microgpt.formats import ExportJob
+from microgpt.formats.bundle import bundle
 from microgpt.formats.convert import require
 from microgpt.model import Tensors, n_params
 from microgpt.runs import tensors
@@ -25,6 +27,8 @@ from microgpt.tokenizers import Tokenizer
 
 MOST_PARAMETERS = 16_000_000  # a page of about 45 MB, which phones can open
 KINDS = ("char", "word", "word-lossy", "bpe", "bpe-vidya", "bpe-words")
+TEMPLATES, PAGE = "formats/templates", "serve/page"
+STYLES = [f"{PAGE}/{name}.css" for name in ("page", "play/play", "inside/inside")] + [f"{TEMPLATES}/page.css"]
 GPT2 = (  # its pieces, for JavaScript's engine
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+"
     r"|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+"
@@ -38,12 +42,10 @@ def write(job: ExportJob, out: Path) -> list[str]:
     small = count <= MOST_PARAMETERS, f"{count:,} parameters (at most {MOST_PARAMETERS:,})"
     require("a page", (small, (tokenizer.kind in KINDS, f"a tokenizer of kind {tokenizer.kind}")))
     blob, entries = pack(job.weights, job.storage)
-    about = {"model": config.model.model_dump(), "storage": job.storage, "matrices": entries}
+    about = {"name": config.name, "parameters": count, "temperature": min(config.run.temperature, 2)}
+    about |= {"model": config.model.model_dump(), "storage": job.storage, "matrices": entries}
     about["tokenizer"] = describe(tokenizer)
-    style, script = (
-        template("page.css"),
-        "".join(map(template, ("model.js", "tokenizer.js", "conversation.js", "page.js"))),
-    )
+    style, script = "\n".join(map(source, STYLES)), bundle(f"{TEMPLATES}/main.js", source)
     facts = (
         f"A GPT of {count:,} parameters with a context of {config.model.block_size} tokens; "
         f"{tokenizer.kind} tokenizer, vocabulary {config.model.vocab:,}."
@@ -51,7 +53,6 @@ def write(job: ExportJob, out: Path) -> list[str]:
     values = {
         "title": html.escape(config.name),
         "facts": html.escape(facts),
-        "temperature": f"{min(config.run.temperature, 2):g}",
         "style_hash": digest(style),
         "script_hash": digest(script),
         "style": style,
@@ -59,7 +60,7 @@ def write(job: ExportJob, out: Path) -> list[str]:
         "weights": base64.b64encode(blob).decode(),
         "script": script,
     }
-    page = re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template("page.html"))
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], source(f"{TEMPLATES}/page.html"))
     files.write_atomic(out, page.encode(), replace=False)
     return []
 
@@ -107,9 +108,9 @@ def portable(pattern: str) -> str:
     return re.sub(r"\\x\{([0-9a-f]+)\}", r"\\u{\1}", pattern)
 
 
-def template(name: str) -> str:
-    """A template's text."""
-    return (resources.files("microgpt.formats") / "templates" / name).read_text(encoding="utf-8")
+def source(path: str) -> str:
+    """The text of a file of the package."""
+    return resources.files("microgpt").joinpath(path).read_text(encoding="utf-8")
 
 
 def digest(text: str) -> str:

@@ -1,5 +1,18 @@
 // @ts-check
-// Requests to the service that this page came from.
+// Requests to the service that this page came from, or to one within the page.
+
+/** @typedef {(path: string, options: RequestInit) => Promise<Response>} Answer */
+
+/** @type {Answer} */
+let answer = (path, options) => fetch(path, options);
+
+/**
+ * Ask something else than the service that this page came from.
+ * @param {Answer} other
+ */
+export function answerWith(other) {
+  answer = other;
+}
 
 /** A request that was refused, or that did not reach the service; its message is for people. */
 export class ApiError extends Error {
@@ -96,7 +109,7 @@ async function send(path, body, signal) {
   }
   let response;
   try {
-    response = await fetch(path, options);
+    response = await answer(path, options);
   } catch (error) {
     throw aborted(error) ? error : unreachable();
   }
@@ -104,9 +117,9 @@ async function send(path, body, signal) {
   return response;
 }
 
-/** @param {any} answer */
-function told(answer) {
-  const error = answer.error;
+/** @param {any} refusal */
+function told(refusal) {
+  const error = refusal.error;
   return (typeof error === 'string' ? error : error?.message) ?? 'the service refused this without a reason';
 }
 

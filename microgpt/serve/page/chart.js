@@ -19,7 +19,7 @@ import { fill, h, svg } from './dom.js';
 
 /**
  * @typedef {object} Settings
- * @property {string} label  What the chart shows, for screen readers.
+ * @property {string} label  Its content, for screen readers.
  * @property {(value: number) => string} format  Of values.
  * @property {(value: number) => string} [tick]  Of the axis, if otherwise.
  * @property {(range: Range) => void} zoom  The reader asks for a range.

@@ -87,6 +87,35 @@ export function fill(element, ...children) {
 }
 
 /**
+ * Switch buttons on and off; one that has the focus and is switched off gives it to another one.
+ * @param {[HTMLButtonElement, boolean][]} buttons  Each with whether it is on.
+ */
+export function enable(buttons) {
+  const held = document.activeElement;
+  for (const [button, on] of buttons) button.disabled = !on;
+  if (buttons.some(([button, on]) => button === held && !on)) buttons.find(([, on]) => on)?.[0].focus();
+}
+
+const FOCUSABLE = 'a[href], button, input, select, textarea, summary, [tabindex]';
+
+/**
+ * The same as `fill`, where something within the element may have the focus: the one of the same place takes it, or
+ * the last one where there are fewer now; where there are none, the element itself.
+ * @param {HTMLElement} element
+ * @param {...(Child | Child[])} children
+ */
+export function refill(element, ...children) {
+  const all = () => /** @type {HTMLElement[]} */ ([...element.querySelectorAll(FOCUSABLE)]);
+  const held = document.activeElement;
+  const at = held === element ? -1 : all().indexOf(/** @type {HTMLElement} */ (held));
+  fill(element, ...children);
+  if (at < 0) return;
+  const now = all();
+  if (!now.length) element.tabIndex = -1;
+  (now[Math.min(at, now.length - 1)] ?? element).focus({ preventScroll: true });
+}
+
+/**
  * The element with an id, which the page has.
  * @param {string} id
  * @returns {HTMLElement}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.serve.page.conftest import NAMES, Visit
+from tests.serve.page.conftest import NAMES, TALK, Visit
 from tests.serve.page.playing import generate, shown, text_of, wait
 from tests.serve.running import Server, serving
 
@@ -98,8 +98,22 @@ def test_a_reload_loses_nothing_that_was_typed(visit: Visit) -> None:
     page = visit(f"#/play/{NAMES}")
     text = generate(page, "am", Temperature="1.5", Seed="4", **{"Top-k": "3"})
     page.get_by_role("radio", name="Surprise").click()
+    page.locator(".t.drawn").first.click()
+    page.locator(".candidates .list button").nth(1).click()
+    other = wait(page)
     page.reload()
+    page.locator(".t.drawn").first.wait_for()
+    assert shown(page) == other
+    page.get_by_role("treeitem", name="Text").first.click()
+    assert shown(page) == text
+    page.locator(".t.drawn").first.focus()
+    page.locator(".candidates .list button").nth(9).wait_for()
     assert page.get_by_label("Begin a text").input_value() == "am"
     assert page.get_by_role("radio", name="Surprise").get_attribute("aria-checked") == "true"
     page.get_by_role("button", name="Generate", exact=True).click()
     assert wait(page) == text
+    page.goto(page.url.replace(NAMES, TALK))
+    page.get_by_text("System message of a new chat").click()
+    page.get_by_label("System message", exact=True).fill("Be brief.")
+    page.reload()
+    assert page.get_by_label("System message", exact=True).input_value() == "Be brief."

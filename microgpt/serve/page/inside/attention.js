@@ -3,8 +3,9 @@
 // that position looks, warm where it is looked at from.
 
 import { fill, h } from '../dom.js';
-import { cellAt, onTheme, paint, percent, visible } from './paint.js';
-import { region } from './region.js';
+import { percent, visible } from '../format.js';
+import { region } from '../region.js';
+import { cellAt, onTheme, paint } from './paint.js';
 
 /** @typedef {import('./session.js').Session} Session */
 
@@ -14,7 +15,7 @@ const LABELLED = 24; // positions that have room for their tokens beside the pic
 
 /**
  * @param {Session} session
- * @returns {import('./index.js').Panel}
+ * @returns {import('./view.js').Panel}
  */
 export function attentionPanel(session) {
   const ender = new AbortController();

@@ -2,9 +2,9 @@
 // Embeddings in two dimensions: the plane in which they differ most. Near points are alike to the model.
 
 import { aborted, ApiError } from '../api.js';
-import { fill, h, svg } from '../dom.js';
-import { percent, visible } from './paint.js';
-import { region } from './region.js';
+import { fill, h, refill, svg } from '../dom.js';
+import { percent, visible } from '../format.js';
+import { region } from '../region.js';
 
 /** @typedef {import('./session.js').Session} Session */
 /** @typedef {{labels: string[], x: number[], y: number[], shares: [number, number], left_out: number}} Points */
@@ -15,7 +15,7 @@ const NEAR = 8; // neighbours that are told
 
 /**
  * @param {Session} session
- * @returns {import('./index.js').Panel}
+ * @returns {import('./view.js').Panel}
  */
 export function embeddingsPanel(session) {
   let asked = '';
@@ -94,7 +94,7 @@ export function embeddingsPanel(session) {
       { viewBox: `0 0 ${width} ${height}`, width, height, role: 'list', 'aria-label': 'Points, from left to right' },
       ...[...places].sort((a, b) => a.x - b.x).map(({ i }) => items[i]),
     );
-    fill(plot, picture);
+    refill(plot, picture);
     /** @type {SVGElement[]} */
     const ordered = [...picture.querySelectorAll('g')];
     ordered[0]?.setAttribute('tabindex', '0');

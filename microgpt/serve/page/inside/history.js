@@ -3,8 +3,9 @@
 
 import { aborted, ApiError, post } from '../api.js';
 import { fill, h } from '../dom.js';
-import { paint, percent, visible } from './paint.js';
-import { region } from './region.js';
+import { percent, visible } from '../format.js';
+import { region } from '../region.js';
+import { paint } from './paint.js';
 import { Attention } from './session.js';
 
 /** @typedef {import('./session.js').Session} Session */
@@ -17,7 +18,7 @@ const SIDE = 64; // cells of a picture
 
 /**
  * @param {Session} session
- * @returns {import('./index.js').Panel}
+ * @returns {import('./view.js').Panel}
  */
 export function historyPanel(session) {
   let asked = ''; // the question that the rows answer
@@ -130,7 +131,7 @@ export function historyPanel(session) {
 }
 
 /**
- * What a checkpoint goes on with.
+ * The continuation that a checkpoint writes.
  * @param {Session} session
  * @param {string} model
  * @returns {Promise<string>}

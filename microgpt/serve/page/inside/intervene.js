@@ -3,10 +3,10 @@
 // those without the changes.
 
 import { aborted, ApiError } from '../api.js';
-import { fill, h } from '../dom.js';
-import { percent, visible } from './paint.js';
+import { fill, h, refill } from '../dom.js';
+import { percent, visible } from '../format.js';
+import { region } from '../region.js';
 import { neuronForm, partsTable, swapForm } from './parts.js';
-import { region } from './region.js';
 
 /** @typedef {import('./session.js').Session} Session */
 
@@ -20,7 +20,7 @@ import { region } from './region.js';
 
 /**
  * @param {Session} session
- * @returns {import('./index.js').Panel}
+ * @returns {import('./view.js').Panel}
  */
 export function intervenePanel(session) {
   /** @type {Consequences | null} */
@@ -104,7 +104,7 @@ export function intervenePanel(session) {
     for (const { piece, position } of swaps) {
       items.push(item(`token ${position} is “${visible(piece)}”`, () => session.unswap(position)));
     }
-    fill(list, items);
+    refill(list, items);
   }
 
   /** @param {import('./session.js').News} kind */

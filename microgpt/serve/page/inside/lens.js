@@ -3,9 +3,10 @@
 
 import { aborted, ApiError } from '../api.js';
 import { fill, h } from '../dom.js';
+import { percent, visible } from '../format.js';
+import { region } from '../region.js';
 import { Grid } from './grid.js';
-import { percent, stageName, visible } from './paint.js';
-import { region } from './region.js';
+import { stageName } from './paint.js';
 
 /** @typedef {import('./session.js').Session} Session */
 
@@ -22,7 +23,7 @@ const TOP = 5;
 
 /**
  * @param {Session} session
- * @returns {import('./index.js').Panel}
+ * @returns {import('./view.js').Panel}
  */
 export function lensPanel(session) {
   /** @type {Lens | null} */

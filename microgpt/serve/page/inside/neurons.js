@@ -2,9 +2,9 @@
 // Neurons: how strongly each of a layer fires, the texts that make one fire most, and the tokens that it makes likelier.
 
 import { guarded } from '../api.js';
-import { fill, h } from '../dom.js';
-import { percent, visible } from './paint.js';
-import { region } from './region.js';
+import { fill, h, refill } from '../dom.js';
+import { percent, visible } from '../format.js';
+import { region } from '../region.js';
 
 /** @typedef {import('./session.js').Session} Session */
 
@@ -17,7 +17,7 @@ const SHOWN = 48; // neurons of the list at first
 
 /**
  * @param {Session} session
- * @returns {import('./index.js').Panel}
+ * @returns {import('./view.js').Panel}
  */
 export function neuronsPanel(session) {
   let asked = ''; // which layer of which model was asked for
@@ -87,7 +87,7 @@ export function neuronsPanel(session) {
       showList();
       mark();
     };
-    fill(
+    refill(
       list,
       h('table', null, h('thead', null, h('tr', null, names)), h('tbody', null, rows)),
       shown < peaks.length ? h('button', { class: 'plain', onclick: more }, 'More') : null,
@@ -125,13 +125,13 @@ export function neuronsPanel(session) {
       session.scaleOf(part) === 1 ? 'Switch it off' : 'Undo its change',
     );
     detail.hidden = false;
-    fill(
+    refill(
       detail,
       h('div', { class: 'row between' }, h('h2', null, `Layer ${at}, neuron ${neuron}`), off),
       h('h3', null, 'Texts that make it fire most'),
       h('ol', { class: 'examples' }, found.examples.map(example)),
       h('div', { class: 'pushed' }, pushed('Makes likelier', found.raises), pushed('Makes less likely', found.lowers)),
-      h('p', { class: 'small soft' }, 'What one unit of it adds to the logits directly, before the final norm.'),
+      h('p', { class: 'small soft' }, 'The change of the logits by one unit of it, directly, before the final norm.'),
     );
   }
 

@@ -75,24 +75,6 @@ export function cellAt(canvas, event) {
 }
 
 /**
- * A share as people read it: 43 %, 0.7 %.
- * @param {number} share
- */
-export function percent(share) {
-  const p = 100 * share;
-  return `${p > 0 && p < 0.1 ? '<0.1' : p < 10 ? p.toFixed(1) : p.toFixed(0)} %`;
-}
-
-/**
- * A token's text with its spaces visible.
- * @param {string} piece
- */
-export function visible(piece) {
-  const shown = piece.replace(/\n/g, '⏎').replace(/\t/g, '⇥');
-  return shown.trim() === '' || shown !== shown.trim() ? shown.replace(/ /g, '␣') : shown;
-}
-
-/**
  * A stage of the residual stream in words.
  * @param {string} stage
  */

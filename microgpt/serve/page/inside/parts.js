@@ -2,8 +2,8 @@
 // The controls of an intervention: a table of parts to switch off, a neuron's scale, a token to swap.
 
 import { fill, h } from '../dom.js';
-import { visible } from './paint.js';
-import { region } from './region.js';
+import { visible } from '../format.js';
+import { region } from '../region.js';
 
 /** @typedef {import('./session.js').Session} Session */
 /** @typedef {import('./session.js').Change} Change */

@@ -2,14 +2,15 @@
 // The residual stream: its length at each position after each part of each layer.
 
 import { h } from '../dom.js';
+import { visible } from '../format.js';
 import { Grid } from './grid.js';
-import { stageName, visible } from './paint.js';
+import { stageName } from './paint.js';
 
 /** @typedef {import('./session.js').Session} Session */
 
 /**
  * @param {Session} session
- * @returns {import('./index.js').Panel}
+ * @returns {import('./view.js').Panel}
  */
 export function residualPanel(session) {
   let row = 0;

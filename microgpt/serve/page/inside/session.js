@@ -9,7 +9,7 @@ import { ApiError, aborted, post } from '../api.js';
 /** @typedef {{position: number, token: number, piece: string}} Swap */
 
 /**
- * @typedef {object} Kept  What stays while a run is chosen, also at another checkpoint and in other views.
+ * @typedef {object} Kept  Stays while a run is chosen, also at another checkpoint and in other views.
  * @property {string | null} text  Null until there is one.
  * @property {boolean} message
  * @property {Change[]} changes
@@ -38,7 +38,7 @@ import { ApiError, aborted, post } from '../api.js';
  * @property {(number | null)[]} bits  The surprise of each token.
  */
 
-/** What happened: another text was looked at, another position chosen, or another layer and head. */
+/** The news: another text was looked at, another position chosen, or another layer and head. */
 /** @typedef {'look' | 'position' | 'head'} News */
 
 /** @type {Map<string, Kept>} */

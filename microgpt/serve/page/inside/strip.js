@@ -2,7 +2,7 @@
 // The text as a strip of tokens, of which one is chosen; a panel says how each of them is coloured.
 
 import { h, fill, rove } from '../dom.js';
-import { visible } from './paint.js';
+import { visible } from '../format.js';
 
 /** @typedef {import('./session.js').Session} Session */
 

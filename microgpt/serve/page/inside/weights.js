@@ -3,8 +3,8 @@
 
 import { guarded } from '../api.js';
 import { fill, h } from '../dom.js';
+import { region } from '../region.js';
 import { cellAt, onTheme, paint } from './paint.js';
-import { region } from './region.js';
 
 /** @typedef {import('./session.js').Session} Session */
 /** @typedef {{name: string, rows: number, columns: number, std: number, least: number, most: number}} Matrix */
@@ -15,7 +15,7 @@ const ROWS = { wte: 'tokens', wpe: 'positions', lm_head: 'tokens' }; // of matri
 
 /**
  * @param {Session} session
- * @returns {import('./index.js').Panel}
+ * @returns {import('./view.js').Panel}
  */
 export function weightsPanel(session) {
   const ender = new AbortController();

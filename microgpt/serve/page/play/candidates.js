@@ -2,7 +2,8 @@
 // The panel of a token: the likeliest ones in its place, before and after the sampling's filters.
 
 import { fill, h, rove } from '../dom.js';
-import { name, percent, share, surprise } from './tokens.js';
+import { percent } from '../format.js';
+import { name, share, surprise } from './tokens.js';
 
 /** @typedef {import('./tree.js').Part} Part */
 /** @typedef {import('./tree.js').Token} Token */
@@ -22,8 +23,8 @@ export function candidates(panel, { chosen, back, allowed, end }) {
   let shown = null;
   const list = h('ol', { class: 'list', 'aria-label': 'Candidates' });
   const head = h('p', { class: 'head' });
-  const columns = h('div', { class: 'columns small soft', 'aria-hidden': 'true' }, h('span'), h('span', null, 'model'), h('span', null, 'drawn with'));
-  const hint = h('p', { class: 'small soft' }, 'Point at a token, or reach one with the arrow keys. A click or Enter on another candidate goes on from there.');
+  const columns = h('div', { class: 'columns small soft', 'aria-hidden': 'true' }, h('span'), h('span', null, 'model'), h('span', null, 'with sampling'));
+  const hint = h('p', { class: 'small soft' }, 'Point at a token, or reach one with the arrow keys; a click or Enter on another candidate goes on from there.');
   fill(panel, h('h2', null, 'In its place'), head, columns, list, hint);
   columns.hidden = true;
 
@@ -44,10 +45,14 @@ export function candidates(panel, { chosen, back, allowed, end }) {
     const bits = token.logprob === null ? '' : `, a surprise of ${surprise(token.logprob).toFixed(1)} bits`;
     fill(head, h('b', { class: 'mono' }, name(token, ending)), ` ${share(token.logprob)}${bits}`);
     columns.hidden = token.candidates.length === 0;
-    hint.hidden = true;
+    const focused = list.contains(document.activeElement) ? rows().indexOf(/** @type {HTMLElement} */ (document.activeElement)) : -1;
     fill(list, token.candidates.filter((each) => allowed(each.id)).map((each) => row(place, each)));
     rove(list, 'button', { vertical: true });
+    if (focused >= 0) rows()[Math.min(focused, rows().length - 1)]?.focus();
   }
+
+  /** @returns {HTMLElement[]} */
+  const rows = () => [...list.querySelectorAll('button')];
 
   /**
    * @param {Place} place
@@ -58,7 +63,7 @@ export function candidates(panel, { chosen, back, allowed, end }) {
     const here = candidate.id === place.token.id;
     const word = ends ? 'the end' : name(candidate);
     const before = Math.exp(candidate.logprob);
-    const label = `${word}, ${percent(before)}, drawn with ${percent(candidate.share)}${here ? ', stands here' : ''}`;
+    const label = `${word}, ${percent(before)}, ${percent(candidate.share)} with sampling${here ? ', stands here' : ''}`;
     return h(
       'li',
       null,
@@ -78,14 +83,6 @@ export function candidates(panel, { chosen, back, allowed, end }) {
     get place() {
       return shown;
     },
-    /**
-     * The token has another element, since the text was shown anew.
-     * @param {HTMLElement} element
-     */
-    move(element) {
-      if (shown) shown.element = element;
-      element.setAttribute('aria-current', 'true');
-    },
     /** Take the focus to the candidates. */
     enter() {
       /** @type {HTMLElement | null} */ (list.querySelector('button[tabindex="0"]'))?.focus();
@@ -97,7 +94,6 @@ export function candidates(panel, { chosen, back, allowed, end }) {
       fill(head);
       fill(list);
       columns.hidden = true;
-      hint.hidden = false;
     },
   };
 }

@@ -2,7 +2,7 @@
 // A conversation: messages are sent, answered, edited and answered again.
 
 import { post } from '../api.js';
-import { fill, h } from '../dom.js';
+import { enable, fill, h } from '../dom.js';
 import { load, save } from './kept.js';
 import { Part, path, unscored } from './tree.js';
 
@@ -15,13 +15,14 @@ import { Part, path, unscored } from './tree.js';
  */
 export function chat(session, tools) {
   const area = h('textarea', { id: 'message', rows: 2, placeholder: 'Ask something', value: load('message', ''), oninput: () => save('message', area.value) });
-  const system = h('textarea', { id: 'system', rows: 1, placeholder: 'none' });
+  const begun = `system.${session.model.split('@')[0]}`; // one per run
+  const system = h('textarea', { id: 'system', rows: 1, placeholder: 'none', value: load(begun, ''), oninput: () => save(begun, system.value) });
   const send = h('button', { class: 'first', type: 'submit' }, 'Send');
   const stop = h('button', { type: 'button', onclick: () => session.stop() }, 'Stop');
   const more = h('button', { type: 'button', onclick: () => run(() => session.answer && session.generate(session.answer)) }, 'Continue');
   const again = h('button', { type: 'button', onclick: () => run(() => session.answer && session.regenerate(session.answer)) }, 'Regenerate');
   const fresh = h('button', { type: 'button', class: 'plain', onclick: renew }, 'New chat');
-  const told = session.facts.roles.includes('system') && h('details', { class: 'small' }, h('summary', null, 'System message of a new chat'), h('label', { class: 'unseen', for: 'system' }, 'System message'), system);
+  const told = session.facts.roles.includes('system') && h('details', { class: 'small', open: system.value !== '' }, h('summary', null, 'System message of a new chat'), h('label', { class: 'unseen', for: 'system' }, 'System message'), system);
   const element = h('form', { class: 'card composer' }, h('label', { class: 'name', for: 'message' }, 'Message'), area, h('div', { class: 'row buttons' }, send, stop, more, again, fresh), told);
   /** @type {Part | null} */
   let editing = null;
@@ -133,6 +134,7 @@ export function chat(session, tools) {
   function renamed(text) {
     const first = path(session.current)[1];
     system.value = text;
+    save(begun, text);
     const root = head();
     if (first && root) run(() => answer(root, first.shown));
   }
@@ -140,7 +142,7 @@ export function chat(session, tools) {
   return {
     element,
     /**
-     * What stands in place of a message that is being edited, so that nothing that happens meanwhile takes it away.
+     * The text area and buttons of a message that is being edited, so that nothing that happens meanwhile takes them away.
      * @param {Part} part
      */
     draft: (part) => (part === editing ? drafted : null),
@@ -155,11 +157,8 @@ export function chat(session, tools) {
     },
     update() {
       const running = session.running !== null;
-      stop.disabled = !running;
-      send.disabled = running;
-      more.disabled = running || !session.continues;
-      again.disabled = running || session.answer === null;
-      fresh.disabled = session.current === null;
+      const written = !running && session.answer !== null;
+      enable([[send, !running], [stop, running], [more, written && session.continues], [again, written], [fresh, session.current !== null]]);
     },
     begin() {},
     follow() {},

@@ -2,7 +2,7 @@
 // The beginning of a text that the model goes on with, scored while it is typed.
 
 import { aborted } from '../api.js';
-import { fill, h } from '../dom.js';
+import { enable, fill, h } from '../dom.js';
 import { load, save } from './kept.js';
 import { Part, path } from './tree.js';
 
@@ -104,10 +104,8 @@ export function completion(session, tools) {
     actions: () => [],
     update() {
       const running = session.running !== null;
-      stop.disabled = !running;
-      go.disabled = running;
-      more.disabled = running || !session.continues;
-      again.disabled = edit.disabled = running || session.answer === null;
+      const written = !running && session.answer !== null;
+      enable([[go, !running], [stop, running], [more, written && session.continues], [again, written], [edit, written]]);
       const shown = path(session.current)[0];
       if (shown && shown !== prompt) {
         prompt = shown;
@@ -115,6 +113,7 @@ export function completion(session, tools) {
       }
     },
     begin() {
+      if (session.answer && path(session.current)[0].text === typed) return; // it was recalled
       session.current = prompt;
       session.listener.changed();
       score();

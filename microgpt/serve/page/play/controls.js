@@ -17,16 +17,19 @@ const SLIDERS = [
 const NUMBERS = [
   { name: 'top_k', label: 'Top-k', help: 'the k likeliest tokens; 0 is off', min: 0, max: 2147483647, step: 1 },
   { name: 'max_tokens', label: 'Tokens', help: 'new tokens at most; empty: the rest of the context', min: 1, max: 1048576, step: 1, off: 'all' },
-  { name: 'seed', label: 'Seed', help: 'the same seed gives the same text; empty: another one each time', min: 0, step: 1, off: 'any' },
+  { name: 'seed', label: 'Seed', help: 'the same seed gives the same text; empty: another one each time', min: 0, max: 2 ** 53 - 1, step: 1, off: 'any' },
 ];
+
+const SHAPES = new Set([...SLIDERS.map((each) => each.name), 'top_k']); // those that change probabilities
 
 /** @type {Record<string, string>} */
 const OFF = { top_p: '1', min_p: '0', repetition_penalty: '1', top_k: '0', max_tokens: '', seed: '', stop: '' };
 
 /**
  * @param {number} temperature  The model's own.
+ * @param {() => void} changed  A setting that changes probabilities has another value.
  */
-export function controls(temperature) {
+export function controls(temperature, changed) {
   const wide = matchMedia('(min-width: 60rem)').matches;
   /** @type {Record<string, HTMLInputElement>} */
   const inputs = {};
@@ -44,6 +47,7 @@ export function controls(temperature) {
     input.addEventListener('input', () => {
       save(name, input.value);
       if (output) output.textContent = input.value;
+      if (SHAPES.has(name)) changed();
     });
     return h('label', { class: `field ${type}` }, h('span', { title: help }, label, output && ' ', output), input);
   }

@@ -10,12 +10,15 @@ import { completion } from './completion.js';
 import { controls } from './controls.js';
 import { load, save } from './kept.js';
 import { lookUp } from './memory.js';
+import { isBare, recall, remember } from './remembered.js';
 import { Session } from './session.js';
 import { surprise } from './tokens.js';
 import { transcript } from './transcript.js';
 import { fork } from './tree.js';
 
 /** @typedef {import('./tree.js').Part} Part */
+
+const WEIGHED = 80; // milliseconds without a change of the settings after which tokens are weighed again
 
 /** @type {import('../types.js').View['show']} */
 export async function show(main, context) {
@@ -32,7 +35,7 @@ export async function show(main, context) {
   const facts = await get(`/api/play/${encodeURIComponent(context.model)}`, context.signal);
   context.signal.throwIfAborted();
   const step = facts.step; // the run's own choice, unless another one was asked for
-  const settings = controls(facts.temperature);
+  const settings = controls(facts.temperature, weigh);
   const alarm = h('p', { class: 'error', role: 'alert' });
   const status = h('p', { class: 'status small soft' });
   const panel = h('section', { class: 'card candidates', 'aria-label': 'Candidates of a token' });
@@ -41,12 +44,23 @@ export async function show(main, context) {
 
   const session = new Session(context.model, facts, settings.read, {
     changed: render,
-    token: (part) => text.append(part),
+    token(part) {
+      text.append(part);
+      if (following) due ||= requestAnimationFrame(newest);
+    },
     ended,
     failed,
   });
   let colour = load('colour', 'probability'); // or surprise, or none
   let looking = new AbortController();
+  let weighing = new AbortController();
+  /** @type {Part | null} */
+  let weighed = null; // the part whose candidates were asked for again
+  let timer = 0;
+  let following = true; // the newest token's candidates are shown, until another one is looked at
+  let due = 0; // the frame in which they are
+  /** @type {AbortController | null} */
+  let watched = null; // the answer that was last seen to begin
   const special = new Set(Object.values(facts.special));
   const among = candidates(panel, {
     chosen(place, candidate) {
@@ -61,19 +75,54 @@ export async function show(main, context) {
     allowed: (id) => id === facts.end || !special.has(id),
     end: facts.end,
   });
-  const text = transcript({ show: among.show, enter: among.enter, actions: (part) => composer.actions(part), draft: (part) => composer.draft(part) });
+  const text = transcript({ show: look, enter: among.enter, actions: (part) => composer.actions(part), draft: (part) => composer.draft(part) });
   const composer = (facts.chat ? chat : completion)(session, { alarm, failed, say: context.say, signal: gone.signal });
 
+  /** @param {import('./candidates.js').Place} place */
+  function look(place) {
+    following = false;
+    among.show(place);
+  }
+
+  /** Show the candidates of the token that came last. */
+  function newest() {
+    due = 0;
+    const answer = session.answer;
+    const last = answer && (answer.ending ? answer.tokens.length : answer.tokens.length - 1);
+    const place = answer && text.place(answer, last ?? 0);
+    if (place) among.show(place);
+  }
+
+  /** Other settings give the tokens that are shown other chances. */
+  function weigh() {
+    clearTimeout(timer);
+    timer = setTimeout(async () => {
+      weighing.abort();
+      weighing = new AbortController();
+      try {
+        await session.weigh(weighing.signal);
+      } catch (error) {
+        failed(error);
+      }
+    }, WEIGHED);
+  }
+
   function render() {
+    if (session.running && session.running !== watched) following = true;
+    watched = session.running;
     const place = among.place;
     text.render(session.path, facts.chat);
-    const still = place && text.at(place.part, place.at);
-    if (still) among.move(still);
+    const still = place && text.place(place.part, place.at);
+    if (still) among.show(still);
     else among.clear();
+    if (following) newest();
     composer.update();
     branches(tree, session.roots, session.current, (part) => session.look(part));
     tell();
-    remember();
+    find();
+    if (session.running || weighed === session.current || !isBare(session.path)) return;
+    weighed = session.current; // once, whatever comes of it
+    weigh();
   }
 
   function tell() {
@@ -83,11 +132,12 @@ export async function show(main, context) {
 
   /** @param {Part} answer */
   function ended(answer) {
+    remember(session);
     context.say(`${answer.shown} (${how(answer, facts.block_size)})`);
   }
 
   /** Look the text up that is shown. */
-  async function remember() {
+  async function find() {
     const answer = session.answer;
     looking.abort();
     looking = new AbortController();
@@ -148,13 +198,20 @@ export async function show(main, context) {
   const heading = h('h1', { class: 'unseen' }, `Play with ${context.model}`);
   const words = facts.chat ? [picture, alarm, composer.element] : [composer.element, alarm, picture];
   fill(main, heading, h('div', { class: 'columns' }, h('div', { class: 'words' }, words, memory, tree), h('div', { class: 'side' }, panel, settings.element)));
+  document.addEventListener('keydown', (event) => event.key === 'Escape' && session.stop(), { signal: gone.signal });
+  addEventListener('pagehide', () => remember(session), { signal: gone.signal });
+  recall(session);
   paint(colour);
   render();
   composer.begin();
   const over = () => {
     gone.abort();
     looking.abort();
+    weighing.abort();
+    clearTimeout(timer);
+    cancelAnimationFrame(due);
     session.end();
+    remember(session);
     composer.end();
   };
   /** @param {import('../types.js').Context} next */

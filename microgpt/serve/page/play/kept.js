@@ -1,5 +1,5 @@
 // @ts-check
-// What was typed and set, kept for this tab: a reload and another view lose nothing.
+// Texts and settings, kept for this tab: a reload and another view lose nothing.
 
 /**
  * @param {string} name

@@ -1,5 +1,5 @@
 // @ts-check
-// What is under way: one answer at a time is generated, scored, stopped and gone on with.
+// The answer under way: one answer at a time is generated, scored, stopped and gone on with.
 
 import { aborted, post, stream } from '../api.js';
 import { Part, choose, finish, path, request, scored } from './tree.js';
@@ -85,7 +85,6 @@ export class Session {
     return part;
   }
 
-
   /**
    * Generate, from where the part stands now.
    * @param {Part} answer
@@ -122,6 +121,24 @@ export class Session {
     if (this.ended) return;
     this.listener.changed();
     this.listener.ended(answer);
+  }
+
+  /**
+   * Weigh the tokens that are looked at with the sampling that is set now.
+   * @param {AbortSignal} signal
+   */
+  async weigh(signal) {
+    const answer = this.answer;
+    if (this.running) return;
+    if (!answer) return this.current?.role === 'prompt' && this.current.text ? this.score(this.current, signal) : undefined;
+    if (path(answer)[0].model !== this.model) return;
+    const { max_tokens, seed, stop, ...settings } = this.settings();
+    const { draws, echo, ...asked } = request(answer);
+    const n = answer.tokens.length;
+    const found = await post('/api/score', { model: this.model, ...settings, ...asked }, signal);
+    if (this.ended || this.running || answer.tokens.length !== n) return;
+    scored(answer, found.prompt, found.dropped, this.facts.special);
+    if (this.answer === answer) this.listener.changed();
   }
 
   /** Stop generating; what has come stays. */
@@ -187,4 +204,3 @@ export class Session {
     this.stop();
   }
 }
-

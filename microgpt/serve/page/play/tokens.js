@@ -2,11 +2,12 @@
 // Tokens as text: each one coloured by its probability or its surprise, to be pointed at, focused and chosen.
 
 import { h } from '../dom.js';
+import { percent, visible } from '../format.js';
 
 /** @typedef {import('./tree.js').Part} Part */
 /** @typedef {import('./tree.js').Token} Token */
 
-/** What an element of a token stands for. */
+/** The token of an element. */
 /** @type {WeakMap<Element, {part: Part, at: number, token: Token}>} */
 const places = new WeakMap();
 
@@ -67,9 +68,7 @@ export function elements(part) {
  * @param {boolean} [ending]
  */
 export function name(token, ending = false) {
-  if (ending) return 'the end';
-  const told = token.text.replace(/\n/g, '↵').replace(/\t/g, '⇥');
-  return told.trim() === '' ? told.replace(/ /g, '␣') : told;
+  return ending ? 'the end' : visible(token.text);
 }
 
 /** @param {number} logprob */
@@ -80,11 +79,4 @@ export function surprise(logprob) {
 /** @param {number | null} logprob */
 export function share(logprob) {
   return logprob === null ? '' : percent(Math.exp(logprob));
-}
-
-/** @param {number} p */
-export function percent(p) {
-  if (p === 0) return '0 %';
-  if (p < 0.0001) return '< 0.01 %';
-  return `${(100 * p).toFixed(p < 0.1 ? 2 : 1)} %`;
 }

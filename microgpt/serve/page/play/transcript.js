@@ -156,5 +156,11 @@ export function transcript(told) {
       }
     },
     at,
+    /**
+     * A token with its element.
+     * @param {Part} part
+     * @param {number} number
+     */
+    place: (part, number) => placeOf(at(part, number) ?? null),
   };
 }

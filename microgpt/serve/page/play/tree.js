@@ -200,7 +200,8 @@ export function scored(answer, tokens, dropped, special) {
   }
   turns.pop(); // the role of the answer
   for (let i = before.length - 1, j = turns.length - 1; i >= 0 && j >= 0; i--, j--) {
-    if (!before[i].tokens.length) before[i].tokens = turns[j];
+    const known = before[i].tokens;
+    if (!known.length || ids(known).join() === ids(turns[j]).join()) before[i].tokens = turns[j];
   }
   answer.dropped = dropped;
 }

@@ -3,7 +3,7 @@
 
 import { aborted, get, post } from '../api.js';
 import { fill, h } from '../dom.js';
-import { full, short } from './numbers.js';
+import { full, short } from '../format.js';
 
 /** @typedef {import('../types.js').Context} Context */
 /** @typedef {{name: string, dtype: string}} Engine */

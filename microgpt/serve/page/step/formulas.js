@@ -273,7 +273,7 @@ const KINDS = {
 };
 
 /**
- * What reads a number, and what each reader adds to its gradient.
+ * The operations that read a number, each with its share of the gradient.
  * @param {Step} step
  * @param {string} name
  * @param {number} index

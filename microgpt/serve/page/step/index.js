@@ -3,10 +3,11 @@
 
 import { ApiError, aborted, guarded, post } from '../api.js';
 import { fill, h, rove } from '../dom.js';
+import { short } from '../format.js';
 import { gridsOf } from './arrays.js';
 import { differPanel } from './differ.js';
 import { numberOf, updateOf } from './number.js';
-import { Step, short } from './numbers.js';
+import { Step } from './numbers.js';
 import { SourcePanel } from './source.js';
 import { find, nextLayer, stagesOf } from './stages.js';
 import { UPDATE, backwardOf, wordsOf } from './words.js';
@@ -59,7 +60,7 @@ class Walk {
     this.title = h('h2', { id: 'step-title' });
     this.says = h('p', { class: 'says' });
     this.grids = h('div', { class: 'grids' });
-    this.number = h('section', { class: 'card number-panel', 'aria-label': 'The chosen number' });
+    this.number = h('section', { class: 'card number-panel', tabindex: -1, 'aria-label': 'The chosen number' });
     this.sourceBox = h('div');
     this.buttons = this.controls();
     this.body = h(
@@ -302,10 +303,12 @@ class Walk {
       }),
     );
     if (focused) /** @type {HTMLElement | null} */ (this.grids.querySelector('td.chosen'))?.focus();
+    const within = this.number.contains(document.activeElement);
     const update = (/** @type {Place} */ place) => this.go(find(this.stages, 'update', place.array), place.index);
     fill(
       this.number,
       phase === 'update' ? updateOf(step, this.place) : numberOf(step, this.place, (place) => this.follow(place), update),
     );
+    if (within) this.number.focus({ preventScroll: true }); // what is told there is another number now
   }
 }

@@ -1,9 +1,10 @@
 // @ts-check
 // One number: its value and gradient, the numbers it was computed from, and those that are computed from it.
 
-import { h } from '../dom.js';
+import { fill, h } from '../dom.js';
+import { full, short } from '../format.js';
+import { region } from '../region.js';
 import { formula, readersOf } from './formulas.js';
-import { full, short } from './numbers.js';
 import { wordsOf } from './words.js';
 
 /** @typedef {import('./numbers.js').Step} Step */
@@ -137,9 +138,9 @@ function goesTo(step, place, follow) {
  * @param {(item: T) => (import('../dom.js').Child | import('../dom.js').Child[])[]} row
  */
 function listed(step, items, headers, row) {
-  return h(
-    'div',
-    { class: 'scrolls terms', tabindex: 0, role: 'group', 'aria-label': 'Numbers' },
+  const list = region('Numbers', 'terms');
+  fill(
+    list,
     h(
       'table',
       { class: 'number' },
@@ -148,6 +149,7 @@ function listed(step, items, headers, row) {
     ),
     items.length > MOST ? h('p', { class: 'small soft' }, `and ${items.length - MOST} more`) : null,
   );
+  return list;
 }
 
 /** @param {Operation} operation @param {number} input @param {number} index @returns {Place} */
@@ -220,6 +222,13 @@ export function updateOf(step, place) {
       : []),
     ['new weight', `${short(w)} − ${short(lr)} × ${short(newM / share1)} / (√${short(newV / share2)} + ${optim.eps})`, newW],
   ];
+  const adam = region('Adam, line by line', 'terms');
+  fill(
+    adam,
+    h('table', null, h('tbody', null, lines.map(([name, text, result]) =>
+      h('tr', null, h('th', { scope: 'row' }, name), h('td', { class: 'mono' }, text), h('td', { class: 'mono' }, `= ${short(result)}`)),
+    ))),
+  );
   return h(
     'div',
     null,
@@ -231,12 +240,6 @@ export function updateOf(step, place) {
       h('div', null, h('dt', null, 'gradient'), h('dd', { class: 'mono' }, full(g))),
       h('div', null, h('dt', null, 'weight after'), h('dd', { class: 'mono' }, full(newW))),
     ),
-    h(
-      'div',
-      { class: 'scrolls terms', tabindex: 0, role: 'group', 'aria-label': 'Adam, line by line' },
-      h('table', null, h('tbody', null, lines.map(([name, text, result]) =>
-        h('tr', null, h('th', { scope: 'row' }, name), h('td', { class: 'mono' }, text), h('td', { class: 'mono' }, `= ${short(result)}`)),
-      ))),
-    ),
+    adam,
   );
 }

@@ -119,24 +119,3 @@ export class Step {
     return this.answer.tokens.length - 1;
   }
 }
-
-/**
- * A number in a few digits.
- * @param {number | null | undefined} x
- * @param {number} [digits]
- */
-export function short(x, digits = 4) {
-  if (x === null || x === undefined || Number.isNaN(x)) return '–';
-  if (x === 0) return '0';
-  const size = Math.abs(x);
-  const text = size >= 0.001 && size < 10000 ? String(Number(x.toPrecision(digits))) : x.toExponential(digits - 2);
-  return text.replaceAll('-', '−').replace('e+', 'e');
-}
-
-/**
- * A number in full.
- * @param {number | null | undefined} x
- */
-export function full(x) {
-  return x === null || x === undefined || Number.isNaN(x) ? 'no number' : String(x).replace(/-/g, '−');
-}

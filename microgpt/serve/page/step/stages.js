@@ -11,7 +11,7 @@ import { wordsOf } from './words.js';
 /**
  * @typedef {object} Stage
  * @property {Phase} phase
- * @property {string} array  What is computed: an operation's array, or the weight that is updated.
+ * @property {string} array  The one that is computed: an operation's array, or the weight that is updated.
  * @property {Operation | null} operation
  * @property {number | null} layer
  * @property {string} title

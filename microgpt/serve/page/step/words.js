@@ -23,7 +23,7 @@ const ROLES = {
   attention_residual: { title: 'residual after attention', says: 'It is added to x, which keeps all that was there before.' },
   mlp_norm: { title: 'norm before the MLP', says: 'The MLP, too, reads a copy of x that is scaled to size 1.' },
   fc1: { title: 'MLP, first matrix', says: 'Each position alone: a matrix makes four times as many numbers, each of which looks for a pattern in the vector.' },
-  activation: { title: 'activation', says: 'What is negative becomes 0 or nearly so: without a bend, two matrices in a row would be no more than one.' },
+  activation: { title: 'activation', says: 'Negative numbers become 0 or nearly so: without a bend, two matrices in a row would be no more than one.' },
   fc2: { title: 'MLP, second matrix', says: 'A second matrix turns the patterns that were found into a change of the vector.' },
   mlp_residual: { title: 'residual after the MLP', says: 'The change is added to x. That was one layer.' },
   final_norm: { title: 'last norm', says: 'The vector is scaled to size 1 once more.' },
@@ -44,7 +44,7 @@ const BACKWARD = {
   scores: 'A query collects from the scores that it made, weighted by the keys, and a key weighted by the queries.',
   softmax: 'A score pushes its own probability up and all others down; so each collects from all of its row.',
   mix: 'A weight collects how useful its value was, and a value collects by how much it was attended to.',
-  scale: 'What was set to 0 learns nothing here.',
+  scale: 'Numbers that were set to 0 learn nothing here.',
   relu: 'Where the number was negative, the gradient ends: 0.',
   relu2: 'Where the number was negative, the gradient ends: 0.',
   gelu: 'Where the number was far below 0, nearly nothing comes through.',
@@ -53,7 +53,7 @@ const BACKWARD = {
   mean: 'Backward begins: the loss grows by 1 when the loss grows by 1. Each position has its share in it.',
 };
 
-/** What an update does, in a sentence. */
+/** The update, in a sentence. */
 export const UPDATE =
   'Adam: m is a running mean of the gradient, v of its square. Each weight moves against m, by about the learning rate ' +
   'whatever its gradient’s size, since m is divided by the root of v.';

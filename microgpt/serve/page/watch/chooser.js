@@ -8,6 +8,9 @@ const LISTED = 100; // of very many runs; a search finds the others
 
 /** @typedef {import('../types.js').Run} Run */
 
+/** @type {string | null} */
+let ticked = null; // the run that was ticked last, whose box has the focus when the other runs are shown
+
 /**
  * @param {string[]} chosen
  * @param {(names: string[]) => void} choose
@@ -36,14 +39,17 @@ export function chooser(chosen, choose) {
 
   /** @param {Run} run */
   function item(run) {
-    const ticked = chosen.includes(run.name);
-    const last = ticked && chosen.length === 1;
+    const among = chosen.includes(run.name);
+    const last = among && chosen.length === 1;
     const input = h('input', {
       type: 'checkbox',
-      checked: ticked,
-      disabled: last || (!ticked && chosen.length >= MOST_RUNS),
+      checked: among,
+      disabled: last || (!among && chosen.length >= MOST_RUNS),
       dataset: { run: run.name },
-      onchange: () => choose(ticked ? chosen.filter((name) => name !== run.name) : [...chosen, run.name]),
+      onchange() {
+        ticked = run.name;
+        choose(among ? chosen.filter((name) => name !== run.name) : [...chosen, run.name]);
+      },
     });
     const steps = `${run.steps_done.toLocaleString('en')} steps`;
     const figure = run.val_loss ?? run.loss;
@@ -52,6 +58,14 @@ export function chooser(chosen, choose) {
 
   return {
     element,
+    /** Once it is on the page: open where a run was ticked, with the focus on its box. */
+    resume() {
+      if (ticked === null) return;
+      element.open = true;
+      const boxes = [...list.querySelectorAll('input')];
+      (boxes.find((box) => box.dataset.run === ticked && !box.disabled) ?? boxes.find((box) => !box.disabled) ?? element.querySelector('summary'))?.focus();
+      ticked = null;
+    },
     /** @param {Run[]} found */
     show(found) {
       const key = (/** @type {Run[]} */ list) => JSON.stringify(list.map(({ name, state, steps_done }) => [name, state, steps_done]));

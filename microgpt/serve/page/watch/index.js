@@ -3,12 +3,14 @@
 
 import { ApiError, aborted, get, post } from '../api.js';
 import { Chart } from '../chart.js';
-import { fill, h } from '../dom.js';
+import { enable, fill, h } from '../dom.js';
+import { compact } from '../format.js';
+import { region } from '../region.js';
 import { Curves, rates, smooth } from './curves.js';
 import { MOST_RUNS, chooser } from './chooser.js';
 import { follow } from './follow.js';
 import { controls, trainer } from './train.js';
-import { configurations, duration, figures, loss, samples, short, status } from './panels.js';
+import { configurations, duration, figures, loss, samples, status } from './panels.js';
 
 const POINTS = 1500; // of a curve that is asked for
 const LIST_EVERY = 5000; // milliseconds between two looks for new runs
@@ -36,7 +38,7 @@ export async function show(main, context) {
     const from = Math.max(0, Math.min(low, last - width));
     range = wanted && width < last ? [Math.round(from), Math.round(from + width)] : null;
     detail = new Map();
-    whole.disabled = range === null;
+    enable([[whole, range !== null], [tail, true]]);
     paint(); // at once: the next key counts from here
     if (range) refine(range);
   };
@@ -44,10 +46,10 @@ export async function show(main, context) {
     for (const chart of charts) if (chart.cursor !== x) ((chart.cursor = x), chart.drawCursor());
   };
   const charts = [
-    new Chart({ label: 'Loss in nats per token', format: loss, tick: short, zoom, point }),
-    new Chart({ label: 'Learning rate', format: short, zoom, point }),
-    new Chart({ label: 'Gradient norm', format: short, zoom, point }),
-    new Chart({ label: 'Tokens per second', format: short, zoom, point }),
+    new Chart({ label: 'Loss in nats per token', format: loss, tick: compact, zoom, point }),
+    new Chart({ label: 'Learning rate', format: compact, zoom, point }),
+    new Chart({ label: 'Gradient norm', format: compact, zoom, point }),
+    new Chart({ label: 'Tokens per second', format: compact, zoom, point }),
   ];
   const [losses, learning, norms, speed] = charts;
   losses.log = log;
@@ -59,8 +61,8 @@ export async function show(main, context) {
   const whole = h('button', { disabled: true, onclick: () => zoom(null) }, 'Whole run');
   const tail = h('button', { onclick: lastPart }, 'Last fifth');
   const told = h('section', { class: 'card', 'aria-label': 'Samples' });
-  const table = h('details', { class: 'card', ontoggle: () => draw() }, h('summary', null, 'The curves as a table'), h('div', { class: 'scrolls', tabindex: 0, role: 'region', 'aria-label': 'Table of the curves' }));
-  const settings = h('details', { class: 'card', open: names.length > 1 }, h('summary', null, names.length > 1 ? 'How their configurations differ' : 'Configuration'), h('div', { class: 'scrolls', tabindex: 0, role: 'region', 'aria-label': 'Configurations' }));
+  const table = h('details', { class: 'card', ontoggle: () => draw() }, h('summary', null, 'The curves as a table'), region('Table of the curves'));
+  const settings = h('details', { class: 'card', open: names.length > 1 }, h('summary', null, names.length > 1 ? 'How their configurations differ' : 'Configuration'), region('Configurations'));
   const choose = chooser(names, (wanted) => context.go(`#/watch/${wanted.map(encodeURIComponent).join(',')}`));
   choose.show(context.runs);
   const ofNorms = h('section', { class: 'card', 'aria-labelledby': 'of-norm' }, h('h2', { id: 'of-norm' }, 'Gradient norm ', h('span', { class: 'soft' }, 'before clipping')), norms.element);
@@ -85,6 +87,8 @@ export async function show(main, context) {
       h('div', { class: 'side' }, cards, control.element, choose.element, train, told),
     ),
   );
+
+  choose.resume();
 
   function rescale() {
     log = !log;

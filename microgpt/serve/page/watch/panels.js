@@ -1,7 +1,8 @@
 // @ts-check
-// What stands beside the curves: how each run is getting on, its samples, figures and differences as tables.
+// The panels beside the curves: how each run is getting on, its samples, figures and differences as tables.
 
-import { fill, h } from '../dom.js';
+import { h, refill } from '../dom.js';
+import { compact } from '../format.js';
 import { nearest } from '../chart.js';
 
 /** @typedef {import('./curves.js').Curves} Curves */
@@ -12,15 +13,6 @@ const STATES = { running: 'is being trained', stopped: 'stopped', finished: 'fin
 /** @param {number | null | undefined} value */
 export function loss(value) {
   return value === null || value === undefined ? '–' : value.toFixed(value < 10 ? 4 : 2);
-}
-
-/** @param {number} value */
-export function short(value) {
-  const size = Math.abs(value);
-  if (size >= 1e6) return `${(value / 1e6).toPrecision(3)} M`;
-  if (size >= 1e4) return `${(value / 1e3).toPrecision(3)} k`;
-  if (size >= 100 || value === 0) return String(Math.round(value));
-  return size < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
 }
 
 /** @param {number} seconds */
@@ -49,7 +41,7 @@ export function status(curves, colour) {
   if (run.bits_per_byte !== null) facts.push(['bits per byte', loss(run.bits_per_byte)]);
   if (run.parameters !== null) facts.push(['parameters', run.parameters.toLocaleString('en')]);
   if (run.seconds !== null) facts.push(['trained for', duration(run.seconds)]);
-  if (curves.speed) facts.push(['steps/s', short(curves.speed)]);
+  if (curves.speed) facts.push(['steps/s', compact(curves.speed)]);
   if (curves.left !== null) facts.push(['time left', duration(curves.left)]);
   return h(
     'section',
@@ -72,13 +64,16 @@ export function samples(place, all) {
   found.sort((a, b) => b.step - a.step);
   const shown = found.slice(0, 40);
   const none = 'None yet: they come at the end of a training, or during it with --sample-every.';
-  fill(
+  const scrolled = place.querySelector('ol')?.scrollTop ?? 0;
+  refill(
     place,
     h('h2', { id: 'samples' }, 'Samples'),
     shown.length
       ? h('ol', { class: 'samples', tabindex: 0, 'aria-labelledby': 'samples' }, shown.map((sample) => h('li', null, h('span', { class: 'small soft number' }, `${all.length > 1 ? `${sample.name}, ` : ''}step ${sample.step.toLocaleString('en')}${sample.final ? ', at the end' : ''}`), h('p', { class: 'mono' }, sample.text || '(nothing)'))))
       : h('p', { class: 'small soft' }, none),
   );
+  const list = place.querySelector('ol');
+  if (list) list.scrollTop = scrolled;
 }
 
 /**
@@ -101,9 +96,9 @@ export function figures(all) {
       found.push({ name: `${name}bits per byte`, cell: (step) => loss(at(held_out, 'bits_per_byte', step)) });
     }
     const rate = (/** @type {number} */ step) => at(training, 'lr', step);
-    found.push({ name: `${name}learning rate`, cell: (step) => (rate(step) === null ? '–' : short(rate(step))) });
+    found.push({ name: `${name}learning rate`, cell: (step) => (rate(step) === null ? '–' : compact(rate(step))) });
     const norm = (/** @type {number} */ step) => at(training, 'grad_norm', step);
-    if (training.grad_norm?.some((value) => value !== null)) found.push({ name: `${name}gradient norm`, cell: (step) => (norm(step) === null ? '–' : short(norm(step))) });
+    if (training.grad_norm?.some((value) => value !== null)) found.push({ name: `${name}gradient norm`, cell: (step) => (norm(step) === null ? '–' : compact(norm(step))) });
     return found;
   });
   return h(

@@ -161,16 +161,17 @@ export function controls(names, context, signal) {
 
   /** @param {string} name */
   async function act(name) {
-    const what = states.get(name) === 'running' ? 'stop' : 'resume';
     const button = buttons.get(name);
+    if (button?.getAttribute('aria-disabled') === 'true') return; // until its state has changed
+    const what = states.get(name) === 'running' ? 'stop' : 'resume';
     error.hidden = true;
-    if (button) button.disabled = true; // until its state has changed
+    button?.setAttribute('aria-disabled', 'true'); // it keeps the focus
     try {
       await post(`/api/trainings/${encodeURIComponent(name)}/${what}`, {}, signal);
       context.say(what === 'stop' ? `${name} is saved and ends.` : `${name} goes on.`);
     } catch (caught) {
       if (aborted(caught)) return;
-      if (button) button.disabled = false;
+      button?.removeAttribute('aria-disabled');
       error.textContent = /** @type {Error} */ (caught).message;
       error.hidden = false;
     }
@@ -186,7 +187,7 @@ export function controls(names, context, signal) {
       const button = buttons.get(name);
       if (!button || states.get(name) === state) return;
       states.set(name, state);
-      button.disabled = false;
+      button.removeAttribute('aria-disabled');
       button.hidden = state !== 'running' && state !== 'stopped';
       const of = names.length > 1 ? ` ${name}` : '';
       appear();

@@ -1,7 +1,7 @@
 // @ts-check
 // A part of a panel that scrolls by itself, also by keyboard.
 
-import { h } from '../dom.js';
+import { h } from './dom.js';
 
 /**
  * @param {string} label
