@@ -83,7 +83,7 @@ export async function* stream(path, body, signal) {
         if (data === '[DONE]') return;
         if (!data) continue; // a comment that keeps the connection alive
         const parsed = JSON.parse(data);
-        if (parsed.error) throw new ApiError(response.status, told(parsed));
+        if (parsed.error) throw new ApiError(response.status, reasonOf(parsed));
         yield parsed;
       }
     }
@@ -113,12 +113,12 @@ async function send(path, body, signal) {
   } catch (error) {
     throw aborted(error) ? error : unreachable();
   }
-  if (!response.ok) throw new ApiError(response.status, told(await response.json().catch(() => ({}))));
+  if (!response.ok) throw new ApiError(response.status, reasonOf(await response.json().catch(() => ({}))));
   return response;
 }
 
 /** @param {any} refusal */
-function told(refusal) {
+function reasonOf(refusal) {
   const error = refusal.error;
   return (typeof error === 'string' ? error : error?.message) ?? 'the service refused this without a reason';
 }

@@ -58,8 +58,8 @@ export class Chart {
       this.back,
       this.front,
     );
-    this.told = h('p', { class: 'told small number', 'aria-hidden': 'true' });
-    this.element = h('div', { class: 'chart' }, this.told, this.picture);
+    this.readout = h('p', { class: 'readout small number', 'aria-hidden': 'true' });
+    this.element = h('div', { class: 'chart' }, this.readout, this.picture);
     this.picture.addEventListener('pointermove', (event) => this.move(event));
     this.picture.addEventListener('pointerleave', () => this.from === null && this.point(null));
     this.picture.addEventListener('pointerdown', (event) => {
@@ -178,7 +178,7 @@ export class Chart {
     return svg('path', { class: `line ${kind}`, d, style: { stroke: `var(--line-${line.colour})` } });
   }
 
-  /** The cursor's line, its points, and what is told of them. */
+  /** The cursor's line, its points, and their values. */
   drawCursor() {
     const [first, last] = this.bounds();
     this.picture.setAttribute('aria-valuemin', String(first));
@@ -194,7 +194,7 @@ export class Chart {
     const text = values.length ? `step ${Math.round(step).toLocaleString('en')}: ${words.join(', ')}` : 'no values yet';
     this.picture.setAttribute('aria-valuenow', String(Math.round(step)));
     this.picture.setAttribute('aria-valuetext', text);
-    fill(this.told, values.length ? h('span', null, `step ${Math.round(step).toLocaleString('en')}`) : null, values.map(({ line, value }) => h('span', { class: 'key' }, h('i', { class: line.dashed ? 'dashed' : '', style: { borderColor: `var(--line-${line.colour})` } }), `${line.name} ${this.settings.format(value)}`)));
+    fill(this.readout, values.length ? h('span', null, `step ${Math.round(step).toLocaleString('en')}`) : null, values.map(({ line, value }) => h('span', { class: 'key' }, h('i', { class: line.dashed ? 'dashed' : '', style: { borderColor: `var(--line-${line.colour})` } }), `${line.name} ${this.settings.format(value)}`)));
     if (this.cursor === null || !values.length) {
       fill(this.front);
       return;

@@ -109,11 +109,11 @@ async function show() {
     if (number !== shown) return;
     fill(main);
     main.className = view;
-    const over = await loaded.show(main, context);
+    const leave = await loaded.show(main, context);
     if (number === shown) {
-      end = over;
+      end = leave;
       current = { hash: address(view, named), context };
-    } else over();
+    } else leave();
   } catch (error) {
     if (number === shown && !aborted(error)) fail(error);
   }

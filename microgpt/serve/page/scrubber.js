@@ -22,15 +22,15 @@ export function showScrubber(place, run, at, go) {
   }
   if (place.dataset.run !== run.name) build(place, run.name);
   const slider = /** @type {HTMLInputElement} */ (place.querySelector('input'));
-  const told = /** @type {HTMLElement} */ (place.querySelector('output'));
+  const output = /** @type {HTMLElement} */ (place.querySelector('output'));
   const own = /** @type {HTMLButtonElement} */ (place.querySelector('button'));
   const best = kept.findIndex((checkpoint) => checkpoint.best);
   const chosen = kept.findIndex((checkpoint) => checkpoint.step === at);
   slider.max = String(kept.length - 1);
   slider.value = String(at === null ? (best < 0 ? kept.length - 1 : best) : chosen < 0 ? nearest(kept, at) : chosen);
   const words = at === null ? 'newest' : `step ${at.toLocaleString('en')}`;
-  told.textContent = at === null && best >= 0 ? 'best' : words + (kept[chosen]?.best ? ', best' : '');
-  slider.setAttribute('aria-valuetext', told.textContent);
+  output.textContent = at === null && best >= 0 ? 'best' : words + (kept[chosen]?.best ? ', best' : '');
+  slider.setAttribute('aria-valuetext', output.textContent);
   slider.oninput = () => go(kept[Number(slider.value)].step);
   own.hidden = at === null;
   own.onclick = () => {

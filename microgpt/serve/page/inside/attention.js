@@ -24,7 +24,7 @@ export function attentionPanel(session) {
   const across = h('div', { class: 'labels across', 'aria-hidden': 'true' });
   const down = h('div', { class: 'labels down', 'aria-hidden': 'true' });
   const picture = h('div', { class: 'labelled' }, across, down, large);
-  const told = h('p', { class: 'small number told' });
+  const readout = h('p', { class: 'small number readout' });
   const table = region('The chosen position');
   const title = h('h2', null);
   const element = h(
@@ -37,7 +37,7 @@ export function attentionPanel(session) {
       title,
       h('p', { class: 'small soft' }, 'Each row is a position; its cells are the positions that it looks at.'),
       picture,
-      told,
+      readout,
       h('details', { open: true }, h('summary', null, 'The chosen position as a table'), table),
     ),
   );
@@ -46,7 +46,7 @@ export function attentionPanel(session) {
     session.choose(row);
     tell(row, Math.min(row, column));
   });
-  large.addEventListener('pointerleave', () => fill(told, ' '));
+  large.addEventListener('pointerleave', () => fill(readout, ' '));
   heads.addEventListener('keydown', moveHead);
   onTheme(() => news('look'), ender.signal);
 
@@ -170,7 +170,7 @@ export function attentionPanel(session) {
     if (!text || !attention || row >= attention.length) return;
     const share = percent(attention.weight(layer, head, row, column));
     const pieces = text.pieces.map(visible);
-    told.textContent = `“${pieces[row]}” (${row}) looks at “${pieces[column]}” (${column}): ${share}`;
+    readout.textContent = `“${pieces[row]}” (${row}) looks at “${pieces[column]}” (${column}): ${share}`;
   }
 
   /** @param {import('./session.js').News} kind */
@@ -187,7 +187,7 @@ export function attentionPanel(session) {
     return text.tokens.map((_, at) => {
       const warm = at > position;
       const share = warm ? attention.weight(layer, head, at, position) : attention.weight(layer, head, position, at);
-      return { share, warm, told: `${warm ? 'looks at it' : 'it looks here'}: ${percent(share)}` };
+      return { share, warm, label: `${warm ? 'looks at it' : 'it looks here'}: ${percent(share)}` };
     });
   }
 

@@ -11,7 +11,7 @@ import { region } from '../region.js';
 
 const MATRICES = { wte: 'tokens', wpe: 'positions', lm_head: 'the output head' };
 const EDGE = 24;
-const NEAR = 8; // neighbours that are told
+const NEAR = 8; // neighbours that are named
 
 /**
  * @param {Session} session
@@ -33,12 +33,12 @@ export function embeddingsPanel(session) {
   });
   const facts = h('p', { class: 'small soft' });
   const plot = h('div', { class: 'plot' });
-  const told = h('p', { class: 'small', role: 'status' });
+  const readout = h('p', { class: 'small', role: 'status' });
   const table = region('Coordinates', 'short');
   const details = h('details', null, h('summary', null, 'As a table'), table);
   details.addEventListener('toggle', showTable);
   const picker = h('p', { class: 'row' }, h('label', { for: 'embedding', class: 'name' }, 'Embeddings of'), choice);
-  const element = h('section', { class: 'card' }, h('h2', null, 'Embeddings'), picker, problem, facts, plot, told, details);
+  const element = h('section', { class: 'card' }, h('h2', null, 'Embeddings'), picker, problem, facts, plot, readout, details);
   const sizes = new ResizeObserver(draw);
   sizes.observe(plot);
 
@@ -125,7 +125,7 @@ export function embeddingsPanel(session) {
     const distance = (/** @type {number} */ i) => Math.hypot(x[i] - x[at], y[i] - y[at]);
     const near = labels.map((_, i) => i).filter((i) => i !== at).sort((a, b) => distance(a) - distance(b)).slice(0, NEAR);
     items.forEach((item, i) => item.classList.toggle('near', i === at || near.includes(i)));
-    told.textContent = `“${visible(labels[at])}” is nearest to ${near.map((i) => `“${visible(labels[i])}”`).join(', ')}`;
+    readout.textContent = `“${visible(labels[at])}” is nearest to ${near.map((i) => `“${visible(labels[i])}”`).join(', ')}`;
   }
 
   function showTable() {

@@ -7,7 +7,7 @@ import { fill, h } from '../dom.js';
  * @typedef {object} Cell
  * @property {string} text
  * @property {number} share  0 to 1, of the colour.
- * @property {string} [told]  In words, where the text is not enough.
+ * @property {string} [label]  In words, where the text is not enough.
  */
 
 export class Grid {
@@ -38,10 +38,10 @@ export class Grid {
     const before = this.table.contains(document.activeElement) ? this.placeOf(document.activeElement) : null;
     this.cells = rows.map((_, row) =>
       columns.map((_, column) => {
-        const { text, share, told } = cell(row, column);
+        const { text, share, label } = cell(row, column);
         const style = { '--share': share.toFixed(3) };
         const place = { row: String(row), column: String(column) };
-        return h('td', { tabindex: -1, role: 'gridcell', style, 'aria-label': told, title: told, dataset: place }, text);
+        return h('td', { tabindex: -1, role: 'gridcell', style, 'aria-label': label, title: label, dataset: place }, text);
       }),
     );
     const head = h('tr', null, h('td', null), columns.map((name) => h('th', { scope: 'col' }, name)));

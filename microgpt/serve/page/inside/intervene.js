@@ -122,7 +122,7 @@ export function intervenePanel(session) {
 
   function shades() {
     return found && found.moved.length === session.text?.tokens.length
-      ? found.moved.map((share) => ({ share, warm: true, told: `probabilities after it moved by ${percent(share)}` }))
+      ? found.moved.map((share) => ({ share, warm: true, label: `probabilities after it moved by ${percent(share)}` }))
       : null;
   }
 

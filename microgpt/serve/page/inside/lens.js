@@ -79,7 +79,7 @@ export function lensPanel(session) {
     grid.show(text.pieces.slice(first).map(visible), stages.map(stageName), (stage, column) => {
       const piece = visible(pieces[tokens[stage][column][0]]);
       const share = probabilities[stage][column][0];
-      return { text: piece, share, told: `${piece}, ${percent(share)}` };
+      return { text: piece, share, label: `${piece}, ${percent(share)}` };
     });
     mark();
   }

@@ -72,11 +72,11 @@ export function neuronForm(session) {
   const layer = h('input', { type: 'number', id: 'neuron-layer', min: 0, value: session.kept.layer });
   const neuron = h('input', { type: 'number', id: 'neuron', min: 0, value: Math.max(0, session.kept.neuron) });
   const scale = h('input', { type: 'range', id: 'neuron-scale', min: -4, max: 4, step: 0.5, value: 1 });
-  const told = h('output', { for: 'neuron-scale', class: 'number small' });
+  const output = h('output', { for: 'neuron-scale', class: 'number small' });
   const part = () => ({ part: /** @type {const} */ ('neuron'), layer: layer.valueAsNumber || 0, index: neuron.valueAsNumber || 0 });
   for (const input of [layer, neuron]) input.addEventListener('input', show);
   scale.addEventListener('input', () => {
-    told.textContent = `× ${scale.value}`;
+    output.textContent = `× ${scale.value}`;
     session.change({ ...part(), scale: scale.valueAsNumber });
   });
   const element = h(
@@ -85,7 +85,7 @@ export function neuronForm(session) {
     h('label', { class: 'field' }, h('span', null, 'Layer'), layer),
     h('label', { class: 'field' }, h('span', null, 'Neuron'), neuron),
     h('label', { class: 'field grows' }, h('span', null, 'Scale of what it adds'), scale),
-    told,
+    output,
   );
 
   function show() {
@@ -94,7 +94,7 @@ export function neuronForm(session) {
     layer.max = String(text.n_layer - 1);
     neuron.max = String(4 * text.n_embd - 1);
     scale.value = String(session.scaleOf(part()));
-    told.textContent = `× ${scale.value}`;
+    output.textContent = `× ${scale.value}`;
   }
   return { element, show };
 }

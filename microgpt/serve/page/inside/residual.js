@@ -19,7 +19,7 @@ export function residualPanel(session) {
     session.choose(position);
     mark();
   });
-  const told = h('p', { class: 'small', role: 'status' });
+  const readout = h('p', { class: 'small', role: 'status' });
   const element = h(
     'section',
     { class: 'card' },
@@ -30,7 +30,7 @@ export function residualPanel(session) {
       'Every layer reads this vector and adds to it. Shown is its length (the root of its summed squares) after each part.',
     ),
     grid.element,
-    told,
+    readout,
   );
 
   function mark() {
@@ -40,7 +40,7 @@ export function residualPanel(session) {
     const before = row ? text.norms[row - 1][kept.position] : 0;
     const now = text.norms[row][kept.position];
     const change = row ? `, ${before.toFixed(2)} before it` : '';
-    told.textContent = `“${visible(text.pieces[kept.position])}” (${kept.position}), ${stageName(text.stages[row])}: ${now.toFixed(2)}${change}`;
+    readout.textContent = `“${visible(text.pieces[kept.position])}” (${kept.position}), ${stageName(text.stages[row])}: ${now.toFixed(2)}${change}`;
   }
 
   /** @param {import('./session.js').News} kind */
@@ -63,7 +63,7 @@ export function residualPanel(session) {
     if (!text) return null;
     const last = text.norms[text.norms.length - 1];
     const most = Math.max(...last) || 1;
-    return last.map((norm) => ({ share: norm / most, told: `length ${norm.toFixed(2)} at the end` }));
+    return last.map((norm) => ({ share: norm / most, label: `length ${norm.toFixed(2)} at the end` }));
   }
 
   return { element, news, shades, legend: 'Coloured by the length of the residual stream after the last layer.' };

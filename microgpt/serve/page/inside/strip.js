@@ -10,7 +10,7 @@ import { visible } from '../format.js';
  * @typedef {object} Shade  How a token is coloured.
  * @property {number} share  0 to 1.
  * @property {boolean} [warm]  Whether in the warm colour.
- * @property {string} [told]  The same in words, for screen readers and as a hint.
+ * @property {string} [label]  The same in words, for screen readers and as a hint.
  */
 
 export class Strip {
@@ -59,9 +59,9 @@ export class Strip {
       if (at === chosen) button.setAttribute('aria-current', 'true');
       else button.removeAttribute('aria-current');
       button.tabIndex = at === chosen ? 0 : -1;
-      const told = shade?.told ? `, ${shade.told}` : '';
-      button.setAttribute('aria-label', `${at}: ${visible(this.pieces[at])}${swapped.has(at) ? ', swapped' : ''}${told}`);
-      button.title = shade?.told ?? '';
+      const label = shade?.label ? `, ${shade.label}` : '';
+      button.setAttribute('aria-label', `${at}: ${visible(this.pieces[at])}${swapped.has(at) ? ', swapped' : ''}${label}`);
+      button.title = shade?.label ?? '';
     });
     rove(this.element, 'button');
   }

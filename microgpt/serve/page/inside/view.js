@@ -95,7 +95,7 @@ async function show(panels, main, context) {
   }
 
   /** @param {import('./session.js').News} news */
-  function heard(news) {
+  function onNews(news) {
     if (news === 'look') {
       error.textContent = session.error?.message ?? '';
       showFacts();
@@ -125,7 +125,7 @@ async function show(panels, main, context) {
   }
 
   async function begin() {
-    session.listen(heard);
+    session.listen(onNews);
     if (session.kept.text === null) {
       const first = run?.chat ? 'hi' : await written(session);
       session.kept.text ??= first; // what was typed meanwhile stays

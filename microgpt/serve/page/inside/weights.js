@@ -31,7 +31,7 @@ export function weightsPanel(session) {
   const title = h('h2', null);
   const facts = h('p', { class: 'small soft' });
   const canvas = h('canvas', { class: 'large matrix', tabindex: 0, role: 'img' });
-  const told = h('p', { class: 'small number told', role: 'status' });
+  const readout = h('p', { class: 'small number readout', role: 'status' });
   const least = h('span', { class: 'number' });
   const most = h('span', { class: 'number' });
   const scale = h('p', { class: 'row small scale' }, least, h('span', { class: 'ramp', 'aria-hidden': 'true' }), most);
@@ -42,7 +42,7 @@ export function weightsPanel(session) {
     'div',
     { class: 'two' },
     h('section', { class: 'card' }, h('h2', null, 'Matrices'), problem, table),
-    h('section', { class: 'card', 'aria-label': 'The chosen matrix' }, title, facts, h('div', { class: 'picture' }, canvas), scale, told, details),
+    h('section', { class: 'card', 'aria-label': 'The chosen matrix' }, title, facts, h('div', { class: 'picture' }, canvas), scale, readout, details),
   );
   canvas.addEventListener('pointermove', (event) => {
     ({ row, column } = cellAt(canvas, event));
@@ -123,7 +123,7 @@ export function weightsPanel(session) {
     if (!picture) return;
     const { cells, column_step, row_step, scale: top } = picture;
     const value = ((cells[row][column] / 127) * top).toFixed(3);
-    told.textContent = `${span('row', row, row_step)}, ${span('column', column, column_step)}: ${value}`;
+    readout.textContent = `${span('row', row, row_step)}, ${span('column', column, column_step)}: ${value}`;
     showRow();
   }
 

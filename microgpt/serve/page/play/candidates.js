@@ -12,11 +12,11 @@ import { name, share, surprise } from './tokens.js';
 
 /**
  * @param {HTMLElement} panel
- * @param {object} told
- * @param {(place: Place, candidate: Candidate) => void} told.chosen
- * @param {(place: Place) => void} told.back  The focus goes back to the token.
- * @param {(id: number) => boolean} told.allowed  Whether a token may stand in a text: a special one may not, but the end.
- * @param {number} told.end  The token that ends a text.
+ * @param {object} options
+ * @param {(place: Place, candidate: Candidate) => void} options.chosen
+ * @param {(place: Place) => void} options.back  The focus goes back to the token.
+ * @param {(id: number) => boolean} options.allowed  Whether a token may stand in a text: a special one may not, but the end.
+ * @param {number} options.end  The token that ends a text.
  */
 export function candidates(panel, { chosen, back, allowed, end }) {
   /** @type {Place | null} */

@@ -22,8 +22,8 @@ export function chat(session, tools) {
   const more = h('button', { type: 'button', onclick: () => run(() => session.answer && session.generate(session.answer)) }, 'Continue');
   const again = h('button', { type: 'button', onclick: () => run(() => session.answer && session.regenerate(session.answer)) }, 'Regenerate');
   const fresh = h('button', { type: 'button', class: 'plain', onclick: renew }, 'New chat');
-  const told = session.facts.roles.includes('system') && h('details', { class: 'small', open: system.value !== '' }, h('summary', null, 'System message of a new chat'), h('label', { class: 'unseen', for: 'system' }, 'System message'), system);
-  const element = h('form', { class: 'card composer' }, h('label', { class: 'name', for: 'message' }, 'Message'), area, h('div', { class: 'row buttons' }, send, stop, more, again, fresh), told);
+  const systemBox = session.facts.roles.includes('system') && h('details', { class: 'small', open: system.value !== '' }, h('summary', null, 'System message of a new chat'), h('label', { class: 'unseen', for: 'system' }, 'System message'), system);
+  const element = h('form', { class: 'card composer' }, h('label', { class: 'name', for: 'message' }, 'Message'), area, h('div', { class: 'row buttons' }, send, stop, more, again, fresh), systemBox);
   /** @type {Part | null} */
   let editing = null;
   /** @type {HTMLElement[]} */

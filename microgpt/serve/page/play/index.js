@@ -31,7 +31,7 @@ export async function show(main, context) {
     fill(main, h('h1', null, context.run), h('p', null, 'This run has no checkpoint yet, so there is no model to play with.'));
     return () => {};
   }
-  const gone = new AbortController();
+  const aborter = new AbortController();
   const facts = await get(`/api/play/${encodeURIComponent(context.model)}`, context.signal);
   context.signal.throwIfAborted();
   const step = facts.step; // the run's own choice, unless another one was asked for
@@ -76,7 +76,7 @@ export async function show(main, context) {
     end: facts.end,
   });
   const text = transcript({ show: look, enter: among.enter, actions: (part) => composer.actions(part), draft: (part) => composer.draft(part) });
-  const composer = (facts.chat ? chat : completion)(session, { alarm, failed, say: context.say, signal: gone.signal });
+  const composer = (facts.chat ? chat : completion)(session, { alarm, failed, say: context.say, signal: aborter.signal });
 
   /** @param {import('./candidates.js').Place} place */
   function look(place) {
@@ -198,14 +198,14 @@ export async function show(main, context) {
   const heading = h('h1', { class: 'unseen' }, `Play with ${context.model}`);
   const words = facts.chat ? [picture, alarm, composer.element] : [composer.element, alarm, picture];
   fill(main, heading, h('div', { class: 'columns' }, h('div', { class: 'words' }, words, memory, tree), h('div', { class: 'side' }, panel, settings.element)));
-  document.addEventListener('keydown', (event) => event.key === 'Escape' && session.stop(), { signal: gone.signal });
-  addEventListener('pagehide', () => remember(session), { signal: gone.signal });
+  document.addEventListener('keydown', (event) => event.key === 'Escape' && session.stop(), { signal: aborter.signal });
+  addEventListener('pagehide', () => remember(session), { signal: aborter.signal });
   recall(session);
   paint(colour);
   render();
   composer.begin();
-  const over = () => {
-    gone.abort();
+  const leave = () => {
+    aborter.abort();
     looking.abort();
     weighing.abort();
     clearTimeout(timer);
@@ -220,7 +220,7 @@ export async function show(main, context) {
     session.follow(next.model);
     composer.follow();
   };
-  return Object.assign(over, { follow });
+  return Object.assign(leave, { follow });
 }
 
 /**

@@ -28,7 +28,7 @@ export async function lookUp(panel, model, text, signal) {
   const found = await post('/api/memory', { model, text: asked }, signal);
   const chars = [...asked];
   panel.hidden = false;
-  fill(panel, h('h2', null, 'In the training text?'), found.known ? told(found, chars) : h('p', null, `Not known: ${found.reason}.`));
+  fill(panel, h('h2', null, 'In the training text?'), found.known ? answer(found, chars) : h('p', null, `Not known: ${found.reason}.`));
   const shift = [...text].length - chars.length;
   const pieces = found.whole ? [found.whole] : found.pieces;
   return pieces.map((/** @type {Piece} */ piece) => ({ ...piece, start: piece.start + shift, end: piece.end + shift }));
@@ -39,7 +39,7 @@ export async function lookUp(panel, model, text, signal) {
  * @param {string[]} chars
  * @returns {HTMLElement[]}
  */
-function told(found, chars) {
+function answer(found, chars) {
   /** @param {Piece} piece */
   const of = (piece) => chars.slice(piece.start, piece.end).join('');
   const whole = found.whole;

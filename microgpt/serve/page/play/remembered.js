@@ -33,7 +33,7 @@ export function remember(session) {
 }
 
 /**
- * Parts from the first ones on, each after its parent, which is told by its place.
+ * Parts from the first ones on, each after its parent, which is named by its place.
  * @param {Part[]} roots
  * @param {Part | null} current
  */

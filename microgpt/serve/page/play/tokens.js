@@ -63,7 +63,7 @@ export function elements(part) {
 }
 
 /**
- * A token's name for people: spaces and line ends are told.
+ * A token's name for people: spaces and line ends are visible.
  * @param {{text: string}} token
  * @param {boolean} [ending]
  */

@@ -11,9 +11,9 @@ import { text } from './tree.js';
 const NAMES = { prompt: '', answer: '', system: 'System', user: 'You', assistant: 'Answer' };
 
 /**
- * @param {{show: (place: Place) => void, enter: () => void, actions: (part: Part) => HTMLElement[], draft: (part: Part) => HTMLElement[] | null}} told
+ * @param {{show: (place: Place) => void, enter: () => void, actions: (part: Part) => HTMLElement[], draft: (part: Part) => HTMLElement[] | null}} callbacks
  */
-export function transcript(told) {
+export function transcript(callbacks) {
   const root = h('div', { class: 'transcript', role: 'group', 'aria-label': 'Text, token by token' });
   /** @type {Map<Part, HTMLElement>} */
   let places = new Map();
@@ -31,12 +31,12 @@ export function transcript(told) {
   /** @param {HTMLElement} token */
   function look(token) {
     const place = placeOf(token);
-    if (place) told.show(place);
+    if (place) callbacks.show(place);
   }
 
   root.addEventListener('mouseover', (event) => {
     const place = placeOf(event.target);
-    if (place && !pinned) told.show(place);
+    if (place && !pinned) callbacks.show(place);
   });
   root.addEventListener('click', (event) => {
     const place = placeOf(event.target);
@@ -56,7 +56,7 @@ export function transcript(told) {
   root.addEventListener('keydown', (event) => {
     const place = placeOf(event.target);
     if (!place || event.ctrlKey || event.altKey || event.metaKey) return;
-    if (event.key === 'Enter' || event.key === ' ' || event.key === 'ArrowDown') told.enter();
+    if (event.key === 'Enter' || event.key === ' ' || event.key === 'ArrowDown') callbacks.enter();
     else if (event.key === 'ArrowLeft') step(place.element, -1);
     else if (event.key === 'ArrowRight') step(place.element, 1);
     else if (event.key === 'Home') step(place.element, -Infinity);
@@ -111,9 +111,9 @@ export function transcript(told) {
       pinned = false;
       if (chat) {
         fill(root, parts.map((part) => {
-          const place = h('div', { class: 'tokens' }, told.draft(part) ?? content(part));
+          const place = h('div', { class: 'tokens' }, callbacks.draft(part) ?? content(part));
           places.set(part, place);
-          return h('section', { class: `turn ${part.role}`, 'aria-label': NAMES[part.role] }, h('header', null, h('h2', null, NAMES[part.role]), told.actions(part)), place);
+          return h('section', { class: `turn ${part.role}`, 'aria-label': NAMES[part.role] }, h('header', null, h('h2', null, NAMES[part.role]), callbacks.actions(part)), place);
         }));
       } else {
         const place = h('div', { class: 'tokens' });

@@ -309,6 +309,6 @@ class Walk {
       this.number,
       phase === 'update' ? updateOf(step, this.place) : numberOf(step, this.place, (place) => this.follow(place), update),
     );
-    if (within) this.number.focus({ preventScroll: true }); // what is told there is another number now
+    if (within) this.number.focus({ preventScroll: true }); // it shows another number now
   }
 }

@@ -23,10 +23,10 @@ export class SourcePanel {
     /** @type {Stage | null} */
     this.stage = null;
     this.tabs = h('div', { class: 'segments', role: 'tablist', 'aria-label': 'Implementation' });
-    this.told = h('p', { class: 'small soft' });
+    this.caption = h('p', { class: 'small soft' });
     this.code = h('ol', { class: 'code' });
     this.box = h('div', { class: 'listing', tabindex: 0, role: 'tabpanel', id: 'step-code', 'aria-labelledby': '' }, this.code);
-    this.element = h('section', { class: 'card source', 'aria-label': 'Code' }, this.tabs, this.told, this.box);
+    this.element = h('section', { class: 'card source', 'aria-label': 'Code' }, this.tabs, this.caption, this.box);
     this.showTabs();
     this.open(this.name);
   }
@@ -72,7 +72,7 @@ export class SourcePanel {
     for (const marked of this.code.querySelectorAll('[aria-current]')) marked.removeAttribute('aria-current');
     lines.forEach((line, i) => this.code.children[line - 1]?.setAttribute('aria-current', i ? 'true' : 'step'));
     const listed = lines.map(String).join(', ');
-    this.told.textContent = lines.length
+    this.caption.textContent = lines.length
       ? `${lines.length > 1 ? 'Lines' : 'Line'} ${listed} of ${source.name}`
       : `${source.name} does not compute this.`;
     const first = /** @type {HTMLElement | undefined} */ (this.code.children[lines[0] - 1]);

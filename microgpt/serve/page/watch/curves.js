@@ -48,7 +48,7 @@ export class Curves {
     return spent > 0 ? (Number(step[last]) - Number(step[i])) / spent : 0;
   }
 
-  /** Seconds until the planned end, while it is trained; null where they cannot be told. */
+  /** Seconds until the planned end, while it is trained; null where they are not known. */
   get left() {
     if (this.facts?.state !== 'running' || !this.facts.steps_planned || !this.speed) return null;
     return Math.max(0, this.facts.steps_planned - this.facts.steps_done) / this.speed;

@@ -13,17 +13,17 @@ const LONGEST = 5000; // milliseconds between two tries
  * @returns {() => void}  Ends it.
  */
 export function follow(runs, points, listener) {
-  const gone = new AbortController();
+  const aborter = new AbortController();
   run().catch((error) => {
     if (!aborted(error)) throw error;
   });
 
   async function run() {
-    for (let wait = 500; !gone.signal.aborted; wait = Math.min(LONGEST, wait * 1.6)) {
+    for (let wait = 500; !aborter.signal.aborted; wait = Math.min(LONGEST, wait * 1.6)) {
       let message = 'The service has ended the connection.';
       try {
         let fresh = true;
-        for await (const event of stream('/api/metrics/live', { runs, points }, gone.signal)) {
+        for await (const event of stream('/api/metrics/live', { runs, points }, aborter.signal)) {
           if (fresh) listener.open();
           fresh = false;
           wait = 500;
@@ -33,11 +33,11 @@ export function follow(runs, points, listener) {
         if (!(error instanceof ApiError)) throw error;
         message = error.message;
       }
-      if (gone.signal.aborted) return;
+      if (aborter.signal.aborted) return;
       listener.broken(message);
       await new Promise((resolve) => setTimeout(resolve, wait));
     }
   }
 
-  return () => gone.abort();
+  return () => aborter.abort();
 }

@@ -19,8 +19,8 @@ let log = false; // whether losses are drawn on a logarithmic scale; kept while 
 
 /** @type {import('../types.js').View['show']} */
 export async function show(main, context) {
-  const gone = new AbortController();
-  if (!context.run) return waiting(main, context, gone);
+  const aborter = new AbortController();
+  if (!context.run) return waiting(main, context, aborter);
   const names = context.names.slice(0, MOST_RUNS);
   const all = names.map((name) => new Curves(name));
   /** @type {import('../chart.js').Range} */
@@ -60,14 +60,14 @@ export async function show(main, context) {
   const scale = h('button', { 'aria-pressed': log, onclick: rescale }, 'Logarithmic');
   const whole = h('button', { disabled: true, onclick: () => zoom(null) }, 'Whole run');
   const tail = h('button', { onclick: lastPart }, 'Last fifth');
-  const told = h('section', { class: 'card', 'aria-label': 'Samples' });
+  const sampleCard = h('section', { class: 'card', 'aria-label': 'Samples' });
   const table = h('details', { class: 'card', ontoggle: () => draw() }, h('summary', null, 'The curves as a table'), region('Table of the curves'));
   const settings = h('details', { class: 'card', open: names.length > 1 }, h('summary', null, names.length > 1 ? 'How their configurations differ' : 'Configuration'), region('Configurations'));
   const choose = chooser(names, (wanted) => context.go(`#/watch/${wanted.map(encodeURIComponent).join(',')}`));
   choose.show(context.runs);
   const ofNorms = h('section', { class: 'card', 'aria-labelledby': 'of-norm' }, h('h2', { id: 'of-norm' }, 'Gradient norm ', h('span', { class: 'soft' }, 'before clipping')), norms.element);
-  const control = controls(names, context, gone.signal);
-  const train = trainer(context, gone.signal);
+  const control = controls(names, context, aborter.signal);
+  const train = trainer(context, aborter.signal);
   const help = 'Drag over a chart to zoom, double-click for all. By keyboard: arrows read the values, + and − zoom, Shift with arrows moves, 0 shows all.';
   fill(
     main,
@@ -84,7 +84,7 @@ export async function show(main, context) {
         table,
         settings,
       ),
-      h('div', { class: 'side' }, cards, control.element, choose.element, train, told),
+      h('div', { class: 'side' }, cards, control.element, choose.element, train, sampleCard),
     ),
   );
 
@@ -105,7 +105,7 @@ export async function show(main, context) {
   /** @param {[number, number]} wanted */
   async function refine(wanted) {
     try {
-      const found = await Promise.all(names.map((run) => post('/api/metrics', { run, first: Math.max(0, wanted[0] - 1), last: wanted[1] + 1, points: POINTS }, gone.signal)));
+      const found = await Promise.all(names.map((run) => post('/api/metrics', { run, first: Math.max(0, wanted[0] - 1), last: wanted[1] + 1, points: POINTS }, aborter.signal)));
       if (range !== wanted) return;
       detail = new Map(names.map((name, i) => [name, found[i]]));
       draw();
@@ -155,7 +155,7 @@ export async function show(main, context) {
   }
 
   async function reference() {
-    const found = await get(`/api/runs/${encodeURIComponent(names[0])}/baselines`, gone.signal);
+    const found = await get(`/api/runs/${encodeURIComponent(names[0])}/baselines`, aborter.signal);
     const ln = found.uniform ?? null;
     levels = [];
     if (ln !== null) levels.push({ name: 'uniform (ln V)', y: ln });
@@ -169,7 +169,7 @@ export async function show(main, context) {
   }
 
   async function configured() {
-    const details = await Promise.all(names.map((name) => get(`/api/runs/${encodeURIComponent(name)}`, gone.signal)));
+    const details = await Promise.all(names.map((name) => get(`/api/runs/${encodeURIComponent(name)}`, aborter.signal)));
     fill(/** @type {Element} */ (settings.lastElementChild), configurations(details));
   }
 
@@ -177,7 +177,7 @@ export async function show(main, context) {
   const again = async () => {
     try {
       if (!known && all[0].facts) known = await reference();
-      choose.show((await get('/api/runs', gone.signal)).runs);
+      choose.show((await get('/api/runs', aborter.signal)).runs);
     } catch (error) {
       if (!aborted(error) && !(error instanceof ApiError)) throw error; // the stream tells what is wrong
     }
@@ -207,7 +207,7 @@ export async function show(main, context) {
         curves.take(event);
         if (event.kind === 'facts' && before && before !== curves.facts?.state) context.say(`${curves.name}: ${curves.facts?.state}`);
         if (event.kind === 'facts' && !known && curves === all[0] && model !== curves.facts?.model) again();
-        if (event.kind === 'samples') samples(told, all);
+        if (event.kind === 'samples') samples(sampleCard, all);
         if (curves.full) {
           end();
           end = start();
@@ -216,34 +216,34 @@ export async function show(main, context) {
       },
     });
   }
-  samples(told, all);
+  samples(sampleCard, all);
   draw();
 
-  const over = () => {
-    gone.abort();
+  const leave = () => {
+    aborter.abort();
     end();
     clearInterval(clock);
     cancelAnimationFrame(due);
     charts.forEach((chart) => chart.end());
   };
-  return Object.assign(over, { follow: () => {} });
+  return Object.assign(leave, { follow: () => {} });
 }
 
 /**
  * There is no run yet: say how to begin, and wait for one.
  * @param {HTMLElement} main
  * @param {import('../types.js').Context} context
- * @param {AbortController} gone
+ * @param {AbortController} aborter
  */
-function waiting(main, context, gone) {
-  const train = trainer(context, gone.signal, true);
+function waiting(main, context, aborter) {
+  const train = trainer(context, aborter.signal, true);
   fill(main, h('h1', null, 'Watch'), h('p', null, 'There is no run here yet. Train one here, or in the folder that is served: ', h('code', null, 'microgpt train names')), h('p', { class: 'soft', role: 'status' }, 'Its curves appear here as soon as it begins.'), train);
   const clock = setInterval(async () => {
-    const found = await get('/api/runs', gone.signal).catch(() => ({ runs: [] }));
+    const found = await get('/api/runs', aborter.signal).catch(() => ({ runs: [] }));
     if (found.runs.length) context.go(`#/watch/${encodeURIComponent(found.runs[0].name)}`);
   }, 1000);
   return () => {
-    gone.abort();
+    aborter.abort();
     clearInterval(clock);
   };
 }

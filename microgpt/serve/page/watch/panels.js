@@ -120,7 +120,7 @@ export function configurations(details) {
     return new Map(/** @type {[string, any][]} */ (keys));
   });
   const keys = [...new Set(flat.flatMap((each) => [...each.keys()]))];
-  const rows = keys.map((key) => ({ key, values: flat.map((each) => told(each.get(key))) }));
+  const rows = keys.map((key) => ({ key, values: flat.map((each) => asText(each.get(key))) }));
   const shown = details.length > 1 ? rows.filter((row) => new Set(row.values).size > 1) : rows;
   if (!shown.length) return h('p', { class: 'small soft' }, 'The configurations are the same.');
   return h(
@@ -133,6 +133,6 @@ export function configurations(details) {
 }
 
 /** @param {any} value */
-function told(value) {
+function asText(value) {
   return value === undefined ? '–' : typeof value === 'string' ? value : JSON.stringify(value);
 }

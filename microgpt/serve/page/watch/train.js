@@ -92,7 +92,7 @@ export function trainer(context, signal, open = false) {
       ['engine', `${found.engine}: ${found.why}`],
       ['steps', `${count(found.steps)}, ${found.seconds < 1 ? '' : 'about '}${duration(found.seconds)}`],
     ];
-    fill(plan, h('dl', { class: 'small' }, facts.map(([term, told]) => h('div', null, h('dt', { class: 'soft' }, term), h('dd', null, told)))));
+    fill(plan, h('dl', { class: 'small' }, facts.map(([term, text]) => h('div', null, h('dt', { class: 'soft' }, term), h('dd', null, text)))));
   }
 
   async function begin() {
