@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,6 +19,7 @@ from microgpt.tokenizers.char import Char
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 Build = Callable[..., Path]
+SERVICE = "modules['formats/templates/main.js'].service"  # of the page
 
 
 @pytest.fixture
@@ -62,3 +63,30 @@ CLASSIC = {"family": "classic"}
 KGX = {"family": "classic", "activation": "relu2"}
 MODERN = {"family": "modern"}
 NANOCHAT = {"family": "nanochat"}
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Any]:
+    """Open a file as a page; whatever it says on the console or asks of the network fails the test."""
+    noise: list[str] = []
+    contexts = []
+
+    def go(path: Path, **options: Any) -> Any:
+        context = browser.new_context(offline=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", lambda message: noise.append(message.text))
+        page.on("pageerror", lambda error: noise.append(str(error)))
+        page.on(
+            "request",
+            lambda request: noise.append(request.url) if request.url.partition("#")[0] != path.as_uri() else None,
+        )
+        page.goto(path.as_uri())
+        page.locator("main[class]").wait_for()
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert noise == []
