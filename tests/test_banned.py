@@ -72,7 +72,7 @@ READS = {
     ("elf.py", "place"): "memory, no file",
     ("gguf.py", "write"): "a temporary file that was just written",
     ("hf.py", "write"): "a file of the package",
-    ("html.py", "template"): "a file of the package",
+    ("html.py", "source"): "a file of the package",
     ("sources.py", "_open"): "texts, larger than memory; file_source looks at their kind",
     ("encode.py", "_open"): "the cache of a long text, whose folder is our own",
     ("bin_files.py", "_open"): "files of tokens, mapped, whose sizes were looked at",
