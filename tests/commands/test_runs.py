@@ -58,6 +58,8 @@ def test_the_lowest_loss_is_that_of_the_metrics(folder: Path, capsys: Output) ->
     lowest = min((line for line in lines if "val_loss" in line), key=lambda line: line["val_loss"])
     found = told(capsys, "best", "runs/wide")
     assert (found["val_loss"], found["bits_per_byte"]) == (lowest["val_loss"], lowest["bits_per_byte"])
+    (folder / "wide" / "metrics.jsonl").write_text("")  # as where its last lines tell of no evaluation
+    assert told(capsys, "best", "runs/wide")["val_loss"] == lowest["val_loss"]
     assert main(["runs", "best"]) == 0
     assert capsys.readouterr().out.strip() == "runs/a-sweep/trials/0000"
     assert main(["runs", "best", "runs/small"]) == 4
