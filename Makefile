@@ -10,7 +10,7 @@ demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
 
 test: .venv/full  ## the whole test suite
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: .venv/full  ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -71,6 +71,6 @@ clean:
 	$(PIP) -e .
 	touch $@
 
-.venv/full: .venv/core
+.venv/full: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) -e '.[dev,data,scrape,export,serve,bench,sweep,tensorboard]'
-	touch $@
+	touch .venv/core $@

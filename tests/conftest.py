@@ -9,7 +9,7 @@ import pytest
 
 from microgpt.data import datasets
 
-pytest_plugins = ["tests.browser", "tests.chats", "tests.skips"]  # browser; talks, chat_run, names_run; mark.hardware
+pytest_plugins = ["tests.browser", "tests.chats", "tests.signatures", "tests.skips"]
 
 hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machine may take a second for any example
 hypothesis.settings.load_profile("no clock")

@@ -25,12 +25,12 @@ DEFINITION = next(iter(LADDER))
 SLOW = ("scalar", "functional")
 EXACT = [rung for rung, facts in LADDER.items() if "float64" in facts.dtypes]
 ROUNDED = [(rung, dtype) for rung, facts in LADDER.items() for dtype in facts.dtypes if dtype != "float64"]
-STEPS = 20
+STEPS = 12  # the warmup, the decay, and a turn for every engine in the relay
 
 # How far an engine may be from the definition, relative.
 FLOAT64 = 1e-9
-# The losses of 20 steps: float32 keeps 24 bits (6e-8), and sums of some hundred terms in another order cost a factor
-# of ten; bfloat16 keeps 8 bits (4e-3) in every matrix product, and twenty steps carry that on.
+# The losses of these steps: float32 keeps 24 bits (6e-8), and sums of some hundred terms in another order cost a factor
+# of ten; bfloat16 keeps 8 bits (4e-3) in every matrix product, and the steps carry that on.
 LOSS = {"float32": 1e-5, "bfloat16": 0.1}
 # The first gradient beside its largest number, for the same reasons, without an optimizer in between; in bfloat16 a
 # ReLU near its bend may fall to the other side.

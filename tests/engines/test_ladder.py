@@ -544,8 +544,8 @@ def names_losses(path: Path, rung: str, steps: int, dtype: str = "float64") -> n
 
 
 @every_rung
-def test_golden_losses(real_data: RealData, rung: str) -> None:
-    steps = 100 if rung in SLOW else 1000
+def test_golden_losses(real_data: RealData, rung: str, request: pytest.FixtureRequest) -> None:
+    steps = 30 if rung in SLOW and not request.config.getoption("--long") else 1000
     found, expected = names_losses(real_data("names"), rung, steps), golden()[:steps]
     if rung == DEFINITION:
         assert [repr(x) for x in found.tolist()] == [repr(x) for x in expected.tolist()]

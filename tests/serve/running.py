@@ -19,7 +19,7 @@ import httpx2
 from microgpt.config import Config
 from microgpt.training.train import train
 
-SECONDS = 30  # after which a test gives up on an answer
+SECONDS = 90  # after which a test gives up on an answer, also of a machine that is kept busy by others
 
 
 class Server:
@@ -56,7 +56,7 @@ def started(
         if process.poll() is None:
             process.terminate()
         try:
-            process.wait(10)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -1,18 +1,21 @@
-"""Hostile requests: each is refused within a second, and the server is the same afterwards."""
+"""Hostile requests: each is refused at once, and the server is the same afterwards."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import socket
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.serve.hostile import BODY, CHAT, GENERATE, Case, cases, json_cases, media_cases, request
-from tests.serve.running import Server, answer_of, connect
+from tests.serve.running import SECONDS, Server, answer_of, connect
 
 CASES = list(cases())
 QUESTION = {"messages": [{"role": "user", "content": "hi"}], "temperature": 0}
@@ -24,6 +27,14 @@ def exchange(port: int, data: bytes) -> tuple[int, bytes]:
         with contextlib.suppress(OSError):  # it may be refused before all of it is sent
             connection.sendall(data.replace(b"PORT", str(port).encode()))
         return answer_of(connection)
+
+
+def cpu_seconds(server: Server) -> float:
+    """Of the server's process: a busy machine makes no request expensive."""
+    if sys.platform != "linux":
+        return time.monotonic()
+    numbers = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, numbers[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def gauge(server: Server, name: str) -> float:
@@ -55,10 +66,10 @@ def test_there_are_many() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name[:60] for case in CASES])
 def test_it_is_refused(attacked: Server, case: Case) -> None:
-    began = time.monotonic()
+    before = cpu_seconds(attacked)
     status, answer = exchange(attacked.port, case.request)
     assert status in case.statuses, answer[:300]
-    assert time.monotonic() - began < 1
+    assert cpu_seconds(attacked) - before < 1
     assert b"Traceback" not in answer
     assert b"site-packages" not in answer
     assert b"access-control-allow-origin" not in answer.lower()
@@ -103,7 +114,7 @@ def test_two_requests_in_one_packet_are_answered_in_order(attacked: Server) -> N
     two = request("/health", b"", method="GET") + request(
         "/nowhere", b"", method="GET", headers="Connection: close\r\n"
     )
-    with socket.create_connection(("127.0.0.1", attacked.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", attacked.port), timeout=SECONDS) as connection:
         connection.sendall(two.replace(b"PORT", str(attacked.port).encode()))
         answer = b""
         while part := connection.recv(65536):

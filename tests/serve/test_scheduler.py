@@ -34,7 +34,7 @@ def run(model: LanguageModel, check: Callable[[ServedModel, Admission], Awaitabl
     async def running() -> None:
         admission = Admission(most, 2)
         served = ServedModel("endless", model, admission, Metrics(admission, []), most)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             await check(served, admission)
         assert admission.active == admission.waiting == 0
         served.retire()

@@ -100,19 +100,22 @@ def run(script: str, name: str) -> None:
     subprocess.run(command, check=True, env={**os.environ, **CPUS[name].environment})
 
 
-ALL = [
-    pytest.param(name, marks=pytest.mark.hardware(cpu.runs_here, f"instructions of {name}"))
-    for name, cpu in CPUS.items()
-]
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each type is compiled for a quarter of a minute: one per CPU, or with --long both for the narrower ones."""
+    long = metafunc.config.getoption("--long")
+    names = {"float32": ["cascadelake", "x86-64", *["haswell"] * long], "float64": ["haswell", *["x86-64"] * long]}
+    for dtype in names.keys() & metafunc.fixturenames:
+        marked = [
+            (name, pytest.mark.hardware(CPUS[name].runs_here, f"instructions of {name}")) for name in names[dtype]
+        ]
+        metafunc.parametrize(dtype, [pytest.param(name, marks=mark) for name, mark in marked])
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_names_trained_for_another_cpu_are_those_of_the_manual_pass(name: str) -> None:
+def test_names_trained_for_another_cpu_are_those_of_the_manual_pass(float32: str) -> None:
     """In float32, and asked for bfloat16, which falls back to float32's own code."""
-    run(NAMES, name)
+    run(NAMES, float32)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if CPUS[name.values[0]].vector_bytes < 64])
-def test_a_narrower_machine_trains_and_writes_the_same(name: str) -> None:
+def test_a_narrower_machine_trains_and_writes_the_same(float64: str) -> None:
     """In float64, bit for bit where tokens are drawn."""
-    run(SMALL, name)
+    run(SMALL, float64)
