@@ -64,14 +64,15 @@ def choose(facts: Facts, seconds: float, speeds: Speeds, given: Sections) -> Pla
     row = min(speeds, key=lambda row: (abs(math.log(row.tokens / (speeds[row] * seconds))), row.tokens))
 
     data |= _reading(facts, row, data)
-    size = facts.new_bytes / _bytes_per_token(data) + facts.documents  # tokens of the text
+    documents = facts.bytes // data["chunk_size"] if "chunk_size" in data else facts.documents
+    size = facts.new_bytes / _bytes_per_token(data) + documents  # tokens of the text
     rows, block = run.setdefault("batch_size", row.rows) * run.get("grad_accum", 1), row.block_size
-    per_step = rows * (block if data.get("packing") == "joined" else min(block, 1 + size / max(1, facts.documents)))
+    per_step = rows * (block if data.get("packing") == "joined" else min(block, 1 + size / max(1, documents)))
     passes = MOST_PASSES * max(row.tokens / (row.bytes / _bytes_per_token(data)), LEAST_PASSES)
     by_time, by_text = speeds[row] * seconds / per_step, passes * size / per_step
     steps = min(by_time, by_text)
 
-    held = _held_out(data, size, speeds[row] * seconds)
+    held = _held_out(data, documents, size, speeds[row] * seconds)
     every = _round(max(steps / EVALUATIONS, held * size / FORWARD / EVALUATING / per_step))
     shape = {key: getattr(row, key) for key in FIELDS["model"]}
     model = {"family": FAMILY, "residual_init": "scaled", "init_std": 0.05, **shape, **model}
@@ -107,13 +108,16 @@ def _reading(facts: Facts, row: Recipe, given: Mapping[str, Any]) -> dict[str, A
     return {key: value for key, value in chosen.items() if key not in given}
 
 
-def _held_out(data: dict[str, Any], size: float, tokens: float) -> float:
-    """The share of the text to hold out: a tenth, less of a long one, which would take the time to evaluate."""
+def _held_out(data: dict[str, Any], documents: int, size: float, tokens: float) -> float:
+    """The share of the text to hold out: a tenth, or less of a long one, which would take the time to evaluate; nothing
+    of very few documents."""
     if "val_path" in data:
         return HELD_OUT  # about as long as that
     if "val_fraction" not in data:
-        most = MOST_HELD_OUT * FORWARD * tokens / max(1.0, size)
+        most = max(MOST_HELD_OUT * FORWARD * tokens / max(1.0, size), 2 / max(1, documents))
         data["val_fraction"] = HELD_OUT if most >= HELD_OUT else float(f"{most:.1g}")
+        if documents * HELD_OUT < 1:
+            data["val_fraction"] = 0.0
     return float(data["val_fraction"])
 
 
@@ -169,7 +173,7 @@ def _lines(
         f"time    {duration(seconds)} (--time), {out}",
         f"text    {amount(facts.bytes)}, in {read}: {WHY[facts.kind]}{copies}",
         f"tokens  {words}, about {per_token:.1f} bytes each, {size:,.0f} in all; {facts.alphabet:,} characters",
-        f"shape   {shape}: the best measured for {speed * seconds / 1e6:,.1f} M tokens, {speed:,.0f}/s here",
+        f"shape   {shape}: the table's choice for {speed * seconds / 1e6:,.1f} M tokens, {speed:,.0f}/s here",
         f"rate    {chosen['learning_rate']:g}, dropout {chosen['dropout']:g}, decay {chosen['weight_decay']:g}: "
         f"the text is passed some {tokens / max(1.0, size):.2g} times",
     ]

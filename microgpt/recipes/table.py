@@ -1,7 +1,7 @@
-"""The measured choices: for texts of some lengths, and some times, the shape and training that predicted best.
+"""The table of choices: for texts of some lengths, and some numbers of tokens, the shape and the training.
 
-`benchmarks/recipes` holds the search, with the machine and the figures of every row. `tokens` is the length of the
-training that a row was made for; a machine that trains fewer in the time takes a row that was made for fewer.
+`benchmarks/recipes/MEASURED.md` says which figures stand behind a row, and which rows are estimates between others.
+`tokens` is the length of the training that a row is made for; a machine that trains fewer in the time takes another row.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ KB, MB, M = 1e3, 1e6, 1e6
 
 TEXT = (
     Recipe(10 * KB, 0.2 * M, 320, 2, 64, 4, 64, 8, 8e-3, 0.3, 0.1),
-    Recipe(150 * KB, 0.5 * M, 512, 4, 96, 4, 128, 16, 8e-3, 0.15, 0.1),
+    Recipe(150 * KB, 0.5 * M, 1024, 4, 96, 4, 128, 16, 8e-3, 0.15, 0.1),
     Recipe(150 * KB, 1.8 * M, 512, 4, 128, 4, 128, 16, 8e-3, 0.3, 0.1),
-    Recipe(1 * MB, 0.7 * M, 512, 4, 96, 4, 128, 16, 8e-3, 0.0, 0.1),
-    Recipe(1 * MB, 2.0 * M, 1024, 4, 128, 4, 128, 16, 8e-3, 0.05, 0.1),
-    Recipe(1 * MB, 6.0 * M, 1024, 4, 192, 6, 128, 16, 5e-3, 0.15, 0.1),
-    Recipe(10 * MB, 0.7 * M, 512, 4, 96, 4, 128, 16, 8e-3, 0.0, 0.1),
-    Recipe(10 * MB, 2.0 * M, 1024, 4, 128, 4, 128, 16, 8e-3, 0.0, 0.1),
-    Recipe(10 * MB, 7.0 * M, 2048, 4, 192, 6, 128, 16, 5e-3, 0.0, 0.1),
+    Recipe(1 * MB, 0.7 * M, 1024, 4, 96, 4, 128, 16, 8e-3, 0.0, 0.1),
+    Recipe(1 * MB, 2.0 * M, 2048, 4, 128, 4, 128, 16, 8e-3, 0.05, 0.1),
+    Recipe(1 * MB, 6.0 * M, 2048, 4, 192, 6, 128, 16, 5e-3, 0.2, 0.1),
+    Recipe(10 * MB, 0.7 * M, 2048, 4, 96, 4, 128, 16, 8e-3, 0.0, 0.1),
+    Recipe(10 * MB, 2.0 * M, 4096, 4, 128, 4, 128, 16, 8e-3, 0.0, 0.1),
+    Recipe(10 * MB, 7.0 * M, 4096, 4, 192, 6, 128, 16, 5e-3, 0.0, 0.1),
     Recipe(10 * MB, 25.0 * M, 4096, 6, 256, 8, 256, 16, 3e-3, 0.05, 0.1),
 )
 
 CHAT = (
     Recipe(60 * KB, 0.6 * M, 512, 4, 64, 4, 256, 8, 5e-3, 0.2, 0.1),
-    Recipe(3 * MB, 1.5 * M, 2048, 4, 96, 4, 256, 8, 6e-3, 0.0, 0.1),
-    Recipe(3 * MB, 6.0 * M, 2048, 4, 192, 6, 256, 8, 5e-3, 0.1, 0.1),
+    Recipe(3 * MB, 1.5 * M, 4096, 4, 96, 4, 256, 8, 6e-3, 0.0, 0.1),
+    Recipe(3 * MB, 5.0 * M, 4096, 4, 192, 6, 256, 8, 5e-3, 0.15, 0.1),
 )
 
 SHORT_LINES = (

@@ -161,7 +161,7 @@ def test_flags_of_held_out_text_that_contradict(text: Path, capsys: pytest.Captu
         (["--vocab-size", "300", "--bpe-merges", "3"], "set one of them"),
         (["--chunk-size", "8", "--chunk-overlap", "8"], "chunk_overlap must be smaller than chunk_size"),
     ):
-        assert main(["train", str(text), *flags]) == 2
+        assert main(["train", str(text), "--steps", "5", *flags]) == 2
         assert sentence in capsys.readouterr().err
 
 

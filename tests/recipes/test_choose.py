@@ -87,6 +87,12 @@ def test_of_a_huge_text_less_is_held_out() -> None:
     assert 0 < (found.data.val_fraction or 0) < 0.001
 
 
+def test_of_a_few_documents_nothing_is_held_out() -> None:
+    chosen = plan(replace(BOOK, kind="jsonl", bytes=5_000, documents=2))
+    assert (config(chosen).data.val_fraction, config(chosen).run.eval_every) == (0, 0)
+    assert "nothing of the text held out" in chosen.lines[0]
+
+
 def test_chunks_fit_the_text() -> None:
     data = config(plan(Facts("chunks", 2_000, 15, 2_000, 30, 0.0, False))).data
     assert (data.chunk_size, data.overlap, data.fold_whitespace) == (20, 0, False)
