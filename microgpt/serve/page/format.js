@@ -7,7 +7,7 @@
  */
 export function percent(share) {
   if (share === 0) return '0 %';
-  if (share < 0.0001) return '< 0.01 %';
+  if (share < 0.00005) return '< 0.01 %'; // which would be 0.00 %
   return `${(100 * share).toFixed(share < 0.1 ? 2 : 1)} %`;
 }
 

@@ -25,7 +25,7 @@ def names(runs_folder: Path) -> Inspector:
 def percent(share: float) -> str:
     """As the page shows it."""
     p = 100 * float(share)
-    return "0 %" if p == 0 else "< 0.01 %" if p < 0.01 else f"{p:.2f} %" if p < 10 else f"{p:.1f} %"
+    return "0 %" if p == 0 else "< 0.01 %" if p < 0.005 else f"{p:.2f} %" if p < 10 else f"{p:.1f} %"
 
 
 def look(page: Any, text: str, n: int) -> None:

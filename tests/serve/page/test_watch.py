@@ -108,7 +108,7 @@ def test_what_a_finished_run_shows(visit: Visit, server: Server, folder: Path) -
     assert page.locator(".chart .mark").count() == 5
     assert page.locator(".chart .mark.best").count() == 1
     page.get_by_text("The curves as a table").click()
-    page.locator("details table caption", has_text="Losses and learning rates").wait_for(state="attached")
+    page.locator("details table caption", has_text="Losses, learning rates").wait_for(state="attached")
     assert page.get_by_role("row").count() == 21
     page.get_by_text("Configuration", exact=True).click()
     row = page.get_by_role("row").filter(has_text="optim.learning_rate")
