@@ -37,7 +37,8 @@ def choose(
     line; else the time is `most` (--max-time) or DEFAULT.
     Raises DataError, UsageError or MachineError.
     """
-    from microgpt.data.sources import keep_stdin
+    from microgpt.data.load import names_tokens
+    from microgpt.data.sources import PARQUET, find_sources, keep_stdin
     from microgpt.recipes import choose as recipes
     from microgpt.recipes import facts as text_facts
     from microgpt.recipes import speed
@@ -47,6 +48,8 @@ def choose(
     data = asked.data
     if data.path == "-":
         data = data.model_copy(update={"path": str(keep_stdin())})
+    if names_tokens(data) or (data.path and find_sources(data.path)[0].suffix == PARQUET):
+        return None  # its text is not looked at
     path = {"data": {"path": data.path}}
     facts = text_facts.measure(data)
     if seconds is None and (facts.kind == "short lines" or facts.bytes < recipes.TOO_SHORT):

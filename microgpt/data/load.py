@@ -71,6 +71,11 @@ def load(
     )
 
 
+def names_tokens(data: Data) -> bool:
+    """Whether a data section names tokens instead of a text."""
+    return bool(data.path) and (is_folder(Path(data.path)) or bool(bin_files(data.path)))
+
+
 def _tokenized(data: Data, tokenizer: Tokenizer | None, verify: bool) -> Shards | None:
     """The shards that a data section names, if it names tokens instead of a text. Raises DataError."""
     if data.path and is_folder(Path(data.path)):
