@@ -73,7 +73,7 @@ def load(
 
 def names_tokens(data: Data) -> bool:
     """Whether a data section names tokens instead of a text."""
-    return bool(data.path) and (is_folder(Path(data.path)) or bool(bin_files(data.path)))
+    return data.path is not None and (is_folder(Path(data.path)) or bool(bin_files(data.path)))
 
 
 def _tokenized(data: Data, tokenizer: Tokenizer | None, verify: bool) -> Shards | None:
