@@ -14,12 +14,12 @@ from microgpt.commands.repl import Repl
 from microgpt.commands.selection import say_checkpoint
 from microgpt.errors import UsageError
 from microgpt.inference.chat import ChatModel
-from microgpt.terminal import compiling
+from microgpt.terminal import compiling, say
 
 
 def chat(
     run: Path,
-    *,
+    *others: Path,
     prompt: Annotated[str | None, Parameter(alias="-p", allow_leading_hyphen=True)] = None,
     system_prompt: Annotated[str | None, Parameter(alias="--system")] = None,
     sampling: Annotated[SamplingFlags, Flags] = SamplingFlags(),
@@ -32,6 +32,8 @@ def chat(
     ----------
     run
         A run, checkpoint or exported folder.
+    others
+        More of them with the same tokenizer; the probabilities of a token are averaged.
     prompt
         Ask this, print the answer and end; - reads it from standard input.
     system_prompt
@@ -39,7 +41,9 @@ def chat(
     json
         Print each answer as one JSON object.
     """
-    model = ChatModel.open(run, **vars(engine), progress=compiling())
+    model, notes = ChatModel.open_all([run, *others], **vars(engine), progress=compiling())
+    for note in notes:
+        say(f"note    {note}")
     say_checkpoint(model.selection)
     repl = Repl(model, sampling, system=system_prompt, json=json)
     if prompt is None:

@@ -15,7 +15,7 @@ from microgpt.terminal import compiling, output, output_json, say
 
 def evaluate(
     run: Path,
-    *,
+    *others: Path,
     data: str | None = None,
     format: str | None = None,
     unk: Switch = False,
@@ -33,6 +33,8 @@ def evaluate(
     ----------
     run
         A run, checkpoint or exported folder.
+    others
+        More of them with the same tokenizer; the probabilities of a token are averaged.
     data
         Text to measure on: a file, folder or glob (default: the run's held-out text, else its training text).
     format
@@ -51,7 +53,9 @@ def evaluate(
 
     require("--samples", samples, 0, 10**6, " (off)")
     require("--seed", seed, -MAX_SEED, MAX_SEED)
-    model = LanguageModel.open(run, **vars(engine), progress=compiling())
+    model, notes = LanguageModel.open_all([run, *others], **vars(engine), progress=compiling())
+    for note in notes:
+        say(f"note    {note}")
     say_checkpoint(model.selection)
     result = measure(model, data, format=format, samples=samples, seed=seed, unk=unk)
     if result.note:

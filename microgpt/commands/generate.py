@@ -19,7 +19,7 @@ from microgpt.terminal import SampleWriter, compiling, output_json, say
 
 def generate(
     run: Path,
-    *,
+    *others: Path,
     prompt: Annotated[str | None, Parameter(alias="-p", allow_leading_hyphen=True)] = None,
     prompt_file: Path | None = None,
     num_samples: Annotated[int, Parameter(alias="-n")] = 20,
@@ -37,6 +37,8 @@ def generate(
     ----------
     run
         A run, checkpoint or exported folder.
+    others
+        More of them with the same tokenizer; the probabilities of a token are averaged.
     prompt
         Text to continue; - reads it from standard input.
     prompt_file
@@ -59,7 +61,9 @@ def generate(
     require("--num-samples", num_samples, 1, MAX_COUNT)
     if max_chars is not None:
         require("--max-chars", max_chars, 1, MAX_COUNT)
-    model = LanguageModel.open(run, **vars(engine), progress=compiling())
+    model, notes = LanguageModel.open_all([run, *others], **vars(engine), progress=compiling())
+    for note in notes:
+        say(f"note    {note}")
     say_checkpoint(model.selection)
     options: dict[str, Any] = {"max_tokens": sampling.max_tokens, "stops": sampling.stops}
     options |= {"endless": chain or not stop_at_bos, "live": sys.stdout.isatty()}

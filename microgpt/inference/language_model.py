@@ -12,6 +12,7 @@ from typing import Any, Self
 from microgpt.config import Config
 from microgpt.engines import Engine
 from microgpt.engines.common.compiling import watch_compiler
+from microgpt.engines.ensemble import Ensemble
 from microgpt.engines.ladder import choose
 from microgpt.errors import CheckpointError, DataError
 from microgpt.inference.generate import decode_stream, generate_endless, generate_many, generate_tokens, stop_at
@@ -19,6 +20,9 @@ from microgpt.inference.sampling import Sampling
 from microgpt.progress import ProgressCallback, no_progress
 from microgpt.runs import checkpoint as checkpoints
 from microgpt.tokenizers import Tokenizer
+
+# the keys of data that decide which text is held out
+HELD_OUT = {"dataset", "path", "val_path", "val_fraction", "val_split", "split_seed"}
 
 
 class Completion(Iterator[str]):
@@ -105,6 +109,32 @@ class LanguageModel:
             built = choice.build(model, optim, threads=saved.config.run.threads)
         generator, selection = saved.state.get("generator"), saved.selection
         return cls(saved.path, saved.config, saved.tokenizer, built, built.load(weights), generator, selection)
+
+    @classmethod
+    def open_all(cls, paths: Sequence[Path | str], **options: Any) -> tuple[Self, list[str]]:
+        """Several models as one, whose probabilities are the mean of theirs, and notes on them; one model as `open`.
+
+        The context is the shortest of theirs; all else is configured as in the first. `options` are those of `open`.
+        Raises CheckpointError for models whose tokenizers differ, and as `open`.
+        """
+        members = [cls.open(path, **options) for path in paths]
+        first = members[0]
+        if len(members) == 1:
+            return first, []
+        for other in members[1:]:
+            if other.tokenizer.to_json() != first.tokenizer.to_json():
+                raise CheckpointError(f"{other.path}: its tokenizer is not that of {first.path}; an ensemble needs one")
+        block = min(member.config.model.block_size for member in members)
+        config = first.config.replace(model={"block_size": block})
+        parts = [member.config.data.model_dump(include=HELD_OUT) for member in members]
+        notes = [
+            f"{member.path} held out other text than {first.path}, and may have been trained on that one's"
+            for member, part in zip(members, parts, strict=True)
+            if part != parts[0]
+        ]
+        engine, states = Ensemble([member.engine for member in members]), [member.state for member in members]
+        path = Path(" + ".join(str(member.path) for member in members))
+        return cls(path, config, first.tokenizer, engine, states), notes
 
     def rng(self, seed: int | None = None) -> Random:
         """The generator to draw with: a new one from a seed, else the run's own as it was before training."""
