@@ -32,11 +32,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_probabilities_are_the_mean_and_the_context_is_the_shortest(runs: list[Path]) -> None:
-    single = [LanguageModel.open(run, engine="manual") for run in runs]
-    model, notes = LanguageModel.open_all(runs, engine="manual")
+    single = [LanguageModel.open(run, engine="manual", dtype="float64") for run in runs]
+    model, notes = LanguageModel.open_all(runs, engine="manual", dtype="float64")
     assert model.config.model.block_size == 8
     assert len(notes) == 1
-    assert "3 held out other text" in notes[0]
+    assert "3/checkpoints/step-00000030 held out other text" in notes[0]
     tokens = [single[0].tokenizer.bos, *single[0].tokenizer.encode("emma").tolist()]
     expected = np.zeros((len(tokens), single[0].tokenizer.vocab_size))
     for one in single:
