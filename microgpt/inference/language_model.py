@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Self
@@ -117,7 +118,7 @@ class LanguageModel:
         The context is the shortest of theirs; all else is configured as in the first. `options` are those of `open`.
         Raises CheckpointError for models whose tokenizers differ, and as `open`.
         """
-        members = [cls.open(path, **options) for path in paths]
+        members = list(map(partial(cls.open, **options), paths))
         first = members[0]
         if len(members) == 1:
             return first, []
