@@ -61,6 +61,7 @@ BASE: dict[str, list[str]] = {
     "data list": ["data", "list"],
     "data fetch": ["data", "fetch", "tinyshakespeare"],
     "data scrape": ["data", "scrape", "http://127.0.0.1:9/", "--out", "new"],
+    "data tokenize": ["data", "tokenize", "names.txt", "--tokenizer", "tokenizer.json", "--out", "new"],
     "tokenizer train": ["tokenizer", "train", "names.txt", "--vocab-size", "260", "--out", "new"],
     "tokenizer encode": ["tokenizer", "encode", "--tokenizer", "tokenizer.json"],
     "tokenizer decode": ["tokenizer", "decode", "--tokenizer", "tokenizer.json"],
