@@ -131,8 +131,7 @@ class Optim(Section):
     def _check_floor(self) -> Self:
         if self.min_learning_rate > self.learning_rate:
             raise ValueError(
-                f"min_learning_rate must not exceed learning_rate, "
-                f"got {self.min_learning_rate} and {self.learning_rate}"
+                f"min_learning_rate must not exceed learning_rate, got {self.min_learning_rate} > {self.learning_rate}"
             )
         return self
 
@@ -265,6 +264,7 @@ class Config(Section):
     phases: tuple[Phase, ...] = ()  # schedules of the steps before the run was extended to another total
     max_seconds: Annotated[float, Field(ge=0, le=1e9)] = 0.0  # of the whole schedule, which ends with them; 0: no limit
     pace: tuple[Knot, ...] = ()  # where time decided: the progress through the schedule, linear between these steps
+    plan: dict[str, int] = {}  # sizes and crossovers of the engine, by which another machine computes the same sums
 
     @model_validator(mode="before")
     @classmethod

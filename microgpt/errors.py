@@ -50,6 +50,9 @@ class MachineError(MicrogptError):
     code = "E_MACHINE"
 
 
+NOT_FINITE = "the model's logits are not finite: its weights are too large; use an earlier checkpoint"
+
+
 class NumericError(MicrogptError):
     """A loss or a gradient that is not finite."""
 

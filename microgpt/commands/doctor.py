@@ -6,6 +6,7 @@ import platform
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from microgpt.data import datasets
 from microgpt.engines.common import calibration
 from microgpt.engines.common.compiling import compiler, verify_compiler
 from microgpt.engines.common.hardware import cpu, pytorch
-from microgpt.engines.ladder import LADDER, calibrate, choose
+from microgpt.engines.ladder import LADDER, calibrate, choose, plan
 from microgpt.errors import MicrogptError
 from microgpt.terminal import count, output, output_json
 
@@ -74,6 +75,8 @@ def sentences(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for size, choice in facts["auto"].items():
         yield label, f"{size}: {choice}"
         label = ""
+    for what, fields in facts["plan"].items():
+        yield "plan", f"{what}: {', '.join(f'{name} {value:,}' for name, value in fields.items())}"
     label = "data"
     for folder, exists in facts["data_folders"].items():
         yield label, folder if exists else f"{folder} (not there)"
@@ -110,6 +113,7 @@ def examine() -> dict[str, Any]:
         "engines": engines(),
         "speed": speed(),
         "auto": auto(),
+        "plan": plans(),
         "data_folders": {str(folder): folder.is_dir() for folder in datasets.data_folders()},
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
     }
@@ -144,6 +148,17 @@ def speed() -> dict[str, str]:
                 times = ", ".join(f"{_thousands(n)}: {_short(seconds)}" for n, seconds in measured)
                 found[f"{name}, {tokens:,} tokens"] = times
     return found | {"kept in": f"{calibration.path()} (remove it to measure anew)"}
+
+
+def plans() -> dict[str, dict[str, int]]:
+    """Sizes and crossovers of the fused engine for models of two widths, as a run would record them."""
+    found = {}
+    with suppress(MicrogptError):  # Numba is not installed, or does not compile
+        for width in (128, 384):
+            model = Model(vocab_size=65, n_layer=6, n_head=4, n_embd=width)
+            choice = choose(model, Optim(), name="fused")
+            found[f"{choice.name} {choice.dtype}, {width} wide"] = plan(choice, model, 0.0)
+    return found
 
 
 def _short(seconds: float) -> str:

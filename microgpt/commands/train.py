@@ -43,6 +43,7 @@ def train(
     allow_private: Annotated[list[str] | None, Parameter(negative="")] = None,
     allow_partial: Switch = False,
     verify: Switch = False,
+    no_tune: Switch = False,
     watch: Switch = False,
     processes: ProcessesFlag = None,
     shard: ShardFlag = None,
@@ -87,6 +88,8 @@ def train(
         Train even if pages failed.
     verify
         Hash a long text even if its files have kept their sizes and times since the last run.
+    no_tune
+        Do not measure which sizes suit this CPU (5 s, once, before a run of a minute or more).
     watch
         Open the page that shows the training while it runs (it needs the extra serve).
     processes
@@ -145,6 +148,7 @@ def train(
         "verify": verify,
         "shard": shard is not None,
         "log": log,
+        "tune": not no_tune,
     }
     if limit is not None:
         limit = max(0.1, limit - (monotonic() - began))

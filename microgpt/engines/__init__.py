@@ -57,6 +57,11 @@ class Engine(Protocol):
         """A deviation from what was asked for that the user should know, or None."""
         return None
 
+    @staticmethod
+    def plan(model: Model, dtype: str) -> dict[str, int]:
+        """Sizes and crossovers for this machine, which a run records; those of __init__'s `plan` replace them."""
+        return {}
+
     def load(self, tensors: Tensors) -> State:
         """Weights, and moments `m.*`, `v.*` where present (missing ones are zero), into the engine's form."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ class EngineInfo(NamedTuple):
     requires: str | None  # the module that must be installed
     overhead: float  # seconds per training step beside its arithmetic, until it is measured on this machine
     flops: float  # floating-point operations per second that its arithmetic reaches, until it is measured
+    planned: bool = False  # it takes a plan of sizes and crossovers, see Engine.plan
     kept: int = 0  # numbers per position, layer and width that it keeps of a whole micro-batch; 0: it divides those
     shares: bool = False  # whether several processes can train one model with it
 
@@ -41,12 +43,18 @@ LADDER: dict[str, EngineInfo] = {
     "functional": EngineInfo(
         "each function returns its backward; nothing is mutated", ("float64",), ("cpu",), None, 0.0, 8e7
     ),
-    "tensor": EngineInfo("one graph node per matrix", ("float32", "float64"), ("cpu",), None, 4e-4, 4.5e10, KEPT),
+    "tensor": EngineInfo("one graph node per matrix", ("float32", "float64"), ("cpu",), None, 4e-4, 4.5e10, kept=KEPT),
     "manual": EngineInfo(
-        "no graph: the backward pass written by hand", ("float32", "float64"), ("cpu",), None, 1.5e-4, 5e10, KEPT
+        "no graph: the backward pass written by hand", ("float32", "float64"), ("cpu",), None, 1.5e-4, 5e10, kept=KEPT
     ),
     "fused": EngineInfo(
-        "the manual pass as compiled SIMD loops", ("float32", "float64", "bfloat16"), ("cpu",), "numba", 2e-6, 1.8e11
+        "the manual pass as compiled SIMD loops",
+        ("float32", "float64", "bfloat16"),
+        ("cpu",),
+        "numba",
+        2e-6,
+        1.8e11,
+        planned=True,
     ),
     "pytorch": EngineInfo(
         "autograd from a library",
@@ -55,13 +63,15 @@ LADDER: dict[str, EngineInfo] = {
         "torch",
         7e-4,
         5e10,
-        KEPT,
+        kept=KEPT,
         shares=True,
     ),
 }
 
 # The names of the five systems that this project unites.
 ALIASES = {"python": "scalar", "numpy": "manual", "numpy_batched": "manual", "numba": "fused", "torch": "pytorch"}
+
+WORTH_A_SEARCH = 60.0  # seconds of training ahead from which 5 seconds of measuring pay
 
 # The cost of updating all weights, in tokens trained: it moves 28 bytes per weight while the products do arithmetic.
 UPDATE = 16
@@ -85,14 +95,17 @@ class Choice(NamedTuple):
         threads: int = 0,
         tuned: Finetune | None = None,
         processes: Processes = ALONE,
+        plan: Mapping[str, int] | None = None,
     ) -> Engine:
-        """The engine for this model, inside one that trains adapters where `tuned` asks for them.
+        """The engine for this model, inside one that trains adapters where `tuned` asks for them; `plan` as recorded.
 
         Of several processes each builds its own; they then train together.
         """
         options: dict[str, Any] = {"dtype": self.dtype, "device": self.device, "threads": threads}
         if processes.size > 1:
             options["processes"] = processes
+        if plan and LADDER[self.name].planned:
+            options["plan"] = plan
         if tuned is None or not tuned.lora_rank:
             return self.cls(model, optim, **options)
         return lora.Adapted(model, optim, inside=self.cls, rank=tuned.lora_rank, alpha=tuned.alpha, **options)
@@ -191,6 +204,15 @@ def calibrate(
                 calibration.write(key, calibration.measure(cls, *_defaults(rung, dtype, device)))
         except (MachineError, UsageError):
             continue
+
+
+def plan(choice: Choice, model: Model, seconds: float, progress: ProgressCallback = no_progress) -> dict[str, int]:
+    """The engine's plan for this machine; measured first, once, where so many `seconds` of training are ahead."""
+    if not LADDER[choice.name].planned:
+        return {}
+    if seconds >= WORTH_A_SEARCH:
+        importlib.import_module(f"microgpt.engines.{choice.name}.tuning").measure(choice.dtype, model, progress)
+    return choice.cls.plan(model, choice.dtype)
 
 
 def _may_be_fastest(rung: str) -> bool:

@@ -9,7 +9,7 @@ from random import Random
 
 import numpy as np
 
-from microgpt.errors import NumericError
+from microgpt.errors import NOT_FINITE, NumericError
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def probabilities(logits: np.ndarray, sampling: Sampling, seen: Sequence[int] = 
     """
     z = logits.astype(np.float64)
     if not math.isfinite(z.max()):
-        raise NumericError("the model's logits are not finite: its weights are too large; use an earlier checkpoint")
+        raise NumericError(NOT_FINITE)
     if sampling.repetition_penalty != 1 and len(seen):
         at = np.unique(np.asarray(seen))
         z[at] = np.where(z[at] > 0, z[at] / sampling.repetition_penalty, z[at] * sampling.repetition_penalty)

@@ -18,7 +18,7 @@ from microgpt.data.load import load
 from microgpt.data.mix import Mix
 from microgpt.data.sources import keep_stdin
 from microgpt.engines.common.hardware import memory
-from microgpt.engines.ladder import LADDER, Choice, calibrate, choose
+from microgpt.engines.ladder import LADDER, Choice, calibrate, choose, plan
 from microgpt.errors import MachineError, UsageError
 from microgpt.feed import Feed
 from microgpt.model import n_params
@@ -62,11 +62,12 @@ def prepare(
     measure: bool = False,
     verify: bool = False,
     processes: int = 1,
+    tune: bool = True,
 ) -> RunSetup:
     """Read the data, learn the tokenizer, choose the engine. Writes nothing but the user's cache.
 
-    With `measure`, engines whose speed on this machine is not known are measured before one is chosen; with `verify`
-    no text counts as known by the sizes and times of its files.
+    With `measure`, engines whose speed on this machine is not known are measured before one is chosen, with `tune` also
+    an engine's plan, before a long run; with `verify` no text counts as known by the sizes and times of its files.
     A run that continues from a checkpoint (`source`, or the base of a fine-tuning) uses the tokenizer of that; one that
     is given a `tokenizer` reads no checkpoint. `processes` train together.
     Raises UsageError, DataError, CheckpointError or MachineError.
@@ -125,6 +126,9 @@ def prepare(
         data={**data.model_dump(exclude_none=True), "val_fraction": fraction},
         run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device},
     )
+    ahead = choice.seconds_per_step * run.steps if measure and tune else 0.0
+    planned = config.plan or plan(choice, config.model, ahead, progress)
+    config = config.model_copy(update={"plan": planned if LADDER[choice.name].planned else {}})
     require_memory(config, tokens)
     return RunSetup(config, text.documents, tokenizer, corpus, training, validation, choice, rng, source)
 

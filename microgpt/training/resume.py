@@ -127,7 +127,7 @@ def finetuned(base: Path, data: str, flags: Flags, which: str | int | None = Non
     schedule = {"learning_rate": old.optim.learning_rate * factor, "schedule": "linear", "warmup_steps": 0}
     fresh = {"tokenizer": old.data.tokenizer, "trailing_bos": old.data.trailing_bos, "score": old.data.score}
     run = {"steps": 300, "checkpoint_every": 0, "eval_every": 0, "patience": 0, "sample_every": 0}
-    past = ("data", "finetune", "schedule_from", "phases", "replay_data")
+    past = ("data", "finetune", "schedule_from", "phases", "replay_data", "plan")
     whole = {key: value for key, value in old.to_dict().items() if key not in past}
     layers: list[Mapping[str, Any]] = [
         whole,

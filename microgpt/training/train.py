@@ -32,6 +32,7 @@ def train(
     resume: bool = False,
     stop_at: int | None = None,
     max_time: float | None = None,
+    tune: bool = True,
     callbacks: Callbacks | None = None,
     verify: bool = False,
     shard: bool = False,
@@ -39,8 +40,9 @@ def train(
     """Train from the beginning, or with `resume` from the newest checkpoint in `out`, to `steps` or `stop_at`.
 
     The run ends `max_time` seconds after the call, and its schedule with it, unless its steps end before. With `verify`
-    a long text is hashed even if its files have kept their sizes and times. The first of several processes leads the
-    others, which call training.follow.follow; with `shard` each keeps a part of Adam's moments.
+    a long text is hashed even if its files have kept their sizes and times; with `tune`, what is fast on this machine
+    is measured before a long run, once. The first of several processes leads the others, which call
+    training.follow.follow; with `shard` each keeps a part of Adam's moments.
     Raises UsageError, DataError, CheckpointError, MachineError; NumericError where a loss or gradient is not finite;
     Stopped after a signal, when the state is saved.
     """
@@ -61,6 +63,7 @@ def train(
         options: dict[str, Any] = {
             "measure": seconds is None or seconds >= LONG,
             "verify": verify,
+            "tune": tune,
             "processes": processes.size,
         }
         stack.enter_context(watch_compiler(callbacks.compiling))

@@ -55,7 +55,7 @@ class Trainer:
         self.setup, self.folder, self.callbacks, self.stop, self.deadline = setup, folder, callbacks, stop, deadline
         self.processes, config = processes, setup.config
         options: dict[str, Any] = {"threads": config.run.threads, "tuned": config.finetune, "processes": processes}
-        self.engine = setup.choice.build(config.model, config.optim, **options)
+        self.engine = setup.choice.build(config.model, config.optim, plan=config.plan, **options)
         self.seconds_to_save = 0.5 + 24 * n_params(config.model) / 1e8  # until it is measured
         self.state: Any = None
         self.step = self.target = 0

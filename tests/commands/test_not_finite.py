@@ -76,7 +76,13 @@ def test_moments_that_are_not_finite_end_a_resume(
 
 
 @pytest.mark.parametrize(
-    "words", [["generate", "run", "-n", "1", *TINY], ["eval", "run", "--samples", "0", "--json", *TINY]]
+    "words",
+    [
+        ["generate", "run", "-n", "1", *TINY],
+        ["generate", "run", "-n", "1", "--engine", "fused"],
+        ["generate", "run", "-n", "1", "--engine", "fused", "--temperature", "0"],
+        ["eval", "run", "--samples", "0", "--json", *TINY],
+    ],
 )
 def test_finite_weights_whose_logits_are_not_are_refused(
     here: Path, names_run: Path, capsys: pytest.CaptureFixture[str], words: list[str]

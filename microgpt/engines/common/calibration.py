@@ -81,7 +81,7 @@ def _times(
     engine: Engine, model: Model, budget: _Budget, known: dict[tuple[int, int], float]
 ) -> dict[tuple[int, int], float]:
     """The seconds per step by rows and tokens in each; the smaller where they are known."""
-    state, times, points = engine.load(_weights(model)), dict(known), Points()
+    state, times, points = engine.load(sample_weights(model)), dict(known), Points()
     for tokens in TOKENS:
         if points and not budget.has(interpolate(points, tokens) / 2):  # more tokens at once take less time each
             return times
@@ -107,7 +107,7 @@ def _fastest(engine: Engine, state: State, model: Model, rows: tuple[int, int], 
     """The state after some steps of so many rows of so many tokens, and the seconds per step of the fastest call."""
     steps, calls, best, stop = 1, 0, math.inf, budget.clock() + POINT
     while calls == 0 or ((calls == 1 or budget.clock() < stop) and budget.has(best * steps)):
-        feed, rates = _feed(model, *rows, steps), np.zeros(steps)
+        feed, rates = sample_feed(model, *rows, steps), np.zeros(steps)
         start = budget.clock()
         state, _ = engine.train(state, feed, rates)
         spent, calls = budget.clock() - start, calls + 1
@@ -117,12 +117,14 @@ def _fastest(engine: Engine, state: State, model: Model, rows: tuple[int, int], 
     return state, best
 
 
-def _weights(model: Model) -> Tensors:
+def sample_weights(model: Model) -> Tensors:
+    """Weights to measure with."""
     rng = np.random.default_rng(1)
     return {w.name: (rng.random(w.shape, np.float32) - 0.5) * w.std for w in table(model)}
 
 
-def _feed(model: Model, rows: int, length: int, steps: int) -> Feed:
+def sample_feed(model: Model, rows: int, length: int, steps: int) -> Feed:
+    """Steps of random tokens, so many rows of `length` each, in more rows where the context is shorter."""
     short = min(length, model.block_size)
     rows = rows * length // short
     tokens = np.random.default_rng(1).integers(0, model.vocab, (steps * rows, short + 1))

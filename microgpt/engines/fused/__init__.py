@@ -8,6 +8,7 @@ memory. This file is the Engine: it converts tensors to flat vectors, padded to 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from threading import Thread
 from typing import Any, NamedTuple
@@ -17,12 +18,14 @@ import numpy as np
 from microgpt import engines
 from microgpt.config import Model, Optim
 from microgpt.engines.common.arrays import rope_angles
-from microgpt.engines.common.hardware import cores
-from microgpt.engines.fused import layout
+from microgpt.engines.fused import layout, tuning
 from microgpt.engines.fused.jit import cache
-from microgpt.engines.fused.layout import LINE, PAIR, Shape, batch_workspace_size, stride
+from microgpt.engines.fused.jit.code import Kernels
+from microgpt.engines.fused.layout import LINE, Shape, batch_workspace_size, stride
+from microgpt.engines.fused.plan import PAIR
 from microgpt.engines.fused.slots import Cache, Call, Slots
 from microgpt.engines.fused.state import PARTS, Place, State, at, empty, transposed
+from microgpt.errors import NOT_FINITE, NumericError
 from microgpt.feed import Feed
 from microgpt.model import Tensors, table
 
@@ -33,8 +36,8 @@ QKV = ("attn_wq", "attn_wk", "attn_wv")
 TWO_VECTORS = 1 << 22  # numbers of a batch workspace up to which a batch is two vectors wide: it stays in the cache
 MAX_BATCH = 1 << 26  # numbers of a batch workspace beyond which sequences are generated one after another
 MAX_TABLE = 1 << 20  # numbers of the largest table by token and position
+NARROW = 8  # vectors of a width below which a micro-batch has more positions
 BF16_MULTIPLE = 32  # n_embd must be a multiple of it for products in bfloat16
-MIN_THREADED = 100_000  # weights from which several threads are faster than one
 
 
 def pad(n: int, W: int) -> int:
@@ -46,6 +49,12 @@ def rotation(model: Model, width: int, dtype: str) -> tuple[Array, Array]:
     """RoPE's cosines and sines (size / 2, width positions)."""
     angle = np.ascontiguousarray(rope_angles(0, width, model.head_dim, model.rope_base).T)
     return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
+
+
+def kernels_of(model: Model, dtype: str) -> Kernels:
+    """The kernels that compute the model; raises MachineError."""
+    fits = dtype != "bfloat16" or model.n_embd % BF16_MULTIPLE == 0
+    return cache.load(dtype if fits else "float32")
 
 
 class Workspaces:
@@ -76,24 +85,32 @@ class Engine(engines.Engine):
     """The fused rung: see microgpt.engines.Engine."""
 
     def __init__(
-        self, model: Model, optim: Optim, *, dtype: str = "float32", device: str = "cpu", threads: int = 0
+        self,
+        model: Model,
+        optim: Optim,
+        *,
+        dtype: str = "float32",
+        device: str = "cpu",
+        threads: int = 0,
+        plan: Mapping[str, int] | None = None,
     ) -> None:
         self.model, self.optim = model, optim
         self.dtype = "float64" if dtype == "float64" else "float32"
-        self.kernels = cache.load(dtype if model.n_embd % BF16_MULTIPLE == 0 else self.dtype)
+        self.kernels = kernels_of(model, dtype)
         self.bf16 = self.kernels.bf16_pairs
         self.transposed = "bf16_pairs" if self.bf16 else "transposed"
         self.lanes = self.kernels.vector // np.dtype(self.dtype).itemsize
         self.shape, self.where = self._lay_out()
+        self.sizes = tuning.kept(dtype, model, self.kernels.vector).with_fields(plan or {})
         self.block = pad(model.block_size, self.lanes)
         self.width = self.block + self.lanes  # columns of the tables and the cache: vectors begin anywhere
         self.cache_size = 2 * model.n_layer * self.shape.Dp * self.width  # numbers in a sequence's keys and values
-        most = (1 + self.bf16) * max(512, 4096 * self.lanes // self.shape.Dp)
-        self.columns = max(self.block, most)  # per micro-batch
+        positions = self.sizes.positions * max(1, NARROW * self.lanes // self.shape.Dp)
+        self.columns = max(self.block, (1 + self.bf16) * positions)  # per micro-batch
         self.tables = rotation(model, self.width, self.dtype)
         self.cos, self.sin = at(self.tables[0]), at(self.tables[1])
         self.workspace, self.operands = Workspaces(self.dtype), Workspaces("uint32" if self.bf16 else self.dtype)
-        self.threads = threads or (cores() if self.shape.n >= MIN_THREADED else 1)
+        self.threads = threads or (self.sizes.threads if self.shape.n >= self.sizes.threaded else 1)
 
     def _lay_out(self) -> tuple[Shape, dict[str, Place]]:
         """The shape, and the place of each matrix in the flat vectors."""
@@ -162,6 +179,10 @@ class Engine(engines.Engine):
             return f"its products stay float32: in bfloat16 they take an n_embd that is a multiple of {BF16_MULTIPLE}"
         return None if cpu()["bfloat16"] else "its products stay float32: this CPU has no instructions for bfloat16"
 
+    @staticmethod
+    def plan(model: Model, dtype: str) -> dict[str, int]:
+        return tuning.kept(dtype, model, kernels_of(model, dtype).vector)._asdict()
+
     def load(self, tensors: Tensors) -> State:
         state = State(self.shape.n, self.where, self.dtype)
         for part, prefix in PARTS:
@@ -217,10 +238,11 @@ class Engine(engines.Engine):
 
         def work(thread_id: int) -> int:
             return train(
-                *self.shape, at(tokens), at(offsets), at(steps), len(steps) - 1, at(scored), feed.first_step,
-                feed.micro_batch_size, columns, seed, state.w, at(wt), at(dw), state.m, state.v, at(workspace), trace,
-                at(places), operands, self.block, self.cos, self.sin, self.width, optim.beta1, optim.beta2, optim.eps,
-                optim.clip_norm, at(rates), at(losses), learning, thread_id, n_threads, at(arrivals), at(sums),
+                *self.shape, *self.sizes, at(tokens), at(offsets), at(steps), len(steps) - 1, at(scored),
+                feed.first_step, feed.micro_batch_size, columns, seed, state.w, at(wt), at(dw), state.m, state.v,
+                at(workspace), trace, at(places), operands, self.block, self.cos, self.sin, self.width, optim.beta1,
+                optim.beta2, optim.eps, optim.clip_norm, at(rates), at(losses), learning, thread_id, n_threads,
+                at(arrivals), at(sums),
             )  # fmt: skip
 
         others = [Thread(target=work, args=(thread_id,)) for thread_id in range(1, n_threads)]
@@ -233,11 +255,11 @@ class Engine(engines.Engine):
 
     def _trace(self, N: int, columns: int, layers: int) -> int:
         """Numbers in the trace of N positions, in whole cache lines."""
-        return pad(layout.workspace_size(self.shape, N, columns, layers, self.block, self.lanes), 16)
+        return pad(layout.workspace_size(self.shape, self.sizes, N, columns, layers, self.block, self.lanes), 16)
 
     def _operands(self, N: int) -> int:
         """Numbers, or pairs of bfloat16s, of the operands of products of N positions, in whole cache lines."""
-        return pad(layout.panels_size(self.shape, N, self.block, self.lanes), 16)
+        return pad(layout.panels_size(self.shape, self.sizes, N, self.block, self.lanes), 16)
 
     def _call(self, N: int, n: int) -> Call:
         trace = self._trace(N, pad(N, self.lanes), 1)
@@ -247,8 +269,9 @@ class Engine(engines.Engine):
         """Logits of the call's tokens from number `skip` on; see decode.py. `keys`: where the first cache begins."""
         values = keys + self.cache_size // 2 * np.dtype(self.dtype).itemsize
         self.kernels.decode(
-            *self.shape, *call.inputs, rows, state.w, self._arranged(state, self.transposed), *call.rooms, self.block,
-            self.cos, self.sin, self.width, keys, values, self.width, blocked, *call.places, skip, call.outputs,
+            *self.shape, *self.sizes, *call.inputs, rows, state.w, self._arranged(state, self.transposed), *call.rooms,
+            self.block, self.cos, self.sin, self.width, keys, values, self.width, blocked, *call.places, skip,
+            call.outputs,
         )  # fmt: skip
 
     def logits(self, state: State, tokens: Array, cache: Cache | None = None) -> tuple[Array, Cache]:
@@ -288,11 +311,13 @@ class Engine(engines.Engine):
         seen = np.zeros(max(longest, max_length) + 1, np.int32)
         span, used = np.zeros(4, np.int64), np.zeros(1, np.int64)
         done = self.kernels.generate(
-            *c, at(prompts), at(offsets), len(lengths), max_length, temperature, at(uniform), len(uniform), stop,
-            state.w, self._arranged(state, self.transposed), at(workspace), at(known), tolerance, at(trace), at(places),
-            S, self.cos, self.sin, self.width, at(keys), at(values), self.width, at(exponentials), at(seen),
+            *c, *self.sizes, at(prompts), at(offsets), len(lengths), max_length, temperature, at(uniform), len(uniform),
+            stop, state.w, self._arranged(state, self.transposed), at(workspace), at(known), tolerance, at(trace),
+            at(places), S, self.cos, self.sin, self.width, at(keys), at(values), self.width, at(exponentials), at(seen),
             at(span), at(out), at(ends), at(used),
         )  # fmt: skip
+        if done < 0:
+            raise NumericError(NOT_FINITE)
         return out[: ends[done]], ends[: done + 1], int(used[0])
 
     def _generate_batch(self, state: State, request: Request) -> tuple[Array, Array, int]:
@@ -310,10 +335,12 @@ class Engine(engines.Engine):
             return np.concatenate(parts), ends, int(ends[-1])
         out, lengths = np.zeros((count, max_length), np.int32), np.zeros(count, np.int64)
         workspace, owner = self.workspace(batch_workspace_size(c, n, slots, W), "batch"), np.zeros(n, np.int64)
-        self.kernels.generate_batch(
-            *c, at(prompts), at(offsets), count, max_length, temperature, at(uniform), uniform.shape[1], stop, state.w,
-            self._arranged(state, "transposed"), at(workspace), n, slots, self.cos, self.sin, self.width, at(owner),
-            at(out), at(lengths),
+        total = self.kernels.generate_batch(
+            *c, *self.sizes, at(prompts), at(offsets), count, max_length, temperature, at(uniform), uniform.shape[1],
+            stop, state.w, self._arranged(state, "transposed"), at(workspace), n, slots, self.cos, self.sin, self.width,
+            at(owner), at(out), at(lengths),
         )  # fmt: skip
+        if total < 0:
+            raise NumericError(NOT_FINITE)
         ends = np.concatenate([[0], np.cumsum(lengths)])
         return out[np.arange(max_length) < lengths[:, None]], ends, int(ends[-1])

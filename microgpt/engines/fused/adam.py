@@ -11,7 +11,8 @@ import math
 from typing import NamedTuple
 
 from microgpt.engines.fused.jit.functions import inline, jit
-from microgpt.engines.fused.layout import L1_SIZE, PAIR, Matrix, P
+from microgpt.engines.fused.layout import Matrix, P
+from microgpt.engines.fused.plan import PAIR
 from microgpt.engines.fused.simd.intrinsics import noinline
 from microgpt.engines.fused.simd.matmul import Prefetch, quarters
 from microgpt.engines.fused.simd.vectors import fma, inverse, lanes, load, splat, sqrt, store, total
@@ -36,10 +37,6 @@ def squares(x: P, n: int) -> float:
             a = fma(load(x, i), load(x, i), a)
         whole += total((a + b) + (c + d))
     return whole
-
-
-# Weights of models whose updates are deferred: fewer stay in the cache, more are limited by the memory's bandwidth.
-MIN_DEFERRED, MAX_DEFERRED = 100_000, 4_000_000
 
 
 class Update(NamedTuple):
@@ -92,9 +89,9 @@ def settled(w: P, wt: P, transposed: bool, keep: bool) -> Weights:
 
 
 @inline
-def part_of(fan_in: int, wide: int) -> int:
+def part_of(near: int, fan_in: int, wide: int) -> int:
     """Rows of a matrix per part, when each is transposed into `fan_in` numbers or pairs of bfloat16s."""
-    return max(wide, L1_SIZE // fan_in // wide * wide)
+    return max(wide, near // fan_in // wide * wide)
 
 
 @jit

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 
 from microgpt.engines.fused.jit.functions import inline, jit
-from microgpt.engines.fused.layout import PAIR, QUERIES, Cache, P, Shape, Trace
+from microgpt.engines.fused.layout import QUERIES, Cache, P, Shape, Trace
+from microgpt.engines.fused.plan import PAIR
 from microgpt.engines.fused.simd.bfloat16 import depth, operand, rows
 from microgpt.engines.fused.simd.exp import LOG2E, exp2
 from microgpt.engines.fused.simd.intrinsics import noinline

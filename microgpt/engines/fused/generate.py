@@ -15,7 +15,6 @@ from microgpt.engines.fused.activations import activate, softcap
 from microgpt.engines.fused.adam import settled
 from microgpt.engines.fused.jit.functions import inline, jit
 from microgpt.engines.fused.layout import (
-    PAIR,
     Bytes,
     Cache,
     DecodeWorkspace,
@@ -28,6 +27,7 @@ from microgpt.engines.fused.layout import (
     Tokens,
 )
 from microgpt.engines.fused.passes import forward, rmsnorm
+from microgpt.engines.fused.plan import PAIR, Plan
 from microgpt.engines.fused.simd.exp import LOG2E, exp, exp2
 from microgpt.engines.fused.simd.intrinsics import noinline
 from microgpt.engines.fused.simd.matmul import place
@@ -55,7 +55,7 @@ def draw(logits: P, V: int, temperature: float, uniform: float, e: P) -> Any:
     """A token as microgpt.inference.sampling draws it, and its distance from a boundary as a share of the mass.
 
     For logits beyond TYPICAL_LOGIT, whose errors are larger, the distance is reduced in proportion. In float64; e is a
-    workspace for V numbers in whole vectors.
+    workspace for V numbers in whole vectors. The token is -1 where the largest logit is not finite.
     """
     noinline()
     if temperature == 0:
@@ -63,7 +63,7 @@ def draw(logits: P, V: int, temperature: float, uniform: float, e: P) -> Any:
         for j in range(V):
             if logits[j] > logits[best]:
                 best = j
-        return best, 1.0
+        return best if abs(logits[best]) < math.inf else -1, 1.0
     W = lanes(e)
     for j in range(V):
         e[j] = logits[j]
@@ -83,6 +83,8 @@ def draw(logits: P, V: int, temperature: float, uniform: float, e: P) -> Any:
         store(e, j, weights)
         sums = sums + weights
     whole = total(sums)
+    if not whole < math.inf:
+        return -1, 0.0
     reach, mass, token = uniform * whole, e[0], 0
     while mass <= reach and token < V - 1:
         token += 1
@@ -175,16 +177,17 @@ def step(c: Shape, w: P, wt: P, d: DecodeWorkspace, S: int, token: int, at: int)
 
 
 def generate(
-    c: Shape, prompts: Tokens, offsets: Ints, count: int, max_length: int, temperature: float, uniform: Doubles,
-    numbers: int, stop: int, w: P, wt: P, table: P, known: Bytes, tolerance: float, trace: P, panels: Operands, S: int,
-    cos: P, sin: P, ldr: int, keys: P, values: P, ld: int, e: Doubles, seen: Tokens, span: Ints, out: Tokens,
-    ends: Ints, numbers_used: Ints,
+    c: Shape, plan: Plan, prompts: Tokens, offsets: Ints, count: int, max_length: int, temperature: float,
+    uniform: Doubles, numbers: int, stop: int, w: P, wt: P, table: P, known: Bytes, tolerance: float, trace: P,
+    panels: Operands, S: int, cos: P, sin: P, ldr: int, keys: P, values: P, ld: int, e: Doubles, seen: Tokens,
+    span: Ints, out: Tokens, ends: Ints, numbers_used: Ints,
 ) -> int:  # fmt: skip
     """Generate `count` sequences after the prompts into `out`; ends[i + 1] is where the i-th ends.
 
     The sequences draw from the `numbers` of `uniform` one after another and end early where these might not suffice for
-    one more. Returns how many sequences were generated; numbers_used[0] is how many numbers were drawn. With
-    `tolerance` 0 all tokens take the general path, else those drawn nearer than that to a boundary.
+    one more. Returns how many sequences were generated, -1 for logits that are not finite; numbers_used[0] is how many
+    numbers were drawn. With `tolerance` 0 all tokens take the general path, else those drawn nearer than that to a
+    boundary.
     """
     W = lanes(w)
     d = decode_workspace(c, table, known, S, W)
@@ -207,13 +210,15 @@ def generate(
                 while past < T:
                     new = first if past == 0 else 1
                     columns = (new + W - 1) // W * W
-                    t = lay_out(c, trace, panels, new, columns, 1, S, W)
+                    t = lay_out(c, plan, trace, panels, new, columns, 1, S, W)
                     span[1], span[3] = new + 1, past
                     rows = Rows(seen + past, span, 0, 1, 0, False, 0, 0, False)
                     cache = Cache(keys, values, ld, ld, W, span + 2, span + 3, True)
-                    forward(c, settled(w, wt, True, False), rows, t, cache, cos, sin, ldr, new, columns, new - 1)
+                    forward(c, plan, settled(w, wt, True, False), rows, t, cache, cos, sin, ldr, new, columns, new - 1)
                     past += new
                     token, gap = draw(t.logits, c.V, temperature, uniform[used], e)
+            if token < 0:
+                return -1
             used += 1
             if token == stop:
                 break

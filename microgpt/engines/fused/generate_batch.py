@@ -14,8 +14,9 @@ from microgpt.engines.fused import layout
 from microgpt.engines.fused.activations import activate, softcap
 from microgpt.engines.fused.attention import norm_head, rotate
 from microgpt.engines.fused.jit.functions import inline, jit
-from microgpt.engines.fused.layout import FOUR, L1_SIZE, BatchWorkspace, Doubles, Ints, P, Shape, Tokens
+from microgpt.engines.fused.layout import FOUR, BatchWorkspace, Doubles, Ints, P, Shape, Tokens
 from microgpt.engines.fused.passes import rmsnorm
+from microgpt.engines.fused.plan import Plan
 from microgpt.engines.fused.simd.exp import LOG2E, exp2
 from microgpt.engines.fused.simd.intrinsics import BYTES, noinline
 from microgpt.engines.fused.simd.matmul import (
@@ -157,7 +158,10 @@ def mix_slots(size: int, n: int, q: P, k: P, v: P, y: P, at: P, p: P, ring: Ring
 
 @inline
 def choose(logits: P, V: int, n: int, temperature: float, uniform: P, drawn: P) -> None:
-    """Draw a token per lane from logits (V, n) by its uniform number; the likeliest one at temperature 0."""
+    """Draw a token per lane from logits (V, n) by its uniform number; the likeliest one at temperature 0.
+
+    It is -1 where the largest logit is not finite.
+    """
     one = splat(logits, 1.0)
     for j in range(0, n, lanes(logits)):
         high, best = load(logits, j), splat(logits, 0.0)
@@ -175,7 +179,8 @@ def choose(logits: P, V: int, n: int, temperature: float, uniform: P, drawn: P) 
             best = splat(logits, float(V))
             for c in range(V):
                 best = best - positive(load(logits, c * n + j) - reach, one)
-        store(drawn, j, best)
+            high = sums
+        store(drawn, j, best - positive(high - high, best + 1.0))  # a difference that is no number counts as positive
 
 
 @inline
@@ -198,7 +203,8 @@ def two_heads(x: P, head: int, rows: int, run: int, stride: int) -> Prefetch:
 
 @inline
 def proceed_all(
-    c: Shape, w: P, wt: P, n: int, d: BatchWorkspace, age: int, slot: int, slots: int, cos: P, sin: P, ldr: int
+    c: Shape, plan: Plan, w: P, wt: P, n: int, d: BatchWorkspace, age: int, slot: int, slots: int, cos: P, sin: P,
+    ldr: int,
 ) -> None:  # fmt: skip
     """Logits (Vp, n) of every lane's token at its position; `age` is that of the longest sequence."""
     D, F, W = c.Dp, c.Fp, lanes(w)
@@ -220,7 +226,7 @@ def proceed_all(
     zero(d.mixed + c.D * n, (D - c.D) * n)
     a_key, a_value, low = c.size * slots * n, round_up_4(c.size) * slots * n, ring.low * W
     # prefetch the first heads' keys and values during the products before them, unless all are in the cache
-    run = (slot + 1) * W - low if (slot + 1 - ring.low) * c.size * n > L1_SIZE else 0
+    run = (slot + 1) * W - low if (slot + 1 - ring.low) * c.size * n > plan.near else 0
     for i in range(c.layers):
         lw = wt + (c.layer + i * c.step)
         keys, values, next_keys = (
@@ -260,13 +266,14 @@ def proceed_all(
 
 
 def generate_batch(
-    c: Shape, prompts: Tokens, offsets: Ints, count: int, max_length: int, temperature: float, uniform: Doubles,
-    numbers: int, stop: int, w: P, wt: P, p: P, n: int, slots: int, cos: P, sin: P, ldr: int, owner: Ints, out: Tokens,
-    lengths: Ints,
+    c: Shape, plan: Plan, prompts: Tokens, offsets: Ints, count: int, max_length: int, temperature: float,
+    uniform: Doubles, numbers: int, stop: int, w: P, wt: P, p: P, n: int, slots: int, cos: P, sin: P, ldr: int,
+    owner: Ints, out: Tokens, lengths: Ints,
 ) -> int:  # fmt: skip
     """Generate `count` sequences on n lanes: lengths[i] tokens after prompt i into out (count, max_length).
 
-    Sequence i draws from row i of `uniform` (count, numbers). Returns the number of tokens.
+    Sequence i draws from row i of `uniform` (count, numbers). Returns the number of tokens, -1 for logits that are not
+    finite.
     """
     d = batch_workspace(c, p, n, slots, lanes(w))
     token, at, chance, drawn = d.token, d.at, d.chance, d.drawn
@@ -289,7 +296,7 @@ def generate_batch(
                 age = max(age, position)
                 past = position + 1 - (offsets[i + 1] - offsets[i])
                 chance[j] = min(uniform[i * numbers + past], below) if past >= 0 else 0.0
-        proceed_all(c, w, wt, n, d, age, slot, slots, cos, sin, ldr)
+        proceed_all(c, plan, w, wt, n, d, age, slot, slots, cos, sin, ldr)
         choose(d.logits, c.V, n, temperature, chance, drawn)
         slot = slot + 1 if slot + 1 < slots else 0
         for j in range(n):
@@ -299,6 +306,8 @@ def generate_batch(
             position = int(at[j]) + 1
             T = offsets[i + 1] - offsets[i]
             going = True
+            if position >= T and drawn[j] < 0:
+                return -1
             if position < T:
                 token[j] = prompts[offsets[i] + position]
             else:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from microgpt.engines.fused.plan import PAIR, Plan
+
 # Pointers: to numbers of the engine's float type, to those or pairs of bfloat16s, to int32, int64, float64, uint8.
 P = Any
 Operands = Any
@@ -21,11 +23,8 @@ Doubles = Any
 Bytes = Any
 
 FOUR = 4  # slots of keys, and channels of values, that are adjacent in a batch, where each lane is a sequence
-PAIR = 2  # vectors per row of a full tile, and of a panel
 QUERIES = 64  # rows of scores per block of the backward pass, a multiple of a vector
-L1_SIZE = 8192  # numbers that stay in the level 1 cache beside others
-L2_SIZE = 65536  # and in the level 2 cache
-BLOCK = 256  # positions per block of a weight's gradient: a panel of them stays in the level 2 cache
+LEFT = 8  # tiles per panel of the left operand, where it is copied into panels
 LINE = 16  # float64s from one thread's sums to the next, so that no two share a cache line
 
 
@@ -160,7 +159,7 @@ def place(i: int, j: int, M: int, N: int, W: int) -> int:
     return (j - within) * M + i * min(PAIR * W, N - j + within) + within
 
 
-def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, L: int, S: int, W: int) -> Trace:
+def lay_out(c: Shape, plan: Plan, p: P, panels: P, N: int, columns: int, L: int, S: int, W: int) -> Trace:
     """The trace, from p on, of N positions that take `columns` columns by row, with at most S keys per row.
 
     L is the number of layers that have a place of their own: all of them, or one.
@@ -202,16 +201,16 @@ def lay_out(c: Shape, p: P, panels: P, N: int, columns: int, L: int, S: int, W: 
     weights = dheads + (4 * D * columns + slack)
     ds = weights + scores
     end = ds + (2 * PAIR * W * QUERIES + S + slack)
-    head_panels = panels + (3 * D * D + 2 * D * (S + W) + 2 * L1_SIZE)
+    head_panels = panels + (3 * D * D + 2 * D * (S + W) + 2 * plan.near)
     return Trace(
         x, x0, r0, n1, r1, qkvy, rq, maxima, inverse, pairs, mix, n2, r2, h, y, r, z, dz, qkv, o, dx, do, dn, a, da,
         dheads, weights, ds, end, panels, head_panels,
     )  # fmt: skip
 
 
-def workspace_size(c: Shape, N: int, columns: int, L: int, S: int, W: int) -> int:
+def workspace_size(c: Shape, plan: Plan, N: int, columns: int, L: int, S: int, W: int) -> int:
     """Numbers in a trace."""
-    return int(lay_out(c, 0, 0, N, columns, L, S, W).end)
+    return int(lay_out(c, plan, 0, 0, N, columns, L, S, W).end)
 
 
 class DecodeWorkspace(NamedTuple):
@@ -304,9 +303,10 @@ def batch_workspace_size(c: Shape, n: int, slots: int, W: int) -> int:
     return int(batch_workspace(c, 0, n, slots, W).end)
 
 
-def panels_size(c: Shape, N: int, S: int, W: int) -> int:
+def panels_size(c: Shape, plan: Plan, N: int, S: int, W: int) -> int:
     """Numbers, or pairs of bfloat16s, of the operands of products of N positions, or of a row of S."""
     widest, panel = max(c.Fs, c.Qs, c.Vs), PAIR * W
     head = 4 * (c.size + 1) * (S + 2 * W) + panel * (max(S, QUERIES) + W)
-    linear = (N + 2) * (widest + c.Fs) + panel * (widest + W) + 2 * L1_SIZE
-    return max(linear, int(lay_out(c, 0, 0, N, N, 1, S, W).head_panels) + head)
+    linear = (N + 2) * (widest + c.Fs) + panel * (widest + W) + 2 * plan.near
+    gradient = plan.depth * (widest + plan.rows * LEFT)  # its operands in panels
+    return max(linear, gradient, int(lay_out(c, plan, 0, 0, N, N, 1, S, W).head_panels) + head)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from microgpt.engines.fused.adam import Weights, part_of, prefetch_rows, update_rows
 from microgpt.engines.fused.jit.functions import inline, jit
-from microgpt.engines.fused.layout import BLOCK, L1_SIZE, L2_SIZE, PAIR, Matrix, P
+from microgpt.engines.fused.layout import LEFT, Matrix, P
+from microgpt.engines.fused.plan import PAIR, Plan
 from microgpt.engines.fused.simd.bfloat16 import (
     depth,
     for_operands,
@@ -16,6 +17,7 @@ from microgpt.engines.fused.simd.bfloat16 import (
 )
 from microgpt.engines.fused.simd.intrinsics import noinline
 from microgpt.engines.fused.simd.matmul import (
+    copy,
     multiply,
     multiply_columns,
     multiply_prefetching,
@@ -23,10 +25,11 @@ from microgpt.engines.fused.simd.matmul import (
     stride,
     transpose_rows,
 )
+from microgpt.engines.fused.simd.tiles import ROWS
 from microgpt.engines.fused.simd.vectors import lanes
 
 
-def linear(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool, workspace: P) -> None:
+def linear(plan: Plan, x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool, workspace: P) -> None:
     """y = x W^T, or added to y: (N, in), (out, in) -> (N, out), with W the matrix `a`; `then` is the next one read.
 
     W is transposed here, part by part, after its update if one is due, unless wt holds it already.
@@ -36,23 +39,23 @@ def linear(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool
     if k.transposed:
         multiply(x, ldx, k.wt + a.at, 0, y, ldy, N, a.fan_in, a.fan_out, adding)
     else:
-        part = part_of(a.fan_in, wide)
+        part = part_of(plan.near, a.fan_in, wide)
         for o in range(0, a.fan_out, part):
             width = min(part, a.fan_out - o)
             if k.due:
                 update_rows(k, a, o, width)
             columns = k.wt + (a.at + o * a.fan_in) if k.keep else workspace
             transpose_rows(k.w + a.at, columns, a.fan_out, a.fan_in, o, width)
-            if a.fan_in * a.fan_out <= L1_SIZE:
+            if a.fan_in * a.fan_out <= plan.near or plan.prefetch == 0:
                 multiply(x, ldx, columns, 0, y + o, ldy, N, a.fan_in, width, adding)
             else:
-                prefetch = prefetch_rows(k, a, o + width, part, then, part_of(then.fan_in, wide))
+                prefetch = prefetch_rows(k, a, o + width, part, then, part_of(plan.near, then.fan_in, wide))
                 multiply_prefetching(x, ldx, columns, 0, y + o, ldy, N, a.fan_in, width, adding, False, prefetch)
 
 
 @jit
 def project(
-    x: P, k: Weights, a: Matrix, then: Matrix, y: P, ld: int, T: int, again: bool, more: bool, workspace: P
+    plan: Plan, x: P, k: Weights, a: Matrix, then: Matrix, y: P, ld: int, T: int, again: bool, more: bool, workspace: P
 ) -> None:
     """y (out, ld) = W x^T of one row x (T, in), with positions in the lanes as attention reads them; see linear.
 
@@ -63,46 +66,80 @@ def project(
     columns = workspace + a.fan_out * K
     transposed_rows(x, stride(a.fan_in, lanes(y)), T, a.fan_in, columns)
     if again:
-        part = max(wide, L2_SIZE // K // wide * wide)  # that stays in the level 2 cache for all positions
+        part = max(wide, plan.deep // K // wide * wide)  # that stays in the level 2 cache for all positions
         for o in range(0, a.fan_out, part):
             width = min(part, a.fan_out - o)
             multiply(workspace + o * K, K, columns, 0, y + o * ld, ld, width, K, ld, False)
     else:
-        part = part_of(K, wide)
+        part = part_of(plan.near, K, wide)
         for o in range(0, a.fan_out, part):
             width, rows = min(part, a.fan_out - o), workspace + o * K if more else workspace
             if k.due:
                 update_rows(k, a, o, width)
             rows_of_panels(k.w + a.at, a.fan_out, a.fan_in, o, width, rows)
-            prefetch = prefetch_rows(k, a, o + width, part, then, part_of(depth(then.fan_in, workspace), wide))
+            first = part_of(plan.near, depth(then.fan_in, workspace), wide)
+            prefetch = prefetch_rows(k, a, o + width, part, then, first)
             multiply_prefetching(rows, K, columns, 0, y + o * ld, ld, width, K, ld, False, False, prefetch)
 
 
-def weights_back(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, workspace: P) -> None:
-    """dW = dy^T x, or added to dW."""
+def weights_back(
+    plan: Plan, dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, workspace: P
+) -> None:  # fmt: skip
+    """dW = dy^T x, or added to dW, `plan.depth` positions at a time; `plan.pack`: see there."""
     ldy, ldx = stride(fan_out, lanes(dy)), stride(fan_in, lanes(dy))
-    if N <= BLOCK:
+    small = N * max(fan_in, fan_out) <= plan.near
+    left, right = fan_in >= plan.pack and not small, fan_out >= plan.pack and not small
+    if not left and not right and plan.depth >= N:
         multiply_columns(dy, ldy, x, ldx, dw, 0, fan_out, N, fan_in, adding)
     else:
-        by_blocks(dy, ldy, x, ldx, dw, N, fan_in, fan_out, adding)
+        by_blocks(plan.depth, left, right, dy, ldy, x, ldx, dw, N, fan_in, fan_out, adding, workspace)
 
 
 @jit
-def by_blocks(dy: P, ldy: int, x: P, ldx: int, dw: P, N: int, fan_in: int, fan_out: int, adding: bool) -> None:
-    """dW = dy^T x, or added to dW, BLOCK positions at a time."""
+def by_blocks(
+    depth: int, left: bool, right: bool, dy: P, ldy: int, x: P, ldx: int, dw: P, N: int, fan_in: int, fan_out: int,
+    adding: bool, workspace: P,
+) -> None:  # fmt: skip
+    """dW = dy^T x, or added to dW, `depth` positions at a time, with a copy of the `left` or `right` operand in panels.
+
+    A tile reads a few numbers of each of many positions: one after the other in a panel, else a row's stride apart.
+    """
     noinline()
-    for n in range(0, N, BLOCK):
-        count = min(BLOCK, N - n)
-        multiply_columns(dy + n * ldy, ldy, x + n * ldx, ldx, dw, 0, fan_out, count, fan_in, adding or n > 0)
+    wide, tall = PAIR * lanes(x), LEFT * ROWS
+    for n in range(0, N, depth):
+        K = min(depth, N - n)
+        xs, dys = x + n * ldx, dy + n * ldy
+        if right:
+            for j in range(0, fan_in, wide):
+                copy_block(xs + j, ldx, workspace + j * K, K, min(wide, fan_in - j))
+        height = tall if left else fan_out
+        for i in range(0, fan_out, height):
+            rows, M, ld = dys + i, min(height, fan_out - i), ldy
+            if left:
+                rows, ld = workspace + fan_in * K, M
+                copy_block(dys + i, ldy, rows, K, M)
+            for j in range(0, fan_in, wide):
+                width = min(wide, fan_in - j)
+                panel, ldp = (workspace + j * K, width) if right else (xs + j, ldx)
+                to = dw + (j * fan_out + i * width)
+                multiply_columns(rows, ld, panel, ldp, to, width, M, K, width, adding or n > 0)
 
 
-def input_back(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, x: P, workspace: P) -> None:
+@jit
+def copy_block(x: P, ldx: int, y: P, M: int, N: int) -> None:
+    """y (M, N) = x (M, ldx), without gaps; N whole vectors."""
+    noinline()
+    for i in range(M):
+        copy(x + i * ldx, y + i * N, N)
+
+
+def input_back(plan: Plan, dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, x: P, workspace: P) -> None:
     """dx = dy W. Prefetches W and x (N, in)."""
     ldy, ldx = stride(fan_out, lanes(dy)), stride(fan_in, lanes(dy))
-    if N * fan_in <= L1_SIZE:
+    if N * fan_in <= plan.near or plan.prefetch == 0:
         multiply(dy, ldy, w, 0, dx, ldx, N, fan_out, fan_in, False)
     else:
-        prefetch = quarters(x, min(N, L2_SIZE // fan_in), fan_in, ldx)
+        prefetch = quarters(x, min(N, plan.deep // fan_in), fan_in, ldx)
         multiply_prefetching(dy, ldy, w, 0, dx, ldx, N, fan_out, fan_in, False, True, prefetch)
 
 
@@ -112,7 +149,9 @@ for_operands(input_back, input_back_bf16)
 
 
 @inline
-def linear_back(dy: P, x: P, w: P, dw: P, dx: P, N: int, fan_in: int, fan_out: int, adding: bool, workspace: P) -> None:
+def linear_back(
+    plan: Plan, dy: P, x: P, w: P, dw: P, dx: P, N: int, fan_in: int, fan_out: int, adding: bool, workspace: P
+) -> None:
     """dx = dy W; dW = dy^T x, or added to dW."""
-    input_back(dy, w, dx, N, fan_in, fan_out, x, workspace)
-    weights_back(dy, x, dw, N, fan_in, fan_out, adding, workspace)
+    input_back(plan, dy, w, dx, N, fan_in, fan_out, x, workspace)
+    weights_back(plan, dy, x, dw, N, fan_in, fan_out, adding, workspace)

@@ -15,6 +15,7 @@ from microgpt.engines.fused.attention_decode import attend_each, turns
 from microgpt.engines.fused.jit.functions import inline, jit
 from microgpt.engines.fused.layout import Cache, Matrix, P, Rows, Shape, Trace
 from microgpt.engines.fused.linear import input_back, linear, linear_back, project, weights_back
+from microgpt.engines.fused.plan import Plan
 from microgpt.engines.fused.simd.exp import LOG2E, exp2
 from microgpt.engines.fused.simd.intrinsics import noinline
 from microgpt.engines.fused.simd.matmul import add, copy, place, stride, zero
@@ -100,7 +101,18 @@ def drop_rows(c: Shape, rows: Rows, x: P, place: int) -> None:
 
 @inline
 def forward(
-    c: Shape, k: Weights, rows: Rows, t: Trace, cache: Cache, cos: P, sin: P, ldr: int, N: int, NT: int, skip: int
+    c: Shape,
+    plan: Plan,
+    k: Weights,
+    rows: Rows,
+    t: Trace,
+    cache: Cache,
+    cos: P,
+    sin: P,
+    ldr: int,
+    N: int,
+    NT: int,
+    skip: int,
 ) -> None:
     """Logits (N - skip, Vp) of the rows' tokens from number `skip` on, and the trace for the backward pass.
 
@@ -137,7 +149,7 @@ def forward(
         n2, h = t.n2 + layer * N * c.Ds, t.h + layer * N * c.Fs
         rmsnorm(t.x, n1, t.r1 + layer * N, N, c.D, D)
         if not rows.separate:
-            linear(n1, k, qkv, wo, t.qkv, N, False, t.panels)
+            linear(plan, n1, k, qkv, wo, t.qkv, N, False, t.panels)
         at = i * D * cache.width
         earlier = Cache(
             cache.k + at, cache.v + at, cache.width, cache.ld, cache.block, cache.starts, cache.past, cache.active
@@ -155,7 +167,9 @@ def forward(
                 )
             else:
                 if rows.separate:
-                    project(n1 + n * c.Ds, k, qkv, wo, heads, ld, T, row > rows.low, row + 1 < rows.high, t.panels)
+                    project(
+                        plan, n1 + n * c.Ds, k, qkv, wo, heads, ld, T, row > rows.low, row + 1 < rows.high, t.panels
+                    )
                 attend(
                     c, t, t.qkv + n * c.Qs, heads, ld, earlier, t.rq + 2 * c.H * column, t.maxima + c.H * column,
                     t.inverse + c.H * column, mix + n * c.Ds, cos, sin, ldr, T, rows.separate,
@@ -163,27 +177,27 @@ def forward(
             n += T
             column += ld
         if rows.dropping:
-            linear(mix, k, wo, fc1, t.o, N, False, t.panels)
+            linear(plan, mix, k, wo, fc1, t.o, N, False, t.panels)
             drop_rows(c, rows, t.o, 2 * i + 1)
             add(t.o, t.x, N * c.Ds)
         else:
-            linear(mix, k, wo, fc1, t.x, N, True, t.panels)
+            linear(plan, mix, k, wo, fc1, t.x, N, True, t.panels)
         rmsnorm(t.x, n2, t.r2 + layer * N, N, c.D, D)
-        linear(n2, k, fc1, fc2, h, N, False, t.panels)
+        linear(plan, n2, k, fc1, fc2, h, N, False, t.panels)
         activate(c.activation, h, t.a, N * c.Fs)
         if rows.dropping:
-            linear(t.a, k, fc2, then, t.o, N, False, t.panels)
+            linear(plan, t.a, k, fc2, then, t.o, N, False, t.panels)
             drop_rows(c, rows, t.o, 2 * i + 2)
             add(t.o, t.x, N * c.Ds)
         else:
-            linear(t.a, k, fc2, then, t.x, N, True, t.panels)
+            linear(plan, t.a, k, fc2, then, t.x, N, True, t.panels)
     if c.final_norm:
         rmsnorm(t.x, t.y, t.r, N, c.D, D)
     else:
         copy(t.x, t.y, N * c.Ds)
     last = settled(w, k.wt, k.transposed, k.keep)
     head = Matrix(c.head, D, c.Vp)
-    linear(t.y + skip * c.Ds, last, head, head, t.logits, N - skip, False, t.panels)
+    linear(plan, t.y + skip * c.Ds, last, head, head, t.logits, N - skip, False, t.panels)
     if c.softcap > 0:
         for j in range(0, (N - skip) * c.Vs, W):
             store(t.logits, j, softcap(load(t.logits, j), c.softcap))
@@ -231,7 +245,19 @@ def cross_entropy(c: Shape, rows: Rows, scored: P, weight: float, logits: P, dlo
 
 @inline
 def backward(
-    c: Shape, w: P, dw: P, rows: Rows, t: Trace, cos: P, sin: P, ldr: int, N: int, NT: int, adding: bool, last: bool
+    c: Shape,
+    plan: Plan,
+    w: P,
+    dw: P,
+    rows: Rows,
+    t: Trace,
+    cos: P,
+    sin: P,
+    ldr: int,
+    N: int,
+    NT: int,
+    adding: bool,
+    last: bool,
 ) -> float:
     """The gradients of all weights, or added to dw, given the logits'; returns the sum of their squares if `last`."""
     D, F, W, norm = c.Dp, c.Fp, lanes(w), 0.0
@@ -239,7 +265,7 @@ def backward(
         for j in range(0, N * c.Vs, W):
             part = load(t.logits, j) * (1.0 / c.softcap)
             store(t.dlogits, j, load(t.dlogits, j) * (1.0 - part * part))
-    linear_back(t.dlogits, t.y, w + c.head, dw + c.head, t.dx, N, D, c.Vp, adding, t.panels)
+    linear_back(plan, t.dlogits, t.y, w + c.head, dw + c.head, t.dx, N, D, c.Vp, adding, t.panels)
     if c.final_norm:
         rmsnorm_back(t.dx, t.y, t.r, t.dx, N, c.D, D, False)
     do = t.do if rows.dropping else t.dx
@@ -249,15 +275,15 @@ def backward(
         if rows.dropping:
             copy(t.dx, do, N * c.Ds)
             drop_rows(c, rows, do, 2 * i + 2)
-        input_back(do, lw + c.fc2, t.da, N, F, D, h, t.panels)
+        input_back(plan, do, lw + c.fc2, t.da, N, F, D, h, t.panels)
         activate_back(c.activation, t.da, h, t.a, N * c.Fs)
-        weights_back(do, t.a, ldw + c.fc2, N, F, D, adding, t.panels)
-        linear_back(t.da, n2, lw + c.fc1, ldw + c.fc1, t.dn, N, D, F, adding, t.panels)
+        weights_back(plan, do, t.a, ldw + c.fc2, N, F, D, adding, t.panels)
+        linear_back(plan, t.da, n2, lw + c.fc1, ldw + c.fc1, t.dn, N, D, F, adding, t.panels)
         rmsnorm_back(t.dn, n2, t.r2 + i * N, t.dx, N, c.D, D, True)
         if rows.dropping:
             copy(t.dx, do, N * c.Ds)
             drop_rows(c, rows, do, 2 * i + 1)
-        linear_back(do, mix, lw + c.wo, ldw + c.wo, t.dn, N, D, D, adding, t.panels)
+        linear_back(plan, do, mix, lw + c.wo, ldw + c.wo, t.dn, N, D, D, adding, t.panels)
         n, column = 0, i * NT
         for row in range(rows.low, rows.high):
             T = rows.offsets[row + 1] - rows.offsets[row] - 1
@@ -275,7 +301,7 @@ def backward(
                 )  # fmt: skip
             n += T
             column += ld
-        linear_back(t.qkv, n1, lw, ldw, t.dn, N, D, 3 * D, adding, t.panels)
+        linear_back(plan, t.qkv, n1, lw, ldw, t.dn, N, D, 3 * D, adding, t.panels)
         rmsnorm_back(t.dn, n1, t.r1 + i * N, t.dx, N, c.D, D, True)
         if last:
             norm += squares(ldw, c.step)  # while they are in the cache

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from microgpt.engines.fused.layout import PAIR, Shape
+from microgpt.engines.fused.layout import Shape
+from microgpt.engines.fused.plan import PAIR
 
 PARTS = (("w", ""), ("m", "m."), ("v", "v."))  # of a state, and how their tensors' names begin
 

@@ -6,11 +6,9 @@ import math
 from typing import Any
 
 from microgpt.engines.fused import layout
-from microgpt.engines.fused.adam import MAX_DEFERRED, MIN_DEFERRED, Update, Weights, adam, squares
+from microgpt.engines.fused.adam import Update, Weights, adam, squares
 from microgpt.engines.fused.jit.functions import inline, jit
 from microgpt.engines.fused.layout import (
-    L1_SIZE,
-    L2_SIZE,
     LINE,
     Bytes,
     Cache,
@@ -23,11 +21,10 @@ from microgpt.engines.fused.layout import (
     Tokens,
 )
 from microgpt.engines.fused.passes import backward, cross_entropy, forward
+from microgpt.engines.fused.plan import Plan
 from microgpt.engines.fused.simd.intrinsics import barrier
 from microgpt.engines.fused.simd.matmul import add, zero
 from microgpt.engines.fused.simd.vectors import lanes
-
-MIN_SEPARATE = 64  # positions from which queries, keys and values are computed row by row
 
 lay_out = inline(layout.lay_out)
 
@@ -50,17 +47,17 @@ def share_rows(offsets: P, begin: int, end: int, part: int, n_threads: int) -> i
 
 
 @jit
-def all_long(c: Shape, offsets: P, begin: int, end: int) -> bool:
+def all_long(c: Shape, plan: Plan, offsets: P, begin: int, end: int) -> bool:
     """Whether every row is so long that a product per row is worth it, and short enough to stay in the cache."""
     for row in range(begin, end):
         T = offsets[row + 1] - offsets[row] - 1
-        if T < MIN_SEPARATE or 2 * T * c.Dp > L2_SIZE:
+        if plan.long > T or 2 * T * c.Dp > plan.deep:
             return False
     return True
 
 
 def train(
-    c: Shape, tokens: Tokens, offsets: Ints, steps: Ints, count_steps: int, scored: Bytes, first_step: int,
+    c: Shape, plan: Plan, tokens: Tokens, offsets: Ints, steps: Ints, count_steps: int, scored: Bytes, first_step: int,
     micro_batch_size: int, columns: int, seed: int, w: P, wts: P, dws: P, m: P, v: P, workspace: P, workspace_size: int,
     operands: Operands, operands_size: int, S: int, cos: P, sin: P, ldr: int, b1: float, b2: float, eps: float,
     clip: float, rates: Doubles, losses: Doubles, learning: bool, thread: int, n_threads: int, arrivals: Ints,
@@ -76,7 +73,7 @@ def train(
     of a large model's layers is deferred to the next step's first micro-batch, but not beyond this call.
     """
     W, mine = lanes(w), workspace + workspace_size * thread
-    deferred, due = n_threads == 1 and MIN_DEFERRED <= c.n < MAX_DEFERRED, False
+    deferred, due = n_threads == 1 and plan.min_deferred <= c.n < plan.max_deferred, False
     u = Update(b1, b2, eps, 1.0, 0.0, 0.0, 0.0)
     none = Cache(w, w, 0, 0, 0, offsets, offsets, False)
     dw, panels = dws + c.n * thread, operands + operands_size * thread
@@ -88,7 +85,7 @@ def train(
         weight = 1.0 / max(1, count)
         loss, norm = 0.0, 0.0
         adding, transposed = False, False
-        separate = all_long(c, offsets, begin, end)
+        separate = all_long(c, plan, offsets, begin, end)
         low, stop = begin, end
         if n_threads > 1:
             low = share_rows(offsets, begin, end, thread, n_threads)
@@ -107,16 +104,16 @@ def train(
                     break
                 high, N, NT = high + 1, N + T, NT + ld
             if N > 0:
-                t = lay_out(c, mine, panels, N, NT, c.layers, S, W)
+                t = lay_out(c, plan, mine, panels, N, NT, c.layers, S, W)
                 rows = Rows(
                     tokens, offsets, low, high, begin, learning and c.dropout > 0, seed, first_step + i, separate
                 )
                 k = Weights(w, wts + c.n * thread, transposed, high < stop, due, u, dws, m, v)
-                forward(c, k, rows, t, none, cos, sin, ldr, N, NT, 0)
+                forward(c, plan, k, rows, t, none, cos, sin, ldr, N, NT, 0)
                 transposed, due = True, False
                 loss += cross_entropy(c, rows, scored, weight, t.logits, t.dlogits)
                 if learning:
-                    norm = backward(c, w, dw, rows, t, cos, sin, ldr, N, NT, adding, deferred and high == stop)
+                    norm = backward(c, plan, w, dw, rows, t, cos, sin, ldr, N, NT, adding, deferred and high == stop)
                     adding = True
             low = high
         if learning and not adding:  # no position at all
@@ -132,8 +129,8 @@ def train(
             if n_threads == 1 and not deferred:
                 norm = squares(dws, c.n)
             if n_threads > 1:
-                for low in range(begin, end, L1_SIZE):  # added up, and squared while they are in the cache
-                    high = min(end, low + L1_SIZE)
+                for low in range(begin, end, plan.near):  # added up, and squared while they are in the cache
+                    high = min(end, low + plan.near)
                     for other in range(1, n_threads):
                         add(dws + (other * c.n + low), dws + low, high - low)
                     norm += squares(dws + low, high - low)

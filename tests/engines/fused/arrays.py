@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 
 from microgpt.engines.fused.jit.functions import builder
-from microgpt.engines.fused.layout import PAIR
+from microgpt.engines.fused.plan import PAIR
 from microgpt.engines.fused.simd.intrinsics import BYTES
 
 DTYPES = ["float32", "float64"]

@@ -60,7 +60,7 @@ def test_a_deferred_update_is_the_update(dtype: str, tied: bool) -> None:
     """Many steps in one call, where each step's update waits for the next, as many calls of one step: bit for bit."""
     model, optim = LARGE.model_copy(update={"tie_embeddings": tied}), Optim(clip_norm=0.5, weight_decay=0.1)
     e = engine("fused")(model, optim, dtype=dtype, threads=1)
-    assert adam.MIN_DEFERRED <= e.shape.n < adam.MAX_DEFERRED
+    assert e.sizes.min_deferred <= e.shape.n < e.sizes.max_deferred
     feed = pack([[Random(i).randrange(50) for _ in range(n)] for i, n in enumerate((21, 41, 2, 17, 33, 5, 40, 8))])
     for micro_batch_size in (0, 1):
         feed = replace(

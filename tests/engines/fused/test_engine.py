@@ -15,6 +15,7 @@ numba = pytest.importorskip("numba")
 from microgpt.config import Model, Optim  # noqa: E402
 from microgpt.engines.fused import activations  # noqa: E402
 from microgpt.engines.ladder import engine  # noqa: E402
+from microgpt.errors import NumericError  # noqa: E402
 from microgpt.feed import pack  # noqa: E402
 from microgpt.model import init_weights  # noqa: E402
 from tests.engines.fused.arrays import DTYPES  # noqa: E402
@@ -119,3 +120,15 @@ def test_a_seed_of_any_size_makes_the_masks_of_the_other_rungs() -> None:
             e = engine(name)(model, Optim(), dtype="float64")
             losses.append(e.train(e.load(init_weights(model, Random(1))), feed, np.zeros(1))[1])
         np.testing.assert_allclose(*losses, rtol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_weights_too_large_to_draw_with_are_refused(temperature: float, side_by_side: bool) -> None:
+    """As the other engines do, whose logits are checked when a token is drawn."""
+    model = Model(vocab_size=11, block_size=9, n_embd=16, n_head=4)
+    e, rng = engine("fused")(model, Optim()), np.random.default_rng(0)
+    huge = {name: np.full_like(x, 1e38) for name, x in init_weights(model, Random(0)).items()}
+    uniform = rng.random((20, 9) if side_by_side else 180)
+    with pytest.raises(NumericError, match="logits are not finite"):
+        e.generate(e.load(huge), np.ones(20, np.int32), np.arange(21), 9, temperature, uniform, 10)

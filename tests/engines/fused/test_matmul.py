@@ -9,7 +9,7 @@ import pytest
 
 numba = pytest.importorskip("numba")
 
-from microgpt.engines.fused.layout import PAIR  # noqa: E402
+from microgpt.engines.fused.plan import PAIR  # noqa: E402
 from microgpt.engines.fused.simd import matmul  # noqa: E402
 from microgpt.engines.fused.simd.tiles import ROWS, WIDE  # noqa: E402
 from tests.engines.fused.arrays import DTYPES, EPS, in_panels, lanes_of, pointer, random  # noqa: E402

@@ -17,6 +17,7 @@ from microgpt.engines.fused.jit import elf
 from microgpt.engines.fused.jit.code import Code, Kernel, Kernels
 from microgpt.engines.fused.jit.functions import INTERNALS, jit
 from microgpt.engines.fused.layout import Shape
+from microgpt.engines.fused.plan import Plan
 from microgpt.engines.fused.simd.float_mode import switches
 from microgpt.engines.fused.simd.intrinsics import BYTES, has_bfloat16, noinline
 from microgpt.errors import MachineError
@@ -24,6 +25,7 @@ from microgpt.progress import ProgressCallback
 
 INT, DOUBLE = ir.IntType(64), ir.DoubleType()
 KINDS = {"int": types.int64, "bool": types.boolean, "float": types.float64}
+RECORDS = {"Shape": Shape, "Plan": Plan}
 POINTERS = {"Tokens": types.int32, "Ints": types.int64, "Doubles": types.float64, "Bytes": types.uint8}
 LETTERS = {types.int64: "q", types.boolean: "q", types.float64: "d"}  # of module `struct`; an address is Q
 
@@ -94,8 +96,9 @@ def kind_of(word: str, number: Any, bf16_pairs: bool) -> Any:
 
     P points to numbers of the kernels' float type; Operands too, unless products take pairs of bfloat16s.
     """
-    if word == "Shape":
-        return types.NamedTuple([KINDS[field.__name__] for field in get_type_hints(Shape).values()], Shape)
+    if word in RECORDS:
+        record = RECORDS[word]
+        return types.NamedTuple([KINDS[field.__name__] for field in get_type_hints(record).values()], record)
     if word in KINDS:
         return KINDS[word]
     if word == "Operands":

@@ -15,7 +15,8 @@ from numba import types
 
 from microgpt.engines.fused.adam import Weights, part_of, prefetch_rows, update_rows
 from microgpt.engines.fused.jit.functions import Function, builder, jit, overloads
-from microgpt.engines.fused.layout import PAIR, Matrix, P
+from microgpt.engines.fused.layout import Matrix, P
+from microgpt.engines.fused.plan import PAIR, Plan
 from microgpt.engines.fused.simd.intrinsics import (
     I32,
     Vector,
@@ -216,7 +217,9 @@ for_operands(rows_of_panels, rows_of_panels_bf16)
 for_operands(depth, depth_bf16)
 
 
-def linear_bf16(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool, workspace: P) -> None:
+def linear_bf16(
+    plan: Plan, x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool, workspace: P
+) -> None:
     """linear.linear; a transposed W is in pairs."""
     noinline()
     W, wide, half = lanes(y), PAIR * lanes(y), a.fan_in // 2
@@ -226,7 +229,7 @@ def linear_bf16(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding:
         multiply(workspace, ldx, as_pairs(k.wt + a.at), 0, y, ldy, N, half, a.fan_out, adding)
     else:
         b = workspace + (N * ldx + 2 * W)
-        part = part_of(half, wide)
+        part = part_of(plan.near, half, wide)
         y_room = b + half * part
         for o in range(0, a.fan_out, part):
             width = min(part, a.fan_out - o)
@@ -236,11 +239,13 @@ def linear_bf16(x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding:
             for i in range(o, o + width, wide):
                 count = min(wide, o + width - i)
                 pair_rows(k.w + a.at, y_room, columns + (i - o) * half, a.fan_out, a.fan_in, i, count)
-            prefetch = prefetch_rows(k, a, o + width, part, then, part_of(then.fan_in // 2, wide))
+            prefetch = prefetch_rows(k, a, o + width, part, then, part_of(plan.near, then.fan_in // 2, wide))
             multiply_prefetching(workspace, ldx, columns, 0, y + o, ldy, N, half, width, adding, False, prefetch)
 
 
-def weights_back_bf16(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, workspace: P) -> None:
+def weights_back_bf16(
+    plan: Plan, dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, adding: bool, workspace: P
+) -> None:
     """linear.weights_back."""
     noinline()
     W, half, wide = lanes(dw), (N + 1) // 2, PAIR * lanes(dw)
@@ -252,7 +257,7 @@ def weights_back_bf16(dy: P, x: P, dw: P, N: int, fan_in: int, fan_out: int, add
     multiply_columns(a, lda, b, 0, dw, 0, fan_out, half, fan_in, adding)
 
 
-def input_back_bf16(dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, x: P, workspace: P) -> None:
+def input_back_bf16(plan: Plan, dy: P, w: P, dx: P, N: int, fan_in: int, fan_out: int, x: P, workspace: P) -> None:
     """linear.input_back."""
     noinline()
     W, out, wide = lanes(dx), fan_out // 2, PAIR * lanes(dx)

@@ -11,19 +11,13 @@ from llvmlite import ir
 from numba import types
 from numba.extending import models, register_model
 
-from microgpt.engines.common.hardware import compile_target, cpu
+from microgpt.engines.common.hardware import cpu
 from microgpt.engines.fused.jit.functions import builder
 
 I32, INT = ir.IntType(32), ir.IntType(64)
 
 
-def _registers() -> tuple[int, int]:
-    """Bytes per vector register, and how many vectors a tile may keep in registers."""
-    size = max(16, cpu()["vector_bits"] // 8)
-    return size, 24 if size == 64 or "+neon" in compile_target()[1].split(",") else 12
-
-
-BYTES, REGISTERS = _registers()
+BYTES = max(16, cpu()["vector_bits"] // 8)  # per vector register
 
 
 def has_bfloat16() -> bool:

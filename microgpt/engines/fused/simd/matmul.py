@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from microgpt.engines.fused import layout
 from microgpt.engines.fused.jit.functions import Function, inline, jit
-from microgpt.engines.fused.layout import PAIR, P
+from microgpt.engines.fused.layout import P
+from microgpt.engines.fused.plan import PAIR
 from microgpt.engines.fused.simd.intrinsics import BYTES, noinline
 from microgpt.engines.fused.simd.tiles import ROWS, WIDE, tile, transpose_block
 from microgpt.engines.fused.simd.vectors import lanes, load, numbers, splat, store

@@ -8,10 +8,10 @@ from llvmlite import ir
 from numba import types
 
 from microgpt.engines.fused.jit.functions import builder
-from microgpt.engines.fused.layout import PAIR
+from microgpt.engines.fused.plan import PAIR, tile_rows
 from microgpt.engines.fused.simd.intrinsics import (
+    BYTES,
     INT,
-    REGISTERS,
     Vector,
     everywhere,
     multiply_add,
@@ -23,7 +23,7 @@ from microgpt.engines.fused.simd.intrinsics import (
     write,
 )
 
-ROWS = 8 if REGISTERS == 24 else 6  # rows of a full tile
+ROWS = tile_rows(BYTES)  # of a full tile
 WIDE = 8  # vectors of a tile of one row
 
 
