@@ -211,7 +211,9 @@ def plan(choice: Choice, model: Model, seconds: float, progress: ProgressCallbac
     if not LADDER[choice.name].planned:
         return {}
     if seconds >= WORTH_A_SEARCH:
-        importlib.import_module(f"microgpt.engines.{choice.name}.tuning").measure(choice.dtype, model, progress)
+        importlib.import_module(f"microgpt.engines.{choice.name}.tuning").measure(
+            choice.cls, choice.dtype, model, progress
+        )
     return choice.cls.plan(model, choice.dtype)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from microgpt import files
 from microgpt.config import Model, Optim
+from microgpt.engines import Engine
 from microgpt.engines.common.calibration import sample_feed, sample_weights
 from microgpt.engines.common.hardware import identity
 from microgpt.engines.fused.plan import Plan, reckoned
@@ -57,8 +58,8 @@ def nearest(width: int) -> int:
     return min(MODELS, key=lambda other: abs(math.log(other / width)))
 
 
-def measure(dtype: str, model: Model, progress: ProgressCallback = no_progress) -> None:
-    """Search the plan for every width, and keep it, unless that was done or the model needs none."""
+def measure(cls: type[Engine], dtype: str, model: Model, progress: ProgressCallback = no_progress) -> None:
+    """Search the plan of an engine for every width, and keep it, unless that was done or the model needs none."""
     if n_params(model) < MIN_TUNED or set(map(str, MODELS)) <= _read().get(dtype, {}).keys():
         return
     end = time.perf_counter() + BUDGET
@@ -66,7 +67,7 @@ def measure(dtype: str, model: Model, progress: ProgressCallback = no_progress) 
     for number, (width, (sample, rows)) in enumerate(MODELS.items(), 1):
         share = (end - time.perf_counter()) * number / len(MODELS)
         progress(f"measure the kernels' plan for {dtype} and models {width} wide on this machine, once", None)
-        found[str(width)] = _search(dtype, sample, rows, time.perf_counter() + share)
+        found[str(width)] = _search(cls, dtype, sample, rows, time.perf_counter() + share)
     content = {"origin": _origin(), "plans": _read() | {dtype: found}}
     try:
         files.make_folders(path().parent)
@@ -78,17 +79,15 @@ def measure(dtype: str, model: Model, progress: ProgressCallback = no_progress) 
 _unsaved: dict[str, Any] = {}
 
 
-def _search(dtype: str, model: Model, rows: int, end: float) -> dict[str, int]:
+def _search(cls: Any, dtype: str, model: Model, rows: int, end: float) -> dict[str, int]:
     """The fields that differ from the reckoned plan, found one after the other until the time is over."""
-    from microgpt.engines.fused import Engine
-
     feed, rates, best = sample_feed(model, rows, model.block_size, 1), np.zeros(1), dict[str, int]()
     for name, values in VALUES.items():
         if time.perf_counter() >= end:
             break
-        current = getattr(Engine(model, Optim(), dtype=dtype, threads=1, plan=best).sizes, name)
+        current = getattr(cls(model, Optim(), dtype=dtype, threads=1, plan=best).sizes, name)
         order = [current, *(value for value in values if value != current)]
-        engines = [Engine(model, Optim(), dtype=dtype, threads=1, plan=best | {name: value}) for value in order]
+        engines = [cls(model, Optim(), dtype=dtype, threads=1, plan=best | {name: value}) for value in order]
         states = [engine.load(sample_weights(model)) for engine in engines]
         times = [math.inf] * len(order)
         share = time.perf_counter() + (end - time.perf_counter()) / (len(VALUES) - list(VALUES).index(name))

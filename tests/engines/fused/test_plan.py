@@ -73,15 +73,15 @@ def test_measured_plans_are_kept_for_this_cpu(tmp_path: Path, monkeypatch: pytes
     large, small = MODEL.model_copy(update={"n_embd": 256}), Model(vocab_size=27)
     asked: list[int] = []
 
-    def search(dtype: str, model: Model, rows: int, end: float) -> dict[str, int]:
+    def search(cls: object, dtype: str, model: Model, rows: int, end: float) -> dict[str, int]:
         asked.append(model.n_embd)
         return {"positions": model.n_embd}
 
     monkeypatch.setattr(tuning, "_search", search)
-    tuning.measure("float32", small)
+    tuning.measure(engine("fused"), "float32", small)
     assert not asked  # it stays in the nearest caches
     for _ in range(2):
-        tuning.measure("float32", large)
+        tuning.measure(engine("fused"), "float32", large)
     assert asked == list(tuning.MODELS)
     assert tuning.kept("float32", large, 64).positions == 384
     assert tuning.kept("float32", small, 64) == tuning.kept("float64", large, 64)._replace(
