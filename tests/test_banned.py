@@ -68,6 +68,7 @@ READS = {
     ("bench.py", "lines_of_code"): "the package's own source files",
     ("cache.py", "_key"): "the package's own source files, and Numba's",
     ("hardware.py", "cpu_text"): "/proc, whose files have no size",
+    ("hardware.py", "cache_sizes"): "/sys, whose files have no size",
     ("hardware.py", "memory"): "/sys, whose files have no size",
     ("elf.py", "place"): "memory, no file",
     ("gguf.py", "write"): "a temporary file that was just written",
