@@ -126,8 +126,8 @@ def prepare(
         data={**data.model_dump(exclude_none=True), "val_fraction": fraction},
         run={"engine": choice.name, "dtype": choice.dtype, "device": choice.device},
     )
-    ahead = choice.seconds_per_step * run.steps if measure and tune else 0.0
-    planned = config.plan or plan(choice, config.model, ahead, progress)
+    seconds = choice.seconds_per_step * run.steps if measure and tune else 0.0
+    planned = config.plan or plan(choice, config.model, seconds, progress)
     config = config.model_copy(update={"plan": planned if LADDER[choice.name].planned else {}})
     require_memory(config, tokens)
     return RunSetup(config, text.documents, tokenizer, corpus, training, validation, choice, rng, source)
