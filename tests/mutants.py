@@ -136,7 +136,7 @@ MUTANTS = [
     Mutant(FUSED_UPDATE, "no correction of the second moment", "fma(sqrt(square), fix, eps)", "fma(sqrt(square), 1.0, eps)"),
     Mutant(FUSED_LINEAR, "a row lies on the weights kept for the next", "workspace + a.fan_out * K", "workspace + a.fan_in * K"),
     Mutant(FUSED_LINEAR, "a single row lies on its own weights", "o * K if more else workspace", "o * K if more else columns"),
-    Mutant(FUSED_LINEAR, "later positions overwrite a weight's gradient", "fan_in, adding or n > 0)", "fan_in, adding)"),
+    Mutant(FUSED_LINEAR, "later positions overwrite a weight's gradient", "width, adding or n > 0)", "width, adding)"),
     Mutant(FUSED_STREAMS, "a stream sees the sequence before it", "older = float(newest - s) - mine", "older = none"),
     Mutant(FUSED_STREAMS, "a key in the next slot", "i) * FOUR + slot % FOUR) * W", "i) * FOUR + (slot + 1) % FOUR) * W"),
     Mutant(FUSED_DECODE, "a new key in the next position", "cache.block + past % W", "cache.block + (past + 1) % W"),
