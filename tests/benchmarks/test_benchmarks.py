@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,19 @@ def test_records_are_added_to(tmp_path: Path) -> None:
     assert "3 ×" in text
     assert "≥ 2.5 ×" in text
     assert "yes" in text
+
+
+def test_a_device_trains_all_sizes_beside_the_plain_loop() -> None:
+    """At the smallest shapes on the processor, where the two sides' losses are compared; a late size is left out."""
+    pytest.importorskip("torch")
+    from benchmarks import gpu
+
+    assert n_params(gpu.SIZES["124M"].model) == pytest.approx(124e6, rel=0.01)
+    place = gpu.Place("cpu", "float32", compiled=False)
+    rows = gpu.measure(list(gpu.SIZES), place, replace(QUICK, peers=True))
+    assert [row.ours > 0 and row.theirs > 0 and not row.note for row in rows] == [True] * 8
+    late = gpu.measure(["names"], replace(place, limit=0), QUICK)
+    assert [(row.ours, row.note) for row in late] == [(None, "not measured: no time was left")] * 2
 
 
 def test_the_sizes_are_drawn(tmp_path: Path) -> None:
