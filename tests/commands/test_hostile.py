@@ -148,6 +148,8 @@ WALK: list[list[str]] = [
     ["data", "list"],
     ["data", "fetch", EVIL],
     ["data", "fetch", "names"],
+    ["data", "tokenize", TEXT, "--tokenizer", "char", "--out", f"new{NAME}"],
+    ["data", "tokenize", TEXT, "--tokenizer", EVIL, "--out", "new", "--part", EVIL],
     ["data", "scrape", f"http://127.0.0.1:9/{EVIL}", "--out", f"new{NAME}"],
     ["data", "scrape", "--url-file", f"urls{NAME}", "--out", "new", "--allow-private", EVIL],
     ["tokenizer", "train", TEXT, "--vocab-size", "270", "--out", f"new{NAME}"],
