@@ -38,7 +38,7 @@ class Page:
         assert process.stdout
         line = process.stdout.readline()
         if not line.startswith(FIRST):
-            say("microgpt: the page cannot be shown; microgpt serve " + str(self.out) + " says why")
+            say(f"watch   the page cannot be shown; microgpt serve {self.out} says why")
             return
         address = f"{line.removeprefix(FIRST).strip()}/#/watch/{quote(self.out.resolve().name)}"
         say(f"watch   {address}")

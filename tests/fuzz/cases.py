@@ -60,7 +60,6 @@ BASE: dict[str, list[str]] = {
     "scenarios show": ["scenarios", "show", "names"],
     "data list": ["data", "list"],
     "data fetch": ["data", "fetch", "tinyshakespeare"],
-    "data tokenize": ["data", "tokenize", "names.txt", "--tokenizer", "char", "--out", "new"],
     "data scrape": ["data", "scrape", "http://127.0.0.1:9/", "--out", "new"],
     "data tokenize": ["data", "tokenize", "names.txt", "--tokenizer", "tokenizer.json", "--out", "new"],
     "tokenizer train": ["tokenizer", "train", "names.txt", "--vocab-size", "260", "--out", "new"],
