@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from microgpt.config import Optim
+from microgpt.engines.common.arrays import dropout_masks
 from microgpt.engines.ladder import choose, engine
 from microgpt.errors import MachineError, UsageError
 from microgpt.feed import pack
-from tests.engines.ladder import small, weights
+from tests.engines.ladder import CASES, moments, small, weights
 
 torch = pytest.importorskip("torch")
 from microgpt.engines import pytorch  # noqa: E402
+from microgpt.engines.pytorch.forms import dropout  # noqa: E402
 
 
 def test_torch_is_an_alias() -> None:
@@ -43,14 +45,14 @@ def test_mps_has_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_threads_are_put_back() -> None:
     it = engine("torch")(small(), Optim(), dtype="float32", threads=3)
     before, seen = torch.get_num_threads(), []
-    original = pytorch.forward
+    original = pytorch.hidden
 
     def spy(*args: object, **options: object) -> object:
         seen.append(torch.get_num_threads())
         return original(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pytorch, "forward", spy)
+        patch.setattr(pytorch, "hidden", spy)
         it.loss(it.load(weights(small())), pack([[1, 2, 3]]))
     assert (seen, torch.get_num_threads()) == ([3], before)
 
@@ -82,7 +84,7 @@ def test_losses_that_stay_on_the_device_are_those_read_step_by_step(rate: float,
     results = []
     for waits in (True, False):
         it = engine("torch")(model, Optim(clip_norm=0.1, weight_decay=0.1), dtype="float64")
-        it.waits = waits  # type: ignore[attr-defined]
+        it.form = it.form._replace(waits=waits)  # type: ignore[attr-defined]
         norms = np.zeros(6)
         state, losses = it.train(it.load(weights(model)), feed, rates, norms)
         results.append((losses, norms, it.dump(state)))
@@ -93,6 +95,51 @@ def test_losses_that_stay_on_the_device_are_those_read_step_by_step(rate: float,
     np.testing.assert_allclose(norms, their_norms, rtol=1e-12)
     for name, value in tensors.items():
         np.testing.assert_allclose(their_tensors[name], value, rtol=1e-12, err_msg=name)
+
+
+FORMS = {
+    "static": {"static": True},
+    "padded": {"align": 64},
+    "library": {"library": True},
+    "all": {"waits": False, "static": True, "align": 64, "library": True, "compiler": "eager"},  # traced, not compiled
+}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by the tracer itself
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_for_a_gpu_gives_the_same_numbers(form: str) -> None:
+    """Rows and micro-batches of unequal length, dropout, tied padded embeddings, clipping and decay."""
+    case = CASES["everything"]
+    model, optim = small(**case.model), Optim(**case.optim)
+    rows = [[1, 2, 3], [3, 1], [2, 2, 1, 4], [5, 6, 0, 2, 1, 3, 3]] * 3
+    feed = pack(rows, rows_per_step=3, micro_batch_size=2, seed=7, first_step=3)
+    results = []
+    for options in ({}, FORMS[form]):
+        it = engine("torch")(model, optim, dtype="float64")
+        it.form = it.form._replace(**options)  # type: ignore[attr-defined]
+        evaluated, norms = it.loss(it.load(moments(model)), feed), np.zeros(4)
+        state, losses = it.train(it.load(moments(model)), feed, np.full(4, 0.01), norms)
+        logits, _ = it.logits(state, np.array([1, 2, 3]))
+        results.append({"evaluated": evaluated, "losses": losses, "norms": norms, "logits": logits} | it.dump(state))
+    if form == "all":
+        found = torch._dynamo.utils.counters
+        assert found["stats"]["unique_graphs"] <= 2 * 2 + 1  # layer and head with gradients and without, the update
+        assert not found["graph_break"]
+    plain, other = results
+    assert plain.keys() == other.keys()
+    for name, value in plain.items():
+        np.testing.assert_allclose(other[name], value, rtol=1e-12, atol=1e-15, err_msg=name)
+
+
+def test_dropout_masks_of_the_device_are_those_of_every_engine() -> None:
+    model = small(dropout=0.3)
+    for seed, step in ((2**40 + 5, 3), (0, 2**33)):
+        (rows,) = pack([[1, 2, 3], [3, 1]], rows_per_step=2).micro_batches(0)
+        feed = pack([[1, 2]], seed=seed)
+        expected = dropout_masks(model, feed, rows, step, "float32")
+        found = dropout(model, seed, step, 0, rows.inputs.shape, torch.float32, "cpu")
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a.flatten(0, 1).numpy(), b)
 
 
 def test_other_rungs_do_not_import_torch() -> None:

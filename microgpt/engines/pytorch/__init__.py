@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from torch import Tensor
 from microgpt import engines
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
-from microgpt.engines.common.arrays import dropout_masks
-from microgpt.engines.pytorch.model import Cache, Weights, cross_entropy, forward
+from microgpt.engines.pytorch.forms import Functions, dropout, form_of, functions, rectangle, shape_of
+from microgpt.engines.pytorch.model import QKV, Cache, Weights, head, head_of, hidden
 from microgpt.errors import MachineError, UsageError
 from microgpt.feed import Feed, MicroBatch
 from microgpt.model import Tensors, n_params, table
@@ -37,16 +38,35 @@ def devices() -> tuple[str, ...]:
 
 
 class State:
-    """Weights and moments, each one flat tensor, and the shapes of the matrices in them."""
+    """Weights and moments, each one flat tensor, and the shapes of the matrices in them.
 
-    def __init__(self, model: Model, like: tuple[torch.dtype, str]) -> None:
+    `align` pads the vocabulary to a multiple of it, by rows of zeros that stay zero.
+    """
+
+    def __init__(self, model: Model, like: tuple[torch.dtype, str], align: int = 1) -> None:
         self.shapes = [(w.name, w.shape) for w in table(model)]
-        self.w, self.m, self.v = (torch.zeros(n_params(model), dtype=like[0], device=like[1]) for _ in range(3))
+        padded = -(-model.vocab // align) * align
+        self.sizes = [(padded if name in ("wte", "lm_head") else R) * C for name, (R, C) in self.shapes]
+        self.w, self.m, self.v = (torch.zeros(sum(self.sizes), dtype=like[0], device=like[1]) for _ in range(3))
 
     def views(self, flat: Tensor) -> Weights:
         """A flat tensor's matrices by name."""
-        parts = flat.split([rows * columns for _, (rows, columns) in self.shapes])
-        return {name: part.view(shape) for (name, shape), part in zip(self.shapes, parts, strict=True)}
+        parts = flat.split(self.sizes)
+        shapes = zip(self.shapes, parts, strict=True)
+        return {name: part[: rows * columns].view(rows, columns) for (name, (rows, columns)), part in shapes}
+
+    def products(self, flat: Tensor) -> Weights:
+        """A flat tensor's matrices as the forward pass takes them: padded, queries, keys and values in one."""
+        names: list[tuple[str, int]] = []
+        sizes: list[int] = []
+        for (name, (_, columns)), size in zip(self.shapes, self.sizes, strict=True):
+            if name.endswith((".attn_wk", ".attn_wv")):
+                sizes[-1] += size
+            else:
+                names.append((name.replace("attn_wq", QKV), columns))
+                sizes.append(size)
+        parts = zip(names, flat.split(sizes), strict=True)
+        return {name: part.view(-1, columns) for (name, columns), part in parts}
 
 
 class Engine(engines.Engine):
@@ -75,13 +95,11 @@ class Engine(engines.Engine):
         self.model, self.optim, self.device, self.dtype = model, optim, device, dtype
         here = max(1, torch.get_num_threads() // (processes.n_local if processes else 1))
         self.threads = threads or (here if n_params(model) >= WORTH_THREADS else 1)
-        self.waits = (
-            kind != "cuda"
-        )  # reads the loss of each step, for which the host must wait, instead of all at the end
+        self.form = form_of(kind)
         self.stored = torch.float64 if dtype == "float64" else torch.float32
 
     def load(self, tensors: Tensors) -> State:
-        state = State(self.model, (self.stored, self.device))
+        state = State(self.model, (self.stored, self.device), self.form.align)
         for flat, prefix in ((state.w, ""), (state.m, "m."), (state.v, "v.")):
             for name, view in state.views(flat).items():
                 if prefix + name in tensors:
@@ -104,15 +122,22 @@ class Engine(engines.Engine):
         self, state: State, feed: Feed, lrs: np.ndarray, norms: np.ndarray | None = None
     ) -> tuple[State, np.ndarray]:
         found = state.w.new_zeros(2, len(lrs))  # losses and norms
+        shape = self._shape(feed)
+        if not self.form.waits:
+            steps = torch.arange(feed.first_step, feed.first_step + len(lrs), dtype=torch.float64, device=self.device)
+            rates = torch.tensor(lrs, dtype=torch.float64, device=self.device)
         alive = torch.ones((), dtype=torch.bool, device=self.device)  # whether every step so far was finite
         with self._threads():
             for i, lr in enumerate(lrs.tolist()):
                 step = feed.first_step + i
-                found[0, i], found[1, i], g = self._gradient(state, feed, i, step)
+                found[0, i], found[1, i], g = self._gradient(state, feed, i, step, shape)
                 alive = alive & found[:, i].isfinite().all()
-                if self.waits and not alive:
+                if not self.form.waits:
+                    self._update(state, g, steps[i], rates[i], found[1, i], alive)
+                elif alive:
+                    self._update(state, g, step, lr, found[1, i])
+                else:
                     break
-                self._update(state, g, step, lr, found[1, i], alive)
         losses, each = found.cpu().double().numpy()
         losses = np.array(
             [rules.checked_loss(loss, norm) for loss, norm in zip(losses.tolist(), each.tolist(), strict=True)]
@@ -122,7 +147,9 @@ class Engine(engines.Engine):
             norms[:count] = each[:count]
         return state, losses[:count]
 
-    def _gradient(self, state: State, feed: Feed, i: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _gradient(
+        self, state: State, feed: Feed, i: int, step: int, shape: tuple[int, int] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of step i of the feed, the norm of its gradient, and that, flat, summed over all micro-batches.
 
         With shards of the optimizer it is this process's part of the gradient.
@@ -132,8 +159,9 @@ class Engine(engines.Engine):
         g, loss = both[:n], both[n:]
         flat = state.w.detach().requires_grad_()
         for rows in feed.micro_batches(i, self.rank, self.size):
-            drops = self._dropout(feed, rows, step)
-            part = self._loss(state.views(flat), rows, drops)
+            at = shape or rows.inputs.shape
+            drops = dropout(self.model, feed.seed, step, rows.first_row, at, self.stored, self.device)
+            part = self._loss(state.products(flat), rows, shape, drops)
             g += torch.autograd.grad(part, flat)[0]
             loss += part.detach()
         if together and together.shard:
@@ -145,45 +173,47 @@ class Engine(engines.Engine):
             together.sum(both)
         return loss[0], torch.linalg.vector_norm(g), g
 
-    def _update(self, state: State, g: Tensor, step: int, lr: float, norm: Tensor, alive: Tensor) -> None:
+    def _update(self, state: State, g: Tensor, step: Any, lr: Any, norm: Tensor, alive: Tensor | None = None) -> None:
         """One update of Adam; with shards of this process's part, and all gather the weights.
 
         An engine that does not wait for its device computes the update in any case, and keeps it where `alive`.
         """
-        clip, together = self.optim.clip_norm, self.processes
+        together = self.processes
         shard = together if together and together.shard else None
-        if self.waits:
-            g = g * rules.clip_scale(float(norm), clip)
-        elif clip:
-            g = g * torch.where(norm > clip, clip / norm, 1.0)
         w = shard.own(state.w) if shard else state.w
-        before = w, state.m, state.v
-        after = rules.adam(w, g, state.m, state.v, self.optim, step, lr)
-        if not self.waits:
-            after = tuple(torch.where(alive, new, old) for new, old in zip(after, before, strict=True))
-        w, state.m, state.v = after
+        if alive is None:
+            g = g * rules.clip_scale(float(norm), self.optim.clip_norm)
+            w, state.m, state.v = rules.adam(w, g, state.m, state.v, self.optim, step, lr)
+        else:
+            now = w, g, state.m, state.v, norm, alive, step, lr
+            w, state.m, state.v = self.functions.update(self.optim, *now)
         state.w = shard.whole(w, len(state.w)) if shard else w
 
-    def _dropout(self, feed: Feed, rows: MicroBatch, step: int) -> list[Tensor]:
-        """The factors (B, T, D) of dropout for each place; an empty list for a model without."""
-        shape = (*rows.inputs.shape, self.model.n_embd)
-        masks = dropout_masks(self.model, feed, rows, step, str(self.stored).removeprefix("torch."))
-        return [torch.tensor(mask, device=self.device).view(shape) for mask in masks]
+    @cached_property
+    def functions(self) -> Functions:
+        """Those that may be compiled, for this engine's form."""
+        return functions(self.form.compiler)
 
-    def _loss(self, w: Weights, rows: MicroBatch, drops: Sequence[Tensor] = ()) -> Tensor:
-        inputs, targets = (torch.tensor(a, dtype=torch.int64, device=self.device) for a in (rows.inputs, rows.targets))
-        weights = torch.tensor(rows.weights, dtype=self.stored, device=self.device)
+    def _shape(self, feed: Feed) -> tuple[int, int] | None:
+        """The rows and positions of every micro-batch, where all have the same."""
+        return shape_of(feed, self.model.block_size, self.size) if self.form.static else None
+
+    def _loss(
+        self, w: Weights, rows: MicroBatch, shape: tuple[int, int] | None, drops: Sequence[Tensor] = ()
+    ) -> Tensor:
+        inputs, targets, weights = rectangle(rows, shape, self.stored, self.device)
+        call, library = self.functions, self.form.library
         with self._precision():
-            logits = forward(self.model, w, inputs, drops=drops)
-        return cross_entropy(logits, targets, weights)
+            x = hidden(self.model, w, inputs, drops=drops, library=library, layer=call.layer)
+            return call.head_loss(self.model, x, w[head_of(self.model)], targets, weights)
 
     def loss(self, state: State, feed: Feed) -> np.ndarray:
-        w = state.views(state.w)
+        w, shape = state.products(state.w), self._shape(feed)
         with self._threads(), torch.no_grad():
             losses = state.w.new_zeros(feed.n_steps)
             for i in range(feed.n_steps):
                 for rows in feed.micro_batches(i, self.rank, self.size):
-                    losses[i] += self._loss(w, rows)
+                    losses[i] += self._loss(w, rows, shape)
             if self.processes:
                 self.processes.sum(losses)
             return losses.cpu().double().numpy()
@@ -192,7 +222,9 @@ class Engine(engines.Engine):
         cache = cache or Cache(self.model)
         with self._threads(), torch.no_grad(), self._precision():
             row = torch.tensor(np.asarray(tokens)[None], dtype=torch.int64, device=self.device)
-            return forward(self.model, state.views(state.w), row, cache)[0].cpu().numpy(), cache
+            w = state.products(state.w)
+            x = hidden(self.model, w, row, cache)
+            return head(self.model, x, w[head_of(self.model)])[0].cpu().numpy(), cache
 
     def _precision(self) -> Any:
         """Matrix products in bfloat16, where that was asked for."""

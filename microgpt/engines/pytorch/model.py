@@ -6,8 +6,8 @@ Legend: B rows, T positions, D n_embd, H heads, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from microgpt.config import Model
 from microgpt.engines.common.arrays import rope_tables
 
 Weights = dict[str, Tensor]
+QKV = "attn_wqkv"  # attn_wq, attn_wk and attn_wv as one matrix
 
 
 def linear(x: Tensor, w: Tensor) -> Tensor:
@@ -32,20 +33,21 @@ def rmsnorm(x: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def on_device(first: int, T: int, size: int, base: float, pairs: str, like: tuple[Any, Any]) -> tuple[Tensor, ...]:
-    """`rope_tables` as tensors of a dtype on a device, which are `like`."""
-    cos, sin, partner = rope_tables(first, T, size, base, pairs, "float64")
+    """The cosines and signed sines of `rope_tables` as tensors of a dtype on a device, which are `like`."""
+    cos, sin, _ = rope_tables(first, T, size, base, pairs, "float64")
     dtype, device = like
-    return (
-        torch.tensor(cos, dtype=dtype, device=device),
-        torch.tensor(sin, dtype=dtype, device=device),
-        torch.tensor(partner, device=device),
-    )
+    return torch.tensor(cos, dtype=dtype, device=device), torch.tensor(sin, dtype=dtype, device=device)
 
 
-def rotate(x: Tensor, rope: tuple[Tensor, ...]) -> Tensor:
-    """Rotate channel pairs of (..., T, size) by their position's angle."""
-    cos, sin, partner = rope
-    return x * cos + x[..., partner] * sin
+def rotate(x: Tensor, rope: tuple[Tensor, ...], pairs: str) -> Tensor:
+    """Rotate channel pairs of (..., T, size) by their position's angle.
+
+    Partners are found by moving, not by an index, whose gradient a GPU would have to scatter.
+    """
+    cos, sin = rope
+    half = x.shape[-1] // 2
+    partner = x.roll(half, -1) if pairs == "half" else x.unflatten(-1, (half, 2)).flip(-1).flatten(-2)
+    return x * cos + partner * sin
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
@@ -63,13 +65,16 @@ def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
     return torch.ones(T, S, dtype=torch.bool, device=device).triu(1 + S - T)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(size)) v, causal: (B, H, T, size), (B, H, S, size) -> (B, H, T, size).
 
-    Not the library's scaled_dot_product_attention, whose CPU kernel makes finite numbers of scores that are NaN.
+    Without a mask it is the library's scaled_dot_product_attention of S = T positions, for GPUs: its CPU kernel makes
+    finite numbers of scores that are NaN.
     """
+    if mask is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    return scores.masked_fill(causal_mask(q.shape[-2], k.shape[-2], q.device), -math.inf).softmax(-1).to(v.dtype) @ v
+    return scores.masked_fill(mask, -math.inf).softmax(-1).to(v.dtype) @ v
 
 
 def split(x: Tensor, H: int) -> Tensor:
@@ -105,7 +110,7 @@ class Cache:
 def head_forward(x: Tensor, model: Model, rope: Any) -> Tensor:
     """Rotation and norm of queries or keys, where the model has them."""
     if rope is not None:
-        x = rotate(x, rope)
+        x = rotate(x, rope, model.rope_pairs)
     return rmsnorm(x) if model.qk_norm else x
 
 
@@ -116,13 +121,43 @@ def tables(model: Model, first: int, T: int, like: Tensor) -> Any:
     return on_device(first, T, model.head_dim, model.rope_base, model.rope_pairs, (like.dtype, like.device))
 
 
-def forward(
-    model: Model, w: Weights, tokens: Tensor, cache: Cache | None = None, drops: Sequence[Tensor] = ()
+def block(
+    model: Model,
+    x: Tensor,
+    w: Sequence[Tensor],
+    rope: Any,
+    mask: Tensor | None,
+    drops: Sequence[Tensor] = (),
+    extend: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> Tensor:
-    """Logits (B, T, V) of tokens (B, T). A cache continues one row."""
+    """A layer: (B, T, D) -> (B, T, D). Weights are those of queries, keys and values in one (3D, D), wo, fc1, fc2."""
+    wqkv, wo, fc1, fc2 = w
+    q, k, v = (split(part, model.n_head) for part in linear(rmsnorm(x), wqkv).split(model.n_embd, -1))
+    q, k = head_forward(q, model, rope), head_forward(k, model, rope)
+    q, k = q.to(v.dtype), k.to(v.dtype)  # where mixed precision has lifted them to float32
+    if extend:
+        k, v = extend(k, v)
+    o = linear(join(attention(q, k, v, mask)), wo)
+    x = x + (o * drops[0] if drops else o)
+    o = linear(activate(linear(rmsnorm(x), fc1), model.activation), fc2)
+    return x + (o * drops[1] if drops else o)
+
+
+def hidden(
+    model: Model,
+    w: Weights,
+    tokens: Tensor,
+    cache: Cache | None = None,
+    drops: Sequence[Tensor] = (),
+    *,
+    library: bool = False,
+    layer: Callable[..., Tensor] = block,
+) -> Tensor:
+    """The residual stream (B, T, D) behind the last layer. A cache continues one row; `library`: see `attention`."""
     T = tokens.shape[1]
     first = cache.length if cache else 0
     rope = tables(model, first, T, w["wte"])
+    mask = None if library and not cache else causal_mask(T, first + T, tokens.device)
     x = F.embedding(tokens, w["wte"])
     if model.position == "learned":
         x = x + w["wpe"][first : first + T]
@@ -131,23 +166,30 @@ def forward(
     if drops:
         x = x * drops[0]
     for i in range(model.n_layer):
-        n = rmsnorm(x)
-        q, k, v = (split(linear(n, w[f"layer{i}.attn_w{name}"]), model.n_head) for name in "qkv")
-        q, k = head_forward(q, model, rope), head_forward(k, model, rope)
-        q, k = q.to(v.dtype), k.to(v.dtype)  # where mixed precision has lifted them to float32
-        if cache:
-            k, v = cache.extend(i, k, v)
-        o = linear(join(attention(q, k, v)), w[f"layer{i}.attn_wo"])
-        x = x + (o * drops[2 * i + 1] if drops else o)
-        h = activate(linear(rmsnorm(x), w[f"layer{i}.mlp_fc1"]), model.activation)
-        o = linear(h, w[f"layer{i}.mlp_fc2"])
-        x = x + (o * drops[2 * i + 2] if drops else o)
+        own = [w[f"layer{i}.{name}"] for name in (QKV, "attn_wo", "mlp_fc1", "mlp_fc2")]
+        extend = partial(cache.extend, i) if cache else None
+        x = layer(model, x, own, rope, mask, drops[2 * i + 1 : 2 * i + 3], extend)
     if cache:
         cache.length += T
+    return x
+
+
+def head(model: Model, x: Tensor, w: Tensor) -> Tensor:
+    """Logits (B, T, V) of the residual stream (B, T, D). The matrix may have more rows than V, which are left out."""
     if model.final_norm:
         x = rmsnorm(x)
-    logits = linear(x, w["wte" if model.tie_embeddings else "lm_head"]).to(x.dtype)
+    logits = linear(x, w)[..., : model.vocab].to(x.dtype)
     return model.softcap * torch.tanh(logits / model.softcap) if model.softcap else logits
+
+
+def head_loss(model: Model, x: Tensor, w: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """The weighted loss of the residual stream (B, T, D)."""
+    return cross_entropy(head(model, x, w), targets, weights)
+
+
+def head_of(model: Model) -> str:
+    """The name of the matrix that makes logits."""
+    return "wte" if model.tie_embeddings else "lm_head"
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
