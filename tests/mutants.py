@@ -61,7 +61,7 @@ SERVE_TESTS = {
     "serve/sequence.py": ["tests/serve/test_scheduler.py", "-k", "stop or seed"],
 }
 SCALAR, FUNCTIONAL, TENSOR, MANUAL = (f"engines/{rung}.py" for rung in ("scalar", "functional", "tensor", "manual"))
-PYTORCH, PYTORCH_MODEL = "engines/pytorch/__init__.py", "engines/pytorch/model.py"
+PYTORCH, PYTORCH_MODEL, PYTORCH_FORMS = (f"engines/pytorch/{part}.py" for part in ("__init__", "model", "forms"))
 ARRAYS = "engines/common/arrays.py"
 FUSED_MODE, FUSED_COMPILER = "engines/fused/simd/float_mode.py", "engines/fused/jit/compiler.py"
 FUSED_DECODE, FUSED_PREFIXES, FUSED_SLOTS = (
@@ -125,6 +125,8 @@ MUTANTS = [
     Mutant(PYTORCH, "passes overwrite", "g += torch.autograd.grad", "g = torch.autograd.grad"),
     Mutant(PYTORCH_MODEL, "GELU without its tanh", 'approximate="tanh"', 'approximate="none"'),
     Mutant(PYTORCH_MODEL, "no norm of queries and keys", "return rmsnorm(x) if model.qk_norm else x", "return x"),
+    Mutant(PYTORCH_MODEL, "padded tokens are likely", "[..., : model.vocab]", ""),
+    Mutant(PYTORCH_FORMS, "a mask drops what it keeps", ">= least", "< least"),
     Mutant(PYTORCH, "the device's numbers are shared", 'view.to("cpu", copy=True)', 'view.to("cpu")'),
     Mutant(FUSED_SHORT, "earlier keys get the last query's gradient alone", "store(dk, s, fma(ds, qt, load(dk, s)))", "store(dk, s, ds * qt)"),
     Mutant(FUSED_ATTENTION, "gradients reach a later key", "store(ds, t * ld, first(before + t + 1, d, 0.0))", "store(ds, t * ld, first(before + t + 2, d, 0.0))"),
