@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+PAIRS = 2**16  # drawn at once, so that little lies in memory beside the values themselves
+
 
 def gauss(rng: Random, n: int, std: float) -> np.ndarray:
     """The next `n` values of `rng.gauss(0, std)`, the same doubles, about ten times faster; float64 (n,).
@@ -21,19 +23,23 @@ def gauss(rng: Random, n: int, std: float) -> np.ndarray:
     last bit.
     """
     spare, generator = rng.getstate()[2], to_numpy(rng)
-    drawn = [] if spare is None or n == 0 else [spare]
-    pairs = (n - len(drawn) + 1) // 2
-    uniform = generator.random_sample(2 * pairs)
-    angle = (uniform[0::2] * (2 * math.pi)).tolist()
-    radius = np.sqrt(-2.0 * np.array([math.log(1.0 - u) for u in uniform[1::2].tolist()]))
-    z = np.empty(len(drawn) + 2 * pairs)
-    z[: len(drawn)] = drawn
-    z[len(drawn) :: 2] = np.array([math.cos(a) for a in angle]) * radius
-    z[len(drawn) + 1 :: 2] = np.array([math.sin(a) for a in angle]) * radius
-    if n:
-        spare = float(z[n]) if len(z) > n else None
+    out, done = np.empty(n), 0
+    if spare is not None and n:
+        out[0], done, spare = 0.0 + spare * std, 1, None
+    while done < n:
+        pairs = min(PAIRS, (n - done + 1) // 2)
+        uniform = generator.random_sample(2 * pairs)
+        angle = (uniform[0::2] * (2 * math.pi)).tolist()
+        radius = np.sqrt(-2.0 * np.array([math.log(1.0 - u) for u in uniform[1::2].tolist()]))
+        z = np.empty(2 * pairs)
+        z[0::2] = np.array([math.cos(a) for a in angle]) * radius
+        z[1::2] = np.array([math.sin(a) for a in angle]) * radius
+        took = min(2 * pairs, n - done)
+        spare = float(z[took]) if took < 2 * pairs else None
+        out[done : done + took] = 0.0 + z[:took] * std
+        done += took
     from_numpy(rng, generator, spare)
-    return 0.0 + z[:n] * std
+    return out
 
 
 def to_numpy(rng: Random) -> np.random.RandomState:

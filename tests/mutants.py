@@ -46,7 +46,8 @@ class Mutant(NamedTuple):
                     "-k",
                     "fused or test_generate",
                 ]
-            return ["tests/engines/test_ladder.py", "-k", rung]
+            own = ["tests/engines/test_pytorch.py"] if rung == "pytorch" else []
+            return ["tests/engines/test_ladder.py", *own, "-k", rung]
         return ["tests/test_optim.py", "tests/engines/common/test_dropout.py", "tests/engines/test_ladder.py"]
 
 

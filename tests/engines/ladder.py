@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -106,13 +107,14 @@ def small(**options: Any) -> Model:
 
 
 def build(rung: str, model: Model, optim: Optim | None = None, dtype: str = "float64") -> Engine:
-    """An engine, on one thread. Skips the test where the rung's library is missing."""
+    """An engine, on one thread; pytorch on MICROGPT_TEST_DEVICE. Skips the test where the rung's library is missing."""
     optim = optim or Optim()
     try:
         cls = engine(rung)
     except MachineError as error:
         pytest.skip(str(error))
-    return cls(model, optim, dtype=dtype, device="cpu", threads=1)
+    device = os.environ.get("MICROGPT_TEST_DEVICE", "cpu") if rung == "pytorch" else "cpu"
+    return cls(model, optim, dtype=dtype, device=device, threads=1)
 
 
 def weights(model: Model, seed: int = 1) -> Tensors:
