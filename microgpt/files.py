@@ -15,17 +15,18 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from microgpt import json_text
 from microgpt.errors import CheckpointError, MachineError, MicrogptError, UsageError
 
 TEMPORARY = ".microgpt-tmp-"  # a name that nobody else gives to what they would miss
 SMALL = 2**22  # bytes of a file that a person or a program writes about a model: settings, manifest, state, template
+Content: TypeAlias = bytes | Sequence[bytes | memoryview]  # of a file, whole or in pieces that nobody joins
 LARGE = 2**26  # bytes of a file that holds a vocabulary
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EXDEV}
 
@@ -70,7 +71,7 @@ def _advice(number: int | None, flag: str, then: str) -> str:
     }.get(number or 0, "")
 
 
-def write_new(path: Path, data: bytes) -> None:
+def write_new(path: Path, data: Content) -> None:
     """Write and flush a file that nobody reads yet. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o644)
     try:
@@ -158,7 +159,7 @@ def new_folder(final: Path) -> Iterator[Path]:
     flush_folder(final.parent)
 
 
-def write_folder(final: Path, contents: dict[str, bytes]) -> None:
+def write_folder(final: Path, contents: Mapping[str, Content]) -> None:
     """Write a new folder of files, whole or not at all. Raises OSError."""
     with new_folder(final) as temporary:
         for name in sorted({part for part, slash, _ in (name.rpartition("/") for name in contents) if slash}):
@@ -205,10 +206,11 @@ def append_bytes(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
-def _write(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _write(descriptor: int, data: Content) -> None:
+    for piece in [data] if isinstance(data, bytes) else data:
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(descriptor, view) :]
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from pathlib import Path
 from random import Random
 from typing import Annotated, Any, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from microgpt import files
@@ -23,7 +22,7 @@ from microgpt.model import Tensors, table
 from microgpt.runs import manifest, model_folder
 from microgpt.runs.manifest import MANIFEST, Entries, read_file, read_to_copy
 from microgpt.runs.model_folder import ADAPTERS, WEIGHTS
-from microgpt.runs.tensors import PT, read_tensors
+from microgpt.runs.tensors import pieces, read_tensors
 from microgpt.tokenizers import Tokenizer
 
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
@@ -173,8 +172,6 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, 
 
     `tensors` are weights, adapters and moments; `state` is JSON, with `step`.
     """
-    from safetensors.numpy import save
-
     final = folder / step_name(state["step"])
     if (final / MANIFEST).is_file():
         return final
@@ -183,11 +180,10 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, 
     adapters = {w.name: tensors[w.name] for w in lora.table(config.model, rank)} if rank else {}
     moments = {name: value for name, value in tensors.items() if name not in weights and name not in adapters}
     dtype = str(next(iter(weights.values())).dtype)
-    contents = model_folder.describe(config, tokenizer, dtype, state["step"], state)
-    _require_memory(tensors)
-    contents |= {WEIGHTS: save(weights, PT), MOMENTS: save(moments, PT), STATE: files.to_json(state)}
+    contents: dict[str, files.Content] = {**model_folder.describe(config, tokenizer, dtype, state["step"], state)}
+    contents |= {WEIGHTS: pieces(weights), MOMENTS: pieces(moments), STATE: files.to_json(state)}
     if rank:
-        contents[ADAPTERS] = save(adapters, PT)
+        contents[ADAPTERS] = pieces(adapters)
     if chat_template.can_chat(tokenizer):
         contents["chat_template.jinja"] = chat_template.TEMPLATE.encode()
         contents["tokenizer_config.json"] = files.to_json(chat_template.tokenizer_config(config.model.block_size))
@@ -200,11 +196,6 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, tensors: Tensors, 
 def step_name(step: int) -> str:
     """The name of a checkpoint's folder."""
     return f"step-{step:08d}"
-
-
-def _require_memory(tensors: Tensors) -> None:
-    """Raise MemoryError where `tensors` cannot be serialized: the library would end the process."""
-    np.empty(2 * sum(values.nbytes for values in tensors.values()), np.uint8)
 
 
 def list_steps(folder: Path) -> list[Path]:

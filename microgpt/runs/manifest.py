@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,10 +16,18 @@ MANIFEST = "MANIFEST.json"
 Entries: TypeAlias = dict[str, dict[str, Any]]  # size and sha256 by the file's name within the folder
 
 
-def seal(contents: dict[str, bytes], step: int) -> dict[str, bytes]:
+def seal(contents: Mapping[str, files.Content], step: int) -> dict[str, files.Content]:
     """The files of a folder, followed by their manifest."""
-    entries = {name: {"size": len(d), "sha256": hashlib.sha256(d).hexdigest()} for name, d in contents.items()}
-    return contents | {MANIFEST: files.to_json({"format": FORMAT, "step": step, "files": entries})}
+    entries = {name: _entry(content) for name, content in contents.items()}
+    return {**contents, MANIFEST: files.to_json({"format": FORMAT, "step": step, "files": entries})}
+
+
+def _entry(content: files.Content) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
+    for piece in [content] if isinstance(content, bytes) else content:
+        digest.update(piece)
+        size += len(piece)
+    return {"size": size, "sha256": digest.hexdigest()}
 
 
 def read(folder: Path, step: int | None = None) -> tuple[int, Entries]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt import files
+from microgpt import files, json_text
 from microgpt.errors import CheckpointError, NumericError
 from microgpt.model import Tensors
 from microgpt.runs.manifest import Entries, plain_size, read_file
@@ -37,6 +37,23 @@ def encode(tensors: Tensors, storage: str) -> bytes:
         for name, (dtype, array) in parts.items()  # which keeps the arrays alive
     }
     return serialize(specs, PT)
+
+
+def pieces(tensors: Tensors) -> list[bytes | memoryview]:
+    """The bytes that `encode` gives of float32 or float64 tensors: a header, then each tensor's memory, not copied."""
+    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # the library's
+    header: dict[str, Any] = {"__metadata__": PT}
+    parts: list[memoryview] = []
+    at = 0
+    for name in order:
+        values = np.ascontiguousarray(tensors[name])
+        parts.append(values.reshape(-1).view(np.uint8).data)
+        span = [at, at := at + values.nbytes]
+        header[name] = {"dtype": {4: "F32", 8: "F64"}[values.itemsize], "shape": list(values.shape)}
+        header[name]["data_offsets"] = span
+    text = json_text.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little") + text, *parts]
 
 
 def decode(data: bytes) -> Tensors:

@@ -141,7 +141,7 @@ def test_a_value_that_is_no_text_is_refused(
 
 
 def test_no_memory_to_serialize_is_an_error_of_ours(names_run: Path, tmp_path: Path) -> None:
-    """The library that writes the tensors would end the process."""
+    """A tensor that has to be copied into rows one after another, and does not fit."""
     saved = checkpoint.read(names_run)
     huge = np.broadcast_to(np.zeros(1), (2**20, 2**24))  # 128 TiB that take none
     with pytest.raises(MemoryError):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from microgpt.errors import NumericError
 from microgpt.runs import tensors
@@ -46,3 +47,13 @@ def test_overflow_is_refused_by_name(stored: str, value: float) -> None:
 def test_what_is_not_finite_is_refused_by_name(stored: str, value: float) -> None:
     with pytest.raises(NumericError, match="'wte' holds a number that is not finite"):
         tensors.encode({"wte": np.array([[1.0, value]])}, stored)
+
+
+@pytest.mark.parametrize("stored", ["float32", "float64"])
+def test_the_pieces_of_a_file_are_those_of_the_library(stored: str) -> None:
+    values = {"m.b": X.T, "a": X[:1], "layer0.wö": X}  # one of them turned
+    values = {name: each.astype(stored, order="K") for name, each in values.items()}
+    assert b"".join(tensors.pieces(values)) == tensors.encode(values, stored)
+    values |= {"half": X.astype(np.float32), "b": X}
+    values = {name: np.ascontiguousarray(each) for name, each in values.items()}
+    assert b"".join(tensors.pieces(values)) == save(values, tensors.PT)
