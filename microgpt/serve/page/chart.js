@@ -133,7 +133,8 @@ export class Chart {
       drawn.push(svg('line', { class: 'grid', x1: SIDE.left, x2: this.width - SIDE.right, y1: y, y2: y }));
       drawn.push(svg('text', { x: SIDE.left - 6, y: y + 4, 'text-anchor': 'end' }, (this.settings.tick ?? this.settings.format)(value)));
     }
-    for (const value of ticks(first, last, Math.max(2, Math.floor(inner / 110)))) {
+    const fitting = Math.floor(inner / (7 * last.toLocaleString('en').length + 20)); // of a narrow chart, whose steps are few
+    for (const value of ticks(first, last, Math.max(2, Math.min(3, fitting), Math.floor(inner / 110)))) {
       const x = this.x(value);
       const anchor = x > this.width - 40 ? 'end' : 'middle';
       if (Number.isInteger(value)) drawn.push(svg('text', { x: anchor === 'end' ? this.width - 2 : x, y: HEIGHT - 6, 'text-anchor': anchor }, value.toLocaleString('en')));
