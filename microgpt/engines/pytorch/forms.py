@@ -82,11 +82,13 @@ def rectangle(
     rows: MicroBatch, shape: tuple[int, int] | None, dtype: torch.dtype, device: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, targets and weights (B, T) on the device, padded to `shape` by tokens 0 of weight 0."""
-    B, T = rows.inputs.shape
-    around = ((0, shape[0] - B), (0, shape[1] - T)) if shape else ((0, 0), (0, 0))
-    arrays = zip((rows.inputs, rows.targets, rows.weights), (torch.int64, torch.int64, dtype), strict=True)
-    inputs, targets, weights = (_move(np.pad(a, around), kind, device) for a, kind in arrays)
-    return inputs, targets, weights
+    arrays = rows.inputs, rows.targets, rows.weights
+    if shape:
+        B, T = rows.inputs.shape
+        around = ((0, shape[0] - B), (0, shape[1] - T))
+        arrays = np.pad(arrays[0], around), np.pad(arrays[1], around), np.pad(arrays[2], around)
+    inputs, targets, weights = arrays
+    return _move(inputs, torch.int64, device), _move(targets, torch.int64, device), _move(weights, dtype, device)
 
 
 def _move(a: np.ndarray, dtype: torch.dtype, device: str) -> Tensor:
