@@ -45,18 +45,18 @@ def disk(doing: str, path: Path, then: str = "run the command again") -> Iterato
     try:
         yield
     except FileExistsError as error:
-        where = _asked_for(f"{error.filename or path}")
+        where = asked_for(f"{error.filename or path}")
         raise UsageError(f"{where}: exists already; name another file or folder with --out", "E_EXISTS") from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        where = _asked_for(f"{error.filename or path}")
+        where = asked_for(f"{error.filename or path}")
         cached = any(Path(at).absolute().is_relative_to(cache_folder("").absolute()) for at in (where, path))
         flag = "MICROGPT_CACHE_DIR" if cached else "--out"
         raise MachineError(f"{where}: cannot {doing} ({reason}){_advice(error.errno, flag, then)}", "E_DISK") from error
 
 
-def _asked_for(name: str) -> str:
-    """The name of the file that a temporary one would have become."""
+def asked_for(name: str) -> str:
+    """The name of the file that a temporary one would have become; any other name as it is."""
     return re.sub(rf"{re.escape(TEMPORARY)}(.*?)-[0-9a-f]{{16}}(?=[/\\]|$)", r"\1", name)
 
 

@@ -73,7 +73,7 @@ def test_one_function_makes_all_temporary_names(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     if path == PACKAGE / "files.py":
         makers = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and temporary_names(node)}
-        assert makers == {"temporary_path", "_asked_for", "sweep"}  # makes one, reads one, looks for them
+        assert makers == {"temporary_path", "asked_for", "sweep"}  # makes one, reads one, looks for them
     else:
         assert temporary_names(tree) == []
 

@@ -182,7 +182,7 @@ def _removable(found: RunSummary) -> int:
         raise MachineError(f"{path}: a trainer is at work in it; nothing was removed", "E_LOCKED")
     if (path / "run.toml").exists():
         others = sorted(entry.name for entry in path.iterdir() if entry.name not in OURS)
-        others = [name for name in others if not name.startswith(files.TEMPORARY)]
+        others = [name for name in others if files.asked_for(name) == name]
         if others:
             raise UsageError(
                 f"{path}: holds {others[0]}, which is no part of a run; move it first; nothing was removed"

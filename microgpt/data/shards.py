@@ -150,7 +150,10 @@ def _write_shards(
 
 def is_folder(path: Path) -> bool:
     """Whether a folder is one of shards."""
-    return (path / MANIFEST).is_file() and (path / "tokenizer.json").is_file()
+    try:
+        return (path / MANIFEST).is_file() and (path / "tokenizer.json").is_file()
+    except OSError:  # a name too long for the file system
+        return False
 
 
 def open_folder(folder: Path, data: Data, *, verify: bool = False) -> Shards:

@@ -395,7 +395,7 @@ class Engine(engines.Engine):
 
         end = reduce(advance, enumerate(lrs.tolist()), Progress(state, (), ()))
         if norms is not None:
-            norms[: len(end.norms)] = end.norms
+            np.copyto(norms[: len(end.norms)], end.norms)  # the caller's own array
         return end.state, to_array(end.losses)
 
     def loss(self, state: State, feed: Feed) -> np.ndarray:

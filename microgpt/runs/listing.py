@@ -74,13 +74,18 @@ def runs_in(folder: Path) -> dict[str, Path]:
 
 
 def is_folder_of_runs(path: Path) -> bool:
-    """Whether a path is a folder that is no run itself, and holds runs or nothing."""
+    """Whether a path is a folder that is no run itself, and holds runs, such that are about to begin, or nothing."""
     try:
         if not path.is_dir() or is_run(path):
             return False
-        return bool(runs_in(path)) or all(entry.name[0] == "." for entry in path.iterdir())
+        return bool(runs_in(path)) or all(entry.name[0] == "." or _is_empty(entry) for entry in path.iterdir())
     except OSError:
         return False
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a path is a folder that holds nothing, or the lock of a trainer that begins there."""
+    return path.is_dir() and all(entry.name[0] == "." for entry in path.iterdir())
 
 
 def _is_text(name: str) -> bool:

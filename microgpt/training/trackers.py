@@ -27,11 +27,14 @@ class Recorder(Protocol):
 
 
 class TensorBoard:
-    """Event files in RUN/tensorboard for `tensorboard --logdir RUN`; steps that are repeated replace theirs."""
+    """Event files in RUN/tensorboard for `tensorboard --logdir RUN`; steps that are repeated replace theirs.
+
+    The step is part of a file's name, which otherwise is that of all files of one second.
+    """
 
     def __init__(self, run: Path, first: int) -> None:
         module: Any = import_module("tensorboardX")
-        self._writer = module.SummaryWriter(str(run / "tensorboard"), purge_step=first)
+        self._writer = module.SummaryWriter(str(run / "tensorboard"), purge_step=first, filename_suffix=f".{first}")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():

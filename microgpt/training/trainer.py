@@ -146,10 +146,12 @@ class Trainer:
 
     def sample(self) -> None:
         """Draw one sample; a signal ends it, and is answered after it."""
-        rng = Random(f"{self.setup.config.run.seed} sample {self.step}")
+        drawn, rng = list[str](), Random(f"{self.setup.config.run.seed} sample {self.step}")
         with suppress(Stopped):
-            self.callbacks.sample(self.step, *self._draw(rng, 1))
+            drawn = self._draw(rng, 1)
         self.processes.share()
+        for text in drawn:
+            self.callbacks.sample(self.step, text)
 
     def finish(self) -> Trained:
         """The result, with the samples at the end of a run. Of several processes the first alone draws them."""
@@ -220,8 +222,7 @@ class Trainer:
     def require_no_signal(self, number: int | None = None) -> None:
         """Raise Stopped for a signal's number, or for that of a signal to this process."""
         if number := number or self.stop.number:
-            steps = self.setup.config.run.steps
-            raise Stopped(f"stopped at step {self.step} of {steps}; everything is saved", number)
+            raise Stopped(f"stopped at step {self.step} of {self.setup.config.run.steps}; everything is saved", number)
 
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.step % every == 0
@@ -258,8 +259,7 @@ class Trainer:
         before, end = self.tokens, self.seconds + spent
         lines = metrics.step_lines(feed, losses, lrs, norms, self.tokens, (self.seconds, end))
         self.tokens += feed.part(0, len(losses)).n_targets
-        self.step += len(losses)
-        self.seconds = end
+        self.step, self.seconds = self.step + len(losses), end
         if len(losses):
             self.loss = float(losses[-1])
             self.recent.extend(losses.tolist())

@@ -95,7 +95,7 @@ def test_the_vocabulary_counts(
     text = tmp_path / "text.txt"
     text.write_text("".join(map(chr, range(0x4E00, 0x5E00))), encoding="utf-8")
     monkeypatch.setattr(prepare, "memory", lambda: 2_000_000)  # 4,096 characters of 16 numbers, twice
-    assert main(["train", str(text), "--out", str(tmp_path / "new"), "--engine", "manual"]) == 5
+    assert main(["train", str(text), "--out", str(tmp_path / "new"), "--engine", "manual", "--steps", "5"]) == 5
     assert "--vocab-size" in capsys.readouterr().err
 
 

@@ -78,6 +78,9 @@ def test_lines_that_are_damaged_or_cut_short_are_left_out(evaluated: Path, tmp_p
 
 def test_the_folder_of_runs(evaluated: Path, names_run: Path, tmp_path: Path) -> None:
     assert listing.is_folder_of_runs(tmp_path)  # there is nothing in it yet
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / ".lock").touch()
+    assert listing.is_folder_of_runs(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
     assert not listing.is_folder_of_runs(tmp_path)
     shutil.copytree(evaluated, tmp_path / "b")

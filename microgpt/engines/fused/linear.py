@@ -106,13 +106,14 @@ def by_blocks(
     """
     noinline()
     wide, tall = PAIR * lanes(x), LEFT * ROWS
+    depth = max(1, depth)  # a range whose step may be 0 would bring the text of an exception into the code
     for n in range(0, N, depth):
         K = min(depth, N - n)
         xs, dys = x + n * ldx, dy + n * ldy
         if right:
             for j in range(0, fan_in, wide):
                 copy_block(xs + j, ldx, workspace + j * K, K, min(wide, fan_in - j))
-        height = tall if left else fan_out
+        height = tall if left else max(1, fan_out)
         for i in range(0, fan_out, height):
             rows, M, ld = dys + i, min(height, fan_out - i), ldy
             if left:

@@ -129,7 +129,7 @@ def train(
             if n_threads == 1 and not deferred:
                 norm = squares(dws, c.n)
             if n_threads > 1:
-                for low in range(begin, end, plan.near):  # added up, and squared while they are in the cache
+                for low in range(begin, end, max(1, plan.near)):  # added up, and squared while they are in the cache
                     high = min(end, low + plan.near)
                     for other in range(1, n_threads):
                         add(dws + (other * c.n + low), dws + low, high - low)

@@ -111,15 +111,13 @@ def test_a_training_of_a_terminal_is_stopped_once(tmp_path: Path) -> None:
     slow = "import time; from microgpt.training.trainer import Trainer; save = Trainer.save\n"
     slow += "def slowly(self): time.sleep(1); save(self)\nTrainer.save = slowly\n"
     code = f"{slow}import sys; from microgpt.cli import main; sys.exit(main({words}))"
-    with (
-        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process,
-        serving(tmp_path / "runs", log=tmp_path / "log") as server,
-    ):
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
         try:
-            wait(lambda: run_of(server, "mine").get("steps_done"))
-            for _ in range(3):
-                assert server.post("/api/trainings/mine/stop", {}).status_code == 200
-            assert process.wait(60) == 130
-            assert run_of(server, "mine")["checkpoints"]
+            with serving(tmp_path / "runs", log=tmp_path / "log") as server:
+                wait(lambda: run_of(server, "mine").get("steps_done"))
+                for _ in range(3):
+                    assert server.post("/api/trainings/mine/stop", {}).status_code == 200
+                assert process.wait(60) == 130
+                assert run_of(server, "mine")["checkpoints"]
         finally:
             process.kill()
