@@ -24,7 +24,7 @@ from microgpt import engines
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
 from microgpt.engines.common.dropout import scales
-from microgpt.engines.common.lists import from_lists, to_array, to_lists
+from microgpt.engines.common.lists import copy_to, from_lists, to_array, to_lists
 from microgpt.engines.common.tuples import Matrix, Vector, dot, join, matrix, plus, product, split, times, transpose
 
 if TYPE_CHECKING:
@@ -395,7 +395,7 @@ class Engine(engines.Engine):
 
         end = reduce(advance, enumerate(lrs.tolist()), Progress(state, (), ()))
         if norms is not None:
-            np.copyto(norms[: len(end.norms)], end.norms)  # the caller's own array
+            copy_to(norms, end.norms)
         return end.state, to_array(end.losses)
 
     def loss(self, state: State, feed: Feed) -> np.ndarray:

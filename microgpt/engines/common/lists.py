@@ -31,6 +31,11 @@ def from_lists(w: Rows, m: Rows, v: Rows) -> Tensors:
     return {prefix + name: to_array(rows) for prefix, part in parts for name, rows in part.items()}
 
 
+def copy_to(array: np.ndarray, values: Sequence[float]) -> None:
+    """Write numbers to the beginning of an array of the caller's."""
+    array[: len(values)] = values
+
+
 def to_array(numbers: Sequence[Any]) -> np.ndarray:
     """Nested lists or tuples as a float64 array."""
     return np.array(numbers, dtype=np.float64)
