@@ -19,7 +19,7 @@ from microgpt import engines
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
 from microgpt.engines.pytorch.forms import Functions, dropout, form_of, functions, rectangle, shape_of
-from microgpt.engines.pytorch.model import QKV, Cache, Weights, head, head_of, hidden
+from microgpt.engines.pytorch.model import QKV, Cache, Weights, forward, head_of, hidden
 from microgpt.errors import MachineError, UsageError
 from microgpt.feed import Feed, MicroBatch
 from microgpt.model import Tensors, n_params, table
@@ -223,8 +223,7 @@ class Engine(engines.Engine):
         with self._threads(), torch.no_grad(), self._precision():
             row = torch.tensor(np.asarray(tokens)[None], dtype=torch.int64, device=self.device)
             w = state.products(state.w)
-            x = hidden(self.model, w, row, cache)
-            return head(self.model, x, w[head_of(self.model)])[0].cpu().numpy(), cache
+            return forward(self.model, w, row, cache)[0].cpu().numpy(), cache
 
     def _precision(self) -> Any:
         """Matrix products in bfloat16, where that was asked for."""

@@ -182,6 +182,11 @@ def head(model: Model, x: Tensor, w: Tensor) -> Tensor:
     return model.softcap * torch.tanh(logits / model.softcap) if model.softcap else logits
 
 
+def forward(model: Model, w: Weights, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+    """Logits (B, T, V) for tokens (B, T). A cache continues one row."""
+    return head(model, hidden(model, w, tokens, cache), w[head_of(model)])
+
+
 def head_loss(model: Model, x: Tensor, w: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """The weighted loss of the residual stream (B, T, D)."""
     return cross_entropy(head(model, x, w), targets, weights)

@@ -20,13 +20,13 @@ const LABELLED = 24; // positions that have room for their tokens beside the pic
 export function attentionPanel(session) {
   const ender = new AbortController();
   const heads = h('div', { class: 'heads', role: 'grid', 'aria-label': 'Heads, a row per layer' });
-  const large = h('canvas', { class: 'large', role: 'img' });
+  const large = h('canvas', { class: 'large', role: 'img', 'aria-label': 'The chosen head' });
   const across = h('div', { class: 'labels across', 'aria-hidden': 'true' });
   const down = h('div', { class: 'labels down', 'aria-hidden': 'true' });
   const picture = h('div', { class: 'labelled' }, across, down, large);
   const readout = h('p', { class: 'small number readout' });
   const table = region('The chosen position');
-  const title = h('h2', null);
+  const title = h('h2', null, 'The chosen head');
   const element = h(
     'div',
     { class: 'two' },

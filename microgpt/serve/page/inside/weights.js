@@ -28,9 +28,9 @@ export function weightsPanel(session) {
   let column = 0;
   const problem = h('p', { class: 'error', role: 'alert' });
   const table = region('Matrices');
-  const title = h('h2', null);
+  const title = h('h2', null, 'The chosen matrix');
   const facts = h('p', { class: 'small soft' });
-  const canvas = h('canvas', { class: 'large matrix', tabindex: 0, role: 'img' });
+  const canvas = h('canvas', { class: 'large matrix', tabindex: 0, role: 'img', 'aria-label': 'The chosen matrix' });
   const readout = h('p', { class: 'small number readout', role: 'status' });
   const least = h('span', { class: 'number' });
   const most = h('span', { class: 'number' });
