@@ -13,7 +13,18 @@ from cyclopts import App
 
 from microgpt import files
 from microgpt.commands import Switch
-from microgpt.commands.compare import FORMATS, LETTERS, chart, chart_columns, curve, differing, draw, history, shown
+from microgpt.commands.compare import (
+    FORMATS,
+    LETTERS,
+    chart,
+    chart_columns,
+    curve,
+    differing,
+    draw,
+    history,
+    show,
+    shown,
+)
 from microgpt.commands.compare import row as compared
 from microgpt.errors import CheckpointError, MachineError, UsageError, nearest
 from microgpt.runs.folder import RunFolder
@@ -22,6 +33,7 @@ from microgpt.terminal import amount, duration, output, output_json, output_tabl
 
 app = App(name="runs", help="List, compare, plot and remove many runs.")
 
+MOST_SETTINGS = 6  # that a line has room for
 FIGURES = ("step", "loss", "val_loss", "bits_per_byte", "parameters", "seconds", "updated")  # that can be sorted by
 # The files of a run; of a folder with others, nothing is removed.
 OURS = {"run.toml", "metrics.jsonl", "metrics.damaged", "samples.jsonl", "rejects.jsonl", "checkpoints", "latest"}
@@ -69,6 +81,12 @@ def compare(*runs: str, sort: str = "val_loss", json: Switch = False) -> None:
     if json:
         output_json({"runs": rows, "differing": differences})
         return
+    if len(differences) > MOST_SETTINGS and len(found) <= MOST_SETTINGS:
+        show([compared(each, history(each.path)) for each in found], differences)  # a line per setting
+        return
+    if len(differences) > MOST_SETTINGS:
+        say(f"note    {len(differences) - MOST_SETTINGS} more settings differ; --json has all")
+    differences = dict(list(differences.items())[:MOST_SETTINGS])
     columns: list[dict[str, Any]] = [{"header": "run", "overflow": "fold"}]
     columns += [{"header": title, "justify": "right"} for title in ("held-out", "bits/byte", "loss")]
     columns += [{"header": key.rpartition(".")[2], "justify": "right", "overflow": "fold"} for key in differences]

@@ -78,6 +78,18 @@ def test_compare_shows_what_differs(folder: Path, capsys: Output) -> None:
     assert main(["runs", "plot", "--out", "x.gif"]) == 2
 
 
+def test_many_settings_that_differ_have_a_line_each(
+    folder: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capsys.readouterr()
+    monkeypatch.setattr("microgpt.commands.runs.MOST_SETTINGS", 2)
+    assert main(["runs", "compare", "runs/small", "runs/wide"]) == 0
+    assert "model.n_embd" in capsys.readouterr().out  # keys are whole where each has a line
+    monkeypatch.setattr("microgpt.commands.runs.MOST_SETTINGS", 1)
+    assert main(["runs", "compare", "runs/small", "runs/wide"]) == 0
+    assert "2 more settings differ" in capsys.readouterr().err
+
+
 def test_rm_asks_and_takes_all_or_nothing(folder: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     def kept() -> list[str]:
         return sorted(path.name for path in folder.iterdir())
