@@ -164,8 +164,8 @@ async def serve(settings: Settings, listener: socket.socket, log: Log, ready: Ca
     with ending.on_signal():
         running = asyncio.create_task(server.serve([listener]))
         asked = asyncio.create_task(ending.asked.wait())
+        loading = asyncio.create_task(models.start())
         try:
-            loading = asyncio.create_task(models.start())
             await asyncio.wait([loading, asked], return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 await loading
@@ -174,6 +174,8 @@ async def serve(settings: Settings, listener: socket.socket, log: Log, ready: Ca
         except ModelError as error:
             raise error.cause from None
         finally:
+            loading.cancel()  # else a model that fails to load after the signal ends in a traceback
+            await asyncio.gather(loading, return_exceptions=True)
             admission.close()
             await end(admission, models, ending)
             await server.end(running, ending.left(CUT_SECONDS))

@@ -150,3 +150,20 @@ s._models = models
     with started(endless_run, log=tmp_path / "log", before=before) as process:
         assert process.wait(30) == 0
     assert (tmp_path / "log").read_text() == ""
+
+
+def test_a_signal_while_it_loads_a_model_that_cannot_be_loaded(endless_run: Path, tmp_path: Path) -> None:
+    """The signal came first: it ends in good order, and what became of the model is not told."""
+    before = """
+import os, signal, time
+import microgpt.serve.models as m
+from microgpt.errors import UsageError
+def load(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.05)
+    raise UsageError("as of a wrong flag")
+m.load = load
+"""
+    with started(endless_run, log=tmp_path / "log", before=before) as process:
+        assert process.wait(30) == 0
+    assert (tmp_path / "log").read_text() == ""
