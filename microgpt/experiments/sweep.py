@@ -74,6 +74,8 @@ class SweepFolder:
 
         Raises UsageError where the folder holds another sweep; more trials may be asked for.
         """
+        if any("\ud800" <= char <= "\udfff" for char in storage):
+            raise UsageError(f"--storage {storage}: must be text, which {self.file.name} can hold; rename it")
         told: dict[str, Any] = {
             "id": f"{socket.gethostname()}-{secrets.token_hex(4)}",
             "storage": storage,

@@ -206,3 +206,8 @@ def test_real_trials_are_bit_identical_to_undisturbed_runs(
         train(Config.from_toml(Path(f"{row['path']}.toml")), tmp_path / "undisturbed" / str(row["number"]))
         assert end_state(Path(row["path"])) == end_state(tmp_path / "undisturbed" / str(row["number"]))
         assert row["value"] == end_state(Path(row["path"]))["state"]["best"]["val_loss"]
+
+
+def test_a_storage_whose_name_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--storage .*: must be text"):
+        run(tmp_path / "out", {**RATES, "trials": 1}, storage="\udcff")
