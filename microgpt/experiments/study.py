@@ -31,6 +31,9 @@ MEDIAN_OF = 4  # trials that must be done before one is pruned
 RUNNING, COMPLETE, PRUNED, FAILED = TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 
 
+JOURNAL = b'{"op_code":'  # how Optuna begins each line
+
+
 class JournalLock:
     """The lock of a journal. It ends with its process, unlike Optuna's own, which kill -9 leaves behind.
 
@@ -194,6 +197,14 @@ def distribution(key: str, axis: list[Scalar] | Span) -> BaseDistribution:
     return FloatDistribution(low, high, log=bool(axis.log), step=axis.step)
 
 
+def _require_journal(path: Path) -> None:
+    """Raises MachineError for a file that is none, before its last line is taken for what a crash left."""
+    with files.open_plain(path) as file:
+        head = file.read(len(JOURNAL))
+    if not JOURNAL.startswith(head):
+        raise MachineError(f"{path}: damaged, or no journal of a sweep; name another file")
+
+
 def store(storage: str | Path) -> BaseStorage:
     """A journal file, or the database of a URL. Raises UsageError, MachineError."""
     if isinstance(storage, str) and "://" in storage:
@@ -204,10 +215,13 @@ def store(storage: str | Path) -> BaseStorage:
         except Exception as error:  # of the database, its driver or its URL, each with classes of its own
             raise UsageError(f"--storage: cannot be opened ({' '.join(str(error).split())[:200]})") from None
     journal = Path(storage)
+    if not journal.name:
+        raise UsageError(f"--storage {journal}: is a folder; name a file in it")
     with files.disk("be opened", journal):
         files.make_folders(journal.parent)
         lock = JournalLock(journal)
         if journal.exists():
+            _require_journal(journal)
             lock.acquire()
             lock.release()
         try:

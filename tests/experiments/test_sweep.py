@@ -19,7 +19,7 @@ pytest.importorskip("optuna")
 
 from microgpt.cli import main
 from microgpt.config import Config
-from microgpt.errors import MachineError, Stopped, UsageError
+from microgpt.errors import MachineError, MicrogptError, Stopped, UsageError
 from microgpt.experiments import pool as pools
 from microgpt.experiments.spec import SweepSpec
 from microgpt.experiments.study import COMPLETE, Study
@@ -208,6 +208,15 @@ def test_real_trials_are_bit_identical_to_undisturbed_runs(
         assert row["value"] == end_state(Path(row["path"]))["state"]["best"]["val_loss"]
 
 
-def test_a_storage_whose_name_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--storage .*: must be text"):
-        run(tmp_path / "out", {**RATES, "trials": 1}, storage="\udcff")
+@pytest.mark.parametrize(
+    ("storage", "problem"),
+    [("\udcff", "must be text"), ("/", "is a folder"), (".", "is a folder"), ("poem.txt", "no journal")],
+)
+def test_a_storage_that_is_none_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str, problem: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("poem.txt").write_text("a line\nand one without an end")
+    with pytest.raises(MicrogptError, match=problem):
+        run(tmp_path / "out", {**RATES, "trials": 1}, storage=storage)
+    assert Path("poem.txt").read_text() == "a line\nand one without an end"
