@@ -104,7 +104,9 @@ def write_part(
 
 def _join(out: Path, plan: dict[str, Any], tokenizer: Tokenizer) -> None:
     """Write the manifest, or compare it with the one that another part has written."""
-    place = out / MANIFEST
+    place, kept = out / MANIFEST, out / "tokenizer.json"
+    if kept.exists() and not place.exists():  # the manifest is written first
+        raise UsageError(f"{kept}: exists already; name a new folder with --out", "E_EXISTS")
     try:
         files.write_atomic(place, files.to_json(plan), replace=False)
     except FileExistsError:
@@ -113,7 +115,7 @@ def _join(out: Path, plan: dict[str, Any], tokenizer: Tokenizer) -> None:
             raise UsageError(
                 f"{out}: holds tokens of something else ({', '.join(different)} differ); name another folder with --out"
             ) from None
-    files.write_atomic(out / "tokenizer.json", tokenizer.to_json())
+    files.write_atomic(kept, tokenizer.to_json())
 
 
 def _write_shards(

@@ -132,6 +132,17 @@ def test_missing_damaged_and_other_parts_are_refused(text: Path, tmp_path: Path)
         load(Data(path=str(out)), 8)
 
 
+def test_a_tokenizer_that_is_there_is_left_as_it_is(text: Path, tmp_path: Path) -> None:
+    """A folder of a model, say."""
+    tokenizer, _ = sharded(text, tmp_path / "shards", 1)
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / "tokenizer.json").write_text("{}")
+    with pytest.raises(UsageError, match="exists already"):
+        write_part(read_documents(Data(path=str(text))), tokenizer, out)
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [("tokenizer.json", "{}")]
+
+
 def test_token_files_of_other_programs(text: Path, tmp_path: Path) -> None:
     data = Data(path=str(text), packing="joined")
     tokenizer, encoded = encode(read_documents(data))
