@@ -53,7 +53,8 @@ def serve(
         A run, checkpoint or exported folder: the default model; or a folder of runs, where new ones appear as they are
         made (else the environment's MODEL_DIR).
     model
-        Serve another model as NAME=RUN; may be given several times.
+        Serve another model as NAME=RUN, or several as one as NAME=RUN,RUN with the mean of their probabilities; may be
+        given several times.
     max_models
         Models held in memory; the least recently used one is dropped for another.
     host
@@ -137,25 +138,26 @@ def _port(given: int | None) -> int:
     return port
 
 
-def _models(run: Path | None, named: list[str]) -> tuple[dict[str, Path], Path | None]:
+def _models(run: Path | None, named: list[str]) -> tuple[dict[str, tuple[Path, ...]], Path | None]:
     """The folders of the models by name, the default one first, and the folder of runs, if RUN is one.
 
     Raises UsageError.
     """
-    models: dict[str, Path] = {}
+    models: dict[str, tuple[Path, ...]] = {}
     runs = None
     default = run or (Path(os.environ["MODEL_DIR"]) if os.environ.get("MODEL_DIR") else None)
     if default and listing.is_folder_of_runs(default):
         runs = default
     elif default:
-        models[os.path.basename(os.path.realpath(default)) or "model"] = default
+        models[os.path.basename(os.path.realpath(default)) or "model"] = (default,)
     for text in named:
         name, equals, path = text.partition("=")
-        if not (name and equals and path):
-            raise UsageError(f"--model {text}: expected NAME=RUN")
+        members = [path] if os.path.exists(path) else path.split(",")  # a folder's name may have a comma
+        if not (name and equals and all(members)):
+            raise UsageError(f"--model {text}: expected NAME=RUN or NAME=RUN,RUN")
         if name in models:
             raise UsageError(f"--model {text}: there is a model {name!r} already; choose another name")
-        models[name] = Path(path)
+        models[name] = tuple(map(Path, members))
     if not (models or runs):
         raise UsageError("serve: RUN is missing; name a run, a model folder or a folder of runs")
     return models, runs

@@ -36,8 +36,7 @@ class Ensemble(Engine):
         found = [
             engine.logits(own, tokens, kept) for engine, own, kept in zip(self.members, state, caches, strict=True)
         ]
-        logs = np.stack([_log_softmax(np.asarray(logits, np.float64)) for logits, _ in found])
-        return np.logaddexp.reduce(logs, axis=0) - np.log(len(found)), [kept for _, kept in found]
+        return mean_logits([logits for logits, _ in found]), [kept for _, kept in found]
 
     def loss(self, state: Any, feed: Feed) -> np.ndarray:
         losses = np.zeros(feed.n_steps)
@@ -48,6 +47,12 @@ class Ensemble(Engine):
                 losses[step] += float(nats[np.array(scored[1:], bool)].sum())
             losses[step] /= max(1, feed.targets(step))
         return losses
+
+
+def mean_logits(members: Sequence[np.ndarray]) -> np.ndarray:
+    """The logarithm of the mean of the members' probabilities, float64, from logits (…, V) of each."""
+    logs = np.stack([_log_softmax(np.asarray(logits, np.float64)) for logits in members])
+    return np.asarray(np.logaddexp.reduce(logs, axis=0) - np.log(len(members)))
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

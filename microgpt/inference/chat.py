@@ -20,8 +20,13 @@ def load(path: Path | str, **options: Any) -> LanguageModel:
 
     `checkpoint`, `engine`, `dtype` and `device` are as in LanguageModel.open. Raises CheckpointError or UsageError.
     """
-    model = LanguageModel.open(path, **options)
-    return ChatModel(**vars(model)) if chat_template.can_chat(model.tokenizer) else model
+    return load_all([path], **options)[0]
+
+
+def load_all(paths: Sequence[Path | str], **options: Any) -> tuple[LanguageModel, list[str]]:
+    """As `load`, of several models as one, and notes on them; see LanguageModel.open_all."""
+    model, notes = LanguageModel.open_all(paths, **options)
+    return ChatModel(**vars(model)) if chat_template.can_chat(model.tokenizer) else model, notes
 
 
 @dataclass(frozen=True)

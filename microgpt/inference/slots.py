@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from microgpt.engines import Engine, Slots
+from microgpt.engines.ensemble import Ensemble, mean_logits
 
 PREFIX_BYTES = 256 << 20  # of the caches of prompts that are kept for others that begin alike
 
@@ -17,6 +18,10 @@ def open_slots(engine: Engine, state: Any, n: int, *, prefix_bytes: int = PREFIX
 
     Up to `prefix_bytes` of memory keep the caches of prompts, beside those of the n sequences.
     """
+    if isinstance(engine, Ensemble):
+        share = prefix_bytes // len(engine.members)
+        members = zip(engine.members, state, strict=True)
+        return EnsembleSlots([open_slots(member, own, n, prefix_bytes=share) for member, own in members])
     return engine.slots(state, n, prefix_bytes) if engine.slots else PlainSlots(engine, state, n)
 
 
@@ -56,3 +61,42 @@ class PlainSlots:
         del self.prompts[slot]
         self.caches.pop(slot, None)
         self.free.append(slot)
+
+
+class EnsembleSlots:
+    """Slots of several models as one: a slot is one of each, and its logits are those of Ensemble."""
+
+    def __init__(self, members: Sequence[Slots]) -> None:
+        self.members = members
+        self.slots: dict[int, list[int]] = {}  # those of the members; each is named by the first one's
+        self.done: dict[int, list[np.ndarray | None]] = {}  # the members' logits (V,) after prompts not done by all
+
+    def admit(self, tokens: Sequence[int]) -> int:
+        """See microgpt.engines.Slots, for all four."""
+        own: list[int] = []
+        try:
+            for member in self.members:
+                own.append(member.admit(tokens))
+        except BaseException:
+            for member, slot in zip(self.members, own, strict=False):
+                member.release(slot)
+            raise
+        self.slots[own[0]], self.done[own[0]] = own, [None] * len(own)
+        return own[0]
+
+    def prefill(self, slot: int, limit: int) -> np.ndarray | None:
+        done = self.done[slot]
+        for i, (member, own) in enumerate(zip(self.members, self.slots[slot], strict=True)):
+            if done[i] is None:
+                done[i] = member.prefill(own, limit)
+        found = [logits for logits in done if logits is not None]
+        return mean_logits(found) if len(found) == len(done) else None
+
+    def step(self, slots: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+        columns = zip(*(self.slots[slot] for slot in slots), strict=True)
+        return mean_logits([member.step(own, tokens) for member, own in zip(self.members, columns, strict=True)])
+
+    def release(self, slot: int) -> None:
+        del self.done[slot]
+        for member, own in zip(self.members, self.slots.pop(slot), strict=True):
+            member.release(own)

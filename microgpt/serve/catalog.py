@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,43 +17,50 @@ class Found(NamedTuple):
     """A model by the name that it is held under: NAME, or NAME@STEP."""
 
     name: str
-    path: Path
+    paths: tuple[Path, ...]  # several are an ensemble
     step: int | None  # of a checkpoint that was asked for; None leaves the choice to the run
+
+    @property
+    def path(self) -> Path:
+        """The folder of a model that is no ensemble. Raises ApiError."""
+        return _only(self.name, self.paths)
 
 
 class Catalog:
-    """Names of runs, and of their checkpoints. Its methods read folders: not for the event loop."""
+    """Names of runs, of their checkpoints, and of ensembles. Its methods read folders: not for the event loop."""
 
-    def __init__(self, named: Mapping[str, Path], folder: Path | None = None) -> None:
-        self.named = dict(named)
+    def __init__(self, given: Mapping[str, Sequence[Path]], folder: Path | None = None) -> None:
+        self.given = {name: tuple(paths) for name, paths in given.items()}
+        self.named = {name: paths[0] for name, paths in self.given.items() if len(paths) == 1}  # no ensembles
         self.folder = folder
 
     @property
     def folder_is_default(self) -> bool:
         """Whether the default model is the one of the folder that was saved last, and changes."""
-        return not self.named
+        return not self.given
 
     def paths(self) -> dict[str, Path]:
         """All runs and model folders by name: first those that were given, whose names count, then the folder's."""
-        return self.named | {name: path for name, path in self._inside().items() if name not in self.named}
+        return self.named | {name: path for name, path in self._inside().items() if name not in self.given}
 
-    def models(self) -> dict[str, Path]:
-        """Those of them that have a model to load."""
-        return {name: path for name, path in self.paths().items() if name in self.named or listing.has_model(path)}
+    def models(self) -> list[str]:
+        """The names of all models and ensembles that can be loaded, those that were given first."""
+        inside = [name for name, path in self.paths().items() if name not in self.given and listing.has_model(path)]
+        return [*self.given, *inside]
 
     def default(self) -> str:
         """The first that was given, else the run of the folder that was saved last. Raises ApiError without one."""
-        if self.named:
-            return next(iter(self.named))
+        if self.given:
+            return next(iter(self.given))
         for name, path in sorted(self._inside().items(), key=lambda item: _saved(item[1]), reverse=True):
             if listing.has_model(path):
                 return name
         raise ApiError(503, f"there is no model yet; {BEGIN}", code="model_unavailable")
 
     def path(self, name: str) -> Path:
-        """The run or model folder of a name without a checkpoint. Raises ApiError."""
+        """The run or model folder of a name without a checkpoint, which is no ensemble's. Raises ApiError."""
         if found := self._find(name):
-            return found
+            return _only(name, found)
         raise _unknown(name)
 
     def place(self, name: str) -> Path:
@@ -65,33 +72,43 @@ class Catalog:
 
         A run whose own name has an @ is found by that name.
         """
-        path = self._find(name)
-        if path:
+        paths = self._find(name)
+        if paths:
             run, which = name, ""
         else:
             run, _, which = name.rpartition("@")
-            path = self._find(run) if which else None
-        if not path:
+            paths = self._find(run) if which else None
+        if not paths:
             raise _unknown(name)
-        if not listing.has_model(path) and listing.is_run(path):
-            raise ApiError(503, f"the run {run!r} has no checkpoint yet", param="model", code="model_unavailable")
+        for path in paths:
+            if not listing.has_model(path) and listing.is_run(path):
+                named = run if len(paths) == 1 else path.name
+                raise ApiError(503, f"the run {named!r} has no checkpoint yet", param="model", code="model_unavailable")
         if not which:
-            return Found(name, path, None)
-        step = _step(path, run, which)
-        return Found(f"{run}@{step}", path, step)
+            return Found(name, paths, None)
+        step = _step(_only(run, paths), run, which)
+        return Found(f"{run}@{step}", paths, step)
 
     def _inside(self) -> dict[str, Path]:
         return listing.runs_in(self.folder) if self.folder else {}
 
-    def _find(self, name: str) -> Path | None:
-        if name in self.named:
-            return self.named[name]
+    def _find(self, name: str) -> tuple[Path, ...] | None:
+        if name in self.given:
+            return self.given[name]
         if not self.folder or not name or name[0] == "." or Path(name).name != name or "\0" in name:
             return None  # no name of an entry of the folder
         try:
-            return self.folder / name if listing.is_run(self.folder / name) else None
+            return (self.folder / name,) if listing.is_run(self.folder / name) else None
         except OSError:  # a name too long for the file system
             return None
+
+
+def _only(name: str, paths: tuple[Path, ...]) -> Path:
+    """The one folder of a model. Raises ApiError for an ensemble."""
+    if len(paths) > 1:
+        message = f"{name!r} is an ensemble of {len(paths)} runs, which only generates and scores; ask for one run"
+        raise ApiError(400, message, param="model")
+    return paths[0]
 
 
 def _step(path: Path, run: str, which: str) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from microgpt.errors import MicrogptError
-from microgpt.inference.chat import ChatModel, load
+from microgpt.inference.chat import ChatModel, load_all
 from microgpt.inference.language_model import LanguageModel
 from microgpt.serve.admission import Admission
 from microgpt.serve.catalog import Catalog, Found
@@ -125,12 +125,14 @@ class Models:
         return model
 
     async def _load(self, found: Found) -> None:
-        name, path, step = found
+        name, paths, step = found
         try:
             options = self._engine | ({} if step is None else {"checkpoint": step})
-            model = await in_thread(functools.partial(load, path, **options))
+            model, notes = await in_thread(functools.partial(load_all, paths, **options))
         except MicrogptError as error:
             raise ModelError(f"the model {name!r} cannot be loaded", error) from error
+        for note in notes:
+            self._log(f"{name}: {note}")
         if step is None and model.selection and not model.selection.is_last:
             self._log(f"{name}: using {model.selection}")
         while len(self._loaded) >= self._max_models:

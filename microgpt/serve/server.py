@@ -42,7 +42,7 @@ SWITCH_SECONDS = 0.0005  # how long a worker thread holds the interpreter while 
 class Settings:
     """What the command line says."""
 
-    models: dict[str, Path]
+    models: dict[str, tuple[Path, ...]]  # by name; several are an ensemble
     runs: Path | None = None  # a folder of runs
     host: str = "127.0.0.1"
     port: int = 8080

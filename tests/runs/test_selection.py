@@ -134,7 +134,7 @@ def test_a_service_says_it_once(run: Path) -> None:
     admission = Admission(1, 1)
     for flags in ({}, {"checkpoint": "last"}):
         options: dict[str, Any] = {"max_streams": 1, "max_models": 1, "engine": flags, "log": lines.append}
-        models = Models(Catalog({"m": run}), admission, Metrics(admission, []), **options)
+        models = Models(Catalog({"m": (run,)}), admission, Metrics(admission, []), **options)
         model = asyncio.run(models.get())
         assert model.model.selection
         assert model.model.selection.step == (LAST if flags else BEST)

@@ -145,10 +145,10 @@ def test_a_run_without_a_checkpoint_alone(folder: Path, tmp_path: Path) -> None:
 
 
 def test_one_run_has_its_checkpoints_too(folder: Path) -> None:
-    catalog = Catalog({"kept": folder / "kept", "model": checkpoint.find(folder / "kept")})
+    catalog = Catalog({"kept": (folder / "kept",), "model": (checkpoint.find(folder / "kept"),)})
     assert catalog.default() == "kept"
-    assert list(catalog.models()) == ["kept", "model"]
-    assert catalog.find("kept@best") == ("kept@100", folder / "kept", 100)
+    assert catalog.models() == ["kept", "model"]
+    assert catalog.find("kept@best") == ("kept@100", (folder / "kept",), 100)
     assert catalog.find("model").step is None
     with pytest.raises(ApiError, match="one model without checkpoints"):
         catalog.find("model@last")

@@ -20,6 +20,7 @@ from microgpt.config import Model
 from microgpt.data import chat_template
 from microgpt.data.conversations import Message
 from microgpt.engines import Activations
+from microgpt.engines.ensemble import Ensemble
 from microgpt.errors import DataError, UsageError
 from microgpt.inference.inspection import Inspector
 from microgpt.inference.interventions import Change, PartOfLayer
@@ -126,6 +127,8 @@ class Inside:
 async def look(call: Call, answer: Callable[[Inside], Answer], *, slow: bool = False) -> Answer:
     """An answer about the model that a body names, computed on a thread. Raises ApiError. `slow`: in a queue apart."""
     served = await call.service.models.get(call.body.model)
+    if isinstance(served.model.engine, Ensemble):
+        raise ApiError(400, f"{served.name!r} is an ensemble; look inside one of its runs", param="model")
     inside = served.kept.setdefault("inside", Inside(served.model))
     try:
         return await in_turn(inside.slow_turn if slow else inside.turn, lambda: answer(inside))
