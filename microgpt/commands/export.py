@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def export(
     run: Path,
-    *,
+    *others: Path,
     to: str,
     out: Path | None = None,
     checkpoint: CheckpointFlag = None,
@@ -35,6 +36,8 @@ def export(
     ----------
     run
         A run, checkpoint or exported folder.
+    others
+        With --to html, more of them with the same tokenizer; the probabilities of a token are averaged.
     to
         safetensors (microgpt's), kgx, moonbase (muchq), hf (transformers), gguf (llama.cpp), onnx or html (a page).
     out
@@ -64,13 +67,13 @@ def export(
         raise UsageError("--half, --bf16 and --int8: give one of them")
     measured: dict[str, Any] = {}
 
-    def measure(saved: Checkpoint, storage: str) -> None:
-        say_checkpoint(saved.selection)
+    def measure(models: Sequence[Checkpoint], storage: str) -> None:
+        say_checkpoint(models[0].selection)
         if quality and storage in ("float16", "bfloat16", "int8"):
-            measured.update(_quality(saved, to, storage, data))
+            measured.update(_quality(models, to, storage, data))
 
     stored = chosen[0] if chosen else None
-    options: dict[str, Any] = {"storage": stored, "custom_code": custom_code, "merge": merge}
+    options: dict[str, Any] = {"storage": stored, "custom_code": custom_code, "merge": merge, "others": others}
     done = write(run, to, out, which=checkpoint, measure=measure, **options)
     facts = {**dataclasses.asdict(done), "path": str(done.path), **measured}
     if json:
@@ -86,11 +89,11 @@ def export(
         say(f"note    {note}")
 
 
-def _quality(saved: Checkpoint, to: str, stored: str, data: Path | None) -> dict[str, Any]:
+def _quality(models: Sequence[Checkpoint], to: str, stored: str, data: Path | None) -> dict[str, Any]:
     from microgpt.formats.quality import table
 
     try:
-        rows, about = table(saved, [stored], str(data) if data else None, to)
+        rows, about = table(models[0], [stored], str(data) if data else None, to, models[1:])
     except (MicrogptError, OSError) as error:
         if data is not None:
             raise

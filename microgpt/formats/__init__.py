@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
@@ -27,6 +27,7 @@ class Format(NamedTuple):
     suffix: str  # of the one file; a folder where it begins with "-"
     storages: tuple[str, ...]  # how it can store numbers, the default first
     requires: str | None = None  # the module that must be installed
+    ensembles: bool = False  # whether it can hold several models as one
 
 
 # The file name is the registry: the format X is written by microgpt/formats/X.py, imported when it is used.
@@ -39,7 +40,7 @@ FORMATS: dict[str, Format] = {
     "hf": Format("transformers: Arcee or NanoChat", "-hf", ("float32", "float16", "bfloat16")),
     "gguf": Format("llama.cpp and its relatives", ".gguf", ("float32", "float16", "bfloat16", "int8"), "gguf"),
     "onnx": Format("ONNX Runtime, with a KV cache", ".onnx", ("float32",), "onnx"),
-    "html": Format("one page that runs the model in a browser", ".html", ("float16", "int8")),
+    "html": Format("one page that runs the model in a browser", ".html", ("float16", "int8"), ensembles=True),
 }
 
 ALIASES = {"json": "kgx"}  # earlier names
@@ -53,6 +54,7 @@ class ExportJob:
     weights: Tensors
     storage: str
     custom_code: bool = False
+    others: tuple[ExportJob, ...] = ()  # of the models that are one with this
 
 
 class Exporter(Protocol):
@@ -93,17 +95,19 @@ def export(
     to: str,
     out: Path | None = None,
     *,
+    others: Sequence[Path] = (),
     which: str | int | None = None,
     storage: str | None = None,
     custom_code: bool = False,
     merge: bool = False,
-    measure: Callable[[Checkpoint, str], None] = lambda saved, storage: None,
+    measure: Callable[[Sequence[Checkpoint], str], None] = lambda models, storage: None,
 ) -> Exported:
     """Write the model of `run` in the format `to`, its adapters merged; with `merge` there must be some.
 
+    With `others`, which have the same tokenizer, it is an ensemble: a token's probability is the mean of theirs.
     `which` checkpoint of a run is as in runs.checkpoint.read.
 
-    `measure` is called with the opened model and the storage before anything is written, and may refuse by raising.
+    `measure` is called with the opened models and the storage before anything is written, and may refuse by raising.
 
     Raises UsageError, CheckpointError, NumericError or MachineError.
     """
@@ -113,25 +117,42 @@ def export(
         raise UsageError(f"--to {to}: cannot hold {storage}, only {', '.join(facts.storages)}")
     if custom_code and to != "hf":
         raise UsageError(f"--custom-code: only with --to hf, got --to {to}")
-    saved = checkpoint.read(run, which, weights=True)
-    loaded = saved.weights()
-    weights = {w.name: loaded[w.name] for w in table(saved.config.model)}  # the same file from the same model
-    if storage is None:
-        storage = str(weights["wte"].dtype) if facts.storages[0] == "as trained" else facts.storages[0]
-    merged = []
-    if rank := saved.config.finetune.lora_rank:
-        merged = [f"its adapters of rank {rank} are merged into the matrices"]
-        saved = dataclasses.replace(saved, config=saved.config.replace(finetune={"lora_rank": 0}))
-    elif merge:
-        raise UsageError(f"--merge: {run} has no adapters (finetune --lora-rank makes them); leave it out")
+    if others and not facts.ensembles:
+        able = ", ".join(name for name, each in FORMATS.items() if each.ensembles)
+        raise UsageError(f"--to {to}: holds one model, got {1 + len(others)} runs; several can become {able}")
+    opened = [_job(path, which, storage or facts.storages[0], custom_code) for path in (run, *others)]
+    ranks = [job.saved.config.finetune.lora_rank for job in opened]
+    for path, rank in zip((run, *others), ranks, strict=True):
+        if merge and not rank:
+            raise UsageError(f"--merge: {path} has no adapters (finetune --lora-rank makes them); leave it out")
+    checkpoint.require_same_tokenizer((job.saved.path, job.saved.tokenizer) for job in opened)
+    first, *rest = map(_merged, opened)
+    job, saved, storage = dataclasses.replace(first, others=tuple(rest)), first.saved, first.storage
+    merged = [f"its adapters of rank {rank} are merged into the matrices" for rank in ranks if rank]
     out = out or Path(saved.config.name + facts.suffix)
     if out.exists():
         raise UsageError(f"{out}: exists already; name another file or folder with --out", "E_EXISTS")
-    measure(saved, storage)
+    measure([each.saved for each in (first, *rest)], storage)
     with files.disk("be written", out):
         files.make_folders(out.absolute().parent)
-        notes = module.write(ExportJob(saved, weights, storage, custom_code), out)
+        notes = module.write(job, out)
     return Exported(out, to, storage, size(out), [*merged, *notes], saved.selection)
+
+
+def _job(run: Path, which: str | int | None, storage: str, custom_code: bool) -> ExportJob:
+    saved = checkpoint.read(run, which, weights=True)
+    loaded = saved.weights()
+    weights = {w.name: loaded[w.name] for w in table(saved.config.model)}  # the same file from the same model
+    storage = str(weights["wte"].dtype) if storage == "as trained" else storage
+    return ExportJob(saved, weights, storage, custom_code)
+
+
+def _merged(job: ExportJob) -> ExportJob:
+    """With a configuration without adapters; its matrices have them merged already."""
+    if not job.saved.config.finetune.lora_rank:
+        return job
+    config = job.saved.config.replace(finetune={"lora_rank": 0})
+    return dataclasses.replace(job, saved=dataclasses.replace(job.saved, config=config))
 
 
 def size(path: Path) -> int:

@@ -37,19 +37,26 @@ GPT2 = (  # its pieces, for JavaScript's engine
 
 def write(job: ExportJob, out: Path) -> list[str]:
     """Write the file `out`. Raises UsageError for a model too large for a page."""
-    config, tokenizer = job.saved.config, job.saved.tokenizer
-    count = n_params(config.model)
+    config, tokenizer, jobs = job.saved.config, job.saved.tokenizer, (job, *job.others)
+    count = sum(n_params(each.saved.config.model) for each in jobs)
+    block = min(each.saved.config.model.block_size for each in jobs)
     small = count <= MOST_PARAMETERS, f"{count:,} parameters (at most {MOST_PARAMETERS:,})"
     require("a page", (small, (tokenizer.kind in KINDS, f"a tokenizer of kind {tokenizer.kind}")))
-    blob, entries = pack(job.weights, job.storage)
+    blob, members = bytearray(), []
+    for each in jobs:
+        own, entries = pack(each.weights, each.storage)
+        members.append({"model": each.saved.config.model.model_dump(), "at": len(blob), "matrices": entries})
+        blob.extend(own)
     about = {"name": config.name, "parameters": count, "temperature": min(config.run.temperature, 2)}
-    about |= {"model": config.model.model_dump(), "storage": job.storage, "matrices": entries}
+    about |= {"model": config.model.model_dump() | {"block_size": block}, "storage": job.storage, "members": members}
     about["tokenizer"] = describe(tokenizer)
     style, script = "\n".join(map(source, STYLES)), bundle(f"{TEMPLATES}/main.js", source)
     facts = (
-        f"A GPT of {count:,} parameters with a context of {config.model.block_size} tokens; "
-        f"{tokenizer.kind} tokenizer, vocabulary {config.model.vocab:,}."
+        f"{f'An ensemble of {len(jobs)} GPTs' if job.others else 'A GPT'} of {count:,} parameters "
+        f"with a context of {block} tokens; {tokenizer.kind} tokenizer, vocabulary {config.model.vocab:,}."
     )
+    if job.others:
+        facts += " Look inside shows the first."
     values = {
         "title": html.escape(config.name),
         "facts": html.escape(facts),

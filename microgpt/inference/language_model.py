@@ -122,9 +122,7 @@ class LanguageModel:
         first = members[0]
         if len(members) == 1:
             return first, []
-        for other in members[1:]:
-            if other.tokenizer.to_json() != first.tokenizer.to_json():
-                raise CheckpointError(f"{other.path}: its tokenizer is not that of {first.path}; an ensemble needs one")
+        checkpoints.require_same_tokenizer((member.path, member.tokenizer) for member in members)
         block = min(member.config.model.block_size for member in members)
         config = first.config.replace(model={"block_size": block})
         parts = [member.config.data.model_dump(include=HELD_OUT) for member in members]

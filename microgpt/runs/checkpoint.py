@@ -6,6 +6,7 @@ A checkpoint is never changed once it has its name, and no file of it is trusted
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -286,6 +287,14 @@ def read(path: Path, which: str | int | None = None, *, weights: bool = False) -
             if not left or (folder.exists() and newest.exists()):
                 raise
     raise AssertionError("the last try returns or raises")
+
+
+def require_same_tokenizer(models: Iterable[tuple[Path, Tokenizer]]) -> None:
+    """Raise CheckpointError where the tokenizers of an ensemble's models, given with their folders, differ."""
+    (first, tokenizer), *others = models
+    for path, other in others:
+        if other.to_json() != tokenizer.to_json():
+            raise CheckpointError(f"{path}: its tokenizer is not that of {first}; an ensemble needs one")
 
 
 def _read_folder(path: Path) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import count
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from microgpt.cli import main
 from microgpt.data import chat_template
 from microgpt.data.conversations import Message
 from microgpt.errors import UsageError
 from microgpt.formats import export
 from microgpt.inference.chat import ChatModel
+from microgpt.inference.evaluate import evaluate
+from microgpt.inference.language_model import LanguageModel
 from microgpt.tokenizers import KINDS, train
 from tests.formats.conftest import CLASSIC, MODERN, NANOCHAT, SERVICE, Build, greedy, logits
 from tests.serve.page.conftest import axe, fits
@@ -270,3 +274,32 @@ def test_a_model_too_large_for_a_page_is_refused(build: Build, tmp_path: Path, m
     with pytest.raises(UsageError, match=r"a page cannot hold this model: 7,392 parameters \(at most 1,000\)"):
         export(build(), "html", tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_several_models_are_one_by_the_mean_of_their_probabilities(
+    build: Build, tmp_path: Path, visit: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of other sizes, families and contexts: the text of a seed, and the scores; Look inside shows the first."""
+    paths = [build("one", init_std=0.2), build("two", seed=2, n_layer=1, n_embd=8, block_size=16, **MODERN)]
+    words, out = [*map(str, paths)], tmp_path / "page.html"
+    (tmp_path / "text.txt").write_text("ab\nc\n")
+    assert (
+        main(["export", *words, "--to", "html", "--out", str(out), "--data", str(tmp_path / "text.txt"), "--json"]) == 0
+    )
+    told = json.loads(capsys.readouterr().out)
+    same = [export(path, "safetensors", tmp_path / f"same-{i}", storage="float16").path for i, path in enumerate(paths)]
+    ours, _ = LanguageModel.open_all(same, dtype="float64")
+    page = visit(out)
+    ids = [26, *range(15)]
+    theirs = page.evaluate(f"ids => ids.map((id, at) => [...{SERVICE}.model.logits(id, at)])", ids)
+    expected, _ = ours.engine.logits(ours.state, np.array(ids, np.int32))
+    assert np.abs(np.array(theirs) - expected).max() < 1e-5
+    assert write(page, "ab", 0.8, Seed="7") == ours.generate("ab", seed=7, temperature=0.8).read()
+    assert "An ensemble of 2 GPTs of" in page.locator(".facts").text_content()
+    asked = f"{SERVICE}.answer('/api/inside/text', {{ body: '{{\"text\": \"ab\"}}' }})"
+    shape = page.evaluate(f"{asked}.then((answer) => answer.json())")
+    assert (shape["n_layer"], shape["n_embd"], shape["block_size"]) == (2, 16, 16)
+    loss = evaluate(ours, str(tmp_path / "text.txt"), samples=0).loss
+    assert told["quality"][1]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert main(["export", *words, "--to", "gguf", "--out", str(tmp_path / "x")]) == 2
+    assert "--to gguf: holds one model, got 2 runs; several can become html" in capsys.readouterr().err

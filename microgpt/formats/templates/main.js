@@ -7,14 +7,15 @@ import { attentionPanel } from '../../serve/page/inside/attention.js';
 import { insideOf } from '../../serve/page/inside/view.js';
 import { show as play } from '../../serve/page/play/index.js';
 import { start } from '../../serve/page/router.js';
-import { bytesOf, unpack } from './model.js';
+import { Model, bytesOf, unpack } from './model.js';
 import { Service } from './service.js';
 
 const about = JSON.parse(byId('about').textContent ?? '');
-const weights = unpack(bytesOf(byId('weights').textContent ?? ''), about.matrices, about.storage);
+const bytes = bytesOf(byId('weights').textContent ?? '');
+const members = about.members.map((/** @type {import('./ensemble.js').Member} */ { model, matrices, at }) => new Model(model, unpack(bytes, matrices, about.storage, at)));
 const fast = /** @type {HTMLInputElement} */ (byId('fast'));
 
-export const service = new Service(about, weights, () => fast.checked);
+export const service = new Service(about, members, () => fast.checked);
 answerWith((path, options) => service.answer(path, options));
 start({
   play: { title: 'Play', load: async () => ({ show: play }) },

@@ -51,10 +51,11 @@ function half(bits) {
  * @param {Uint8Array} bytes
  * @param {Entry[]} entries
  * @param {'float16' | 'int8'} storage
+ * @param {number} [begin]  Of the model in the blob, in bytes.
  */
-export function unpack(bytes, entries, storage) {
+export function unpack(bytes, entries, storage, begin = 0) {
   const table = storage === "float16" ? Float32Array.from({ length: 65536 }, (_, bits) => half(bits)) : null;
-  const view = new DataView(bytes.buffer);
+  const view = new DataView(bytes.buffer, begin);
   /** @type {Matrices} */
   const matrices = {};
   for (const { name, rows, columns, at, scale = 0 } of entries) {

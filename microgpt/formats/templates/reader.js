@@ -4,7 +4,7 @@
 
 import { weigh } from './sampling.js';
 
-/** @typedef {import('./model.js').Model} Model */
+/** @typedef {import('./model.js').Model | import('./ensemble.js').Ensemble} Model */
 /** @typedef {import('./sampling.js').Sampling} Sampling */
 /** @typedef {{id: number, logprob: number, candidates: ReturnType<typeof weigh>}} Scored */
 

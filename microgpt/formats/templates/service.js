@@ -2,6 +2,7 @@
 // The routes that the views ask for, answered by the model in this page instead of `microgpt serve`.
 
 import { canChat, chatPrompt, promptLength } from './conversation.js';
+import { Ensemble } from './ensemble.js';
 import { Model } from './model.js';
 import { Reader, pause } from './reader.js';
 import { draw, probabilities } from './sampling.js';
@@ -31,17 +32,18 @@ class Refusal extends Error {}
 export class Service {
   /**
    * @param {About} about
-   * @param {import('./model.js').Matrices} matrices
+   * @param {Model[]} members  One, or several whose probabilities are averaged.
    * @param {() => boolean} hurries  Whether text comes at full speed.
    */
-  constructor(about, matrices, hurries) {
+  constructor(about, members, hurries) {
     this.about = about;
     this.hurries = hurries;
     this.tokenizer = new Tokenizer(about.tokenizer);
     this.special = about.tokenizer.special;
     this.chats = canChat(this.special);
     this.end = this.chats ? this.special.end_turn : this.special.bos;
-    this.model = new Model(about.model, matrices);
+    this.first = members[0];
+    this.model = members.length > 1 ? new Ensemble(members) : this.first;
     this.reader = new Reader(this.model);
     /** @type {Reader | null} */
     this.looker = null; // keeps attention, and so has its own cache
@@ -283,7 +285,7 @@ export class Service {
     if (message && this.chats) found.splice(0, found.length, special.user, ...found, special.end_turn, special.assistant);
     const dropped = Math.max(0, found.length + 1 - most);
     const tokens = [special.bos, ...found.slice(dropped)];
-    this.looker ??= new Reader(new Model(this.about.model, this.model.w), true);
+    this.looker ??= new Reader(new Model(this.first.options, this.first.w), true);
     await this.looker.read(tokens, { temperature: 1 }, 0, signal);
     return { tokens, dropped, reader: this.looker };
   }
