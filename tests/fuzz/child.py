@@ -115,6 +115,8 @@ def _child(words: Sequence[str], folder: Path, log: Path) -> NoReturn:
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         os.environ.update(MICROGPT_CACHE_DIR=str(folder / "cache"), MICROGPT_DATA_DIR=str(folder), COLUMNS="100")
         warnings.resetwarnings()  # those that pytest makes errors
+        # As Python does by default: a signal may come between the opening of a file and the `with` that closes it.
+        warnings.simplefilter("ignore", ResourceWarning)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _limit_memory()
         _cut_the_network()
