@@ -1,7 +1,7 @@
 """Every family, each in a process of its own, and one table: `make bench`.
 
 python -m benchmarks                   the table of targets with today's figures
-python -m benchmarks --record          the same, added to benchmarks/RECORDS.md
+python -m benchmarks --record          the same, added to docs/records and the best to RECORDS.md
 python -m benchmarks names medium      some families only
 """
 
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import records
 from benchmarks.common import ROOT, Row, arguments, describe, markdown, say
 
 FAMILIES = (
@@ -29,7 +30,6 @@ FAMILIES = (
     "memory",
     "estimates",
 )
-RECORDS = Path(__file__).with_name("RECORDS.md")
 
 
 def run(family: str, flags: list[str]) -> tuple[dict[str, Any], list[Row]] | None:
@@ -46,18 +46,24 @@ def run(family: str, flags: list[str]) -> tuple[dict[str, Any], list[Row]] | Non
     return found["machine"], [Row(**{k: v for k, v in row.items() if k != "met"}) for row in found["rows"]]
 
 
-def record(where: dict[str, Any], rows: list[Row], path: Path = RECORDS) -> None:
-    """Add a run to the records."""
+def record(where: dict[str, Any], rows: list[Row], path: Path | None = None) -> None:
+    """Add a run to the history of this kind of machine, which begins with its first run."""
     from microgpt import files
 
-    files.append_text(path, f"\n## {where['date']}, commit {where['commit']}\n\n{describe(where)}\n\n{markdown(rows)}")
+    path = path or records.HISTORY / f"{where['target']}.md"
+    title = "" if path.exists() else f"# {where['cpu']} ({where['target']}), {where['vector_bits']}-bit vectors\n"
+    files.append_text(
+        path, f"{title}\n## {where['date']}, commit {where['commit']}\n\n{describe(where)}\n\n{markdown(rows)}"
+    )
 
 
 def main() -> int:
     """Measure, print, record."""
     parser = arguments(__doc__)
     parser.add_argument("families", nargs="*", help=f"of {', '.join(FAMILIES)}; all by default")
-    parser.add_argument("--record", action="store_true", help="add the table to benchmarks/RECORDS.md")
+    parser.add_argument(
+        "--record", action="store_true", help="add the table to docs/records, and its best figures to RECORDS.md"
+    )
     args = parser.parse_args()
     if unknown := set(args.families) - set(FAMILIES):
         parser.error(f"no family is called {', '.join(sorted(unknown))}; there are: {', '.join(FAMILIES)}")
@@ -77,6 +83,7 @@ def main() -> int:
         print(f"{judged.count(True)} of {len(judged)} targets met")
     if args.record:
         record(where, rows)
+        records.refresh()
     return 0 if len(done) == len(parts) else 1
 
 

@@ -23,7 +23,9 @@ sys.path.insert(0, str(ROOT / "docs"))
 import ladder  # noqa: E402
 import refresh  # noqa: E402
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/records/*.md"), ROOT / "benchmarks/RECORDS.md"]
+)
 
 
 @pytest.mark.parametrize("page", refresh.PAGES, ids=lambda page: page.name)

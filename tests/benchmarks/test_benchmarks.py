@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import benchmarks.__main__ as every
-from benchmarks import peak, race, sizes, work
+from benchmarks import peak, race, records, sizes, work
 from benchmarks.apart import Failed, apart, timed
 from benchmarks.common import ROOT, Options, Row, markdown
 from microgpt.model import n_params
@@ -202,6 +202,27 @@ def test_records_are_added_to(tmp_path: Path) -> None:
     assert "3 ×" in text
     assert "≥ 2.5 ×" in text
     assert "yes" in text
+
+
+def test_the_best_figures_are_those_of_the_history() -> None:
+    text = records.RECORDS.read_text(encoding="utf-8")
+    assert records.refreshed(text) == text, "run python -m benchmarks.records"
+
+
+def test_the_best_of_two_runs(tmp_path: Path) -> None:
+    where = {"cpu": "a", "target": "b", "vector_bits": 512, "cores": 2, "peak_gflops": 9.0, "system": "s"}
+    where |= {"versions": {}, "commit": "c0ffee1", "date": "2026-01-02", "load": []}
+    path = tmp_path / "b.md"
+    for us, times, commit in ((2.0, 3.0, "c0ffee1"), (2.2, 3.5, "c0ffee2")):
+        rows = [
+            Row("names, 1 x 16 a step", "C", "µs/step", us, 4.0, us / 4, "<=", 0.6),
+            Row("alice", "JAX", "µs", us, 6.0, times, target=2.5),
+        ]
+        every.record(where | {"commit": commit}, rows, path)
+    assert records.summary(tmp_path).splitlines()[-2:] == [
+        "| names, 1 x 16 per step | C | 2 µs/step | 4 | 0.5 × | ≤ 0.6 × | yes | 2026-01-02, c0ffee1 |",
+        "| alice | JAX | 2.2 µs | 6 | 3.5 × | ≥ 2.5 × | yes | 2026-01-02, c0ffee2 |",
+    ]
 
 
 def test_a_device_trains_all_sizes_beside_the_plain_loop() -> None:
