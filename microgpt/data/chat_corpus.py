@@ -11,16 +11,16 @@ from random import Random
 import numpy as np
 
 from microgpt.config import Data
-from microgpt.data import chat_template
-from microgpt.data.chat_template import Row
+from microgpt.data.chat_rows import ChatRows
 from microgpt.data.conversations import Chats, Conversation
 from microgpt.data.split import split
-from microgpt.data.text_size import TextSize
-from microgpt.errors import DataError, UsageError
+from microgpt.data.text_size import TextSize, total
+from microgpt.errors import DataError
 from microgpt.feed import Feed
-from microgpt.tokenizers import Tokenizer
 
 EVAL_ROWS = 64  # rows per step of an evaluation
+EVAL_STEPS = 64  # steps per feed of an evaluation of rows on disk
+GATHERED = 4096  # rows that are hashed at once
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,13 @@ class ChatCorpus:
     """All rows of all conversations, in the order of training: rows of the same conversation one after another."""
 
     chats: Chats
-    tokens: np.ndarray  # int32 (N,)
-    offsets: np.ndarray  # int64 (rows + 1,)
-    scored: np.ndarray  # bool (N,)
-    order: np.ndarray  # int64 (rows,): the conversation, counted from 0 in the text, of each row
+    rows: ChatRows  # in the order of the text
+    at: np.ndarray  # int64 (rows,): the rows in the order of training
     n_train: int  # rows trained on, the first ones; the rest is held out
-    held_out_size: TextSize  # of the scored text of the held-out rows
+
+    @property
+    def tokens(self) -> np.ndarray:
+        return self.rows.encoded.tokens
 
     @property
     def n_tokens(self) -> int:
@@ -41,22 +42,47 @@ class ChatCorpus:
 
     @property
     def n_documents(self) -> int:
-        return len(self.order)
+        return len(self.at)
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The conversation of each row in the order of training, counted from 0 in the text, int64 (rows,)."""
+        return self.rows.places[self.at]
+
+    @property
+    def held_out_size(self) -> TextSize:
+        """The size of the scored text of the held-out rows."""
+        return total(self.rows.encoded.sizes[self.at[self.n_train :]])
 
     @property
     def n_held_out(self) -> int:
-        return len(self.order) - self.n_train
+        return len(self.at) - self.n_train
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the tokens, of where rows begin, of what is scored and of the order."""
+        """SHA-256 of the tokens, of where rows begin, of what is scored and of the order, in the order of training."""
         digest = hashlib.sha256(str(self.n_train).encode())
-        for numbers, dtype in ((self.tokens, "<i4"), (self.offsets, "<i8"), (self.scored, "?"), (self.order, "<i8")):
-            digest.update(np.ascontiguousarray(numbers, dtype).data)
+        for part in self._gathered():
+            digest.update(np.ascontiguousarray(part.tokens, "<i4").data)
+        digest.update(np.concatenate([[0], np.cumsum(self._lengths[self.at])]).astype("<i8").data)
+        for part in self._gathered():
+            digest.update(np.ascontiguousarray(part.scored, "?").data)
+        digest.update(np.ascontiguousarray(self.order, "<i8").data)
         return digest.hexdigest()
 
+    @property
+    def _lengths(self) -> np.ndarray:
+        """The tokens of each row, int64 (rows,)."""
+        return np.diff(self.rows.encoded.offsets)
+
+    def _gathered(self) -> Iterator[Feed]:
+        """All rows in the order of training, a few at a time."""
+        for low in range(0, len(self.at), GATHERED):
+            rows = self.at[low : low + GATHERED]
+            yield self._rows(rows, np.array([0, len(rows)]), 0)
+
     def mean_row(self, block_size: int) -> float:
-        return float(np.minimum(np.diff(self.offsets) - 1, block_size).mean())
+        return float(np.minimum(self._lengths - 1, block_size).mean())
 
     def n_rows(self, block_size: int) -> int:
         return self.n_train
@@ -65,13 +91,16 @@ class ChatCorpus:
         return int(self.order[row % self.n_train])
 
     def feed(self, first_step: int, n_steps: int, rows: int, block_size: int) -> Feed:
-        at = np.arange(first_step * rows, (first_step + n_steps) * rows) % self.n_train
-        return self._rows(at, np.arange(0, n_steps * rows + 1, rows), first_step)
+        which = np.arange(first_step * rows, (first_step + n_steps) * rows) % self.n_train
+        return self._rows(self.at[which], np.arange(0, n_steps * rows + 1, rows), first_step)
 
     def held_out(self, block_size: int) -> Iterator[Feed]:
-        at = np.arange(self.n_train, self.n_documents)
-        if len(at):
-            yield self._rows(at, np.append(np.arange(0, len(at), EVAL_ROWS), len(at)), 0)
+        held = self.at[self.n_train :]
+        # rows in memory are one feed, whose losses are one sum
+        most = EVAL_ROWS * EVAL_STEPS if self.rows.encoded.pages else max(1, len(held))
+        for low in range(0, len(held), most):
+            rows = held[low : low + most]
+            yield self._rows(rows, np.append(np.arange(0, len(rows), EVAL_ROWS), len(rows)), 0)
 
     def example_prompt(self, rng: Random) -> Conversation:
         """A conversation of the text up to its first answer."""
@@ -80,98 +109,41 @@ class ChatCorpus:
 
     def contains(self, texts: Sequence[str]) -> list[bool]:
         """Whether each text is an answer in a conversation that is trained on."""
-        trained = {int(place) for place in self.order[: self.n_train]}
-        answers = {
-            message.content.strip()
-            for place in trained
-            for message in self.chats.conversations[place]
-            if message.role == "assistant"
-        }
-        return [text.strip() in answers for text in texts]
+        trained = np.zeros(len(self.chats.conversations), dtype=bool)
+        trained[self.order[: self.n_train]] = True
+        wanted, found = {text.strip() for text in texts}, set[str]()
+        for conversation, is_trained in zip(self.chats.conversations, trained.tolist(), strict=True):
+            answers = (message.content.strip() for message in conversation if message.role == "assistant")
+            found.update(wanted.intersection(answers) if is_trained else ())
+        return [text.strip() in found for text in texts]
 
     def _rows(self, rows: np.ndarray, steps: np.ndarray, first_step: int) -> Feed:
-        begins = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - begins
+        begins = self.rows.encoded.offsets[rows]
+        lengths = self.rows.encoded.offsets[rows + 1] - begins
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         at = np.arange(offsets[-1]) + np.repeat(begins - offsets[:-1], lengths)
-        return Feed(self.tokens[at], offsets, steps.astype(np.int64), self.scored[at], first_step)
+        tokens, scored = self.tokens[at].astype(np.int32, copy=False), self.rows.scored[at]
+        self.rows.release()
+        return Feed(tokens, offsets, steps.astype(np.int64), scored, first_step)
 
 
-def tokenize_chats(chats: Chats, tokenizer: Tokenizer, block_size: int, data: Data) -> list[list[Row]]:
-    """The rows of each conversation. Raises UsageError for a model that cannot chat, DataError with file and line."""
-    if not chat_template.can_chat(tokenizer):
-        raise UsageError(f"{chats.source}: conversations need a tokenizer with roles, and this model's has none")
-    if block_size < chat_template.SMALLEST_BLOCK:
-        raise UsageError(
-            f"--block-size: conversations need at least {chat_template.SMALLEST_BLOCK} tokens of context, "
-            f"got {block_size}"
-        )
-    groups = []
-    for place, conversation in zip(chats.places, chats.conversations, strict=True):
-        try:
-            groups.append(list(chat_template.rows(conversation, tokenizer, block_size, score=data.score, unk=data.unk)))
-        except DataError as error:
-            raise DataError(f"{place}: {error}", error.code) from None
-    longer = sum(len(group) > 1 for group in groups)
-    full = sum(len(row.tokens) > block_size for group in groups for row in group)
-    if longer:
-        chats.notes.append(f"{chats.source}: {longer:,} conversations exceed the context and take several rows")
-    if full:
-        chats.notes.append(f"{chats.source}: {full:,} rows end at the context length, within an answer")
-    return groups
-
-
-def build(
-    chats: Chats,
-    groups: Sequence[Sequence[Row]],
-    tokenizer: Tokenizer,
-    data: Data,
-    rng: Random,
-    val_fraction: float,
-) -> ChatCorpus:
+def build(chats: Chats, rows: ChatRows, data: Data, rng: Random, val_fraction: float) -> ChatCorpus:
     """Shuffle conversations with `rng` and hold some out with all their rows, see `split`.
 
-    `groups` holds the rows of each conversation. Raises DataError if too few are left to train on.
+    Raises DataError if too few are left to train on.
     """
-    sizes = np.array([sum(len(message.content.encode()) for message in talk) for talk in chats.conversations])
-    train, held = split(range(len(groups)), sizes, data, rng, val_fraction)
+    n = len(rows.bytes)
+    train, held = split(range(n), rows.bytes, data, rng, val_fraction)
     if not len(train) or (val_fraction and not len(held)):
-        raise DataError(
-            f"{len(groups)} conversations are too few to hold out {val_fraction:.0%} of them; set --val-fraction 0"
-        )
-    return _in_order(chats, groups, tokenizer, [*train.tolist(), *held.tolist()], len(train))
+        raise DataError(f"{n} conversations are too few to hold out {val_fraction:.0%} of them; set --val-fraction 0")
+    begins = np.searchsorted(rows.places, np.arange(n + 1))
+    order = np.concatenate([train, held])
+    counts = np.diff(begins)[order]
+    ends = np.cumsum(counts)
+    at = np.arange(ends[-1]) + np.repeat(begins[order] - ends + counts, counts)
+    return ChatCorpus(chats, rows, at, int(ends[len(train) - 1]))
 
 
-def all_held_out(chats: Chats, groups: Sequence[Sequence[Row]], tokenizer: Tokenizer) -> ChatCorpus:
+def all_held_out(chats: Chats, rows: ChatRows) -> ChatCorpus:
     """A corpus to measure on: every conversation is held out, in the text's order."""
-    return _in_order(chats, groups, tokenizer, list(range(len(groups))), 0)
-
-
-def _in_order(
-    chats: Chats, groups: Sequence[Sequence[Row]], tokenizer: Tokenizer, order: list[int], n_train: int
-) -> ChatCorpus:
-    placed = [(place, row) for place in order for row in groups[place]]
-    n_rows = sum(len(groups[place]) for place in order[:n_train])
-    return ChatCorpus(
-        chats,
-        np.array([token for _, row in placed for token in row.tokens], dtype=np.int32),
-        np.cumsum([0, *(len(row.tokens) for _, row in placed)], dtype=np.int64),
-        np.array([flag for _, row in placed for flag in row.scored], dtype=bool),
-        np.array([place for place, _ in placed], dtype=np.int64),
-        n_rows,
-        _scored_size([row for _, row in placed[n_rows:]], tokenizer),
-    )
-
-
-def _scored_size(rows: Sequence[Row], tokenizer: Tokenizer) -> TextSize:
-    """The size of the scored text of some rows."""
-    unk = tokenizer.special.get("unk")
-    text, unknown, n_unk = "", "", 0
-    for row in rows:
-        scored = [i for i, flag in enumerate(row.scored) if flag]
-        tokens = [row.tokens[i] for i in scored]
-        text += tokenizer.decode(tokens)
-        unknown += "".join([row.unknown[i] for i in scored])
-        n_unk += tokens.count(unk) if unk is not None else 0
-    whole = text + unknown if unk is not None else text
-    return TextSize(len(whole.encode()), len(whole), len(unknown.encode()), n_unk)
+    return ChatCorpus(chats, rows, np.arange(len(rows.places)), 0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 from microgpt.config import Data
@@ -30,10 +31,10 @@ Conversation = list[Message]
 
 
 class Chats(NamedTuple):
-    """Conversations to train on, with the line of each, and notes on the file for the user."""
+    """Conversations to train on, and notes on the files for the user."""
 
-    conversations: list[Conversation]
-    places: list[str]  # file:line of each
+    conversations: Sequence[Conversation]
+    places: list[str]  # file:line of each, where they are held in memory
     source: str
     notes: list[str]
     rejects: list[Reject]  # with skip_bad; otherwise a mistake raises DataError
@@ -42,6 +43,18 @@ class Chats(NamedTuple):
     def texts(self) -> list[str]:
         """The contents of all messages."""
         return [message.content for conversation in self.conversations for message in conversation]
+
+    @property
+    def placed(self) -> Iterator[tuple[str, Conversation]]:
+        """Each conversation with its place."""
+        return zip(self.places, self.conversations, strict=True)
+
+
+class Found(NamedTuple):
+    """Notes on the conversations of a pass, complete at its end, and the lines that skip_bad dropped."""
+
+    notes: list[str]
+    rejects: list[Reject]
 
 
 def is_chat(data: Data) -> bool:
@@ -56,21 +69,45 @@ def is_chat(data: Data) -> bool:
 
 def read_chats(data: Data) -> Chats:
     """The conversations of a data section. Raises UsageError if no file is named, DataError as `parse_chats`."""
+    found = Found([], [])
+    placed = list(stream_chats(data, found))
+    return Chats([talk for _, talk in placed], [place for place, _ in placed], str(data.path), *found)
+
+
+def short_chats(data: Data, limit: int) -> Chats | None:
+    """The same, or None if their messages have more than `limit` characters."""
+    found = Found([], [])
+    places, conversations = list[str](), list[Conversation]()
+    for place, talk in stream_chats(data, found):
+        places.append(place)
+        conversations.append(talk)
+        limit -= sum(len(message.content) for message in talk)
+        if limit < 0:
+            return None
+    return Chats(conversations, places, str(data.path), *found)
+
+
+def stream_chats(data: Data, found: Found) -> Iterator[tuple[str, Conversation]]:
+    """Each conversation with its file:line; memory holds a piece of the text. Raises as `read_chats`."""
     if not data.path:
         raise UsageError("no conversations to train on; name a file with --data: JSONL, one conversation per line")
     tally: Counter[str] = Counter()
-    parts = [
-        parse_chats("".join(pieces(source, tally, skip_bad=data.skip_bad)), source.name, skip_bad=data.skip_bad)
-        for source in find_sources(data.path)
-    ]
-    counts = [f"{data.path}: {n:,} {what}" for what, n in tally.items() if n]
-    return Chats(
-        [conversation for part in parts for conversation in part.conversations],
-        [place for part in parts for place in part.places],
-        data.path,
-        counts + [note for part in parts for note in part.notes],
-        [reject for part in parts for reject in part.rejects],
-    )
+    for source in find_sources(data.path):
+        text = pieces(source, tally, skip_bad=data.skip_bad)
+        yield from _parse(_lines(text), source.name, found, data.skip_bad)
+    found.notes[:0] = [f"{data.path}: {n:,} {what}" for what, n in tally.items() if n]
+
+
+def _lines(text: Iterable[str]) -> Iterator[str]:
+    """The lines of a text in pieces."""
+    begun: list[str] = []
+    for piece in text:
+        head, *others = piece.split("\n")
+        begun.append(head)
+        for line in others:
+            yield "".join(begun)
+            begun = [line]
+    yield "".join(begun)
 
 
 def looks_like_chats(text: str) -> bool:
@@ -91,11 +128,15 @@ def parse_chats(text: str, where: str, *, skip_bad: bool = False) -> Chats:
     Raises DataError with `where`, the line and the message of a mistake (with `skip_bad` such lines become rejects),
     or if no conversation is left.
     """
-    found: list[Conversation] = []
-    places: list[str] = []
-    rejects: list[Reject] = []
+    found = Found([], [])
+    placed = list(_parse(text.split("\n"), where, found, skip_bad))
+    return Chats([talk for _, talk in placed], [place for place, _ in placed], where, *found)
+
+
+def _parse(lines: Iterable[str], where: str, found: Found, skip_bad: bool) -> Iterator[tuple[str, Conversation]]:
     tally: Counter[str] = Counter()
-    for number, line in enumerate(text.split("\n"), start=1):
+    n_kept = n_rejected = 0
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         place = f"{where}:{number}"
@@ -106,20 +147,21 @@ def parse_chats(text: str, where: str, *, skip_bad: bool = False) -> Chats:
         except DataError as error:
             if not skip_bad:
                 raise DataError(f"{error}; --skip-bad of microgpt train drops such lines") from None
-            rejects.append(Reject.of(where, number, str(error).removeprefix(f"{place}: "), line))
+            found.rejects.append(Reject.of(where, number, str(error).removeprefix(f"{place}: "), line))
+            n_rejected += 1
             continue
         kept = until_last_answer(messages)
-        if kept:
-            found.append(kept)
-            places.append(place)
         tally["cut after the last answer"] += 0 < len(kept) < len(messages)
         tally["dropped: no answer"] += bool(messages) and not kept
         tally["dropped: no message"] += not messages
-    if not found:
+        if kept:
+            n_kept += 1
+            yield place, kept
+    if not n_kept:
         raise DataError(f"{where}: no conversation with an answer in it; expected one per line, as JSON")
-    notes = [f"{where}: {n:,} conversation{'' if n == 1 else 's'} {what}" for what, n in tally.items() if n]
-    notes += [f"{where}: {REJECTS}: {len(rejects):,}"] if rejects else []
-    return Chats(found, places, where, notes, rejects)
+    found.notes.extend(f"{where}: {n:,} conversation{'' if n == 1 else 's'} {what}" for what, n in tally.items() if n)
+    if n_rejected:
+        found.notes.append(f"{where}: {REJECTS}: {n_rejected:,}")
 
 
 def until_last_answer(messages: Conversation) -> Conversation:

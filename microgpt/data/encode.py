@@ -19,7 +19,7 @@ from microgpt import files, json_text
 from microgpt.config import Data
 from microgpt.data.datasets import cache_folder
 from microgpt.data.documents import COPIES, Documents, Reject
-from microgpt.data.sources import sha256
+from microgpt.data.sources import Source, sha256
 from microgpt.data.token_folder import Encoded, TokenWriter, digest, open_tokens
 from microgpt.data.token_processes import default_processes, tokenize_all
 from microgpt.data.tokenize import Tokens, tokenize
@@ -94,7 +94,7 @@ def _mapped(
     documents: Documents, tokenizer: Tokenizer | None, progress: ProgressCallback, verify: bool
 ) -> tuple[Tokenizer, Encoded]:
     """The tokens of a long text from the cache; put there first if they are not. Raises OSError."""
-    folder = cache_folder() / "tokens" / _key(documents, tokenizer, verify)
+    folder = cache_folder() / "tokens" / cache_key(documents.sources, documents.data, tokenizer, verify)
     if not (folder / "meta.json").is_file():
         total = sum(source.size for source in documents.sources)
         if tokenizer is None:
@@ -108,13 +108,14 @@ def _mapped(
     return _open(folder, documents)
 
 
-def _key(documents: Documents, tokenizer: Tokenizer | None, verify: bool) -> str:
-    unset = set() if documents.data.tokenizer_sample else {"tokenizer_sample"}  # keys of before this one stay good
-    data = documents.data.model_dump(exclude=ELSEWHERE | unset)
-    if tokenizer is None and documents.data.tokenizer not in KINDS:
-        tokenizer = learn(documents.data, (), 0)
+def cache_key(sources: list[Source], data: Data, tokenizer: Tokenizer | None, verify: bool, *more: str | int) -> str:
+    """The name of the tokens of some text in the cache; `more` is whatever else they depend on."""
+    unset = set() if data.tokenizer_sample else {"tokenizer_sample"}  # keys of before this one stay good
+    keys = data.model_dump(exclude=ELSEWHERE | unset)
+    if tokenizer is None and data.tokenizer not in KINDS:
+        tokenizer = learn(data, (), 0)
     known = hashlib.sha256(tokenizer.to_json()).hexdigest() if tokenizer else None
-    whole = [FORMAT, sha256(documents.sources, verify=verify), known, data]
+    whole = [FORMAT, sha256(sources, verify=verify), known, keys, *more]
     return hashlib.sha256(json_text.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -11,7 +11,8 @@ from random import Random
 from microgpt.config import Data
 from microgpt.data import chat_corpus, corpus, sharded_corpus
 from microgpt.data.bin_files import bin_files, open_files
-from microgpt.data.conversations import Chats, is_chat, read_chats
+from microgpt.data.chat_rows import encode_chats
+from microgpt.data.conversations import Chats, is_chat
 from microgpt.data.corpus import Corpus
 from microgpt.data.documents import Documents, read_documents
 from microgpt.data.encode import encode, learn
@@ -55,10 +56,9 @@ def load(
             partial(sharded_corpus.ShardedCorpus, source, 0, 1.0),
         )
     if is_chat(data):
-        chats = read_chats(data)
-        tokenizer = tokenizer or learn(data, chats.texts, sum(map(len, chats.texts)), roles=True)
-        rows = chats, chat_corpus.tokenize_chats(chats, tokenizer, block_size, data), tokenizer
-        split, held_out = partial(chat_corpus.build, *rows, data), partial(chat_corpus.all_held_out, *rows)
+        tokenizer, chats, rows = encode_chats(data, tokenizer, block_size, progress, verify=verify)
+        split = partial(chat_corpus.build, chats, rows, data)
+        held_out = partial(chat_corpus.all_held_out, chats, rows)
         return TokenizedData(chats, tokenizer, data, split, held_out)
     documents = read_documents(data)
     tokenizer, encoded = encode(documents, tokenizer, progress, verify=verify)
