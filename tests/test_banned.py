@@ -77,7 +77,8 @@ READS = {
     ("sources.py", "_open"): "texts, larger than memory; file_source looks at their kind",
     ("encode.py", "_open"): "the cache of a long text, whose folder is our own",
     ("bin_files.py", "_open"): "files of tokens, mapped, whose sizes were looked at",
-    ("token_folder.py", "open_tokens"): "files of tokens, mapped, whose sizes are compared",
+    ("token_folder.py", "map_pages"): "files of tokens, mapped, whose sizes are compared",
+    ("token_folder.py", "map_numbers"): "the numbers beside them, mapped, whose sizes are compared",
 }
 
 

@@ -25,7 +25,7 @@ from microgpt.data.datasets import cache_folder
 from microgpt.data.documents import Reject
 from microgpt.data.encode import amount, cache_key, learn
 from microgpt.data.sources import find_sources
-from microgpt.data.token_folder import Encoded, TokenWriter, digest, open_tokens
+from microgpt.data.token_folder import Encoded, TokenWriter, digest, map_numbers, map_pages, open_tokens
 from microgpt.data.tokenize import Tokens
 from microgpt.errors import DataError, UsageError
 from microgpt.progress import ProgressCallback, no_progress
@@ -230,12 +230,11 @@ def _open(folder: Path, source: str) -> tuple[Tokenizer, Chats, ChatRows]:
     }
     if any(files.plain_size(folder / name) != size for name, size in expected.items()):
         raise DataError(f"{folder}: its files are incomplete; remove this folder, and it is made again")
-    with files.open_plain(folder / SCORED) as file:
-        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    places, sizes, begins = (np.memmap(folder / name, "<i8", "r") for name in (PLACES, BYTES, TALK_OFFSETS))
+    scored, pages = map_pages(folder / SCORED, np.dtype(bool))
+    places, sizes, begins = (map_numbers(folder / name) for name in (PLACES, BYTES, TALK_OFFSETS))
     rejects = [Reject(*reject) for reject in meta["rejects"]]
     chats = Chats(StoredConversations(folder / TALKS, begins), [], source, meta["notes"], rejects)
-    return tokenizer, chats, ChatRows(encoded, np.frombuffer(pages, bool), places, sizes, pages)
+    return tokenizer, chats, ChatRows(encoded, scored, places, sizes, pages)
 
 
 class StoredConversations(Sequence[Conversation]):

@@ -83,8 +83,19 @@ def open_tokens(folder: Path, n_tokens: int, dtype: np.dtype, sha256: str, kept:
     documents = stored[OFFSETS] // 8 - 1
     if stored[TOKENS] != n_tokens * dtype.itemsize or stored[SIZES] != documents * 4 * 8:
         raise DataError(f"{folder}: its files are incomplete; remove this folder, and it is made again")
-    with files.open_plain(folder / TOKENS) as file:
+    tokens, pages = map_pages(folder / TOKENS, dtype)
+    return Encoded(
+        tokens, map_numbers(folder / OFFSETS), map_numbers(folder / SIZES).reshape(documents, 4), sha256, kept, pages
+    )
+
+
+def map_pages(path: Path, dtype: np.dtype) -> tuple[np.ndarray, mmap.mmap]:
+    """A file as an array, and its pages, which can be released. Raises OSError, ValueError for an empty file."""
+    with files.open_plain(path) as file:
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    offsets = np.memmap(folder / OFFSETS, np.dtype("<i8"), "r")
-    sizes = np.memmap(folder / SIZES, np.dtype("<i8"), "r").reshape(documents, 4)
-    return Encoded(np.frombuffer(pages, dtype), offsets, sizes, sha256, kept, pages)
+    return np.frombuffer(pages, dtype), pages
+
+
+def map_numbers(path: Path) -> np.ndarray:
+    """A file of int64 as an array. Raises OSError, ValueError for an empty file."""
+    return np.memmap(path, np.dtype("<i8"), "r")
