@@ -156,6 +156,13 @@ def curve(past: History, most: int) -> Curve:
     return [(float(t[-1]), float(part.mean())) for t, part in parts if len(part)]
 
 
+def dots(past: History) -> Curve:
+    """Tokens trained on and the held-out loss at every evaluation."""
+    steps = dict(zip(past.training.columns["step"], past.training.columns["tokens"], strict=True))
+    held = zip(past.held_out.columns["step"], past.held_out.columns["val_loss"], strict=True)
+    return [(steps[step], loss) for step, loss in held if step in steps]
+
+
 def chart_columns() -> int:
     """Columns of the chart: those of the terminal, without its scale."""
     return max(20, min(100, shutil.get_terminal_size().columns) - MARGIN)
@@ -198,10 +205,8 @@ def draw(rows: list[dict[str, Any]], histories: list[History], path: Path) -> No
             points = curve(past, POINTS)
             name = found["path"].replace("$", r"\$")
             (line,) = axes.plot([x for x, _ in points], [y for _, y in points], label=name, linewidth=1.4)
-            steps = dict(zip(past.training.columns["step"], past.training.columns["tokens"], strict=True))
-            held = zip(past.held_out.columns["step"], past.held_out.columns["val_loss"], strict=True)
-            dots = [(steps[step], loss) for step, loss in held if step in steps]
-            axes.plot([x for x, _ in dots], [y for _, y in dots], "o", color=line.get_color(), markersize=4)
+            held = dots(past)
+            axes.plot([x for x, _ in held], [y for _, y in held], "o", color=line.get_color(), markersize=4)
         axes.set_xlabel("tokens trained on")
         axes.set_ylabel("nats per token: training (lines), held out (dots)")
         axes.grid(color="#e2e4e0", linewidth=0.8)

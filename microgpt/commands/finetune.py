@@ -13,6 +13,7 @@ from microgpt.commands.train import run_and_report, seconds
 from microgpt.errors import UsageError
 from microgpt.runs.folder import new_folder
 from microgpt.terminal import output_json
+from microgpt.training import trackers
 
 
 def finetune(
@@ -26,9 +27,11 @@ def finetune(
     lora_alpha: float = 0.0,
     replay: float = 0.0,
     val_fraction: float | None = None,
+    split_seed: int | None = None,
     max_time: str | None = None,
     processes: ProcessesFlag = None,
     shard: ShardFlag = None,
+    log: trackers.Kind | None = None,
     verbose: Switch = False,
     json: Switch = False,
     settings: Annotated[TuningFlags, Flags] = TuningFlags(),  # type: ignore[valid-type]
@@ -53,12 +56,16 @@ def finetune(
         Fraction of rows from the base's training data, so that less of it is forgotten.
     val_fraction
         Fraction of the new data to hold out (default: 0.1 with --eval-every, else 0).
+    split_seed
+        Seed of the documents that are held out (default: 42).
     max_time
         End within this time, and the learning-rate schedule with it: seconds, or 90s, 30m, 1h30m.
     processes
         Processes that train the model together on this machine, or auto for one per GPU; the result is the same.
     shard
         optimizer: each process keeps a part of Adam's moments, which saves memory.
+    log
+        Pass the metrics on: tensorboard (files in the run folder; needs the extra tensorboard) or trackio.
     verbose
         Print the whole configuration, which run.toml in the run folder holds as well.
     json
@@ -70,7 +77,7 @@ def finetune(
         return
     if lora_rank < 0:
         raise UsageError(f"--lora-rank: must be 0 (off) or more, got {lora_rank}")
-    optional = {"score": score, "val_fraction": val_fraction}
+    optional = {"score": score, "val_fraction": val_fraction, "split_seed": split_seed}
     flags = {
         **given(settings),
         "data": {key: value for key, value in optional.items() if value is not None},
@@ -80,6 +87,6 @@ def finetune(
     say_checkpoint(base.selection)
     out = out or new_folder(config.name)
     limit = None if max_time is None else seconds(max_time)
-    result = run_and_report(config, out, limit, verbose, json, shard=shard is not None)
+    result = run_and_report(config, out, limit, verbose, json, log=log, shard=shard is not None)
     if json:
         output_json({**result, "base_checkpoint": checkpoint_json(base.selection)})

@@ -16,10 +16,12 @@ from microgpt.commands import Switch
 from microgpt.commands.compare import (
     FORMATS,
     LETTERS,
+    POINTS,
     chart,
     chart_columns,
     curve,
     differing,
+    dots,
     draw,
     history,
     show,
@@ -98,21 +100,32 @@ def compare(*runs: str, sort: str = "val_loss", json: Switch = False) -> None:
 
 
 @app.command
-def plot(*runs: str, sort: str = "val_loss", out: Path | None = None) -> None:
+def plot(*runs: str, sort: str = "val_loss", out: Path | None = None, json: Switch = False) -> None:
     """Draw the training losses of runs in the terminal, or in a file with the held-out losses.
 
     Parameters
     ----------
     runs
-        Runs, folders of runs or of sweeps, and patterns (default: runs); of more than 26 the first ones.
+        Runs, folders of runs or of sweeps, and patterns (default: runs); a drawing shows the first 26.
     sort
         As of microgpt runs list.
     out
         Picture to write: .svg, .png or .pdf.
+    json
+        Print the points of all of them as one JSON object: pairs of tokens trained on and loss.
     """
+    if out and json:
+        raise UsageError("--out and --json: give one of them")
     if out and out.suffix not in FORMATS:
         raise UsageError(f"--out {out}: expected a name that ends in {', '.join(FORMATS)}")
     found = [each for each in ordered(found_in(runs), sort) if each.state != DAMAGED]
+    if json:
+        pasts = [(each, history(each.path)) for each in found]
+        points = [
+            {"path": str(each.path), "training": curve(past, POINTS), "held_out": dots(past)} for each, past in pasts
+        ]
+        output_json({"runs": points})
+        return
     if len(found) > len(LETTERS):
         say(f"note    {len(found) - len(LETTERS)} more runs are not drawn; name fewer, or --sort them otherwise")
     found = found[: len(LETTERS)]

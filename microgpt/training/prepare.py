@@ -24,6 +24,7 @@ from microgpt.feed import Feed
 from microgpt.model import n_params
 from microgpt.progress import ProgressCallback, no_progress
 from microgpt.runs import checkpoint
+from microgpt.terminal import count
 from microgpt.tokenizers import KINDS, Tokenizer
 
 
@@ -104,8 +105,8 @@ def prepare(
     rows = run.batch_size * run.grad_accum
     if rows < processes:
         raise UsageError(
-            f"--processes {processes}: a step has {rows} rows (--batch-size times --grad-accum), fewer than processes; "
-            f"start {rows} or fewer, or set a larger --batch-size"
+            f"--processes {processes}: a step has {count(rows, 'row')} (--batch-size times --grad-accum), fewer than "
+            f"processes; start {rows} or fewer, or set a larger --batch-size"
         )
     if run.epochs:
         config = config.replace(run={"steps": max(1, math.ceil(run.epochs * corpus.n_rows(block) / rows))})

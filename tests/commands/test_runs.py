@@ -72,6 +72,11 @@ def test_compare_shows_what_differs(folder: Path, capsys: Output) -> None:
     assert "n_embd" in capsys.readouterr().out
     assert main(["runs", "plot"]) == 0
     assert "training loss over" in capsys.readouterr().out
+    points = {each["path"]: each for each in told(capsys, "plot")["runs"]}["runs/wide"]
+    lines = [json.loads(line) for line in (folder / "wide" / "metrics.jsonl").read_text().splitlines()]
+    tokens = {line["step"]: line["tokens"] for line in lines if "loss" in line}
+    assert points["training"] == [[line["tokens"], line["loss"]] for line in lines if "loss" in line]
+    assert points["held_out"] == [[tokens[line["step"]], line["val_loss"]] for line in lines if "val_loss" in line]
     pytest.importorskip("matplotlib")
     assert main(["runs", "plot", "--out", str(folder / "x.svg")]) == 0
     assert (folder / "x.svg").read_text().count("<svg") == 1

@@ -146,6 +146,9 @@ def test_a_model_without_roles_cannot_learn_chats(
 def test_the_command(chat_run: Path, news: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     flags = ["--out", str(out), "--steps", "3", "--lora-rank", "2", "--replay", "0.3", "--samples", "0"]
+    flags += ["--val-fraction", "0.2", "--split-seed", "9"]
     assert main(["finetune", str(chat_run), "--data", str(news), *flags]) == 0
     assert "microgpt chat" in capsys.readouterr().err
     assert (checkpoint.find(out) / "adapters.safetensors").is_file()
+    data = checkpoint.read(out).config.data
+    assert (data.val_fraction, data.split_seed) == (0.2, 9)

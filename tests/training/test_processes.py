@@ -129,6 +129,8 @@ def test_an_engine_that_cannot_share_is_refused(tmp_path: Path) -> None:
 def test_a_step_needs_a_row_per_process(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--processes 4: a step has 3 rows .*, fewer than processes"):
         prepare(small(tmp_path, batch_size=3), processes=4)
+    with pytest.raises(UsageError, match=r"a step has 1 row .*; start 1 or fewer"):
+        prepare(small(tmp_path, batch_size=1), processes=2)
 
 
 def test_the_environment_names_the_process() -> None:

@@ -84,8 +84,12 @@ def test_trackio_has_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert calls == [{"project": "microgpt", "name": "run", "resume": "allow"}, "finish"] * 2
 
 
-def test_a_missing_library_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_missing_library_is_one_line(
+    names_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     monkeypatch.setattr("microgpt.training.trackers.find_spec", lambda name: None)
     assert main([*new(write_data(tmp_path), tmp_path / "run", log="tensorboard")]) == 5
     assert "--log tensorboard needs tensorboardX, which is not installed" in capsys.readouterr().err
+    words = ["finetune", str(names_run), "--data", str(write_data(tmp_path)), "--out", str(tmp_path / "run")]
+    assert main([*words, "--log", "tensorboard"]) == 5
     assert not (tmp_path / "run").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -10,14 +10,14 @@ from pydantic import BaseModel, Field
 from microgpt.data import chat_template
 from microgpt.inference.chat import ChatModel
 from microgpt.serve import limits
-from microgpt.serve.generation import Event, Finished, FinishReason, Generation, seed_of
+from microgpt.serve.generation import FinishReason, Generation, seed_of
 from microgpt.serve.openai.answer_format import Format, constraint, grammar
-from microgpt.serve.openai.choices import Choice, Entry, Piece, Spelled, pieces, read
+from microgpt.serve.openai.choices import Choice, Entry, Piece, Spelled, read
 from microgpt.serve.openai.fields import ChoiceFields, SamplingFields, invalid
 from microgpt.serve.openai.messages import Messages, chat_model, plain
 from microgpt.serve.openai.prompts import conversation
 from microgpt.serve.openai.shapes import Head, Usage, new_id, now, usage_of
-from microgpt.serve.openai.streaming import MARK, Chunk, Chunks, ReplyStream, Template
+from microgpt.serve.openai.streaming import Chunks, ReplyStream, chunks_of
 from microgpt.serve.routes import Call, Events
 
 
@@ -205,27 +205,8 @@ def _chunks(blank: ChatChunk, choices: Sequence[Choice], include_usage: bool, lo
         )
         return blank.model_copy(update={"choices": [choice]})
 
-    templates = [Template(chunk_of(Piece(i, MARK))) for i in range(len(choices))]
-    begun: set[int] = set()
-    ends: dict[int, Finished] = {}
+    def opening(number: int) -> ChatChunk:
+        return chunk_of(Piece(number, ""), FirstDelta())
 
-    def chunks(events: Sequence[tuple[int, Event]]) -> Iterator[Chunk]:
-        for piece in pieces(events, choices):
-            if piece.number not in begun:
-                begun.add(piece.number)
-                yield chunk_of(Piece(piece.number, ""), FirstDelta())
-            if not piece.end and not logprobs:
-                yield templates[piece.number].fill(piece.text)
-                continue
-            if piece.end:
-                ends[piece.number] = piece.end
-            chunk = chunk_of(piece)
-            if len(ends) < len(choices):
-                yield chunk
-                continue
-            if include_usage:
-                yield chunk
-                chunk = blank
-            yield chunk.model_copy(update={"usage": usage_of([ends[i] for i in range(len(choices))], len(choices))})
-
-    return chunks
+    n = len(choices)
+    return chunks_of(choices, chunk_of, blank, n, include_usage=include_usage, logprobs=logprobs, opening=opening)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
 from microgpt.serve import limits
-from microgpt.serve.generation import Event, Finished, FinishReason, Generation, seed_of
+from microgpt.serve.generation import FinishReason, Generation, seed_of
 from microgpt.serve.limits import length, most
 from microgpt.serve.models import ServedModel
-from microgpt.serve.openai.choices import Choice, Entry, Piece, Whole, pieces, read
+from microgpt.serve.openai.choices import Choice, Entry, Piece, Whole, read
 from microgpt.serve.openai.fields import ChoiceFields, invalid, one_of
 from microgpt.serve.openai.prompts import encode, fits, given
 from microgpt.serve.openai.shapes import Head, Usage, new_id, now, usage_of
-from microgpt.serve.openai.streaming import MARK, Chunk, Chunks, ReplyStream, Template
+from microgpt.serve.openai.streaming import Chunks, ReplyStream, chunks_of
 from microgpt.serve.routes import Call, Events
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
@@ -168,23 +168,4 @@ def _chunks(blank: Completion, choices: Sequence[Choice], n: int, include_usage:
         )
         return blank.model_copy(update={"choices": [choice]})
 
-    templates = [Template(chunk_of(Piece(i, MARK))) for i in range(len(choices))]
-    ends: dict[int, Finished] = {}
-
-    def chunks(events: Sequence[tuple[int, Event]]) -> Iterator[Chunk]:
-        for piece in pieces(events, choices):
-            if not piece.end and not logprobs:
-                yield templates[piece.number].fill(piece.text)
-                continue
-            if piece.end:
-                ends[piece.number] = piece.end
-            chunk = chunk_of(piece)
-            if len(ends) < len(choices):
-                yield chunk
-                continue
-            if include_usage:
-                yield chunk
-                chunk = blank
-            yield chunk.model_copy(update={"usage": usage_of([ends[i] for i in range(len(choices))], n)})
-
-    return chunks
+    return chunks_of(choices, chunk_of, blank, n, include_usage=include_usage, logprobs=logprobs)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 from pydantic import BaseModel
 
 from microgpt import json_text
 from microgpt.serve.errors import ApiError, Dialect, internal_error
-from microgpt.serve.generation import Event
+from microgpt.serve.generation import Event, Finished
+from microgpt.serve.openai.choices import Choice, Piece, pieces
+from microgpt.serve.openai.shapes import usage_of
 from microgpt.serve.reply import Reply
 from microgpt.serve.routes import event
 
@@ -37,6 +39,46 @@ class Template:
 def _quoted(text: str) -> bytes:
     """A text as JSON; those of tokens come again and again."""
     return json_text.dumps(text).encode()
+
+
+def chunks_of(
+    choices: Sequence[Choice],
+    chunk_of: Callable[[Piece], BaseModel],
+    blank: BaseModel,
+    n: int,
+    *,
+    include_usage: bool,
+    logprobs: bool,
+    opening: Callable[[int], BaseModel] | None = None,
+) -> Chunks:
+    """The pieces of all choices, n per prompt, each as `chunk_of` shapes it, after the `opening` of its choice.
+
+    The usage comes last, with the last end or, if asked for, in an event of its own: `blank`, which has no choices.
+    """
+    templates = [Template(chunk_of(Piece(i, MARK))) for i in range(len(choices))]
+    begun: set[int] = set()
+    ends: dict[int, Finished] = {}
+
+    def chunks(events: Sequence[tuple[int, Event]]) -> Iterator[Chunk]:
+        for piece in pieces(events, choices):
+            if opening and piece.number not in begun:
+                begun.add(piece.number)
+                yield opening(piece.number)
+            if not piece.end and not logprobs:
+                yield templates[piece.number].fill(piece.text)
+                continue
+            if piece.end:
+                ends[piece.number] = piece.end
+            chunk = chunk_of(piece)
+            if len(ends) < len(choices):
+                yield chunk
+                continue
+            if include_usage:
+                yield chunk
+                chunk = blank
+            yield chunk.model_copy(update={"usage": usage_of([ends[i] for i in range(len(choices))], n)})
+
+    return chunks
 
 
 class ReplyStream(AsyncIterator[bytes]):
