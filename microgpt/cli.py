@@ -13,7 +13,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, MissingArgumentErro
 
 from microgpt import __version__
 from microgpt.commands import command_line
-from microgpt.errors import MicrogptError, UsageError
+from microgpt.errors import INFERENCE_ONLY, MicrogptError, UsageError
 from microgpt.signals import NO_THREADS, Terminated, can_start_threads, raise_on_signal
 from microgpt.terminal import say
 
@@ -120,7 +120,8 @@ def _sentence(error: CycloptsError) -> str:
         if command == "train":
             advice = "it takes one source, a scenario or a file; --data FILE trains a scenario on another file"
         return f"{command}: unexpected argument {error.unused_tokens[0]!r}; {advice}"
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    return INFERENCE_ONLY if text.startswith('Invalid value "int8" for --dtype') else text
 
 
 def _fail(sentence: str, status: int, error: BaseException | None) -> int:

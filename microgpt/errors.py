@@ -50,6 +50,7 @@ class MachineError(MicrogptError):
     code = "E_MACHINE"
 
 
+INFERENCE_ONLY = "--dtype int8 is for generate, chat, eval and serve; train in float32, float64 or bfloat16"
 NOT_FINITE = "the model's logits are not finite: its weights are too large; use an earlier checkpoint"
 
 

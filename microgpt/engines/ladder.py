@@ -29,6 +29,7 @@ class EngineInfo(NamedTuple):
     flops: float  # floating-point operations per second that its arithmetic reaches, until it is measured
     planned: bool = False  # it takes a plan of sizes and crossovers, see Engine.plan
     kept: int = 0  # numbers per position, layer and width that it keeps of a whole micro-batch; 0: it divides those
+    infers: tuple[str, ...] = ()  # further types of weights, in which it computes texts but does not train
     shares: bool = False  # whether several processes can train one model with it
 
 
@@ -55,6 +56,7 @@ LADDER: dict[str, EngineInfo] = {
         2e-6,
         1.8e11,
         planned=True,
+        infers=("int8",),
     ),
     "pytorch": EngineInfo(
         "autograd from a library",
@@ -255,8 +257,8 @@ def _problem(rung: str, dtype: str, device: str, shared: bool = False) -> str | 
     if shared and not info.shares:
         able = " or ".join(name for name, other in LADDER.items() if other.shares)
         return f"cannot train in several processes, only {able} can"
-    if dtype not in ("auto", *info.dtypes):
-        return f"cannot compute in --dtype {dtype}, only in {' or '.join(info.dtypes)}"
+    if dtype not in ("auto", *info.dtypes, *info.infers):
+        return f"cannot compute in --dtype {dtype}, only in {' or '.join(info.dtypes + info.infers)}"
     if device.partition(":")[0] not in ("auto", *info.devices):
         return f"cannot compute on --device {device}, only on {' or '.join(info.devices)}"
     if device != "auto" and device.partition(":")[0] not in _devices(rung):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from microgpt import files, json_text
+from microgpt.engines.common.int8 import quantised
 from microgpt.errors import CheckpointError, NumericError
 from microgpt.model import Tensors
 from microgpt.runs.manifest import Entries, plain_size, read_file
@@ -181,9 +182,7 @@ def from_bfloat16(upper: np.ndarray) -> np.ndarray:
 
 def to_int8(name: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A matrix as int8 (R, C) and float32 scales (R, 1). Raises NumericError where a number is not finite."""
-    top = np.abs(_finite(name, values)).max(axis=1, keepdims=True)
-    scale = np.where(top > 0, top / 127, 1).astype(np.float32)
-    return np.rint(values / scale).clip(-127, 127).astype(np.int8), scale
+    return quantised(_finite(name, values))
 
 
 def _finite(name: str, values: np.ndarray) -> np.ndarray:

@@ -18,14 +18,15 @@ import numpy as np
 from microgpt import engines
 from microgpt.config import Model, Optim
 from microgpt.engines.common.arrays import rope_angles
+from microgpt.engines.common.int8 import rounded
 from microgpt.engines.fused import layout, tuning
 from microgpt.engines.fused.jit import cache
 from microgpt.engines.fused.jit.code import Kernels
 from microgpt.engines.fused.layout import LINE, Shape, batch_workspace_size, stride
 from microgpt.engines.fused.plan import PAIR
 from microgpt.engines.fused.slots import Cache, Call, Slots
-from microgpt.engines.fused.state import PARTS, Place, State, at, empty, transposed
-from microgpt.errors import NOT_FINITE, NumericError
+from microgpt.engines.fused.state import PARTS, Place, State, arranged, at, empty
+from microgpt.errors import INFERENCE_ONLY, NOT_FINITE, NumericError, UsageError
 from microgpt.feed import Feed
 from microgpt.model import Tensors, table
 
@@ -98,7 +99,7 @@ class Engine(engines.Engine):
         self.dtype = "float64" if dtype == "float64" else "float32"
         self.kernels = kernels_of(model, dtype)
         self.bf16 = self.kernels.bf16_pairs
-        self.transposed = "bf16_pairs" if self.bf16 else "transposed"
+        self.stored = "int8" if dtype == "int8" else "bf16_pairs" if self.bf16 else "transposed"
         self.lanes = self.kernels.vector // np.dtype(self.dtype).itemsize
         self.shape, self.where = self._lay_out()
         self.sizes = tuning.kept(dtype, model, self.kernels.vector).with_fields(plan or {})
@@ -189,14 +190,13 @@ class Engine(engines.Engine):
             for name in self.where:
                 if prefix + name in tensors:
                     for columns, view in state.parts(part, name):
-                        view[:] = tensors[prefix + name][:, columns]
+                        view[:] = (rounded if self.stored == "int8" else np.asarray)(tensors[prefix + name])[:, columns]
         return state
 
     def _arranged(self, state: State, how: str) -> int:
-        """The address of the transposed weights, in numbers or in pairs of bfloat16s, as generation reads them."""
+        """The address of the weights as generation reads them; see state.arranged."""
         if how not in state.arranged:
-            given = self.shape, state.flat["w"], self.lanes
-            state.arranged[how] = transposed(*given, how == "bf16_pairs")
+            state.arranged[how] = arranged(self.shape, state.flat["w"], self.lanes, how)
         return at(state.arranged[how])
 
     def dump(self, state: State) -> Tensors:
@@ -207,6 +207,8 @@ class Engine(engines.Engine):
         }
 
     def train(self, state: State, feed: Feed, lrs: Array, norms: Array | None = None) -> tuple[State, Array]:
+        if self.stored == "int8":
+            raise UsageError(INFERENCE_ONLY)
         state.arranged.clear()
         losses, found = self._run(state, feed, np.asarray(lrs, np.float64), True)
         if norms is not None:
@@ -269,7 +271,7 @@ class Engine(engines.Engine):
         """Logits of the call's tokens from number `skip` on; see decode.py. `keys`: where the first cache begins."""
         values = keys + self.cache_size // 2 * np.dtype(self.dtype).itemsize
         self.kernels.decode(
-            *self.shape, *self.sizes, *call.inputs, rows, state.w, self._arranged(state, self.transposed), *call.rooms,
+            *self.shape, *self.sizes, *call.inputs, rows, state.w, self._arranged(state, self.stored), *call.rooms,
             self.block, self.cos, self.sin, self.width, keys, values, self.width, blocked, *call.places, skip,
             call.outputs,
         )  # fmt: skip
@@ -300,7 +302,8 @@ class Engine(engines.Engine):
         prompts, offsets, max_length, temperature, uniform, stop = request
         c, S, lengths = self.shape, self.block, np.diff(offsets)
         longest = int(lengths.max(initial=1))
-        short = c.short and not self.bf16 and c.Dp % 4 == 0 and temperature > 0 and c.V * S * 4 * c.Dp <= MAX_TABLE
+        plain = self.stored == "transposed"
+        short = c.short and plain and c.Dp % 4 == 0 and temperature > 0 and c.V * S * 4 * c.Dp <= MAX_TABLE
         tolerance = 128 * float(np.finfo(self.dtype).eps) / temperature if short else 0.0
         workspace = self.workspace(layout.decode_workspace_size(c, S, self.lanes) if short else 1, "decode")
         keys, values = (self.workspace(c.layers * c.Dp * self.width, name) for name in ("keys", "values"))
@@ -312,7 +315,7 @@ class Engine(engines.Engine):
         span, used = np.zeros(4, np.int64), np.zeros(1, np.int64)
         done = self.kernels.generate(
             *c, *self.sizes, at(prompts), at(offsets), len(lengths), max_length, temperature, at(uniform), len(uniform),
-            stop, state.w, self._arranged(state, self.transposed), at(workspace), at(known), tolerance, at(trace),
+            stop, state.w, self._arranged(state, self.stored), at(workspace), at(known), tolerance, at(trace),
             at(places), S, self.cos, self.sin, self.width, at(keys), at(values), self.width, at(exponentials), at(seen),
             at(span), at(out), at(ends), at(used),
         )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from microgpt.engines.fused import layout
 from microgpt.engines.fused.adam import settled
 from microgpt.engines.fused.jit.functions import inline
-from microgpt.engines.fused.layout import Cache, Ints, Operands, P, Rows, Shape, Tokens
+from microgpt.engines.fused.layout import Cache, Ints, Operands, P, Rows, Shape, Stored, Tokens
 from microgpt.engines.fused.passes import forward
 from microgpt.engines.fused.plan import Plan
 from microgpt.engines.fused.simd.vectors import lanes
@@ -14,7 +14,7 @@ lay_out = inline(layout.lay_out)
 
 
 def decode(
-    c: Shape, plan: Plan, tokens: Tokens, offsets: Ints, count: int, w: P, wt: P, workspace: P, panels: Operands,
+    c: Shape, plan: Plan, tokens: Tokens, offsets: Ints, count: int, w: P, wt: Stored, workspace: P, panels: Operands,
     S: int, cos: P, sin: P, ldr: int, keys: P, values: P, width: int, blocked: bool, starts: Ints, past: Ints,
     skip: int, logits: P,
 ) -> int:  # fmt: skip

@@ -8,3 +8,4 @@ from microgpt.engines.fused.generate_batch import generate_batch
 from microgpt.engines.fused.train import train
 
 KERNELS = (train, decode, generate, generate_batch)
+DECODING = (decode, generate)  # compiled for int8 too; its other kernels are those of float32

@@ -24,6 +24,7 @@ from microgpt.engines.fused.layout import (
     P,
     Rows,
     Shape,
+    Stored,
     Tokens,
 )
 from microgpt.engines.fused.passes import forward, rmsnorm
@@ -44,6 +45,7 @@ from microgpt.engines.fused.simd.vectors import (
     store,
     total,
 )
+from microgpt.engines.fused.simd.vectors import numbers as retyped
 
 TYPICAL_LOGIT = 16.0  # few logits are larger
 
@@ -178,7 +180,7 @@ def step(c: Shape, w: P, wt: P, d: DecodeWorkspace, S: int, token: int, at: int)
 
 def generate(
     c: Shape, plan: Plan, prompts: Tokens, offsets: Ints, count: int, max_length: int, temperature: float,
-    uniform: Doubles, numbers: int, stop: int, w: P, wt: P, table: P, known: Bytes, tolerance: float, trace: P,
+    uniform: Doubles, numbers: int, stop: int, w: P, wt: Stored, table: P, known: Bytes, tolerance: float, trace: P,
     panels: Operands, S: int, cos: P, sin: P, ldr: int, keys: P, values: P, ld: int, e: Doubles, seen: Tokens,
     span: Ints, out: Tokens, ends: Ints, numbers_used: Ints,
 ) -> int:  # fmt: skip
@@ -203,7 +205,7 @@ def generate(
             token, gap = 0, 0.0
             if tolerance > 0:
                 while short < T:
-                    step(c, w, wt, d, S, seen[short], short)
+                    step(c, w, retyped(wt, w), d, S, seen[short], short)
                     short += 1
                 token, gap = draw(d.logits, c.V, temperature, uniform[used], e)
             if gap <= tolerance:

@@ -15,6 +15,7 @@ from microgpt.engines.fused.simd.bfloat16 import (
     transposed_rows,
     weights_back_bf16,
 )
+from microgpt.engines.fused.simd.int8 import begin
 from microgpt.engines.fused.simd.intrinsics import noinline
 from microgpt.engines.fused.simd.matmul import (
     copy,
@@ -26,7 +27,7 @@ from microgpt.engines.fused.simd.matmul import (
     transpose_rows,
 )
 from microgpt.engines.fused.simd.tiles import ROWS
-from microgpt.engines.fused.simd.vectors import lanes
+from microgpt.engines.fused.simd.vectors import lanes, numbers
 
 
 def linear(plan: Plan, x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool, workspace: P) -> None:
@@ -37,14 +38,14 @@ def linear(plan: Plan, x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, 
     W, wide = lanes(y), PAIR * lanes(y)
     ldx, ldy = stride(a.fan_in, W), stride(a.fan_out, W)
     if k.transposed:
-        multiply(x, ldx, k.wt + a.at, 0, y, ldy, N, a.fan_in, a.fan_out, adding)
+        multiply(x, ldx, begin(k.wt, y, a.at), 0, y, ldy, N, a.fan_in, a.fan_out, adding)
     else:
         part = part_of(plan.near, a.fan_in, wide)
         for o in range(0, a.fan_out, part):
             width = min(part, a.fan_out - o)
             if k.due:
                 update_rows(k, a, o, width)
-            columns = k.wt + (a.at + o * a.fan_in) if k.keep else workspace
+            columns = numbers(k.wt, y) + (a.at + o * a.fan_in) if k.keep else workspace
             transpose_rows(k.w + a.at, columns, a.fan_out, a.fan_in, o, width)
             if a.fan_in * a.fan_out <= plan.near or plan.prefetch == 0:
                 multiply(x, ldx, columns, 0, y + o, ldy, N, a.fan_in, width, adding)

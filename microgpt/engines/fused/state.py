@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from microgpt.engines.fused.layout import Shape
+from microgpt.engines.common.int8 import quantised
+from microgpt.engines.fused.layout import SCALE_ROWS, Shape
 from microgpt.engines.fused.plan import PAIR
 
 PARTS = (("w", ""), ("m", "m."), ("v", "v."))  # of a state, and how their tensors' names begin
@@ -61,6 +62,25 @@ def matrices(c: Shape) -> Iterator[tuple[int, int, int]]:
 
 
 # Generation reads the weights often, so they are transposed once; in NumPy, which needs no compiling.
+
+
+def arranged(c: Shape, w: np.ndarray, W: int, how: str) -> np.ndarray:
+    """w for generation: "transposed", or in "bf16_pairs", or in "int8"."""
+    return in_int8(c, w, W) if how == "int8" else transposed(c, w, W, how == "bf16_pairs")
+
+
+def in_int8(c: Shape, w: np.ndarray, W: int) -> np.ndarray:
+    """Every matrix (out, in) as int8s (in, out) with their scales; see simd/int8.py."""
+    wide, wt = PAIR * W, empty(c.n + c.n // W * SCALE_ROWS, np.int8)
+    for at, fan_out, fan_in in matrices(c):
+        rows = np.concatenate([part for _, part in panels(w[at:], fan_out, fan_in, wide)], axis=1)
+        whole, scale = quantised(rows)
+        begin = at + at // W * SCALE_ROWS
+        for i, place in panels(wt[begin:], fan_in + SCALE_ROWS, fan_out, wide):
+            width = place.shape[1]
+            place[:fan_in] = whole[i : i + width].T
+            place[fan_in:] = scale[i : i + width].reshape(-1).view(np.int8).reshape(SCALE_ROWS, width)
+    return wt
 
 
 def transposed(c: Shape, w: np.ndarray, W: int, bf16_pairs: bool) -> np.ndarray:

@@ -37,7 +37,9 @@ def load(dtype: str) -> Kernels:
     """
     code = _code(dtype)
     try:
-        return code if isinstance(code, Kernels) else code.load()
+        if isinstance(code, Kernels):
+            return code
+        return code.load(load("float32")) if dtype == "int8" else code.load()
     except OSError as error:
         raise MachineError(f"--engine fused: {error.strerror}; take --engine manual", "E_JIT") from error
 
@@ -51,10 +53,11 @@ def _code(dtype: str) -> Code | Kernels:
         if dtype == "bfloat16" and not cpu()["bfloat16"]:
             code = _code("float32")
         else:
-            from microgpt.engines.fused.entries import KERNELS
+            from microgpt.engines.fused.entries import DECODING, KERNELS
             from microgpt.engines.fused.jit.compiler import compile_kernels
+            from microgpt.engines.fused.jit.functions import INTERNALS
 
-            code = compile_kernels(KERNELS, dtype, compiling.report)
+            code = compile_kernels(DECODING if dtype == "int8" and INTERNALS else KERNELS, dtype, compiling.report)
         if isinstance(code, Code):
             with suppress(OSError):
                 write(path, key, code)

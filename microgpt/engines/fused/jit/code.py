@@ -49,15 +49,15 @@ class Code(NamedTuple):
     calls: dict[str, int]
     data: bytes
 
-    def load(self) -> Kernels:
-        """Place the code in memory. Raises OSError where memory cannot be made executable."""
+    def load(self, rest: Kernels | None = None) -> Kernels:
+        """Place the code in memory, beside the `rest` of the kernels. Raises OSError where it cannot be executable."""
         if self.entry_points is not None:
             owner, start = place(Image(self.data, self.entry_points, self.calls))
             addresses = {name: start + offset for name, offset in self.entry_points.items()}
         else:
-            owner, addresses = link(self.data, NAMES)
-        kernels = (Kernel(addresses[name], self.forms[name], owner) for name in NAMES)
-        return Kernels(self.vector, self.bf16_pairs, *kernels)
+            owner, addresses = link(self.data, self.forms)
+        kernels: dict[str, Any] = {name: Kernel(addresses[name], form, owner) for name, form in self.forms.items()}
+        return rest._replace(**kernels) if rest else Kernels(self.vector, self.bf16_pairs, **kernels)
 
 
 def link(data: bytes, names: Iterable[str]) -> tuple[Any, dict[str, int]]:

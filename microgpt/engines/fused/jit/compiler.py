@@ -50,7 +50,9 @@ def compile_kernels(functions: Functions, dtype: str, progress: ProgressCallback
         )
     bf16_pairs = dtype == "bfloat16" and has_bfloat16()
     number = types.float64 if dtype == "float64" else types.float32
-    kinds = {f.__name__: [kind_of(word, number, bf16_pairs) for word in _annotations(f)] for f in functions}
+    kinds = {
+        f.__name__: [kind_of(word, number, bf16_pairs, dtype == "int8") for word in _annotations(f)] for f in functions
+    }
     forms = {name: "".join(map(_form, given)) for name, given in kinds.items()}
     entry_points = {f.__name__: entry_point(f, kinds[f.__name__], number is types.float32) for f in functions}
     if INTERNALS is None:
@@ -91,10 +93,11 @@ def _annotations(function: Callable[..., Any]) -> list[str]:
 POINTER = types.CPointer(types.int64)
 
 
-def kind_of(word: str, number: Any, bf16_pairs: bool) -> Any:
+def kind_of(word: str, number: Any, bf16_pairs: bool, int8: bool) -> Any:
     """Numba's type for an annotation.
 
-    P points to numbers of the kernels' float type; Operands too, unless products take pairs of bfloat16s.
+    P points to numbers of the kernels' float type; Operands too, unless products take pairs of bfloat16s; Stored too,
+    unless `int8`.
     """
     if word in RECORDS:
         record = RECORDS[word]
@@ -103,6 +106,8 @@ def kind_of(word: str, number: Any, bf16_pairs: bool) -> Any:
         return KINDS[word]
     if word == "Operands":
         return types.CPointer(types.uint32 if bf16_pairs else number)
+    if word == "Stored":
+        return types.CPointer(types.int8 if int8 else number)
     return types.CPointer(number if word == "P" else POINTERS[word])
 
 

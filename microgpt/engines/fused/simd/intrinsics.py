@@ -123,8 +123,14 @@ def to_bfloat16s(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
 def read(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, kind: ir.VectorType) -> ir.Value:
     """The vector at pointer[offset:], aligned or not."""
     value = b.load(b.bitcast(b.gep(pointer, [offset]), kind.as_pointer()))
-    value.align = 4
+    value.align = 1 if kind.element == ir.IntType(8) else 4
     return value
+
+
+def read_int8(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, kind: ir.VectorType) -> ir.Value:
+    """int8s pointer[offset:] as a vector of floats."""
+    whole = read(b, pointer, offset, ir.VectorType(ir.IntType(8), kind.count))
+    return b.sitofp(b.sext(whole, ir.VectorType(I32, kind.count)), kind)
 
 
 def write(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value, offset: ir.Value) -> None:

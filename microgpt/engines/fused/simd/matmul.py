@@ -8,6 +8,7 @@ from microgpt.engines.fused import layout
 from microgpt.engines.fused.jit.functions import Function, inline, jit
 from microgpt.engines.fused.layout import P
 from microgpt.engines.fused.plan import PAIR
+from microgpt.engines.fused.simd.int8 import panel_rows
 from microgpt.engines.fused.simd.intrinsics import BYTES, noinline
 from microgpt.engines.fused.simd.tiles import ROWS, WIDE, tile, transpose_block
 from microgpt.engines.fused.simd.vectors import lanes, load, numbers, splat, store
@@ -63,7 +64,7 @@ def _product(columns: bool) -> Function:
         down, along = (1, lda) if columns else (lda, 1)
         W, wide = lanes(c), PAIR * lanes(c)
         full = M - M % ROWS
-        next_w, next_c = wide if ldw else wide * K, wide if ldc else wide * M
+        next_w, next_c = wide if ldw else wide * panel_rows(w, K), wide if ldc else wide * M
         j = 0
         if M == 1:  # one row, as in decoding: many independent sums hide the latency of an addition
             while j + WIDE * W <= N:

@@ -18,6 +18,7 @@ from microgpt.engines.fused.simd.intrinsics import (
     multiply_add_pairs,
     prefetch,
     read,
+    read_int8,
     shuffle,
     spread,
     write,
@@ -33,6 +34,8 @@ def _tile(
     """One tile: rows x vecs accumulators in registers, a loop over k that broadcasts a and loads w."""
     bf16_pairs = isinstance(places[0].type.pointee, ir.IntType)
     sum_of = multiply_add_pairs if bf16_pairs else multiply_add
+    int8 = places[3].type.pointee == ir.IntType(8)
+    read_w = read_int8 if int8 else read
     a, down, along, w, ldw, next_w, c, ldc, next_c = places
     cells = [(m, j) for m in range(rows) for j in range(vecs)]
     a_rows = [b.gep(a, [b.mul(down, INT(m))]) for m in range(rows)]
@@ -62,7 +65,7 @@ def _tile(
             value.add_incoming(first, begin)
             value.add_incoming(later, loop)
     w_row, a_k = b.gep(w, [b.mul(k, ldw)]), b.mul(k, along)
-    ws = [read(b, w_row, w_at[j], kind) for j in range(vecs)]
+    ws = [read_w(b, w_row, w_at[j], kind) for j in range(vecs)]
     end = {}
     for m in range(rows):
         number = b.load(b.gep(a_rows[m], [a_k]))
@@ -77,6 +80,10 @@ def _tile(
         acc[cell].add_incoming(end[cell], loop)
     b.cbranch(b.icmp_signed("<", k_next, K), loop, done)
     b.position_at_end(done)
+    if int8:  # the scales follow the last row, four bytes each where a row has one
+        behind = b.gep(w, [b.mul(K, ldw)])
+        scales = [read(b, behind, b.add(w_at[j], INT(3 * (j % PAIR) * kind.count)), kind) for j in range(vecs)]
+        end = {(m, j): b.fmul(end[m, j], scales[j]) for m, j in cells}
     with b.if_else(add) as (adding, setting):
         with adding:
             for m, j in cells:
@@ -96,6 +103,7 @@ def tile(
     `down` and `along` are the steps from one number of A to the next in its row's and column's number, so that A may
     lie either way; ld*: from one row to the next; next_*: from one pair of vectors in a row to the next. `rows`, if
     fewer than ROWS, may be known only at run time; vecs is literal. A and W may be pairs of bfloat16s: bfloat16.py.
+    W may be int8s in panels, each followed by the float32 scales of its columns: int8.py.
 
     With a `route` (at, step, left, run, skip), not None, each of the K iterations prefetches a cache line of something
     else: first that of at[0], then the one `step` numbers further on; but after `left` iterations, and from then on
