@@ -16,6 +16,7 @@ from microgpt.commands import ProcessesFlag, ShardFlag, Switch, recipe
 from microgpt.commands.flags import ConfigFlags, Flags, as_configuration, base, given, require, resolve, run_name
 from microgpt.commands.launch import end_if_lost, is_led
 from microgpt.commands.progress import TrainingProgress
+from microgpt.commands.side_by_side import refuse_with_seeds, train_seeds
 from microgpt.commands.watch import Page
 from microgpt.config import SCHEDULE, Config
 from microgpt.engines.processes import environment
@@ -44,6 +45,7 @@ def train(
     allow_partial: Switch = False,
     verify: Switch = False,
     no_tune: Switch = False,
+    seeds: int | None = None,
     watch: Switch = False,
     processes: ProcessesFlag = None,
     shard: ShardFlag = None,
@@ -90,6 +92,9 @@ def train(
         Hash a long text even if its files have kept their sizes and times since the last run.
     no_tune
         Do not measure which sizes suit this CPU (5 s, once, before a run of a minute or more).
+    seeds
+        Train this many models side by side that differ in --seed alone, as runs in the folder --out (default:
+        runs/NAME-seeds); each is bit-equal to its own run. The same command goes on after any end.
     watch
         Open the page that shows the training while it runs (it needs the extra serve).
     processes
@@ -104,6 +109,11 @@ def train(
         Print the result as one JSON object.
     """
     began = monotonic()
+    if seeds is not None:
+        alone = {"--resume": resume, "--extend": extend is not None, "--stop-at": stop_at is not None}
+        alone |= {"--time": time is not None, "--max-time": max_time is not None, "--watch": watch}
+        alone |= {"--processes": processes is not None, "--shard": shard is not None}
+        refuse_with_seeds(seeds, alone | {"--log": log is not None, "--verbose": verbose})
     if is_led(processes):
         return
     flags = given(settings)
@@ -141,6 +151,12 @@ def train(
             limit = min((each for each in (limit, chosen.seconds) if each is not None), default=None)
         if any(key in SCHEDULE for key in flags["optim"]):  # a new schedule is that of the whole run
             resolved = resolved.model_copy(update={"schedule_from": 0, "phases": ()})
+        if seeds is not None:
+            if chosen and chosen.seconds is not None:
+                raise UsageError("--seeds: the runs take as many steps each; say how many with --steps or --epochs")
+            switches = [flag for flag, given in {"--verify": verify, "--no-tune": no_tune}.items() if given]
+            train_seeds(resolved, seeds, out or Path("runs") / f"{resolved.name}-seeds", switches, json)
+            return
         out = out or new_folder(resolved.name)
     options: dict[str, Any] = {
         "resume": resume,

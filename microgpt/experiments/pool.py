@@ -1,5 +1,7 @@
 """The workers of a sweep: trials as processes of `microgpt train`, each with cores, a thread count and a device.
 
+experiments.batch has the same for runs with names.
+
 A trial at work holds the lock of its log file, which its process inherits as stderr: the lock lives as long as the
 process, also when the sweep was killed. So a sweep that is started again sees which of its trials are still at work,
 without a moment in which it cannot tell.
@@ -11,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +37,8 @@ class TrialProcess:
 class Pool:
     """As many workers as asked for; `folder` holds the trials."""
 
-    def __init__(self, folder: Path, workers: int, devices: list[str]) -> None:
-        self.folder, self.devices = folder, devices
+    def __init__(self, folder: Path, workers: int, devices: list[str], flags: Sequence[str] = ()) -> None:
+        self.folder, self.devices, self.flags = folder, devices, flags  # the flags of each process
         self.jobs: list[TrialProcess | None] = [None] * workers
         self._cores = cores()
 
@@ -71,7 +74,7 @@ class Pool:
             begun = RunFolder(out).config_file.exists()  # nobody begins it from here on
             words = ["--resume"] if begun else ["--config", str(self.place(number, ".toml"))]
             with files.log(self.place(number, ".json")) as result:
-                process = self._spawn([*TRAIN, *words, "--out", str(out), "--json"], slot, result, log)
+                process = self._spawn([*TRAIN, *words, *self.flags, "--out", str(out), "--json"], slot, result, log)
         self.jobs[slot] = TrialProcess(number, process)
         return True
 
@@ -133,4 +136,4 @@ def require_locks() -> None:
     try:
         import fcntl  # noqa: F401
     except ImportError:
-        raise MachineError("microgpt sweep: needs the file locks of Linux or macOS") from None
+        raise MachineError("several runs at once need the file locks of Linux or macOS") from None
