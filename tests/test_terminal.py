@@ -27,6 +27,8 @@ ALLOWED = {
     ("datasets.py", "_bar", "rich"): "a bar of numbers, with the name of a data set of the package",
     ("generate.py", "generate", "sys.stdout"): "whether it is a terminal",
     ("progress.py", "plan", "sys.stderr"): "whether it is a terminal",
+    ("side_by_side.py", "_draw", "rich"): "bars of numbers, with names of the command's own, such as seed42",
+    ("side_by_side.py", "show", "sys.stderr"): "whether it is a terminal",
     ("datasets.py", "_bar", "sys.stderr"): "whether it is a terminal",
     ("repl.py", "loop", "input"): "a fixed prompt",
 }
