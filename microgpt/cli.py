@@ -41,6 +41,11 @@ app.command("microgpt.commands.generate:generate", name="generate", alias="sampl
 app.command("microgpt.commands.chat:chat", name="chat", help="Chat with a model.")
 app.command("microgpt.commands.finetune:finetune", name="finetune", help="Continue training a model on new data.")
 app.command("microgpt.commands.sweep:sweep", name="sweep", help="Train many runs and find the best settings.")
+app.command(
+    "microgpt.commands.scaling:scaling",
+    name="scaling",
+    help="Train several sizes, and predict the loss of larger ones.",
+)
 app.command("microgpt.commands.eval:evaluate", name="eval", help="Measure a model on held-out or other text.")
 app.command("microgpt.commands.serve:serve", name="serve", help="Serve models over HTTP.")
 app.command("microgpt.commands.scenarios:app", name="scenarios", help="List the scenarios, or print one.")

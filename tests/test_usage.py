@@ -15,7 +15,14 @@ from microgpt.cli import app, main
 
 PAGE = Path(__file__).parents[1] / "docs" / "usage.md"
 EXAMPLES = [shlex.split(found)[1:] for found in re.findall(r"^\| `(microgpt [^`]+)` \|", PAGE.read_text("utf-8"), re.M)]
-PARSED_ONLY = ("doctor", "bench", "data fetch", "serve", "sweep")  # slow, endless, or of the machine and the network
+PARSED_ONLY = (
+    "doctor",
+    "bench",
+    "data fetch",
+    "serve",
+    "sweep",
+    "scaling",
+)  # slow, endless, or of the machine and the network
 NEEDS = {"gguf": "gguf", "onnx": "onnx"}
 
 

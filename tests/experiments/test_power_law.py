@@ -1,0 +1,36 @@
+"""The fit of a scaling law finds the constants that losses were made with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from microgpt.experiments.power_law import Fit, bootstrap, fit, interval
+
+LAW = Fit(E=1.69, A=40.0, B=90.0, alpha=0.34, beta=0.28)
+N, D = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e3, 1e5, 5), np.geomspace(1e5, 1e7, 4)))
+
+
+def test_the_fit_finds_the_constants_of_a_table() -> None:
+    found = fit(N, D, LAW.E + LAW.A / N**LAW.alpha + LAW.B / D**LAW.beta)
+    assert found == pytest.approx(LAW, rel=1e-3)
+    assert found.exponent == pytest.approx(0.28 / 0.62, rel=1e-3)
+
+
+def test_one_bad_run_among_noise_changes_little() -> None:
+    """Huber's loss counts a bad run once, not squared; the interval of the bootstrap holds the truth."""
+    rng = np.random.default_rng(3)
+    losses = (LAW.E + LAW.A / N**LAW.alpha + LAW.B / D**LAW.beta) * np.exp(rng.normal(0, 3e-4, N.size))
+    losses[7] *= 1.2
+    found = fit(N, D, losses)
+    assert found.alpha == pytest.approx(LAW.alpha, abs=0.05)
+    assert found.loss(1e6, 1e8) == pytest.approx(LAW.loss(1e6, 1e8), rel=0.03)
+    low, high = interval([each.loss(1e6, 1e8) for each in bootstrap(N, D, losses, found, 20)])
+    assert low < high
+    assert low - 0.05 < LAW.loss(1e6, 1e8) < high + 0.05
+
+
+def test_the_optimum_spends_the_compute_and_no_neighbour_is_better() -> None:
+    n, d = LAW.optimum(1e15)
+    assert 6 * n * d == pytest.approx(1e15)
+    assert all(LAW.loss(n, d) < LAW.loss(n * factor, d / factor) for factor in (0.9, 1.1))
