@@ -130,6 +130,8 @@ WALK: list[list[str]] = [
     ["runs", "best", RUN, CHAT],
     ["runs", "rm", RUN, EVIL],
     ["sweep", TEXT, "--set", f"data.text_field={EVIL}", f"{EVIL}=1"],
+    ["scaling", EVIL],
+    ["scaling", TEXT, "--widths", EVIL, "--out", f"new{NAME}"],
     ["export", RUN, "--to", "safetensors", "--out", f"new{NAME}", "--data", "names.txt"],
     ["export", RUN, "--to", "html", "--out", f"new{NAME}", "--json", "--no-quality"],
     ["export", CHAT, "--to", EVIL, "--out", "new"],

@@ -52,6 +52,7 @@ BASE: dict[str, list[str]] = {
     "runs best": ["runs", "best", "run"],
     "runs rm": ["runs", "rm", "new"],
     "sweep": ["sweep", "names.txt", "--set", "run.steps=1", "--out", "new", "--workers", "1"],
+    "scaling": ["scaling", "names.txt", "--widths", "4", "--out", "new"],  # too few, so none is trained
     "export": ["export", "run", "--to", "safetensors", "--out", "new", "--no-quality"],
     "import": ["import", "model-hf", "--out", "new"],
     "bench": ["bench", "names", "--steps", "1", *TINY],
