@@ -95,4 +95,4 @@ def test_threads_of_recorded_settings() -> None:
     plan = {"plan": {"threads": 3, "threaded": 100_000}}
     assert threads_of(Config.from_dict(large | plan, "test")) == 3
     assert threads_of(Config.from_dict({**large, **plan, "model": {"vocab_size": 27}}, "test")) == 1
-    assert threads_of(Config.from_dict({**large, "run": {"threads": 2}}, "test")) == 2
+    assert threads_of(Config.from_dict({**large, "run": {"threads": 77}}, "test")) == 77
