@@ -103,12 +103,12 @@ def test_health_and_a_signal_while_it_loads(endless_run: Path, tmp_path: Path) -
     before = f"""
 import os, time
 import microgpt.serve.models as m
-loaded = m.load
+loaded = m.load_all
 def load(*arguments, **options):
     while not os.path.exists({str(go)!r}):
         time.sleep(0.01)
     return loaded(*arguments, **options)
-m.load = load
+m.load_all = load
 """
     for attempt in ("signal", "load"):
         with started(endless_run, log=tmp_path / "log", before=before, port=str(port)) as process:
@@ -162,7 +162,7 @@ def load(*arguments, **options):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(0.05)
     raise UsageError("as of a wrong flag")
-m.load = load
+m.load_all = load
 """
     with started(endless_run, log=tmp_path / "log", before=before) as process:
         assert process.wait(30) == 0
