@@ -81,7 +81,7 @@ class Scheduler:
         self._tokens = 0  # drawn in this round
         self._outbox: dict[Reply, list[tuple[int, Event]]] = {}
         self._gathered = 0  # events in it that a reader waits for
-        self._ended = False  # whether a reply in it has ended
+        self._due = False  # whether a reply in it has begun or ended
         self._delivered = 0.0  # when events were handed over, by time.monotonic
         self._handed_over: deque[int] = deque()  # events per delivery that the event loop has not come to
         self._alive = False  # whether the thread runs
@@ -276,6 +276,7 @@ class Scheduler:
     def _begun(self, reply: Reply) -> None:
         """A reply has its first token."""
         reply.begun = True
+        self._due |= not reply.whole
         self._metrics.first_token.observe(time.monotonic() - reply.asked)
 
     def _spoil(self, running: _Running, error: Exception) -> None:
@@ -285,14 +286,14 @@ class Scheduler:
 
     def _end_with(self, reply: Reply, error: Exception) -> None:
         reply.failed = reply.failed or error
-        self._ended = True
+        self._due = True
         self._outbox.setdefault(reply, [])
 
     def _put(self, running: _Running, events: Sequence[Event]) -> None:
         reply, number = running.reply, running.number
         if events and isinstance(events[-1], Finished):
             reply.unfinished -= 1
-            self._ended |= not reply.unfinished
+            self._due |= not reply.unfinished
         if not reply.whole:
             self._gathered += len(events)
         self._outbox.setdefault(reply, []).extend([(number, event) for event in events])
@@ -313,13 +314,13 @@ class Scheduler:
             self._end_with(reply, error)
 
     def _deliver(self) -> None:
-        """Hand the events over to the event loop in one call, unless more will follow at once and none has ended."""
+        """Hand the events over to the event loop in one call; they wait for more if no reply begins or ends in them."""
         if self._tokens:
             self._metrics.tokens.inc(self._tokens)
             self._tokens = 0
         now = time.monotonic()
         goes_on = self._prefilling or (self._decoding and not self._unread())
-        waits = goes_on and not self._ended and self._gathered < MOST_GATHERED
+        waits = goes_on and not self._due and self._gathered < MOST_GATHERED
         if waits and now < self._delivered + GATHER_SECONDS:
             return
         delivery = [
@@ -329,7 +330,7 @@ class Scheduler:
         ]
         for reply, _, _ in delivery:
             del self._outbox[reply]
-        self._gathered, self._ended = 0, False
+        self._gathered, self._due = 0, False
         if delivery:
             self._delivered = now
             self._handed_over.append(sum(len(events) for _, events, _ in delivery))

@@ -144,6 +144,30 @@ def test_a_reply_that_has_ended_is_handed_over_at_once(model: LanguageModel, mon
     run(model, check)
 
 
+def test_the_first_token_of_a_reply_is_handed_over_at_once(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the probabilities of its prompt were handed over just before."""
+    monkeypatch.setattr(scheduler, "GATHER_SECONDS", 60)
+    monkeypatch.setattr(scheduler, "PREFILL_SECONDS", 0)
+    monkeypatch.setattr(scheduler, "MOST_GATHERED", 10**6)
+
+    async def check(served: ServedModel, _: Admission) -> None:
+        slots = served._scheduler._slots
+        step = slots.step
+        slots.step = lambda *given: time.sleep(0.01) or step(*given)  # type: ignore[method-assign]
+        asked = greedy(model, "ab" * 50, logprobs=1, echo=True, tokens=4000)
+        async with await served.submit([asked], "client") as reply:
+            tokens = 0
+            async for batch in reply.batches():
+                tokens = sum(isinstance(event, Token) for _, event in batch)
+                if tokens:
+                    break
+            assert tokens == 1
+
+    run(model, check)
+
+
 def test_an_error_of_the_engine_is_told_to_everybody_and_the_next_one_is_served(model: LanguageModel) -> None:
     async def check(served: ServedModel, _: Admission) -> None:
         slots = served._scheduler._slots
