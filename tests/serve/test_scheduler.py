@@ -1,4 +1,7 @@
-"""The scheduler without a server: fairness within a model, errors of one text, errors of the engine."""
+"""The scheduler without a server: fairness within a model, errors of one text, errors of the engine.
+
+Longer than 350 lines, because all of its tests serve one model with the same few helpers.
+"""
 
 from __future__ import annotations
 
