@@ -25,6 +25,7 @@ from tests.data.scrape.site import Site
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 sys.path.insert(0, str(ROOT / "docs"))
+import fast  # noqa: E402
 import ladder  # noqa: E402
 
 
@@ -147,6 +148,22 @@ def test_the_picture_is_the_table(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     ladder.draw(tmp_path / "again.svg")
     assert re.findall(r"<!-- (.*?) -->", (tmp_path / "again.svg").read_text(encoding="utf-8")) == drawn
+
+
+def test_the_pictures_of_fast_are_its_table(tmp_path: Path) -> None:
+    def texts(path: Path) -> list[str]:
+        return re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"))
+
+    machines = fast.table()
+    assert len(machines) == 2
+    for name, peak, points in machines:
+        assert len(points) > 3
+        assert all(6 * point.n_params / point.us_per_token < peak / 1e6 for point in points)  # none beats arithmetic
+        assert {name, *fast.labels(points).values()} <= {*texts(fast.SIZES)}, "run python docs/fast.py"
+    pytest.importorskip("matplotlib")
+    fast.draw(tmp_path / "tiles.svg", tmp_path / "sizes.svg")
+    assert texts(tmp_path / "tiles.svg") == texts(fast.TILES)
+    assert texts(tmp_path / "sizes.svg") == texts(fast.SIZES)
 
 
 def test_the_tree_names_every_folder() -> None:
