@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from microgpt import older, scenarios
 from microgpt.errors import UsageError, nearest
 from microgpt.files import read_toml
-from microgpt.limits import MAX_SIZE, Bytes, Cap, Count, Fraction, Layers, Positive, Real, Samples, Seed, Size, Threads
+from microgpt.limits import Bytes, Cap, Count, Fraction, Layers, Merges, Positive, Real, Samples, Seed, Size, Threads
 
 # The keys that a family sets; keys given beside it override them.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -157,10 +157,9 @@ class Data(Section):
     skip_bad: bool = key(False, "drop unreadable documents; rejects.jsonl lists them")
     tokenizer: str = key("char", "char, word, bpe (or another kind), or the path of a tokenizer.json", min_length=1)
     tokenizer_size: Size | None = key(None, "vocabulary size that a word or bpe tokenizer learns")
-    bpe_merges: Annotated[int, Field(ge=0, le=MAX_SIZE, strict=True)] | None = key(
-        None, "merges that a bpe tokenizer learns, in place of a vocabulary size"
-    )
+    bpe_merges: Merges | None = key(None, "merges that a bpe tokenizer learns, in place of a vocabulary size")
     tokenizer_sample: Bytes | None = key(None, "learn the tokenizer from about this much of the text, such as 200MB")
+    tokenizer_on: Literal["all", "train"] = key("all", "text that bpe learns from: all, or without what is held out")
     unk: bool = key(False, "add a token for text outside of the vocabulary")
     trailing_bos: bool = key(True, "end each document with BOS")
     packing: Literal["rows", "joined"] = key("rows", "one document per row, or documents joined to full contexts")

@@ -18,6 +18,7 @@ MAX_SIZE = 2**20  # of a vocabulary, a context, a matrix's side, a batch
 Positive = Annotated[int, Field(gt=0, le=MAX_COUNT, strict=True)]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT, strict=True)]
 Size = Annotated[int, Field(gt=0, le=MAX_SIZE, strict=True)]
+Merges = Annotated[int, Field(ge=0, le=MAX_SIZE, strict=True)]
 Layers = Annotated[int, Field(gt=0, le=1024, strict=True)]
 Threads = Annotated[int, Field(ge=0, le=1024, strict=True)]
 Samples = Annotated[int, Field(ge=0, le=10**6, strict=True)]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import compress, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +25,9 @@ from microgpt.data.chat_template import Row
 from microgpt.data.conversations import Chats, Conversation, Found, Message, short_chats, stream_chats
 from microgpt.data.datasets import cache_folder
 from microgpt.data.documents import Reject
-from microgpt.data.encode import amount, cache_key, learn
+from microgpt.data.encode import amount, cache_key, learn, without_held_out
 from microgpt.data.sources import find_sources
+from microgpt.data.split import training_mask
 from microgpt.data.token_folder import Encoded, TokenWriter, digest, map_numbers, map_pages, open_tokens
 from microgpt.data.tokenize import Tokens
 from microgpt.errors import DataError, UsageError
@@ -70,7 +73,7 @@ class _Batch:
 
     @property
     def bytes(self) -> np.ndarray:
-        return np.array([sum(len(message.content.encode()) for message in talk) for talk in self.talks], np.int64)
+        return np.array(list(map(_size, self.talks)), np.int64)
 
 
 def encode_chats(
@@ -86,13 +89,13 @@ def encode_chats(
     Raises UsageError for a model that cannot chat, DataError with file and line, OSError.
     """
     if chats := short_chats(data, documents.IN_MEMORY):
-        tokenizer = tokenizer or learn(data, chats.texts, sum(map(len, chats.texts)), roles=True)
+        tokenizer = tokenizer or _learn(data, lambda: chats.conversations)
         return tokenizer, chats, _in_memory(chats, tokenizer, block_size, data)
     sources = find_sources(str(data.path))
     key = cache_key(sources, data, tokenizer, verify, "chats", block_size)
     folder = cache_folder() / "tokens" / key
     if not (folder / "meta.json").is_file():
-        tokenizer = tokenizer or _learn(data)
+        tokenizer = tokenizer or _learn(data, partial(_talks, data))  # read again at each pass
         files.make_folders(folder.parent)
         if folder.exists() and not (folder / "meta.json").is_file():
             files.remove_folder(folder)
@@ -101,14 +104,24 @@ def encode_chats(
     return _open(folder, str(data.path))
 
 
-def _learn(data: Data) -> Tokenizer:
-    """The tokenizer of long conversations, which are read again."""
-    size = sum(map(len, _texts(data))) if data.tokenizer_sample else 0  # no other way asks for it
-    return learn(data, _texts(data), size, roles=True)
+def _learn(data: Data, talks: Callable[[], Iterable[Conversation]]) -> Tokenizer:
+    """The tokenizer of conversations, which may be asked for several times."""
+    mask = training_mask(np.array(list(map(_size, talks()))), data) if without_held_out(data) else repeat(True)
+    size = sum(map(len, _texts(compress(talks(), mask)))) if data.tokenizer_sample else 0  # no other way asks for it
+    return learn(data, _texts(compress(talks(), mask)), size, roles=True)
 
 
-def _texts(data: Data) -> Iterator[str]:
-    return (message.content for _, talk in stream_chats(data, Found([], [])) for message in talk)
+def _talks(data: Data) -> Iterator[Conversation]:
+    return (talk for _, talk in stream_chats(data, Found([], [])))
+
+
+def _texts(talks: Iterable[Conversation]) -> Iterator[str]:
+    return (message.content for talk in talks for message in talk)
+
+
+def _size(talk: Conversation) -> int:
+    """The bytes of a conversation's contents."""
+    return sum(len(message.content.encode()) for message in talk)
 
 
 def _in_memory(chats: Chats, tokenizer: Tokenizer, block_size: int, data: Data) -> ChatRows:

@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from microgpt.config import Data
 from microgpt.data.datasets import cache_folder
 from microgpt.data.documents import COPIES, Documents, Reject
 from microgpt.data.sources import Source, sha256
+from microgpt.data.split import byte_sizes, training_mask
 from microgpt.data.token_folder import Encoded, TokenWriter, digest, open_tokens
 from microgpt.data.token_processes import default_processes, tokenize_all
 from microgpt.data.tokenize import Tokens, tokenize
@@ -51,8 +53,17 @@ def encode(
     """
     if documents.held is None:
         return _mapped(documents, tokenizer, progress, verify)
-    tokenizer = tokenizer or learn(documents.data, documents.texts, sum(map(len, documents.held)))
+    if tokenizer is None:
+        held = documents.held
+        if without_held_out(documents.data):
+            held = list(compress(held, training_mask(byte_sizes(held), documents.data)))
+        tokenizer = learn(documents.data, held, sum(map(len, held)))
     return tokenizer, _in_memory(documents, tokenizer)
+
+
+def without_held_out(data: Data) -> bool:
+    """Whether a tokenizer is to be learnt from the training part of a text alone."""
+    return data.tokenizer_on == "train" and data.tokenizer == "bpe" and bool(data.val_fraction)
 
 
 def learn(data: Data, texts: Iterable[str], size: int, *, roles: bool = False) -> Tokenizer:
@@ -99,6 +110,8 @@ def _mapped(
         total = sum(source.size for source in documents.sources)
         if tokenizer is None:
             texts = _reported(documents, "learning the tokenizer", total, progress)
+            if without_held_out(documents.data):
+                texts = compress(texts, _training_mask(documents, total, progress))
             tokenizer = learn(documents.data, texts, total)
         files.make_folders(folder.parent)
         if folder.exists() and not (folder / "meta.json").is_file():
@@ -108,12 +121,26 @@ def _mapped(
     return _open(folder, documents)
 
 
+def _training_mask(documents: Documents, total: int, progress: ProgressCallback) -> np.ndarray:
+    """The documents of a long text that will be trained on, found by reading it once more."""
+    sizes, copies, done = list[np.ndarray](), list[np.ndarray](), 0
+    for batch in documents.batches():
+        sizes.append(byte_sizes(batch))
+        copies += [_short_hashes(batch)] if documents.data.drop_duplicates else []
+        done += int(sizes[-1].sum())
+        progress(amount("finding the held-out text", done, total), None)
+    kept = np.sort(_firsts(copies)) if copies else None
+    return training_mask(np.concatenate(sizes), documents.data, kept)
+
+
 def cache_key(sources: list[Source], data: Data, tokenizer: Tokenizer | None, verify: bool, *more: str | int) -> str:
     """The name of the tokens of some text in the cache; `more` is whatever else they depend on."""
-    unset = set() if data.tokenizer_sample else {"tokenizer_sample"}  # keys of before this one stay good
+    unset = {"tokenizer_on"} if data.tokenizer_sample else {"tokenizer_on", "tokenizer_sample"}  # older keys stay good
     keys = data.model_dump(exclude=ELSEWHERE | unset)
     if tokenizer is None and data.tokenizer not in KINDS:
         tokenizer = learn(data, (), 0)
+    if tokenizer is None and without_held_out(data):
+        keys |= data.model_dump(include={"tokenizer_on", "val_fraction", "val_split", "split_seed"})
     known = hashlib.sha256(tokenizer.to_json()).hexdigest() if tokenizer else None
     whole = [FORMAT, sha256(sources, verify=verify), known, keys, *more]
     return hashlib.sha256(json_text.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
@@ -143,13 +170,13 @@ def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, 
             writer.add(part)
             _count_left_out(documents, [part])
             if documents.data.drop_duplicates:
-                copies.append(np.frombuffer(b"".join(map(_short_hash, batch)), dtype="<u8"))
+                copies.append(_short_hashes(batch))
             progress(amount("encoding", writer.n_bytes, total), None)
     if not writer.n_tokens:
         raise documents.nothing()
     sha256 = writer.close()
     if copies:
-        _, first = np.unique(np.concatenate(copies), return_index=True)
+        first = _firsts(copies)
         documents.tally[COPIES[True]] += sum(map(len, copies)) - len(first)
         files.write_new(folder / "kept.bin", np.sort(first).astype("<i8").tobytes())
     meta = {
@@ -163,8 +190,14 @@ def _fill(folder: Path, documents: Documents, tokenizer: Tokenizer, total: int, 
     files.write_new(folder / "meta.json", files.to_json(meta))
 
 
-def _short_hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+def _short_hashes(texts: list[str]) -> np.ndarray:
+    found = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
+    return np.frombuffer(b"".join(found), dtype="<u8")
+
+
+def _firsts(hashes: list[np.ndarray]) -> np.ndarray:
+    """The places of the texts without exact copies of earlier ones."""
+    return np.unique(np.concatenate(hashes), return_index=True)[1]
 
 
 def _open(folder: Path, documents: Documents) -> tuple[Tokenizer, Encoded]:

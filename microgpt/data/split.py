@@ -47,5 +47,19 @@ def split(
     return _numbers(order)[kept[_numbers(order)]], _numbers(held)
 
 
+def training_mask(sizes: np.ndarray, data: Data, kept: np.ndarray | None = None) -> np.ndarray:
+    """The documents that `split` leaves to train on, of those that are `kept` (all by default), bool (documents,)."""
+    places = range(len(sizes)) if kept is None else kept
+    train, _ = split(places, sizes, data, Random(0), data.val_fraction or 0.0)
+    mask = np.zeros(len(sizes), dtype=bool)
+    mask[train] = True
+    return mask
+
+
+def byte_sizes(texts: Iterable[str]) -> np.ndarray:
+    """The bytes of texts in UTF-8, int64 (texts,)."""
+    return np.array([len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")) for text in texts])
+
+
 def _numbers(places: array[int]) -> np.ndarray:
     return np.frombuffer(places, dtype=np.int64) if places else np.zeros(0, dtype=np.int64)

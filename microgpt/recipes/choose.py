@@ -105,6 +105,8 @@ def _reading(facts: Facts, row: Recipe, given: Mapping[str, Any]) -> dict[str, A
         chosen |= {"tokenizer": "bpe", "tokenizer_size": row.vocabulary} if row.vocabulary else {"tokenizer": "char"}
     elif "tokenizer" not in given:
         chosen["tokenizer"] = "bpe"
+    if {**chosen, **given}.get("tokenizer") == "bpe":
+        chosen["tokenizer_on"] = "train"
     return {key: value for key, value in chosen.items() if key not in given}
 
 
@@ -168,11 +170,12 @@ def _lines(
     copies = f"; {facts.repeated:.0%} of it repeats lines" if facts.repeated >= 0.01 else ""
     per_token = _bytes_per_token(chosen)
     words = f"{chosen['tokenizer']}{f' of {vocabulary:,}' if vocabulary else ''}"
+    words += " from the training part" * (held > 0 and chosen.get("tokenizer_on") == "train")
     shape = f"{chosen['n_layer']} x {chosen['n_embd']}, context {chosen['block_size']}, {chosen['batch_size']} rows"
     return [
         f"time    {duration(seconds)} (--time), {out}",
         f"text    {amount(facts.bytes)}, in {read}: {WHY[facts.kind]}{copies}",
-        f"tokens  {words}, about {per_token:.1f} bytes each, {size:,.0f} in all; {facts.alphabet:,} characters",
+        f"tokens  {words}, {size:,.0f} of about {per_token:.1f} bytes; {facts.alphabet:,} characters",
         f"shape   {shape}: the table's choice for {speed * seconds / 1e6:,.1f} M tokens, {speed:,.0f}/s here",
         f"rate    {chosen['learning_rate']:g}, dropout {chosen['dropout']:g}, decay {chosen['weight_decay']:g}: "
         f"the text is passed some {tokens / max(1.0, size):.2g} times",

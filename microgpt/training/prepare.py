@@ -90,6 +90,7 @@ def prepare(
         source = checkpoint.read(Path(config.finetune.base), weights=True) if config.finetune.base else None
     require_memory(config)
     rng, block = Random(run.seed), config.model.block_size
+    data = data.model_copy(update={"val_fraction": fraction})
     text = load(data, block, source.tokenizer if source else tokenizer, progress, verify=verify)
     tokenizer, data = text.tokenizer, text.data
     corpus = text.split(rng, fraction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from microgpt.data import documents, known_files, sources
 from microgpt.data.corpus import build
 from microgpt.data.documents import Documents, read_documents
 from microgpt.data.encode import encode
+from microgpt.data.load import load as load_whole
 from microgpt.data.sources import find_sources
 from microgpt.data.token_folder import Encoded
 from microgpt.errors import CheckpointError, DataError
@@ -147,6 +149,38 @@ def test_a_tokenizer_from_a_sample_of_the_text(cache: Path, tmp_path: Path, monk
         assert known[limit][-1] > 9_300, "spread over the text"
     with pytest.raises(ValueError, match="a size such as 200MB"):
         Data(tokenizer_sample="many")
+
+
+@pytest.mark.parametrize("limit", [1 << 20, 1000], ids=["held", "mapped"])
+@pytest.mark.parametrize("kind", ["lines", "chat"])
+@pytest.mark.parametrize("rule", [{}, {"val_split": "end"}, {"split_seed": 7, "drop_duplicates": True}])
+def test_merges_without_the_held_out_text(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, kind: str, rule: dict[str, Any]
+) -> None:
+    """Each text has a word of its own. Learnt from what is trained on, those of the held-out texts are no tokens; what
+    is held out stays the same."""
+    monkeypatch.setattr(documents, "IN_MEMORY", limit)
+    words = [f"{chr(97 + n // 26)}{chr(97 + n % 26)}xyz" for n in range(60)]
+    texts = [f"{word} {word} {word} zq" for word in words]
+    path = tmp_path / "text.jsonl"
+    if kind == "chat":
+        talks = [[{"role": "user", "content": "zq"}, {"role": "assistant", "content": text}] for text in texts]
+        path.write_text("\n".join(map(json.dumps, talks)), encoding="utf-8")
+    else:
+        path = tmp_path / "text.txt"
+        path.write_text("\n".join(texts[:30] * ("drop_duplicates" in rule) + texts), encoding="utf-8")
+    found = {}
+    for part in ("all", "train", "all"):  # twice all: the cache of one is not that of the other
+        options = {"tokenizer": "bpe", "tokenizer_size": 600, "val_fraction": 0.2, "format": kind, **rule}
+        text = load_whole(Data.model_validate({"path": str(path), "tokenizer_on": part, **options}), 64)
+        corpus: Any = text.split(Random(1), 0.2)
+        learnt = {word for word in words if len(text.tokenizer.encode(f"a {word}")) == 2}
+        held = text.tokenizer.decode(token for feed in corpus.held_out(64) for token in feed.tokens.tolist())
+        found[part] = held, learnt
+    held = found["all"][0]
+    assert found["all"][1] == set(words)
+    assert found["train"] == (held, {word for word in words if word not in held})
+    assert 44 <= len(found["train"][1]) <= 48
 
 
 def test_a_cut_cache_is_refused(cache: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:

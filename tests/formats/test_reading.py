@@ -101,5 +101,5 @@ def test_a_file_states_how_texts_are_read_and_nothing_else(runs: Path, tmp_path:
 
 def test_every_key_of_data_is_one_of_reading_or_of_the_place_and_the_split() -> None:
     elsewhere = {"dataset", "path", "tokenizer", "tokenizer_size", "tokenizer_sample", "bpe_merges", "drop_duplicates"}
-    elsewhere |= {"val_path", "val_fraction", "val_split", "split_seed"}
+    elsewhere |= {"tokenizer_on", "val_path", "val_fraction", "val_split", "split_seed"}
     assert set(Data.model_fields) - elsewhere == READING

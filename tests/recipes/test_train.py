@@ -57,14 +57,16 @@ def test_a_text_in_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["train", str(text), "--out", str(out), "--time", "2s", *SMALL]) == 0
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "time    2 s (--time), a tenth of the text held out (--val-fraction)"
+    assert " from the training part, " in said[2]
     assert [line.split()[0] for line in said[:5]] == ["time", "text", "tokens", "shape", "rate"]
     config = RunFolder(out).config()
     assert (config.model.family, config.data.format, config.data.packing) == ("modern", "paragraphs", "joined")
-    assert (config.model.n_embd, config.max_seconds) == (16, 0)
+    assert (config.model.n_embd, config.max_seconds, config.data.tokenizer_on) == (16, 0, "train")
 
     assert main(["train", str(out / "run.toml"), "--out", str(tmp_path / "again")]) == 0
     assert "time " not in capsys.readouterr().err
     assert weights(tmp_path / "again") == weights(out)
+    assert main(["train", "--out", str(out), "--extend", "1"]) == 0, "a resumed run has its tokenizer"
 
 
 def test_names_and_steps_stay_as_they_were(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
