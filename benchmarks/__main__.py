@@ -8,6 +8,7 @@ python -m benchmarks names medium      some families only
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -32,12 +33,19 @@ FAMILIES = (
 )
 
 
-def run(family: str, flags: list[str]) -> tuple[dict[str, Any], list[Row]] | None:
-    """The machine and the rows of a family; None where it fails, which is said."""
+def run(
+    family: str, flags: list[str], environment: dict[str, str] | None = None, timeout: float | None = None
+) -> tuple[dict[str, Any], list[Row]] | None:
+    """The machine and the rows of a family; None where it fails or takes longer than `timeout`, which is said."""
     say(f"{family}:")
     start = time.perf_counter()
     command = [sys.executable, "-m", f"benchmarks.{family}", "--json", *flags]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    env = os.environ | (environment or {})
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        say(f"  {family} was stopped after {timeout:.0f} s; its rows are missing")
+        return None
     if done.returncode:
         say(f"  {family} failed with status {done.returncode}; its rows are missing")
         return None
@@ -69,7 +77,7 @@ def main() -> int:
         parser.error(f"no family is called {', '.join(sorted(unknown))}; there are: {', '.join(FAMILIES)}")
     flags = ["--engine", args.engine, "--seconds", str(args.seconds)]
     flags += ["--quick"] * args.quick + ["--no-peers"] * (not args.peers)
-    flags += ["--cpu-time"] * args.cpu_time
+    flags += ["--cpu-time"] * args.cpu_time + [f"--only={part}" for part in args.only or ()]
     parts = [run(name, flags) for name in args.families or FAMILIES]
     done = [part for part in parts if part]
     if not done:

@@ -13,7 +13,7 @@ from benchmarks.work import ALICE, sized, synthetic
 def family(options: Options) -> list[Row]:
     """The row."""
     work = synthetic(sized(ALICE, options), rows=1, steps=2 if options.quick else 100)
-    return [against_peers("alice, 1 document of 128 a step, float32", work, 4.0, options)]
+    return [against_peers("alice, 1 document of 128 per step, float32", work, 4.0, options)]
 
 
 if __name__ == "__main__":

@@ -28,6 +28,11 @@ class Options:
     peers: bool = True
     seconds: float = 5.0  # spent on measuring each side of a race
     cpu_time: bool = False  # count the time that this process has the core, not the clock's
+    only: tuple[str, ...] = ()  # parts of the names of the works that are wanted; empty: all
+
+    def wants(self, work: str) -> bool:
+        """Whether a row of this work is wanted; a family need not measure the others."""
+        return not self.only or any(part in work for part in self.only)
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,16 @@ class Row:
     target: float | None = None
     scale: str = "×"  # of value and target: × for a ratio, % for a share, or a unit
     note: str = ""
+    slack: float = 0.0  # of the target, by which a noisy figure may miss it
 
     @property
     def met(self) -> bool | None:
         """Whether the target is reached; None where there is no target or no figure."""
         if self.value is None or self.target is None:
             return None
-        return self.value >= self.target if self.rule == ">=" else self.value <= self.target
+        if self.rule == ">=":
+            return self.value >= self.target * (1 - self.slack)
+        return self.value <= self.target * (1 + self.slack)
 
 
 def say(text: str) -> None:
@@ -177,12 +185,14 @@ def arguments(about: str | None) -> argparse.ArgumentParser:
         "--cpu-time", action="store_true", help="on a busy machine: CPU time of the process, not the clock"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--only", action="append", metavar="PART", help="rows whose name has this; may be repeated")
     return parser
 
 
 def chosen(args: argparse.Namespace) -> Options:
     """The options of parsed flags."""
-    return Options(args.engine, args.quick, args.peers, 0.05 if args.quick else args.seconds, args.cpu_time)
+    seconds = 0.05 if args.quick else args.seconds
+    return Options(args.engine, args.quick, args.peers, seconds, args.cpu_time, tuple(args.only or ()))
 
 
 def script(family: Callable[[Options], list[Row]], about: str | None, cores: int = 1) -> None:
@@ -190,7 +200,7 @@ def script(family: Callable[[Options], list[Row]], about: str | None, cores: int
     args = arguments(about).parse_args()
     pin(cores)
     options = chosen(args)
-    where, rows = machine(), family(options)
+    where, rows = machine(), [row for row in family(options) if options.wants(row.work)]
     alone(options.engine)
     if args.json:
         print(json.dumps({"machine": where, "rows": [{**asdict(row), "met": row.met} for row in rows]}))

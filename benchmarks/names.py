@@ -20,6 +20,8 @@ def one_document(options: Options) -> list[Row]:
     rows = []
     for dtype, target in (("float32", 0.6), ("float64", 2.2)):
         row = Row(f"names, 1 document per step, {dtype}", "C yardstick, float32", "µs/step", rule="<=", target=target)
+        if not options.wants(row.work):
+            continue
         us = ours(work, options.engine, dtype)
         if us is None:
             rows.append(replace(row, note="no engine"))
@@ -66,8 +68,10 @@ def against_peers(name: str, work: Work, target: float, options: Options, dtype:
 
 def family(options: Options) -> list[Row]:
     """The rows."""
-    batch = names(64, 4 if options.quick else 100, options)
-    return [*one_document(options), against_peers("names, 64 documents per step, float32", batch, 8.0, options)]
+    rows, name = one_document(options), "names, 64 documents per step, float32"
+    if options.wants(name):
+        rows.append(against_peers(name, names(64, 4 if options.quick else 100, options), 8.0, options))
+    return rows
 
 
 if __name__ == "__main__":

@@ -104,19 +104,20 @@ def family(options: Options) -> list[Row]:
             sides += apart(of_jax, work.model, weights, want, batch, steps)
         return speeds(sides, options)
 
-    single = against_jax(side.name, lambda: one_after_another(side, few), 1)
-    batched = against_jax(side.name, lambda: in_batch(side, few), 256)
-    theirs = dict(single[1:])
-    if options.peers and (speed := c_speed(weights, loss, 1000 if options.quick else 200_000)):
-        theirs["C yardstick"] = speed
-    best = max(theirs, key=lambda name: theirs[name], default="-")
-    unit = "tokens/s"
-    return [
-        Row("sampling names, one after another", best, unit, single[0][1], theirs.get(best), single[0][1],
-            target=3e6, scale=unit, note=side.name),
-        Row("sampling names, batched", batched[1][0] if batched[1:] else "-", unit, batched[0][1],
-            batched[1][1] if batched[1:] else None, batched[0][1], target=8e6, scale=unit, note=side.name),
-    ]  # fmt: skip
+    def row(work: str, target: float, found: list[tuple[str, float]]) -> Row:
+        against, theirs = max(found[1:], key=lambda pair: pair[1], default=("-", None))
+        speed, unit = found[0][1], "tokens/s"
+        return Row(work, against, unit, speed, theirs, speed, target=target, scale=unit, note=side.name)
+
+    rows, single, batched = [], "sampling names, one after another", "sampling names, batched"
+    if options.wants(single):
+        found = against_jax(side.name, lambda: one_after_another(side, few), 1)
+        if options.peers and (speed := c_speed(weights, loss, 1000 if options.quick else 200_000)):
+            found.append(("C yardstick", speed))
+        rows.append(row(single, 3e6, found))
+    if options.wants(batched):
+        rows.append(row(batched, 8e6, against_jax(side.name, lambda: in_batch(side, few), 256)))
+    return rows
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ class Mutant(NamedTuple):
     @property
     def tests(self) -> list[str]:
         """The tests that ought to notice: the ladder's for this rung, or those of what all rungs share."""
-        if self.file in SERVE_TESTS:
-            return SERVE_TESTS[self.file]
+        if self.file in OWN_TESTS:
+            return OWN_TESTS[self.file]
         rung = self.file.removeprefix("engines/").split("/")[0].removesuffix(".py")
         if rung in LADDER:
             parts = ("adam", "attention", "bfloat16", "denormals", "engine", "matmul", "prefixes", "slots")
@@ -51,7 +51,13 @@ class Mutant(NamedTuple):
         return ["tests/test_optim.py", "tests/engines/common/test_dropout.py", "tests/engines/test_ladder.py"]
 
 
-SERVE_TESTS = {
+INT8_TESTS = ["tests/engines/fused/test_int8.py"]
+OWN_TESTS = {
+    "engines/common/int8.py": INT8_TESTS,
+    "engines/fused/simd/int8.py": INT8_TESTS,
+    "engines/fused/simd/tiles.py": INT8_TESTS,
+    "engines/fused/simd/intrinsics.py": INT8_TESTS,
+    "engines/fused/state.py": INT8_TESTS,
     "serve/admission.py": ["tests/serve/test_admission.py"],
     "serve/ending.py": ["tests/serve/test_ending.py", "-k", "though_the_end_hangs"],
     "serve/generation.py": ["tests/serve/test_scheduler.py", "-k", "seed"],
@@ -65,6 +71,10 @@ SCALAR, FUNCTIONAL, TENSOR, MANUAL = (f"engines/{rung}.py" for rung in ("scalar"
 PYTORCH, PYTORCH_MODEL, PYTORCH_FORMS = (f"engines/pytorch/{part}.py" for part in ("__init__", "model", "forms"))
 ARRAYS = "engines/common/arrays.py"
 FUSED_MODE, FUSED_COMPILER = "engines/fused/simd/float_mode.py", "engines/fused/jit/compiler.py"
+INT8, FUSED_INT8, FUSED_TILES, FUSED_INTRINSICS, FUSED_STATE = (
+    f"engines/{part}.py"
+    for part in ("common/int8", "fused/simd/int8", "fused/simd/tiles", "fused/simd/intrinsics", "fused/state")
+)
 FUSED_DECODE, FUSED_PREFIXES, FUSED_SLOTS = (
     f"engines/fused/{part}.py" for part in ("attention_decode", "prefixes", "slots")
 )
@@ -150,6 +160,17 @@ MUTANTS = [
     Mutant(FUSED_MODE, "the caller's mode is lost", "write(b, before, machine)", "pass"),
     Mutant(FUSED_COMPILER, "denormals are kept", "number is types.float32)", "False)"),
     Mutant(FUSED_COMPILER, "float64 flushes them too", "number is types.float32)", "True)"),
+    Mutant(INT8, "int8: rounded towards zero", "np.rint(values / scale)", "np.trunc(values / scale)"),
+    Mutant(INT8, "int8: half of a row's range is cut", "top / 127, 1)", "top / 254, 1)"),
+    Mutant(INT8, "int8: the scale of a column instead of a row's", "axis=1", "axis=0"),
+    Mutant(INT8, "int8: a row of zeros has no scale", "np.where(top > 0, top / 127, 1)", "(top / 127)"),
+    Mutant(FUSED_STATE, "int8: every panel has the scales of the first", "scale[i : i + width].reshape(-1)", "scale[:width].reshape(-1)"),
+    Mutant(FUSED_INT8, "int8: a panel begins where the scales of the one before stand", "INT(more)", "INT(0)"),
+    Mutant(FUSED_INT8, "int8: a matrix begins where it would without scales", "b.add(args[2], scales) if", "args[2] if"),
+    Mutant(FUSED_TILES, "int8: sums are not scaled", "b.fmul(end[m, j], scales[j])", "end[m, j]"),
+    Mutant(FUSED_TILES, "int8: the second vector has the first one's scales", "INT(3 * (j % PAIR) * kind.count)", "INT(-1 * (j % PAIR) * kind.count)"),
+    Mutant(FUSED_TILES, "int8: one row's later panels have the scales of the first", "b.add(w_at[j], INT(3", "b.add(w_at[j % PAIR], INT(3"),
+    Mutant(FUSED_INTRINSICS, "int8: the sign is lost", "b.sext(whole", "b.zext(whole"),
     Mutant("optim.py", "a schedule off by one", "progress = (step - warmup)", "progress = (step + 1 - warmup)"),
     Mutant("optim.py", "no floor", "return low + (high - low) * (1 - progress)", "return high * (1 - progress)"),
     Mutant("optim.py", "no bias correction", "m_hat = m / (1 - optim.beta1 ** (step + 1))", "m_hat = m"),

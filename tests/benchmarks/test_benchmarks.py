@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 import benchmarks.__main__ as every
-from benchmarks import peak, race, records, sizes, work
+from benchmarks import peak, race, records, sizes, targets, work
 from benchmarks.apart import Failed, apart, timed
-from benchmarks.common import ROOT, Options, Row, markdown
+from benchmarks.common import ROOT, Options, Row, cells, markdown
 from microgpt.model import n_params
 
 QUICK = Options(quick=True, peers=False, seconds=0.01)
@@ -32,6 +32,45 @@ def test_family_runs_without_peers(name: str) -> None:
         assert row.ours is not None or row.note.startswith(("no engine", "our engine"))
         assert row.ours is None or (np.isfinite(row.ours) and row.ours > 0)
         assert row.theirs is None or row.theirs > 0
+    for target in targets.TARGETS:
+        if target.family == name and target.against != targets.C:  # C is a peer
+            assert [row.work for row in rows if target.fits(row)], target.name
+
+
+def test_a_family_measures_the_rows_that_are_wanted() -> None:
+    rows = importlib.import_module("benchmarks.medium").family(replace(QUICK, only=("1 x 128",)))
+    assert [row.work for row in rows] == ["1.25 M, 1 x 128 per step, float32"] * 2
+
+
+def test_the_table_of_targets_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row has its target; one without a peer has no figure, and each side of AVX2's rows is held to it."""
+    asked = []
+
+    def family(name: str, flags: list[str], environment: dict[str, str] | None, left: float) -> object:
+        work = flags[flags.index("--only") + 1]
+        asked.append((name, work, environment))
+        found = Row(work, "best of PyTorch, JAX", "µs/step", 2.0)
+        peak_row = Row(work, "float32 peak of the core", "GFLOP/s", 1.0, 2.0, 66.0, scale="%")
+        if work == targets.MANY and not environment:
+            found = replace(found, against="JAX", theirs=4.0, value=1.95)
+        return {"vector_bits": 512}, [found, replace(found, against="C yardstick, float32", value=0.46), peak_row]
+
+    monkeypatch.setattr(targets, "avx2", lambda: {"held": "to AVX2"})
+    _, rows = targets.measured(targets.TARGETS, [], 60.0, family)
+    by_name = {row.work: row for row in rows}
+    assert [*by_name] == [target.name for target in targets.TARGETS]
+    assert [(by_name[targets.NAMES].target, by_name[targets.NAMES].met)] == [(0.45, True)]  # within 3 %
+    many = by_name[f"{targets.MANY} / best framework"]
+    assert (many.target, many.met, many.note) == (2.0, True, "the higher target 3 ×: missed")
+    assert by_name[f"{targets.LARGE} / best framework"].met is None
+    assert cells(by_name[f"{targets.LARGE} / best framework"])[4:8] == ("-", "-", "≥ 1.3 ×", "-")
+    share = by_name[f"{targets.ONE}, of the peak"]
+    assert (share.value, share.met, share.note) == (66.0, True, "the higher target 68 %: met")
+    held = {work for _, work, environment in asked if environment}
+    assert held == {targets.ONE, targets.MANY, targets.LARGE}
+    assert len(asked) == len(set(map(str, asked))) == 14  # a work that has two targets runs once
+    _, late = targets.measured(targets.TARGETS[:1], [], 0.0, family)
+    assert [(row.value, row.note) for row in late] == [(None, "no time was left")]
 
 
 # Between them every option that a peer knows: both kinds of positions, activations, heads and norms.

@@ -29,9 +29,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def test_each_row_has_the_scale_of_its_largest_number() -> None:
-    values = np.array([[1.27, -0.014, 0.0], [0.0, 0.0, 0.0], [0.0, 2.0, -254.0]])
+    values = np.array([[1.27, -0.014, 0.016], [0.0, 0.0, 0.0], [0.0, 2.0, -254.0]])
     whole, scale = quantised(values)
-    assert whole.tolist() == [[127, -1, 0], [0, 0, 0], [0, 1, -127]]
+    assert whole.tolist() == [[127, -1, 2], [0, 0, 0], [0, 1, -127]]
     np.testing.assert_allclose(scale, [[0.01], [1], [2]], rtol=1e-6)
 
 
