@@ -31,7 +31,7 @@ def percent(share: float) -> str:
 def look(page: Any, text: str, n: int) -> None:
     """Type a text of n tokens and wait for them."""
     page.get_by_label("to look at").fill(text)
-    page.wait_for_function("n => document.querySelectorAll('.strip button').length === n", arg=n, timeout=60_000)
+    sync_api.expect(page.locator(".strip button")).to_have_count(n, timeout=60_000)
 
 
 def panel(page: Any, title: str) -> None:
@@ -173,7 +173,7 @@ def test_the_scrubber_keeps_the_text_and_shows_each_checkpoint(visit: Visit, run
     page.locator("main.watch").wait_for()
     page.go_back()
     page.locator("main.inside").wait_for()
-    page.wait_for_function("() => document.querySelectorAll('.strip button').length === 5")
+    sync_api.expect(page.locator(".strip button")).to_have_count(5, timeout=60_000)
     assert page.get_by_label("to look at").input_value() == "mila"
 
 
@@ -189,6 +189,21 @@ def test_what_is_typed_before_the_first_text_has_come_stays(visit: Visit) -> Non
     panel(page, "Logit lens")
     page.get_by_role("heading", name="After “a” (3)").wait_for()
     assert page.get_by_label("to look at").input_value() == "mia"
+
+
+def test_no_first_text_comes_where_somebody_is_about_to_type(visit: Visit) -> None:
+    page = visit(f"#/watch/{NAMES}")
+    held: list[Any] = []
+    page.route("**/v1/completions", lambda route: held.append(route))
+    with page.expect_request("**/v1/completions"):
+        page.get_by_role("link", name="Look inside").click()
+    page.get_by_label("to look at").focus()
+    with page.expect_response("**/v1/completions"):
+        held[0].continue_()
+    sync_api.expect(page.locator(".strip button")).to_have_count(1)
+    page.keyboard.type("ol")
+    sync_api.expect(page.locator(".strip button")).to_have_count(3)
+    assert page.get_by_label("to look at").input_value() == "ol"
 
 
 def test_the_same_text_at_each_checkpoint(visit: Visit, runs_folder: Path) -> None:

@@ -128,7 +128,8 @@ async function show(panels, main, context) {
     session.listen(onNews);
     if (session.kept.text === null) {
       const first = run?.chat ? 'hi' : await written(session);
-      session.kept.text ??= first; // what was typed meanwhile stays
+      // What was typed meanwhile stays, and nothing is put where somebody is about to type.
+      session.kept.text ??= document.activeElement === text ? text.value : first;
     }
     if (text.value !== session.kept.text) text.value = session.kept.text;
     await session.look();
