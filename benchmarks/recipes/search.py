@@ -1,10 +1,12 @@
-"""The search behind microgpt/recipes/table.py: trainings of a fixed number of steps, whatever else runs.
+"""The search behind microgpt/recipes/table.py: one field changed at a time from the table's row, within a budget.
 
-python -m benchmarks.recipes.search alice.txt --kilobytes 100 --vary learning_rate 0.004 0.008 --steps 600
-python -m benchmarks.recipes.search pydocs.txt --minutes 2 --vary n_embd 96 128 192
+python -m benchmarks.recipes.search trials.jsonl --budget 120 --threads 1
+python -m benchmarks.recipes.search trials.jsonl --texts alice.txt --kilobytes 50 --minutes 0.5 --fields dropout
+python -m benchmarks.recipes.search trials.jsonl --table
 
-Each value of `--vary`, a field of Recipe, replaces that of the recipe which is chosen for the text and the minutes, at
-the stated speed. Printed are its tokens, seconds of arithmetic, and the best bits per byte of a tenth held out.
+Cells are the texts of benchmarks/recipes/texts.py, their lengths and times, the shortest first. In each the table's row
+is trained, then its neighbours. The length of a training is the number of tokens that two quiet cores train in the time
+(SPEED), whatever else the machine does. A finished training is a line of the file; what it holds is not trained again.
 """
 
 from __future__ import annotations
@@ -12,69 +14,182 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from benchmarks.recipes.texts import SEARCHED, text
 from microgpt.config import Config, Data, merge
-from microgpt.data.datasets import data_folders
-from microgpt.errors import DataError
 from microgpt.recipes import choose
-from microgpt.recipes.facts import measure
+from microgpt.recipes.facts import Facts, measure
+from microgpt.recipes.table import Recipe
 from microgpt.training.train import train
 
-SPEED = 5.4e10  # weights per second of two quiet cores: tokens per second times parameters, about
-SECTIONS = {key: name for name, keys in choose.FIELDS.items() for key in keys}
-SECTIONS |= {"rows": "run", "vocabulary": "data"}
-KEYS = {"rows": "batch_size", "vocabulary": "tokenizer_size"}  # of a configuration, where Recipe has another name
+MINUTES = (0.5, 2.0, 10.0, 60.0)
+SPEED = (79_000, 139_000, -0.74)  # tokens per second, of a model of so many weights, and how it falls with their number
+FACTORS = {
+    "learning_rate": (0.5, 2),
+    "vocabulary": (0.5, 2),
+    "n_embd": (0.75, 1.5),
+    "block_size": (0.5, 2),
+    "rows": (0.5, 2),
+}
+ADDENDS = {"dropout": (-0.1, 0.1), "n_layer": (-2, 2)}
+FIELDS = (*FACTORS, *ADDENDS)
 
 
-def cut(name: str, kilobytes: int, folder: Path) -> Path:
-    """A text by its name, or its beginning as a file in `folder`. Raises DataError."""
-    path = next((found for place in data_folders() if (found := place / name).exists()), Path(name))
-    if not path.exists():
-        raise DataError(f"{name}: no such file, and not in a folder of MICROGPT_DATA_DIR")
-    if not kilobytes:
-        return path
-    short = folder / path.name
-    short.write_bytes(path.read_bytes()[: 1000 * kilobytes].rpartition(b"\n")[0])
-    return short
+class Cell(NamedTuple):
+    """A text, how much of it, and the time on two quiet cores."""
+
+    text: str
+    kilobytes: int  # 0: all
+    minutes: float
+
+    def __str__(self) -> str:
+        return f"{self.text}, {f'{self.kilobytes:,} kB' if self.kilobytes else 'all'}, {self.minutes:g} min"
 
 
-def trained(path: Path, seconds: float, steps: int, changed: dict[str, float], folder: Path) -> dict[str, Any]:
-    """Train one recipe: its figures."""
-    given: dict[str, dict[str, Any]] = {}
-    for field, value in changed.items():
-        given.setdefault(SECTIONS[field], {})[KEYS.get(field, field)] = value
-    if "tokenizer_size" in given.get("data", {}):
-        given["data"]["tokenizer"] = "bpe"
-    facts = measure(Data(path=str(path)))
-    speeds = {row: SPEED / (12 * row.n_layer * row.n_embd**2) for row in choose.rows_for(facts, given)}
-    plan = choose.choose(facts, seconds, speeds, given)
-    layer = merge({"name": path.stem, "data": {"path": str(path)}}, plan.layer, {"run": {"samples": 0, "patience": 0}})
-    if steps:
-        layer = merge(layer, {"run": {"steps": steps, "eval_every": max(1, steps // 10)}})
-    result = train(Config.from_dict(layer), folder / "run")
-    metrics = [json.loads(line) for line in (result.path / "metrics.jsonl").read_text().splitlines()]
-    best = min((line for line in metrics if "val_loss" in line), key=lambda line: line["bits_per_byte"])
-    tokens = max(line.get("tokens", 0) for line in metrics)
-    return {**changed, "best": best["bits_per_byte"], "at": best["step"], "steps": result.step, "tokens": tokens}
+def speed(row: Recipe) -> float:
+    """Tokens per second that two quiet cores train, those of MEASURED.md, give or take a tenth."""
+    at, weights, power = SPEED
+    return at * ((12 * row.n_layer * row.n_embd**2 + 2 * (row.vocabulary or 96) * row.n_embd) / weights) ** power
 
 
-def main() -> None:
+def row_of(facts: Facts, minutes: float) -> Recipe:
+    """The table's row for a text and a time."""
+    return choose.nearest({row: speed(row) for row in choose.rows_for(facts, {})}, 60 * minutes)
+
+
+def varied(row: Recipe, field: str, value: float) -> Recipe:
+    """The row with one field changed; with a width that its heads do not divide, the heads as well."""
+    fields: dict[str, Any] = {field: value}
+    changed = row._replace(**fields)
+    return changed._replace(n_head=choose.heads(changed.n_embd)) if changed.n_embd % (2 * row.n_head) else changed
+
+
+def neighbours(row: Recipe, fields: Sequence[str]) -> Iterator[Recipe]:
+    """The rows that differ from it in one of the fields."""
+    for field in fields:
+        old = getattr(row, field)
+        if field == "vocabulary" and not old:
+            continue  # characters
+        new = [old * factor for factor in FACTORS[field]] if field in FACTORS else [old + n for n in ADDENDS[field]]
+        for value in new:
+            value = round(value, 6) if field in ("learning_rate", "dropout") else round(value)
+            value = max(value, {"dropout": 0.0, "n_layer": 1, "vocabulary": 300}.get(field, value))
+            if field == "n_embd":
+                value -= value % 8
+            if value != old:
+                yield varied(row, field, value)
+
+
+def identity(line: dict[str, Any]) -> tuple[Any, ...]:
+    """What makes two trainings the same: the cell and the fields of the row that decide them."""
+    row = {key: value for key, value in line["row"].items() if key not in ("bytes", "tokens")}
+    return line["text"], line["kilobytes"], line["minutes"], *row.values()
+
+
+def trial(cell: Cell, row: Recipe, threads: int) -> dict[str, Any]:
+    """Train a row on the text of a cell: its figures."""
+    began = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        path = text(cell.text, cell.kilobytes, Path(folder))
+        plan = choose.choose(measure(Data(path=str(path))), 60 * cell.minutes, {row: speed(row)}, {})
+        run = {"samples": 0, "threads": threads, "steps": max(1, round(plan.steps))}
+        layer = merge({"name": "trial", "data": {"path": str(path)}}, plan.layer, {"run": run})
+        result = train(Config.from_dict(layer), Path(folder) / "run")
+        lines = [json.loads(line) for line in (result.path / "metrics.jsonl").read_text().splitlines()]
+    best = min((line for line in lines if "val_loss" in line), key=lambda line: line["bits_per_byte"])
+    figures = {"bits_per_byte": round(best["bits_per_byte"], 4), "at": best["step"], "steps": run["steps"]}
+    spent = round(time.process_time() - began, 1)
+    return {**cell._asdict(), "row": row._asdict(), **figures, "threads": threads, "cpu_seconds": spent}
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """The trainings in a file; a line that an interruption cut off is none."""
+    found = list[dict[str, Any]]()
+    for line in results.read_text().splitlines() if results.exists() else []:
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def trained(results: Path, cell: Cell, row: Recipe, threads: int) -> dict[str, Any]:
+    """The figures of a row in a cell: from the file, or trained now and appended to it."""
+    asked = identity({**cell._asdict(), "row": row._asdict()})
+    for line in read(results):
+        if identity(line) == asked:
+            return line
+    line = trial(cell, row, threads)
+    cut_off = results.exists() and not results.read_bytes().endswith(b"\n")
+    with results.open("a") as file:
+        file.write("\n" * cut_off + json.dumps(line) + "\n")
+    print(json.dumps(line), flush=True)
+    return line
+
+
+def difference(row: dict[str, Any], base: dict[str, Any]) -> str:
+    """The fields in which a row differs from another, as one reads them."""
+    changed = [key for key in Recipe._fields[2:] if row[key] != base[key] and key != "n_head"]
+    return ", ".join(f"{key} {row[key]:g}" for key in changed) or "n_head"
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """The trainings as rows of Markdown: each cell's first, that of the table, and what changes give."""
+    cells: dict[Cell, list[dict[str, Any]]] = {}
+    for line in lines:
+        cells.setdefault(Cell(line["text"], line["kilobytes"], line["minutes"]), []).append(line)
+    out = ["| text | row | bits per byte | changed: bits per byte |", "|---|---|---|---|"]
+    for cell, found in cells.items():
+        base, best = found[0], min(line["bits_per_byte"] for line in found)
+        shape = "{n_layer} x {n_embd}, vocabulary {vocabulary}, rate {learning_rate:g}, dropout {dropout:g}".format(
+            **base["row"]
+        )
+        changes = []
+        for line in found[1:]:
+            mark = "**" * (line["bits_per_byte"] == best)
+            changes.append(f"{difference(line['row'], base['row'])}: {mark}{line['bits_per_byte']:.3f}{mark}")
+        out.append(f"| {cell} | {shape} | {base['bits_per_byte']:.3f} | {'; '.join(changes)} |")
+    return "\n".join(out)
+
+
+def main(words: list[str] | None = None) -> None:
     """Search, print a line of JSON per training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("text", help="a file, or a data set by the name of its file")
-    parser.add_argument("--kilobytes", type=int, default=0, help="train on this much of its beginning")
-    parser.add_argument("--minutes", type=float, default=2.0)
-    parser.add_argument("--steps", type=int, default=0, help="instead of those that the recipe takes")
-    parser.add_argument("--vary", nargs="+", default=[], metavar="FIELD VALUE", help=f"of {', '.join(SECTIONS)}")
-    args = parser.parse_args()
-    field, values = (args.vary[0], args.vary[1:]) if args.vary else ("", [""])
-    for value in values:
+    parser.add_argument("results", type=Path, help="JSONL file of the trainings, appended to")
+    parser.add_argument("--texts", nargs="+", default=list(SEARCHED), help="by the names of texts.py; all by default")
+    parser.add_argument("--kilobytes", nargs="+", type=int, help="of each text, 0 for all (default: those of texts.py)")
+    parser.add_argument("--minutes", nargs="+", type=float, default=MINUTES)
+    parser.add_argument("--fields", nargs="*", default=FIELDS, choices=FIELDS, help="to change (default: all)")
+    parser.add_argument("--vary", nargs="+", metavar="FIELD VALUE", help="values of one field in place of neighbours")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="minutes after which no training begins")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="print what the file holds as Markdown")
+    args = parser.parse_args(words)
+    if args.table:
+        return print(table(read(args.results)))
+    end = time.monotonic() + 60 * args.budget
+    cells = [
+        Cell(name, kilobytes, minutes)
+        for minutes in args.minutes
+        for name in args.texts
+        for kilobytes in args.kilobytes or SEARCHED.get(name, (0,))
+    ]
+    for cell in cells:
         with tempfile.TemporaryDirectory() as folder:
-            path = cut(args.text, args.kilobytes, Path(folder))
-            changed = {field: json.loads(value)} if field else {}
-            print(json.dumps(trained(path, 60 * args.minutes, args.steps, changed, Path(folder))), flush=True)
+            facts = measure(Data(path=str(text(cell.text, cell.kilobytes, Path(folder)))))
+        row = row_of(facts, cell.minutes)
+        if args.vary:
+            others = [varied(row, args.vary[0], json.loads(value)) for value in args.vary[1:]]
+        else:
+            others = list(neighbours(row, args.fields))
+        for each in [row, *others]:
+            if time.monotonic() >= end:
+                return None
+            trained(args.results, cell, each, args.threads)
+    return None
 
 
 if __name__ == "__main__":

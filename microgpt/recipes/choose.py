@@ -34,6 +34,7 @@ class Plan(NamedTuple):
 
     layer: dict[str, dict[str, Any]]
     lines: list[str]
+    steps: float  # in the time, at the speeds
 
 
 FIELDS = {  # of a recipe, by section
@@ -42,14 +43,23 @@ FIELDS = {  # of a recipe, by section
 }
 
 
+def table_for(facts: Facts) -> tuple[Recipe, ...]:
+    """The part of the table for a kind of text."""
+    return CHAT if facts.kind == "chat" else SHORT_LINES if facts.kind == "short lines" else TEXT
+
+
+def nearest(speeds: Speeds, seconds: float) -> Recipe:
+    """The recipe for about as many tokens as it trains in the time."""
+    return min(speeds, key=lambda row: (abs(math.log(row.tokens / (speeds[row] * seconds))), row.tokens))
+
+
 def rows_for(facts: Facts, given: Sections) -> list[Recipe]:
-    """The part of the table for a text: the recipes of the nearest length, with what is `given` in place of theirs."""
-    table = CHAT if facts.kind == "chat" else SHORT_LINES if facts.kind == "short lines" else TEXT
-    length = math.log(max(facts.new_bytes, 1.0))
+    """The recipes of a text: those of the nearest length, with what is `given` in place of theirs."""
+    table, length = table_for(facts), math.log(max(facts.new_bytes, 1.0))
     nearest = min({row.bytes for row in table}, key=lambda size: abs(math.log(size) - length))
     fixed = {key: given[name][key] for name, keys in FIELDS.items() for key in keys if key in given.get(name, {})}
     if "n_embd" in fixed:
-        fixed.setdefault("n_head", _heads(fixed["n_embd"]))
+        fixed.setdefault("n_head", heads(fixed["n_embd"]))
     if "batch_size" in given.get("run", {}):
         fixed["rows"] = given["run"]["batch_size"]
     return [row._replace(**fixed) for row in table if row.bytes == nearest]
@@ -61,7 +71,7 @@ def choose(facts: Facts, seconds: float, speeds: Speeds, given: Sections) -> Pla
     `speeds` must have the rows of `rows_for`. `given` keys are taken into account, and are in the layer too.
     """
     model, optim, data, run = (dict(given.get(name, {})) for name in ("model", "optim", "data", "run"))
-    row = min(speeds, key=lambda row: (abs(math.log(row.tokens / (speeds[row] * seconds))), row.tokens))
+    row = nearest(speeds, seconds)
 
     data |= _reading(facts, row, data)
     documents = facts.bytes // data["chunk_size"] if "chunk_size" in data else facts.documents
@@ -85,7 +95,7 @@ def choose(facts: Facts, seconds: float, speeds: Speeds, given: Sections) -> Pla
         run = {"eval_every": every, "checkpoint_every": every, "patience": PATIENCE, **run}
     run = {"temperature": 0.7, **({} if facts.kind in ("chat", "short lines") else {"samples": 5}), **run}
     lines = _lines(facts, seconds, row, {**model, **optim, **data, **run}, (speeds[row], size, steps * per_step))
-    return Plan({"model": model, "optim": optim, "data": data, "run": run}, lines)
+    return Plan({"model": model, "optim": optim, "data": data, "run": run}, lines, steps)
 
 
 def _reading(facts: Facts, row: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +141,7 @@ def _bytes_per_token(data: Mapping[str, Any]) -> float:
     return 4.5 if kind.startswith("word") else max(1.0, 0.65 * math.log2(size / 64) + 0.2)
 
 
-def _heads(width: int) -> int:
+def heads(width: int) -> int:
     """Heads of at least 32 channels where the width allows: the most that divide it into an even number of channels."""
     return max((n for n in range(1, max(2, width // 32 + 1)) if width % (2 * n) == 0), default=1)
 

@@ -1,0 +1,74 @@
+"""The search behind the table of recipes in its smallest form: it goes on where it ended, nothing is trained twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.recipes import held_out, search
+from benchmarks.recipes.texts import text
+from microgpt.recipes.table import TEXT, Recipe
+
+TALE = [f"tale{n}" for n in range(40)]
+TALES = "".join(
+    f"the {a} of the {b}\nwent out, and a {b} came to the {a}\n\n" for a in "king fox".split() for b in TALE
+)
+
+
+@pytest.fixture
+def tales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MICROGPT_DATA_DIR", str(tmp_path))
+    (tmp_path / "tales.txt").write_text(TALES)
+    return "tales.txt"
+
+
+def test_a_search_goes_on(
+    tales: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "trials.jsonl"
+    words = [str(results), "--texts", tales, "--minutes", "0.0005"]
+    search.main([*words, "--vary", "dropout", "0.1"])
+    first, changed = search.read(results)
+    assert (first["row"]["dropout"], changed["row"]["dropout"]) == (TEXT[0].dropout, 0.1)
+    assert first["row"] | {"dropout": 0.1} == changed["row"]
+    assert 0 < first["bits_per_byte"] < 12
+    results.write_text(results.read_text() + '{"text": "tales.txt", "row": {"n_layer": 2}')  # an interruption
+    asked = list[Recipe]()
+
+    def trial(cell: search.Cell, row: Recipe, threads: int) -> dict[str, Any]:
+        asked.append(row)
+        return {**first, "row": row._asdict(), "bits_per_byte": 1.5, "threads": threads}
+
+    monkeypatch.setattr(search, "trial", trial)
+    search.main([*words, "--vary", "dropout", "0.1", "0.2"])
+    assert [row.dropout for row in asked] == [0.2]
+    search.main([*words, "--budget", "0"])
+    assert len(search.read(results)) == 3
+    capsys.readouterr()
+    search.main([str(results), "--table"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1].startswith("| tales.txt, all, 0.0005 min | 2 x 64, vocabulary 320, rate 0.008, dropout 0.3 | ")
+    assert said[-1].endswith("; dropout 0.2: **1.500** |")
+
+    asked.clear()
+    held_out.main([str(tmp_path / "unseen.jsonl"), "--texts", tales, "--minutes", "0.0005"])
+    assert asked == list(TEXT[:2]), "the chosen row, and the nearest of longer texts"
+    assert capsys.readouterr().out.endswith("| 10 kB and 0.2 M: 1.500 | 50 kB and 0.5 M: 1.500 | 0.000 |\n")
+
+
+def test_one_field_at_a_time() -> None:
+    fields = [f for f in Recipe._fields if f != "n_head"]
+    for row in TEXT:
+        for other in search.neighbours(row, search.FIELDS):
+            assert sum(getattr(row, f) != getattr(other, f) for f in fields) == 1
+            assert other.n_embd % (2 * other.n_head) == 0
+
+
+def test_a_mixture_is_cut_to_a_length(tales: str, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("once upon a time\n" * 20)
+    found = text("tales.txt+short.txt", 1, tmp_path).read_bytes()
+    assert found.count(b"once upon a time") == 20
+    assert 900 < len(found) <= 1002
+    assert text("tales.txt", 0, tmp_path) == tmp_path / "tales.txt"
