@@ -22,6 +22,8 @@ from benchmarks.common import Options, Row, script
 from benchmarks.serving import serving
 from benchmarks.work import TEN_MILLION, names_file
 from microgpt.config import Config
+from microgpt.inference.language_model import LanguageModel
+from microgpt.model import n_params
 from microgpt.training.train import train
 
 LOGGED = 100_000  # steps of the long curves
@@ -40,10 +42,12 @@ FROM_KEY = """
     const ready = text.offsetHeight && performance.now() - began;
     requestAnimationFrame(() => setTimeout(() => resolve([ready, performance.now() - began])));
   });
-  area.addEventListener('keydown', (event) => {
+  area.addEventListener('keydown', function enter(event) {
+    if (event.key !== 'Enter') return; // Ctrl, which is held
+    area.removeEventListener('keydown', enter, true);
     began = event.timeStamp;
     watcher.observe(text, { childList: true, subtree: true });
-  }, { once: true });
+  }, true);
   area.dispatchEvent(new Event('input'));
   area.focus();
 })
@@ -91,14 +95,14 @@ def family(options: Options) -> list[Row]:
     tries = 2 if options.quick else 10
     with tempfile.TemporaryDirectory() as place, browser() as chromium:
         runs = Path(place)
-        make_runs(runs, options)
+        size = make_runs(runs, options)
         with serving(runs) as port:
             url = f"http://127.0.0.1:{port}/"
             return [
                 row("first paint", PAINT, first_paint(chromium, url, tries)),
                 *tokens(chromium, url, 3 * tries),
                 unclocked(chromium, url, 3 * tries),
-                row("attention of 10.7 M, 256 positions", ATTENTION, attention(chromium, url, tries)),
+                row(f"attention of {compact(size)}, 256 positions", ATTENTION, attention(chromium, url, tries)),
                 *curves(chromium, url, tries),
             ]
 
@@ -111,8 +115,14 @@ def row(work: str, target: float, times: Sequence[float], note: str = "") -> Row
     return Row(work, "-", "ms", best, None, best, "<=", target, "ms", f"median {median:.1f} ms of {len(times)}{note}")
 
 
-def make_runs(runs: Path, options: Options) -> None:
-    """`names`, a few hundred steps; `ten`, one step of 10 million weights; `long`, whose log has 100,000 steps."""
+def compact(number: int) -> str:
+    """A number of parameters in millions or thousands."""
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number / 1e3:.1f} k"
+
+
+def make_runs(runs: Path, options: Options) -> int:
+    """`names`, a few hundred steps; `ten`, one step of 10 million weights; `long`, whose log has 100,000 steps. Returns
+    the parameters of `ten`."""
     text = str(names_file(options))
     train(Config.of("names", data={"path": text}, run={"steps": 300, "samples": 0}), runs / "names")
     shape = TEN_MILLION.model_dump(exclude={"vocab_size"})
@@ -126,6 +136,7 @@ def make_runs(runs: Path, options: Options) -> None:
         for i in range(1, LOGGED + 1)
     )
     (runs / "long" / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    return n_params(LanguageModel.open(runs / "ten").config.model)
 
 
 @contextmanager

@@ -82,6 +82,7 @@ class Scheduler:
         self._outbox: dict[Reply, list[tuple[int, Event]]] = {}
         self._gathered = 0  # events in it that a reader waits for
         self._due = False  # whether a reply in it has begun or ended
+        self._begins = False  # whether a stream in it, or in what was handed over last, has begun
         self._delivered = 0.0  # when events were handed over, by time.monotonic
         self._handed_over: deque[int] = deque()  # events per delivery that the event loop has not come to
         self._alive = False  # whether the thread runs
@@ -121,7 +122,10 @@ class Scheduler:
     # All that follows runs on the worker thread.
 
     def _in_pace(self) -> bool:
-        """Whether the event loop has come to all deliveries but one, or nearly."""
+        """Whether the event loop has come to all deliveries but one, or nearly; to a first token it comes at once,
+        or the worker would hold the interpreter meanwhile."""
+        if self._begins:
+            return not self._handed_over
         return len(self._handed_over) < 2 or sum(self._handed_over) <= MOST_UNTAKEN
 
     def _unread(self) -> bool:
@@ -137,6 +141,7 @@ class Scheduler:
                         return
                     self._news.wait()
                 self._news.wait_for(self._in_pace, STALL_SECONDS)
+                self._begins = False
                 if self._decoding and not (self._arrived or self._prefilling) and self._unread():
                     self._news.wait(UNREAD_SECONDS)
                 arrived, self._arrived = self._arrived, []
@@ -276,7 +281,7 @@ class Scheduler:
     def _begun(self, reply: Reply) -> None:
         """A reply has its first token."""
         reply.begun = True
-        self._due |= not reply.whole
+        self._begins |= not reply.whole
         self._metrics.first_token.observe(time.monotonic() - reply.asked)
 
     def _spoil(self, running: _Running, error: Exception) -> None:
@@ -320,7 +325,7 @@ class Scheduler:
             self._tokens = 0
         now = time.monotonic()
         goes_on = self._prefilling or (self._decoding and not self._unread())
-        waits = goes_on and not self._due and self._gathered < MOST_GATHERED
+        waits = goes_on and not (self._due or self._begins) and self._gathered < MOST_GATHERED
         if waits and now < self._delivered + GATHER_SECONDS:
             return
         delivery = [

@@ -171,6 +171,26 @@ def test_the_first_token_of_a_reply_is_handed_over_at_once(
     run(model, check)
 
 
+def test_the_next_token_waits_until_the_first_one_is_taken(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker would hold the interpreter while the event loop wants it."""
+    monkeypatch.setattr(scheduler, "STALL_SECONDS", 60)
+
+    async def check(served: ServedModel, _: Admission) -> None:
+        slots = served._scheduler._slots
+        step, steps = slots.step, []
+        slots.step = lambda *given: steps.append(1) or step(*given)  # type: ignore[method-assign,func-returns-value]
+        async with await served.submit([greedy(model)], "client") as reply:
+            while not drawn(served):
+                time.sleep(0.001)  # the loop does not run
+            time.sleep(0.05)
+            assert not steps
+            assert text([event async for event in reply]) == "babab"
+
+    run(model, check)
+
+
 def test_an_error_of_the_engine_is_told_to_everybody_and_the_next_one_is_served(model: LanguageModel) -> None:
     async def check(served: ServedModel, _: Admission) -> None:
         slots = served._scheduler._slots

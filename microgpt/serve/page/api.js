@@ -69,13 +69,14 @@ async function read(response, as) {
 export async function* stream(path, body, signal) {
   const response = await send(path, body, signal);
   if (!response.body) return;
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder(); // a TextDecoderStream would pass each piece on through two more queues
   let rest = '';
   try {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
-      const events = (rest + value).split('\n\n');
+      const events = (rest + decoder.decode(value, { stream: true })).split('\n\n');
       rest = events.pop() ?? '';
       for (const event of events) {
         const lines = event.split('\n').filter((line) => line.startsWith('data:'));

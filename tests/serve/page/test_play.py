@@ -177,7 +177,7 @@ def test_a_chat_is_edited_and_answered_again(visit: Visit) -> None:
 
 
 def test_stop(visit: Visit, page_server: Server) -> None:
-    """An answer that is stopped keeps its tokens, and its stream is closed."""
+    """An answer on which one waits is told of; one that is stopped keeps its tokens, and its stream is closed."""
     page = visit(f"#/play/{BYTES}", expected=("ERR_ABORTED",))
     page.locator('.controls input[aria-label^="Temperature"]').fill("2")
     page.evaluate(
@@ -186,15 +186,19 @@ def test_stop(visit: Visit, page_server: Server) -> None:
         window.fetch = async (path, options) => path !== '/api/play' ? real(path, options) : (
           new Response(new ReadableStream({start(control) {
             const token = {id: 1, piece: 'x', text: 'x', logprob: -1, candidates: []};
-            control.enqueue(new TextEncoder().encode(`data: ${JSON.stringify({token})}\\n\\n`.repeat(3)));
+            const event = `data: ${JSON.stringify({token})}\\n\\n`;
+            window.begin = () => control.enqueue(new TextEncoder().encode(event.repeat(3)));
             options.signal.addEventListener('abort', () => control.error(new DOMException('', 'AbortError')));
           }})));
     }"""
     )
     page.get_by_label("Message", exact=True).fill("hi")
     page.get_by_label("Message", exact=True).press("Enter")
-    page.locator(".drawn").nth(2).wait_for()
     stop = page.get_by_role("button", name="Stop")
+    page.locator(".status", has_text="being generated").wait_for()
+    assert stop.is_enabled()
+    page.evaluate("begin()")
+    page.locator(".drawn").nth(2).wait_for()
     assert "being generated" in page.locator(".status").text_content()
     stop.click()
     page.locator(".status", has_text="stopped").wait_for()

@@ -26,6 +26,8 @@ import { Part, choose, finish, path, request, scored } from './tree.js';
  * @property {(error: unknown) => void} failed
  */
 
+const PATIENCE = 50; // milliseconds of waiting for a token after which the page tells that one is on its way
+
 export class Session {
   /**
    * @param {string} model
@@ -97,18 +99,26 @@ export class Session {
     answer.running = true;
     answer.end = null;
     answer.cut = -1;
-    this.listener.changed();
+    let shown = false;
+    const show = () => {
+      shown = true;
+      this.listener.changed();
+    };
+    if (begin) show(); // the tokens that it begins with
+    const waiting = setTimeout(() => shown || show(), PATIENCE); // to draw a frame before would hold the first token up
     try {
       const settings = this.settings();
       const seed = answer.seed ?? settings.seed ?? Math.floor(Math.random() * 2 ** 32);
       answer.seed = seed;
       const body = { model: this.model, ...settings, ...request(answer), seed };
       for await (const event of stream('/api/play', body, control.signal)) {
+        clearTimeout(waiting);
         if (this.ended) return;
         if (event.prompt) {
           scored(answer, event.prompt, event.dropped, this.facts.special);
-          this.listener.changed();
+          show();
         } else if (event.token) {
+          if (!shown) show();
           answer.tokens.push(event.token);
           this.listener.token(answer);
         } else if (event.end) finish(answer, begin, event.end);
@@ -116,6 +126,7 @@ export class Session {
     } catch (error) {
       if (!aborted(error) && !this.ended) this.listener.failed(error);
     }
+    clearTimeout(waiting);
     answer.running = false;
     if (this.running === control) this.running = null;
     if (this.ended) return;
