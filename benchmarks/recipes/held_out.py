@@ -43,7 +43,7 @@ def line(results: Path, cell: Cell, threads: int, end: float) -> str:
     for each in [row, *beside(row, choose.table_for(facts), 60 * cell.minutes)]:
         if time.monotonic() >= end:
             return ""
-        found.append((trained(results, cell, each, threads)["bits_per_byte"], each))
+        found.append((trained(results, cell, each, facts, threads)["bits_per_byte"], each))
     chosen, others = found[0][0], "; ".join(f"{_name(each)}: {bits:.3f}" for bits, each in found[1:])
     return f"| {cell} | {_name(row)}: {chosen:.3f} | {others} | {chosen - min(found)[0]:.3f} |"
 

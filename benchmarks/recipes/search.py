@@ -86,25 +86,29 @@ def neighbours(row: Recipe, fields: Sequence[str]) -> Iterator[Recipe]:
 
 
 def identity(line: dict[str, Any]) -> tuple[Any, ...]:
-    """What makes two trainings the same: the cell and the fields of the row that decide them."""
+    """What makes two trainings the same: the text, the steps, and the fields of the row that decide them."""
     row = {key: value for key, value in line["row"].items() if key not in ("bytes", "tokens")}
-    return line["text"], line["kilobytes"], line["minutes"], *row.values()
+    return line["text"], line["kilobytes"], line["steps"], *row.values()
 
 
-def trial(cell: Cell, row: Recipe, threads: int) -> dict[str, Any]:
-    """Train a row on the text of a cell: its figures."""
+def planned(cell: Cell, row: Recipe, facts: Facts) -> choose.Plan:
+    """The plan of a row for the text of a cell, with the steps that the time allows."""
+    plan = choose.choose(facts, 60 * cell.minutes, {row: speed(row)}, {})
+    return plan._replace(steps=max(1, round(plan.steps)))
+
+
+def trial(cell: Cell, plan: choose.Plan, threads: int) -> dict[str, Any]:
+    """Train a plan on the text of a cell: the figures."""
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         path = text(cell.text, cell.kilobytes, Path(folder))
-        plan = choose.choose(measure(Data(path=str(path))), 60 * cell.minutes, {row: speed(row)}, {})
-        run = {"samples": 0, "threads": threads, "steps": max(1, round(plan.steps))}
+        run = {"samples": 0, "threads": threads, "steps": plan.steps}
         layer = merge({"name": "trial", "data": {"path": str(path)}}, plan.layer, {"run": run})
         result = train(Config.from_dict(layer), Path(folder) / "run")
         lines = [json.loads(line) for line in (result.path / "metrics.jsonl").read_text().splitlines()]
     best = min((line for line in lines if "val_loss" in line), key=lambda line: line["bits_per_byte"])
-    figures = {"bits_per_byte": round(best["bits_per_byte"], 4), "at": best["step"], "steps": run["steps"]}
     spent = round(time.process_time() - began, 1)
-    return {**cell._asdict(), "row": row._asdict(), **figures, "threads": threads, "cpu_seconds": spent}
+    return {"bits_per_byte": round(best["bits_per_byte"], 4), "at": best["step"], "cpu_seconds": spent}
 
 
 def read(results: Path) -> list[dict[str, Any]]:
@@ -116,13 +120,17 @@ def read(results: Path) -> list[dict[str, Any]]:
     return found
 
 
-def trained(results: Path, cell: Cell, row: Recipe, threads: int) -> dict[str, Any]:
-    """The figures of a row in a cell: from the file, or trained now and appended to it."""
-    asked = identity({**cell._asdict(), "row": row._asdict()})
-    for line in read(results):
-        if identity(line) == asked:
-            return line
-    line = trial(cell, row, threads)
+def trained(results: Path, cell: Cell, row: Recipe, facts: Facts, threads: int) -> dict[str, Any]:
+    """The figures of a row in a cell: from the file, or trained now and appended to it.
+
+    Of a short text the steps that learn it by heart end a training before the time does: that of another time is it.
+    """
+    plan = planned(cell, row, facts)
+    line = {**cell._asdict(), "row": row._asdict(), "steps": plan.steps, "threads": threads}
+    same = [other for other in read(results) if identity(other) == identity(line)]
+    if there := [other for other in same if other["minutes"] == cell.minutes]:
+        return there[0]
+    line = {**same[0], "minutes": cell.minutes} if same else {**line, **trial(cell, plan, threads)}
     cut_off = results.exists() and not results.read_bytes().endswith(b"\n")
     with results.open("a") as file:
         file.write("\n" * cut_off + json.dumps(line) + "\n")
@@ -188,7 +196,7 @@ def main(words: list[str] | None = None) -> None:
         for each in [row, *others]:
             if time.monotonic() >= end:
                 return None
-            trained(args.results, cell, each, args.threads)
+            trained(args.results, cell, each, facts, args.threads)
     return None
 
 

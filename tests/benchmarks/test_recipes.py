@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.recipes import held_out, search
 from benchmarks.recipes.texts import text
+from microgpt.recipes.choose import Plan
 from microgpt.recipes.table import TEXT, Recipe
 
 TALE = [f"tale{n}" for n in range(40)]
@@ -35,15 +36,15 @@ def test_a_search_goes_on(
     assert first["row"] | {"dropout": 0.1} == changed["row"]
     assert 0 < first["bits_per_byte"] < 12
     results.write_text(results.read_text() + '{"text": "tales.txt", "row": {"n_layer": 2}')  # an interruption
-    asked = list[Recipe]()
+    asked = list[float]()
 
-    def trial(cell: search.Cell, row: Recipe, threads: int) -> dict[str, Any]:
-        asked.append(row)
-        return {**first, "row": row._asdict(), "bits_per_byte": 1.5, "threads": threads}
+    def trial(cell: search.Cell, plan: Plan, threads: int) -> dict[str, Any]:
+        asked.append(plan.layer["model"]["dropout"])
+        return {"bits_per_byte": 1.5}
 
     monkeypatch.setattr(search, "trial", trial)
     search.main([*words, "--vary", "dropout", "0.1", "0.2"])
-    assert [row.dropout for row in asked] == [0.2]
+    assert asked == [0.2]
     search.main([*words, "--budget", "0"])
     assert len(search.read(results)) == 3
     capsys.readouterr()
@@ -53,8 +54,14 @@ def test_a_search_goes_on(
     assert said[-1].endswith("; dropout 0.2: **1.500** |")
 
     asked.clear()
+    for minutes in ("10", "60"):
+        search.main([str(results), "--texts", tales, "--minutes", minutes, "--vary", "dropout"])
+    assert len(asked) == 1, "in either time the text is passed as often as it may"
+    assert len(search.read(results)) == 5
+
+    asked.clear()
     held_out.main([str(tmp_path / "unseen.jsonl"), "--texts", tales, "--minutes", "0.0005"])
-    assert asked == list(TEXT[:2]), "the chosen row, and the nearest of longer texts"
+    assert asked == [row.dropout for row in TEXT[:2]], "the chosen row, and the nearest of longer texts"
     assert capsys.readouterr().out.endswith("| 10 kB and 0.2 M: 1.500 | 50 kB and 0.5 M: 1.500 | 0.000 |\n")
 
 
