@@ -18,6 +18,7 @@ from microgpt.engines.ladder import choose
 from microgpt.errors import CheckpointError, DataError
 from microgpt.inference.generate import decode_stream, generate_endless, generate_many, generate_tokens, stop_at
 from microgpt.inference.sampling import Sampling
+from microgpt.model import n_params
 from microgpt.progress import ProgressCallback, no_progress
 from microgpt.runs import checkpoint as checkpoints
 from microgpt.tokenizers import Tokenizer
@@ -81,6 +82,7 @@ class LanguageModel:
     state: Any
     generator: Any = None  # the state of the run's generator before training, if it is known
     selection: checkpoints.Selection | None = None  # which checkpoint of a run it is
+    members: tuple[LanguageModel, ...] = ()  # of an ensemble
 
     @classmethod
     def open(
@@ -133,7 +135,12 @@ class LanguageModel:
         ]
         engine, states = Ensemble([member.engine for member in members]), [member.state for member in members]
         path = Path(" + ".join(str(member.path) for member in members))
-        return cls(path, config, first.tokenizer, engine, states), notes
+        return cls(path, config, first.tokenizer, engine, states, members=tuple(members)), notes
+
+    @property
+    def n_params(self) -> int:
+        """The number of parameters, of all members of an ensemble together."""
+        return sum(member.n_params for member in self.members) or n_params(self.config.model)
 
     def rng(self, seed: int | None = None) -> Random:
         """The generator to draw with: a new one from a seed, else the run's own as it was before training."""

@@ -13,6 +13,7 @@ from microgpt.engines.ensemble import Ensemble
 from microgpt.inference.chat import ChatModel
 from microgpt.inference.language_model import LanguageModel
 from microgpt.inference.slots import open_slots
+from microgpt.model import n_params
 from microgpt.training.train import train
 from tests.chats import tiny
 from tests.serve.openai.asking import ask, events, refused
@@ -48,6 +49,14 @@ def test_its_texts_are_those_of_the_terminal(server: Server, members: list[Path]
     chat = {"messages": [{"role": "user", "content": "hi"}], "seed": 3, "temperature": 0.7}
     said = ask(server, "/v1/chat/completions", chat)["choices"][0]["message"]["content"]
     assert said == model.answer([Message("user", "hi")], seed=3, temperature=0.7).read()
+
+
+def test_its_facts_are_those_of_all_members(server: Server, members: list[Path]) -> None:
+    found, other = (server.get(f"/api/play/{name}").json() for name in ("both", "other"))
+    models = [LanguageModel.open(path).config.model for path in members]
+    assert found["parameters"] == sum(map(n_params, models)) > other["parameters"] == n_params(models[1])
+    assert (found["block_size"], found["step"]) == (48, None)
+    assert found["tokenizer"] == other["tokenizer"]
 
 
 def test_its_scores_are_the_logarithms_of_the_mean(server: Server, members: list[Path]) -> None:

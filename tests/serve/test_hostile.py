@@ -73,6 +73,11 @@ def test_it_is_refused(attacked: Server, case: Case) -> None:
     assert b"Traceback" not in answer
     assert b"site-packages" not in answer
     assert b"access-control-allow-origin" not in answer.lower()
+    body = answer.partition(b"\r\n\r\n")[2]
+    if not case.request.startswith(b"HEAD "):
+        told = json.loads(body)
+        assert list(told) == ["error"]
+        assert isinstance(told["error"], str)
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from microgpt.cli import main
+from microgpt.inference.chat import ChatModel, load
 from microgpt.inference.language_model import LanguageModel
 from tests.serve.running import Server
 
@@ -58,10 +60,31 @@ def test_a_chat_is_the_terminals(server: Server, chat_run: Path, capsys: pytest.
     assert list(answer.json().items()) == [(key, told[key]) for key in ("role", "content", "tokens_dropped")]
 
 
-def test_a_message_longer_than_the_room_keeps_its_end(server: Server) -> None:
-    long = server.post("/microgpt/v1/chat", {"messages": [{"role": "user", "content": "hi " * 500 + "bye"}]})
-    assert long.status_code == 200
-    assert long.json()["tokens_dropped"] > 1400
+def test_a_message_longer_than_the_room_keeps_its_end(
+    server: Server, chat_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what is dropped is counted as `chat --json` counts it."""
+    text = "hi " * 500 + "how are you"
+    long = server.post("/microgpt/v1/chat", {"messages": [{"role": "user", "content": text}], "temperature": 0})
+    capsys.readouterr()
+    main(["chat", str(chat_run), "-p", text, "--temperature", "0", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert list(long.json().items()) == [(key, told[key]) for key in ("role", "content", "tokens_dropped")]
+    kept = len(text) - told["tokens_dropped"]
+    assert 0 < kept < 64  # the context
+    other_beginning = {"role": "user", "content": "bye" + text[3:]}
+    assert server.post("/microgpt/v1/chat", {"messages": [other_beginning], "temperature": 0}).json() == long.json()
+
+
+def test_messages_that_do_not_fit_are_dropped_from_the_front(server: Server, chat_run: Path) -> None:
+    model = load(chat_run)
+    assert isinstance(model, ChatModel)
+    turns = [("user", "how are you"), ("assistant", "fine thanks"), ("user", "hi"), ("assistant", "hello there")]
+    messages = [{"role": role, "content": content} for role, content in [*turns * 3, ("user", "who are you")]]
+    found = server.post("/microgpt/v1/chat", {"messages": messages, "temperature": 1.5, "seed": 9}).json()
+    reply = model.answer(messages, temperature=1.5, seed=9)
+    assert (found["content"], found["tokens_dropped"]) == (reply.read(), reply.tokens_dropped)
+    assert reply.tokens_dropped > 50
 
 
 @pytest.mark.parametrize(
@@ -128,8 +151,39 @@ def test_unknown_fields_are_ignored_whatever_they_hold(server: Server) -> None:
             assert answer.status_code == status, answer.text
 
 
-def test_names_of_the_defaults(names_server: Server) -> None:
-    given = {"num_samples": 1, "temperature": 0.5, "seed": 42}
-    assert names_server.post("/microgpt/v1/generate", {}).content == (
-        names_server.post("/microgpt/v1/generate", given).content
-    )
+def test_the_defaults(server: Server) -> None:
+    """Without max_tokens, or with null, a text goes on as far as the context."""
+    asked = {"messages": [{"role": "user", "content": "how are you"}]}
+    for path, known in (("generate", {"num_samples": 1}), ("chat", {})):
+        body = asked if path == "chat" else {}
+        answer = server.post(f"/microgpt/v1/{path}", body)
+        assert answer.status_code == 200, answer.text
+        for most in ({}, {"max_tokens": None}, {"max_tokens": 2**64 - 1}):
+            given = {**body, **known, "temperature": 0.5, "seed": 42, **most}
+            assert server.post(f"/microgpt/v1/{path}", given).content == answer.content
+        other = {**body, "temperature": 5}
+        assert (
+            server.post(f"/microgpt/v1/{path}", other).content
+            != server.post(f"/microgpt/v1/{path}", {**other, "seed": 43}).content
+        )
+
+
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        (["/health"], None),
+        (["-X", "POST", "/generate", '{"num_samples": 5, "temperature": 0.5, "max_tokens": 100}'], ["samples"]),
+        (["-X", "POST", "/chat", '{"messages": [{"role": "user", "content": "hello"}], "max_tokens": 50}'],
+         ["role", "content", "tokens_dropped"]),
+    ],
+)  # fmt: skip
+def test_curl_as_its_readme_has_it(server: Server, words: list[str], keys: list[str] | None) -> None:
+    """By the name localhost, with -X POST; its 100 tokens and 50 are more than this context holds."""
+    url = f"http://localhost:{server.port}"
+    if keys:
+        *options, path, body = words
+        line = [*options, f"{url}/microgpt/v1{path}", "-H", "Content-Type: application/json", "-d", body]
+    else:
+        line = [url + words[0]]
+    told = subprocess.run(["curl", "-sS", *line], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert told == "Ok" if keys is None else list(json.loads(told)) == keys

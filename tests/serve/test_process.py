@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from microgpt.cli import main
-from microgpt.commands.serve import _api_key, _port
+from microgpt.commands.serve import _api_key, _models, _port
+from microgpt.serve.protocol import Protocol
 from microgpt.serve.server import bind
 from tests.serve.hostile import GENERATE, request
 from tests.serve.running import Server, answer_of, serving
@@ -73,6 +78,14 @@ def test_where_the_port_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (_port(None), _port(0)) == (8080, 0)
     monkeypatch.setenv("PORT", "9000")
     assert (_port(None), _port(7000)) == (9000, 7000)
+
+
+def test_where_the_model_comes_from(names_run: Path, chat_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MODEL_DIR", raising=False)
+    for named in ([], [f"other={chat_run}"]):
+        monkeypatch.setenv("MODEL_DIR", str(names_run))
+        assert next(iter(_models(None, named)[0].values())) == (names_run,)
+        assert next(iter(_models(chat_run, named)[0].values())) == (chat_run,)
 
 
 def test_pages_that_are_listed_may_ask(guarded: Server) -> None:
@@ -231,3 +244,38 @@ def test_answers_are_sent_at_once() -> None:
                         transport.close()
 
     assert asyncio.run(accepted())
+
+
+def test_more_connections_than_it_holds_are_told_so() -> None:
+    """At once, before they send anything; those that were there go on."""
+
+    async def check() -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"Ok"})
+
+        config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None)
+        config.load()
+        state, refused = ServerState(), list[int]()
+
+        def protocol() -> Protocol:
+            return Protocol(config=config, server_state=state, app_state={}, most_connections=2, refused=refused.append)
+
+        async with contextlib.AsyncExitStack() as stack:
+            listener = stack.enter_context(bind("127.0.0.1", 0))
+            server = await stack.enter_async_context(
+                await asyncio.get_running_loop().create_server(protocol, sock=listener)
+            )
+            first, second, third = [await asyncio.open_connection(*listener.getsockname()) for _ in range(3)]
+            told = await third[0].read()
+            assert told.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 1" in told
+            for reader, writer in (first, second):
+                writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+                assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            assert refused == [503]
+            for _, writer in (first, second, third):
+                writer.close()
+            server.close()
+
+    asyncio.run(asyncio.wait_for(check(), 120))

@@ -13,7 +13,6 @@ from typing import Annotated, cast
 from pydantic import BaseModel, Field
 
 from microgpt.data import chat_template
-from microgpt.model import n_params
 from microgpt.serve import limits
 from microgpt.serve.api.prompts import PromptBody, prompt
 from microgpt.serve.errors import Dialect
@@ -94,7 +93,7 @@ class Playable(BaseModel):
     roles: list[str] = Field(description="those that its conversations may have")
     block_size: int = Field(description="tokens of context")
     vocab_size: int
-    parameters: int
+    parameters: int = Field(description="of all members of an ensemble together")
     temperature: float = Field(description="its own")
     tokenizer: str
     special: dict[str, int] = Field(description="the ids of the special tokens by name")
@@ -206,7 +205,7 @@ async def playable(call: Call) -> Playable:
         roles=[role for role in roles if role in tokenizer.special],
         block_size=model.config.model.block_size,
         vocab_size=tokenizer.vocab_size,
-        parameters=n_params(model.config.model),
+        parameters=model.n_params,
         temperature=model.config.run.temperature,
         tokenizer=tokenizer.kind,
         special=dict(tokenizer.special),

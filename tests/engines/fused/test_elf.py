@@ -12,7 +12,7 @@ pytest.importorskip("numba")
 import llvmlite.binding as llvm
 
 from microgpt.engines.fused.jit import elf
-from microgpt.engines.fused.jit.code import NAMES, Code
+from microgpt.engines.fused.jit.code import NAMES, Code, Kernel
 
 IMAGES = pytest.mark.hardware(elf.possible(), "images of code: Linux on x86-64 (elsewhere LLVM loads it)")
 
@@ -69,3 +69,10 @@ def test_object_code_is_loaded_by_llvm() -> None:
     code = Code(16, False, dict.fromkeys(NAMES, "q"), None, {}, emitted("\n".join(functions)))
     kernels = code.load()
     assert [kernels.train(5), kernels.decode(5), kernels.generate(5), kernels.generate_batch(5)] == [0, 1, 2, 3]
+
+
+def test_a_kernel_runs_without_the_interpreter_lock() -> None:
+    """Here a function of Python's own that tells whether its caller holds it."""
+    check = ctypes.pythonapi.PyGILState_Check
+    assert check() == 1
+    assert Kernel(ctypes.cast(check, ctypes.c_void_p).value or 0, "q", check)(0) == 0

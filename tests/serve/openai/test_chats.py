@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def test_choice_i_of_seed_s_is_pythons_answer_for_s_plus_i(
 ) -> None:
     found = chat(server, n=3, seed=7, max_tokens=9, **options)
     assert found["object"] == "chat.completion"
+    assert found["id"].startswith("chatcmpl-")
     assert found["model"] == CHAT
     expected = [tiny_model.answer("how are you", seed=7 + i, max_tokens=9, **options) for i in range(3)]
     texts = [one.read() for one in expected]
@@ -124,8 +126,10 @@ def test_a_conversation_over_the_context(server: Server, tiny_model: ChatModel) 
     full = [{"role": "user", "content": "a" * (block - overhead)}]
     assert chat(server, messages=full)["usage"]["prompt_tokens"] == block
     for n in (block - overhead + 1, 3_000_000):
+        began = time.monotonic()
         error = refused(server, PATH, {"messages": [{"role": "user", "content": "a" * n}]})
         assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
+        assert time.monotonic() - began < 2
 
 
 def test_no_text_becomes_a_role(server: Server, tiny_model: ChatModel) -> None:
@@ -228,6 +232,10 @@ def test_a_vocabulary_that_cannot_write_json(server: Server) -> None:
     ("fields", "param"),
     [
         ({"messages": []}, "messages"),
+        ({"messages": ASKED * 1025}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}] * 65}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "hi", "name": "x" * 257}]}, "messages[0].name"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"messages": [{"role": "bot", "content": "hi"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [*ASKED, {"role": "user", "content": None}]}, "messages[1].content"),

@@ -37,7 +37,9 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.0}, {"temperature": 1.3, "top_k": 5}, {"min_p": 0.05}])
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.0}, {"temperature": 1.3, "top_k": 5}, {"min_p": 0.05, "repetition_penalty": 1.4}]
+)
 def test_choice_i_of_seed_s_is_what_the_terminal_gives_for_s_plus_i(
     server: Server, names: LanguageModel, options: dict[str, Any]
 ) -> None:
@@ -78,7 +80,11 @@ def test_usage_counts_bos_and_each_prompt_once(server: Server, names: LanguageMo
 def test_logprobs_are_the_models_own(server: Server, names: LanguageModel) -> None:
     """Whatever the temperature, filters, bias and penalties are."""
     fields = {"temperature": 1.7, "top_k": 9, "logit_bias": {"0": 5}, "presence_penalty": 1, "frequency_penalty": -1}
-    (choice,) = complete(server, "e", logprobs=3, seed=4, max_tokens=5, **fields)["choices"]
+    fields |= {"top_p": 0.99, "min_p": 0.001, "repetition_penalty": 1.2}
+    answer = complete(server, "e", logprobs=3, seed=4, max_tokens=5, **fields)
+    assert answer["id"].startswith("cmpl-")
+    assert answer["system_fingerprint"].startswith("b"), "as llama.cpp's, for clients that look"
+    (choice,) = answer["choices"]
     tokenizer = names.tokenizer
     found = choice["logprobs"]
     assert "".join(found["tokens"]) == choice["text"]
@@ -264,6 +270,12 @@ def test_top_logprobs_are_finite(server: Server) -> None:
         ({"best_of": 1}, "best_of"),
         ({"tools": []}, "tools"),
         ({"what ever": 1}, "what ever"),
+        ({"stop": "x" * 4097}, "stop"),
+        ({"logit_bias": dict.fromkeys(map(str, range(4097)), 1)}, "logit_bias"),
+        ({"model": "x" * 257}, "model"),
+        ({"top_k": -1}, "top_k"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(server: Server, fields: dict[str, Any], param: str) -> None:

@@ -100,6 +100,11 @@ def test_json_of_a_schema(server: Server) -> None:
     assert refused(server, PATH, {"input": "hi", "model": BYTES, "text": wanted})["param"] == "text.format.schema"
 
 
+def test_an_input_over_the_context(server: Server) -> None:
+    error = refused(server, PATH, {"input": "a" * 100})
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "input")
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -108,7 +113,6 @@ def test_json_of_a_schema(server: Server) -> None:
         ({"input": [{"role": "user", "content": "  "}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input"),
         ({"input": "é"}, "input"),
-        ({"input": "a" * 100}, "input"),
         ({"store": True}, "store"),
         ({"store": 0}, "store"),
         ({"previous_response_id": "resp-1"}, "previous_response_id"),
