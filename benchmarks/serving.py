@@ -3,7 +3,7 @@
     python -m benchmarks.serving
 
 Server and client are two processes of this machine. Names: one sample per request over 32 connections. The other model
-has 1.25 million parameters and writes to the end of its context.
+has 1.25 million parameters and writes to the end of its context. benchmarks/serving_peers.py has the servers of others.
 """
 
 from __future__ import annotations
@@ -11,22 +11,19 @@ from __future__ import annotations
 import contextlib
 import json
 import selectors
-import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import ROOT, Options, Row, ratio, script
+from benchmarks.common import ROOT, Options, Row, script
 from benchmarks.work import names_file
-from microgpt.cli import main as microgpt
 from microgpt.config import Config
 from microgpt.inference.generate import generate_batch
 from microgpt.inference.language_model import LanguageModel
@@ -143,7 +140,9 @@ def reading(port: int, asked: bytes, count: int) -> list[Stream]:
             stack.enter_context(stream.connection)
             selector.register(stream.connection, selectors.EVENT_READ, stream)
         while selector.get_map():
-            for key, _ in selector.select(60):
+            ready = selector.select(60)
+            assert ready, "no token for a minute"
+            for key, _ in ready:
                 if key.data.read():
                     selector.unregister(key.fileobj)
         return made
@@ -197,39 +196,6 @@ def decode(run: Path, count: int, options: Options) -> tuple[float, float]:
     return count * steps / (middle - began), len(found) / (time.perf_counter() - middle)
 
 
-# Servers of others: the format that they open, and their command.
-PEERS = {
-    "transformers serve": (
-        "hf",
-        "{python} -m transformers.cli.transformers serve {model} --device cpu --continuous-batching --port {port}",
-    ),
-    "llama.cpp's server": ("gguf", "llama-server -m {model} --port {port} -np 32 -c 8192 --no-webui"),
-}
-
-
-def peer(name: str, run: Path, folder: Path, stream: dict[str, Any], count: int) -> float | None:
-    """Tokens per second of that many streams from another server on the exported model; None where it is not there."""
-    to, words = PEERS[name]
-    model = folder / f"larger.{to}"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = words.format(python=sys.executable, model=model, port=port).split()
-    if not shutil.which(command[0]):
-        return None
-    microgpt(["export", str(run), "--to", to, "--out", str(model)])
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while process.poll() is None:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                asked = request("/v1/completions", stream | {"model": str(model), "max_tokens": 64})
-                return throughput(reading(port, asked, count))
-            time.sleep(0.2)
-        return None  # a part of it is missing
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def family(options: Options) -> list[Row]:
     """The rows."""
     seconds, many = (0.2, 8) if options.quick else (options.seconds, 500)
@@ -252,9 +218,6 @@ def family(options: Options) -> list[Row]:
         slots, batch = max(a for a, _ in found), max(b for _, b in found)
         with program(BARE.replace("COUNT", "5" if options.quick else "100")) as port:
             bare = gap(reading(port, whole, many))
-        others = {
-            name: peer(name, larger, Path(folder), stream, 32) for name in PEERS if options.peers and not options.quick
-        }
     each = throughput(crowd) / many
     about = "serving 1.25 M parameters"
     return [
@@ -267,8 +230,6 @@ def family(options: Options) -> list[Row]:
         Row(f"{about}: {many} streams", "-", "tokens/s each", each, None, each, target=20, scale="tokens/s"),
         Row(f"{about}: {many} streams, p99 of the gaps", "uvicorn, 20 events/s each", "s", gap(crowd),
             bare, gap(crowd), "<=", max(0.150, 2 * bare), "s"),
-        *(Row(f"{about}: 32 streams", name, "tokens/s", side_by_side, theirs, ratio(side_by_side, theirs),
-              note="" if theirs else "not installed here") for name, theirs in others.items()),
     ]  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +125,10 @@ def test_a_conversation_over_the_context(server: Server, tiny_model: ChatModel) 
     full = [{"role": "user", "content": "a" * (block - overhead)}]
     assert chat(server, messages=full)["usage"]["prompt_tokens"] == block
     for n in (block - overhead + 1, 3_000_000):
-        began = time.monotonic()
+        began = server.cpu_seconds()
         error = refused(server, PATH, {"messages": [{"role": "user", "content": "a" * n}]})
         assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
-        assert time.monotonic() - began < 2
+        assert server.cpu_seconds() - began < 2
 
 
 def test_no_text_becomes_a_role(server: Server, tiny_model: ChatModel) -> None:
@@ -232,7 +231,6 @@ def test_a_vocabulary_that_cannot_write_json(server: Server) -> None:
     ("fields", "param"),
     [
         ({"messages": []}, "messages"),
-        ({"messages": ASKED * 1025}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}] * 65}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "hi", "name": "x" * 257}]}, "messages[0].name"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
