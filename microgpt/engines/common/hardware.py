@@ -10,6 +10,7 @@ from typing import Any
 
 # Widest first: a feature of the CPU, as LLVM names it, and the bits of the vectors that the fused kernels then use.
 VECTORS = (("avx512dq", 512), ("avx", 256), ("sve", 128), ("neon", 128), ("sse2", 128))
+NARROWEST = 128  # where LLVM names no feature: all CPUs with 64-bit addresses that it knows well have such vectors
 
 
 def compile_target() -> tuple[str, str]:
@@ -31,7 +32,7 @@ def cpu() -> dict[str, Any]:
     """The CPU that code is compiled for: its name, the width of its vectors, bfloat16 products; and the cores here."""
     name, features = compile_target()
     present = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
-    width = next((bits for feature, bits in VECTORS if feature in present), 64)
+    width = next((bits for feature, bits in VECTORS if feature in present), NARROWEST)
     return {
         "name": name,
         "cores": os.cpu_count(),

@@ -265,10 +265,13 @@ def test_kernels_call_nothing_of_numba_or_python(cached: Path) -> None:
     assert set(code.calls) <= {"log", "memset", "memcpy", "memmove", "sched_yield"}
 
 
-def test_memory_that_may_not_be_executed_is_one_line(compilations: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(code: Any) -> Any:
+@pytest.mark.parametrize(("owner", "name"), [(Code, "load"), (cache, "_code")])
+def test_memory_that_may_not_be_executed_is_one_line(
+    compilations: list[str], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    def refused(_: Any) -> Any:
         raise OSError(13, "memory cannot be made executable")
 
-    monkeypatch.setattr(Code, "load", refused)
+    monkeypatch.setattr(owner, name, refused)
     with pytest.raises(MachineError, match="cannot be made executable"):
         load("float32")

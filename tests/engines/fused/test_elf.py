@@ -64,10 +64,14 @@ def test_what_an_image_cannot_hold_is_none() -> None:
     assert elf.image(emitted(ADDRESSES), ("f",)) is None
 
 
-def test_object_code_is_loaded_by_llvm() -> None:
+def numbered() -> Code:
+    """Object code whose kernels return their number."""
     functions = [f"define i64 @{name}(ptr %p) {{ ret i64 {i} }}" for i, name in enumerate(NAMES)]
-    code = Code(16, False, dict.fromkeys(NAMES, "q"), None, {}, emitted("\n".join(functions)))
-    kernels = code.load()
+    return Code(16, False, dict.fromkeys(NAMES, "q"), None, {}, emitted("\n".join(functions)))
+
+
+def test_object_code_is_loaded_by_llvm() -> None:
+    kernels = numbered().load()
     assert [kernels.train(5), kernels.decode(5), kernels.generate(5), kernels.generate_batch(5)] == [0, 1, 2, 3]
 
 
@@ -76,3 +80,15 @@ def test_a_kernel_runs_without_the_interpreter_lock() -> None:
     check = ctypes.pythonapi.PyGILState_Check
     assert check() == 1
     assert Kernel(ctypes.cast(check, ctypes.c_void_p).value or 0, "q", check)(0) == 0
+
+
+def test_llvm_loads_nothing_where_memory_may_not_be_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would crash: an error of finalize_object is lost."""
+
+    def refused() -> None:
+        raise OSError(13, "cannot allocate executable memory")
+
+    code = numbered()
+    monkeypatch.setattr(llvm, "check_jit_execution", refused)
+    with pytest.raises(OSError, match="executable memory"):
+        code.load()

@@ -35,8 +35,8 @@ def load(dtype: str) -> Kernels:
 
     Raises MachineError where Numba is told not to compile, or the system runs no code that is made while it runs.
     """
-    code = _code(dtype)
     try:
+        code = _code(dtype)  # Numba too asks whether code may be made, when it is imported
         if isinstance(code, Kernels):
             return code
         return code.load(load("float32")) if dtype == "int8" else code.load()

@@ -63,10 +63,13 @@ class Code(NamedTuple):
 def link(data: bytes, names: Iterable[str]) -> tuple[Any, dict[str, int]]:
     """LLVM's execution engine with an object file, and the addresses of some functions in it.
 
-    What the file needs is looked up in this process.
+    What the file needs is looked up in this process. LLVM makes the memory executable and no longer writable, and then
+    invalidates the instruction cache, by the calls of each system. It loses an error there, so it is asked before:
+    raises OSError where memory cannot be executable.
     """
     import llvmlite.binding as llvm
 
+    llvm.check_jit_execution()
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine()

@@ -17,7 +17,7 @@ from microgpt.engines.fused.jit.functions import builder
 I32, INT = ir.IntType(32), ir.IntType(64)
 
 
-BYTES = max(16, cpu()["vector_bits"] // 8)  # per vector register
+BYTES = cpu()["vector_bits"] // 8  # per vector register
 
 
 def has_bfloat16() -> bool:
