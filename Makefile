@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup bench clean crash fuzz mutants test-clients test-schema test-cpus soak proof-gradients proof-round-trip proof-memory proof-sweep proof-processes
+.PHONY: demo test check setup bench clean crash fuzz mutants test-clients test-schema test-cpus test-arm soak proof-gradients proof-round-trip proof-memory proof-sweep proof-processes
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -41,6 +41,9 @@ soak: .venv/full  ## 10,000 clients that leave, 2,000 that are slow, ten times t
 
 test-cpus: .venv/full  ## the fused rung's suite with code for this CPU, AVX-512 without BF16, AVX2 and plain x86-64
 	$(BIN)/python -m tests.cpus
+
+test-arm: .venv/full  ## the fused rung's suite on an emulated ARM, hours of it: Debian's apt-get, no root
+	$(BIN)/python -m tests.arm .venv/arm64
 
 proof-gradients: .venv/full  ## every rung's gradients against differences, 200 random sets of options
 	$(BIN)/python -m pytest tests/engines/test_ladder.py --long -k limit_of_differences
