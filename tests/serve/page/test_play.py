@@ -68,6 +68,12 @@ def test_candidates_by_pointer_and_where_they_lead(visit: Visit, page_server: Se
     assert shown(page) == first
     page.locator(".branch").nth(2).click()
     assert shown(page) == text
+    branches.nth(2).focus()
+    for keys, expected in ((("ArrowUp", "Enter"), first), (("ArrowLeft", "End", "Enter"), text)):
+        for key in keys:
+            page.keyboard.press(key)
+        assert shown(page) == expected
+        assert page.locator(":focus").get_attribute("aria-selected") == "true"
     # A candidate of the prompt changes the prompt.
     page.locator(".text .given").nth(1).click()
     rows.nth(3).click()

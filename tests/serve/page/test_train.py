@@ -10,6 +10,8 @@ import pytest
 from tests.serve.page.conftest import Visit, axe, fits
 from tests.serve.running import Server, serving
 
+expect = pytest.importorskip("playwright.sync_api").expect
+
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -25,13 +27,26 @@ def test_a_text_is_trained_on_and_watched(empty: Server, visit: Visit, tmp_path:
     text.write_text("emma\nolivia\nnoah\nliam\n" * 20, encoding="utf-8")
     page = visit("#/watch/", url=empty.url, width=360, expected=("400",))
     page.get_by_label("Text file").set_input_files(text)
+    name, typed = page.get_by_label("Name of the run"), page.get_by_label("Text", exact=True)
+    expect(name).to_have_value("girls-boys", timeout=60_000)
+    name.fill("")
+    typed.fill("")
+    dropped = page.evaluate_handle(
+        """([name, text]) => {
+        const held = new DataTransfer();
+        held.items.add(new File([text], name));
+        return held;
+    }""",
+        [text.name, text.read_text(encoding="utf-8")],
+    )
+    typed.dispatch_event("drop", {"dataTransfer": dropped})
+    expect(name).to_have_value("girls-boys", timeout=60_000)
     page.get_by_label("Size").select_option("mini")  # a smaller model writes hundreds of thousands of steps per second
     page.get_by_label("Steps").fill("2000000000")
     page.get_by_role("button", name="Plan").click()
     page.get_by_text("80 documents, 8 of them held out").wait_for()
     fits(page)
     axe(page)
-    assert page.get_by_label("Name of the run").input_value() == "girls-boys"
     page.get_by_role("button", name="Start").click()
     page.wait_for_url("**/#/watch/girls-boys", timeout=90_000)
     page.get_by_role("button", name="Stop and save").click(timeout=60_000)

@@ -99,7 +99,10 @@ def test_what_a_finished_run_shows(visit: Visit, server: Server, folder: Path) -
     page = visit(f"#/watch/{NAMES}", url=server.url)
     assert "step 100: training " in text_of(drawn(page))
     assert ", held-out " in text_of(drawn(page))
+    for chart, name in enumerate(("rate", "norm", "tokens/s"), start=1):
+        assert f"step 100: {name} " in text_of(drawn(page, chart))
     waits(page, ".status", "finished")
+    waits(page, ".facts dt", "bits per byte")
     waits(page, ".beat", "Lines to beat: guessing ")
     levels = page.locator(".chart").first.locator(".level")
     assert 2 <= levels.count() <= 3  # the uniform one may lie above the picture
