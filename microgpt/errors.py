@@ -76,6 +76,14 @@ def install(extra: str) -> str:
     return f"run pip install -e '.[{extra}]' in the microgpt folder"
 
 
+def require_module(user: str, module: str, extra: str) -> None:
+    """Raise MachineError where a library is missing that `user` needs; `extra` installs it."""
+    from importlib.util import find_spec
+
+    if not find_spec(module):
+        raise MachineError(f"{user} needs {module}, which is not installed; {install(extra)}")
+
+
 def nearest(name: str, known: Mapping[str, Any]) -> str:
     """The hint for a mistyped name: 'did you mean …?', or all names if none is close."""
     import difflib

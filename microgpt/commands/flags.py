@@ -36,6 +36,7 @@ NAMES = {
     "val_path": ("--val-data",),
 }
 Flags = Parameter(name="*")  # of an argument whose fields are flags of their own
+MOST_LISTED = 64  # numbers of a flag that takes a list
 NO_FLAG = {"vocab_size"}  # the tokenizer has it
 
 
@@ -160,6 +161,22 @@ def require(flag: str, value: float, least: float, most: float, off: str = "") -
     """Raise UsageError for a number outside of its limits, one that is not finite too; `off` explains the least."""
     if not least <= value <= most:
         raise UsageError(f"{flag}: must be {least:,}{off} to {most:,}, got {value}")
+
+
+def whole_numbers(flag: str, text: str, least: int, most: int) -> list[int]:
+    """The numbers of a list such as 16,32,64. Raises UsageError."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > MOST_LISTED or not all(part.isascii() and part.isdecimal() and len(part) < 19 for part in parts):
+        raise UsageError(f"{flag} {text}: expected whole numbers with commas between, such as 16,32,64")
+    for part in parts:
+        require(flag, int(part), least, most)
+    return [int(part) for part in parts]
+
+
+def require_text(source: str, *layers: Mapping[str, Any]) -> None:
+    """Raise UsageError where none of the data sections names a text to train on."""
+    if not {"path", "dataset"} & {key for layer in layers for key in layer}:
+        raise UsageError(f"{source}: has no text of its own; name one with --data FILE")
 
 
 PENALTIES = f"{1 / MAX_REAL:.6f} to {MAX_REAL:,.0f}; 1 is off"

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import base, require, run_name
+from microgpt.commands.flags import base, require_text, run_name, whole_numbers
 from microgpt.commands.side_by_side import RunsProgress
-from microgpt.errors import MachineError, UsageError, install
+from microgpt.errors import UsageError, require_module
 from microgpt.limits import MAX_COUNT
 from microgpt.terminal import output, output_json, output_table, say
 
 MOST_WIDTH = 65_536
-MOST_LISTED = 64
 
 
 def scaling(
@@ -56,20 +54,22 @@ def scaling(
     json
         Print one JSON object.
     """
-    if not find_spec("matplotlib"):
-        raise MachineError(f"microgpt scaling needs matplotlib, which is not installed; {install('plot')}")
+    require_module("microgpt scaling", "matplotlib", "plot")
     if source == "-":
         raise UsageError("SOURCE -: several runs cannot read standard input; name a file")
     layer = base(source)
     run = {name: value for name, value in (("engine", engine), ("batch_size", batch_size)) if value is not None}
     fixed: dict[str, Any] = {"data": {"path": str(data)} if data else {}, "run": run}
-    if not {"path", "dataset"} & {*layer.get("data", {}), *fixed["data"]}:
-        raise UsageError(f"{source}: has no text of its own; name one with --data FILE")
+    require_text(source, layer.get("data", {}), fixed["data"])
     from microgpt.experiments import scaling as experiment
     from microgpt.experiments.scaling_picture import draw
 
-    listed = whole_numbers("--widths", widths, MOST_WIDTH), whole_numbers("--steps", steps, MAX_COUNT)
-    family = experiment.Family(layer, fixed, *listed)
+    family = experiment.Family(
+        layer,
+        fixed,
+        widths=whole_numbers("--widths", widths, 1, MOST_WIDTH) if widths is not None else (),
+        steps=whole_numbers("--steps", steps, 1, MAX_COUNT) if steps is not None else (),
+    )
     out = out or Path("runs") / f"{run_name(source)}-scaling"
     say(
         f"scaling {len(family.widths) * len(family.steps)} runs, widths {_list(family.widths)}, steps "
@@ -91,16 +91,6 @@ def scaling(
         say(f"picture {picture}")
     if not checked:
         say("try     the same command with --check, which trains the predicted model")
-
-
-def whole_numbers(flag: str, text: str | None, most: int) -> list[int]:
-    """The numbers of a list such as 16,32,64; none where it is not given. Raises UsageError."""
-    parts = [part.strip() for part in text.split(",")] if text is not None else []
-    if len(parts) > MOST_LISTED or not all(part.isascii() and part.isdecimal() and len(part) < 19 for part in parts):
-        raise UsageError(f"{flag} {text}: expected whole numbers with commas between, such as 16,32,64")
-    for part in parts:
-        require(flag, int(part), 1, most)
-    return [int(part) for part in parts]
 
 
 def _list(values: list[int]) -> str:

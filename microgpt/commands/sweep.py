@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from microgpt.commands import Switch
-from microgpt.commands.flags import base, require, run_name
-from microgpt.errors import MachineError, UsageError, install, nearest
+from microgpt.commands.flags import base, require, require_text, run_name, whole_numbers
+from microgpt.errors import UsageError, nearest, require_module
 from microgpt.experiments.spec import SweepSpec, parse_axis, read, shipped, show
 from microgpt.limits import MAX_SEED
 from microgpt.scenarios import scenarios
@@ -71,9 +70,8 @@ def sweep(
         Print one JSON object.
     """
     for name in ("optuna", "matplotlib"):
-        if not find_spec(name):
-            raise MachineError(f"microgpt sweep needs {name}, which is not installed; {install('sweep')}")
-    numbers = _devices(devices)
+        require_module("microgpt sweep", name, "sweep")
+    numbers = [] if devices is None else [str(n) for n in whole_numbers("--devices", devices, 0, MOST_WORKERS)]
     workers = workers if workers is not None else max(1, len(numbers))
     require("--workers", workers, 1, MOST_WORKERS)
     given = _given(source, set_ or [], data)
@@ -82,8 +80,7 @@ def sweep(
         require("--seed", seed, 0, MAX_SEED)
     spec = SweepSpec.of({**given, **{key: value for key, value in asked.items() if value is not None}}, source)
     layer = base(spec.scenario)
-    if not {"path", "dataset"} & {*layer.get("data", {}), *(key.removeprefix("data.") for key in spec.fixed)}:
-        raise UsageError(f"{spec.scenario}: has no text of its own; name one with --data FILE")
+    require_text(spec.scenario, layer.get("data", {}), {key.removeprefix("data."): key for key in spec.fixed})
     out = out or Path("runs") / f"{run_name(spec.name)}-sweep"
     from microgpt.experiments import sweep as experiment
     from microgpt.experiments.pictures import draw
@@ -105,13 +102,6 @@ def sweep(
         train = ["microgpt", "train", "--config", f"{best['path']}.toml"]
         say(f"best    trial {best['number']}: {shlex.join(train)}")
         say(f"try     {shlex.join(['microgpt', 'generate', best['path']])}")
-
-
-def _devices(text: str | None) -> list[str]:
-    numbers = [] if text is None else [number.strip() for number in text.split(",")]
-    if not all(number.isdecimal() for number in numbers):
-        raise UsageError(f"--devices {text}: expected numbers of GPUs with commas between, such as 0,1")
-    return numbers
 
 
 def _given(source: str, axes: list[str], data: Path | None) -> dict[str, Any]:

@@ -7,12 +7,11 @@ decided for themselves would compute together at different places, and wait for 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from microgpt.errors import MachineError, UsageError, install
+from microgpt.errors import UsageError, require_module
 from microgpt.model import Tensors
 
 LOST = 75  # exit status of a process that ends because another one did; the launcher has the reason
@@ -108,8 +107,7 @@ def count(given: str) -> int:
 
 def require_library() -> None:
     """Raise MachineError where the library is missing through which processes talk to each other."""
-    if not importlib.util.find_spec("torch"):
-        raise MachineError(f"several processes need torch, which is not installed; {install('torch')}")
+    require_module("a run of several processes", "torch", "torch")
 
 
 def library() -> Any:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from microgpt import files
-from microgpt.errors import UsageError, install
 from microgpt.experiments.spec import SweepSpec, show
 from microgpt.experiments.study import COMPLETE, Study
 
@@ -31,12 +30,10 @@ svg{{max-width:100%;height:auto}}</style></head>
 def draw(study: Study, rows: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Draw what the trials allow: history.png, importance.png, parallel.png and sweep.html. Returns the files.
 
-    Raises UsageError without Matplotlib; OSError.
+    Raises OSError.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise UsageError(f"pictures: matplotlib is not installed; {install('sweep')}") from None
+    import matplotlib as mpl
+
     mpl.use("Agg")
     from matplotlib import pyplot
     from optuna.visualization import matplotlib as drawing

@@ -8,17 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from microgpt import files
-from microgpt.errors import UsageError, install
 from microgpt.experiments.power_law import FLOPS
 from microgpt.experiments.scaling import Law, Point, Prediction
 
 
 def draw(law: Law, predicted: Prediction, checked: Point | None, folder: Path) -> list[Path]:
-    """Write scaling.png and scaling.svg. Returns the files. Raises UsageError without Matplotlib, OSError."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise UsageError(f"scaling.png: matplotlib is not installed; {install('plot')}") from None
+    """Write scaling.png and scaling.svg. Returns the files. Raises OSError."""
+    import matplotlib as mpl
+
     mpl.use("Agg")
     from matplotlib import pyplot
 
