@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from microgpt.signals import NO_THREADS, Terminated, can_start_threads, raise_on_signal
@@ -9,6 +10,7 @@ from microgpt.signals import NO_THREADS, Terminated, can_start_threads, raise_on
 
 def script() -> None:
     """The entry point of the installed command; a signal is answered in one line while it still imports, too."""
+    status: int | str | None
     try:
         with raise_on_signal():
             from microgpt.cli import main
@@ -22,6 +24,12 @@ def script() -> None:
         from microgpt.terminal import say
 
         say(f"microgpt: {sentence}")
+    except SystemExit as error:
+        status = error.code
+    if "WORLD_SIZE" in os.environ and isinstance(status, int):
+        from microgpt.engines.processes import end
+
+        end(status)
     sys.exit(status)
 
 

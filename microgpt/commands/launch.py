@@ -121,8 +121,9 @@ class Launcher:
             if ended is None and (0 not in alive or any(p.returncode for p in self.processes)):
                 ended = time.monotonic()
             since = 0.0 if ended is None else time.monotonic() - ended
-            if since > TERMINATE:
-                self._signal(signal.SIGTERM, [rank for rank in alive if not self.sent[rank]])
+            if since > TERMINATE and (told := [rank for rank in alive if not self.sent[rank]]):
+                self._signal(signal.SIGTERM, told)
+                self._signal(signal.SIGCONT, told)  # of those that are stopped too
             self._signal(signal.SIGKILL, [rank for rank in alive if since > (KILL if rank else KILL_LEADER)])
             time.sleep(POLL)
 

@@ -16,6 +16,10 @@ from microgpt.limits import MAX_COUNT
 from microgpt.terminal import output, output_json, output_table, say
 
 MOST_WIDTH = 65_536
+UNIDENTIFIED = (
+    "note    the law is not identified: these runs do not determine {}, so the prediction means little; take a longer "
+    "text, more --steps, a larger --batch-size, or --widths further apart"
+)
 
 
 def scaling(
@@ -38,7 +42,7 @@ def scaling(
     source
         Scenario, or a text.
     widths
-        Widths of the models, with commas between (default: half, once, twice and four times the scenario's).
+        Widths of the models, with commas between (default: four that double, from an eighth of the scenario's on).
     steps
         Numbers of steps, of which each width trains all (default: half, once, twice and four times the scenario's).
     batch_size
@@ -78,11 +82,14 @@ def scaling(
     with RunsProgress() as progress:
         options: dict[str, Any] = {"say": say, "show": progress.show}
         law, predicted = experiment.train_all(family, out, **options)
+        if law.unidentified:
+            say(UNIDENTIFIED.format(", ".join(law.unidentified)))
         checked = experiment.check(family, predicted, out, **options) if check else None
     pictures = [str(path) for path in draw(law, predicted, checked, out)]
     if json:
         told: dict[str, Any] = {"path": str(out), "runs": [point._asdict() for point in law.points]}
         told |= {"law": law.best._asdict() | {"exponent": law.best.exponent}, "intervals": law.intervals()}
+        told |= {"unidentified": law.unidentified}
         told |= {"prediction": asdict(predicted), "check": checked._asdict() if checked else None}
         output_json(told | {"pictures": pictures})
         return
@@ -107,6 +114,8 @@ def _show(law: Any, predicted: Any, checked: Any) -> None:
     output_table([{"header": title, "justify": "right"} for title in titles], lines)
     best = law.best
     output("")
+    if law.unidentified:
+        output(f"not identified: {', '.join(law.unidentified)}")
     output(f"L = {best.E:.3f} + {best.A:.4g} / N^{best.alpha:.3f} + {best.B:.4g} / D^{best.beta:.3f}")
     ends = "; ".join(f"{name} {low:.4g} to {high:.4g}" for name, (low, high) in law.intervals().items())
     output(f"10th to 90th percentile: {ends}")

@@ -16,6 +16,8 @@ DELTA = 1e-3  # of the Huber loss, of log L
 STEPS = 300  # most of one fit
 FLOPS = 6  # per parameter and token
 EXPONENTS = (0.05, 3.0)  # in which alpha and beta are sought: outside, a term is a constant or nothing
+SPAN = 7.0  # natural logarithms below the least loss in which E is sought
+AT_END = 0.01  # of the logarithm's or exponent's range: so near to its end, a constant was not found
 ENDS = (0.1, 0.9)  # quantiles of the intervals
 
 
@@ -71,6 +73,31 @@ def interval(values: list[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def unidentified(n: np.ndarray, d: np.ndarray, losses: np.ndarray, best: Fit, others: list[Fit]) -> list[str]:
+    """The constants that the runs do not determine: their interval is wider than they are, or they lie at an end.
+
+    Of the range, that is, in which they are sought. A and B are measured by their terms at the mean of log N and of
+    log D, since A itself follows every change of alpha.
+    """
+    n_mid, d_mid = math.exp(np.log(n).mean()), math.exp(np.log(d).mean())
+
+    def sizes(law: Fit) -> Fit:
+        return law._replace(A=law.A / n_mid**law.alpha, B=law.B / d_mid**law.beta)
+
+    def share(value: float, low: float, high: float) -> float:
+        return (value - low) / (high - low)
+
+    least = math.log(losses.min())
+    places = {name: share(getattr(best, name), *EXPONENTS) for name in ("alpha", "beta")}
+    places["E"] = share(math.log(best.E), least - SPAN, least)
+    found = []
+    for name, value in sizes(best)._asdict().items():
+        low, high = interval([getattr(sizes(other), name) for other in others])
+        if high - low > value or not AT_END < places.get(name, 0.5) < 1 - AT_END:
+            found.append(name)
+    return found
+
+
 def _constants(theta: np.ndarray) -> Fit:
     a, b, e, alpha, beta = map(float, theta)
     return Fit(math.exp(e), math.exp(a), math.exp(b), alpha, beta)
@@ -84,7 +111,7 @@ def _huber(residuals: np.ndarray) -> float:
 def _descend(theta: np.ndarray, log_n: np.ndarray, log_d: np.ndarray, log_l: np.ndarray) -> tuple[np.ndarray, float]:
     """Levenberg and Marquardt's steps with Huber's weights from (log A, log B, log E, alpha, beta); and the loss."""
     least = float(log_l.min())
-    low = np.array([-20.0, -20.0, least - 7.0, EXPONENTS[0], EXPONENTS[0]])
+    low = np.array([-20.0, -20.0, least - SPAN, EXPONENTS[0], EXPONENTS[0]])
     high = np.array([60.0, 60.0, least, EXPONENTS[1], EXPONENTS[1]])
     residuals, terms = _residuals(theta, log_n, log_d, log_l)
     best, damping = _huber(residuals), 1e-3

@@ -17,11 +17,12 @@ import numpy as np
 from microgpt.config import Config, Model, merge
 from microgpt.errors import DataError, UsageError
 from microgpt.experiments.batch import Batch
-from microgpt.experiments.power_law import FLOPS, Fit, bootstrap, fit, interval
+from microgpt.experiments.power_law import FLOPS, Fit, bootstrap, fit, interval, unidentified
 from microgpt.model import n_params
 from microgpt.runs.listing import RunSummary
 
-FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the scenario's width and steps, unless they are named
+FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the scenario's steps, unless they are named
+NARROWEST = 8  # times narrower than the scenario is the first width, and each other one twice the one before
 LEAST = 6  # runs: the law has five constants
 MORE = 10  # times the compute of the largest run, for which the law predicts
 TIMES = 200  # of the bootstrap
@@ -50,6 +51,7 @@ class Law:
     points: list[Point]
     best: Fit
     others: list[Fit]
+    unidentified: list[str]  # constants that the runs do not determine
 
     @classmethod
     def of(cls, points: list[Point]) -> Law:
@@ -58,7 +60,8 @@ class Law:
         if not (np.isfinite(losses).all() and (losses > 0).all()):
             raise DataError("scaling: a held-out loss is not above 0, so the law has no fit; hold out more text")
         best = fit(n, d, losses)
-        return cls(points, best, bootstrap(n, d, losses, best, TIMES))
+        others = bootstrap(n, d, losses, best, TIMES)
+        return cls(points, best, others, unidentified(n, d, losses, best, others))
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """The constants and the exponent of the best N, from the 10th to the 90th percentile."""
@@ -94,8 +97,9 @@ class Family:
         self.base = Config.from_dict(merge(base, fixed), "flags")
         if self.base.run.epochs and not steps:
             raise UsageError("--steps: the scenario counts epochs, so name the numbers of steps, such as 500,1000,2000")
-        found, planned = self.base.model.n_embd, self.base.run.steps
-        self.widths = sorted(set(widths)) or [round(found * factor) for factor in FACTORS]
+        planned, unit = self.base.run.steps, unit_of(self.base.model)
+        first = max(1, round(self.base.model.n_embd / NARROWEST / unit)) * unit
+        self.widths = sorted(set(widths)) or [first << i for i in range(len(FACTORS))]
         self.steps = sorted(set(steps)) or [max(1, round(planned * factor)) for factor in FACTORS]
         if len(self.widths) < 2 or len(self.steps) < 2 or len(self.widths) * len(self.steps) < LEAST:
             raise UsageError(
@@ -135,7 +139,7 @@ class Family:
         def parameters(width: int) -> int:
             return n_params(model.model_copy(update={"n_embd": width}))
 
-        unit = model.n_head * 2  # a head has pairs of numbers
+        unit = unit_of(model)
         width = unit
         while parameters(width + unit) <= aim:
             width += unit
@@ -144,6 +148,11 @@ class Family:
         steps = max(1, round(flops / FLOPS / parameters(width) / per_step))
         loss, low, high = law.predict(parameters(width), steps * per_step)
         return Prediction(width, parameters(width), steps, steps * per_step, loss, low, high, aim != best)
+
+
+def unit_of(model: Model) -> int:
+    """What widths are multiples of: a pair of numbers per head."""
+    return model.n_head * 2
 
 
 def point_of(run: RunSummary) -> Point:

@@ -40,6 +40,8 @@ def draw(law: Law, predicted: Prediction, checked: Point | None, folder: Path) -
         )
         if checked:
             axes.plot([checked.flops], [checked.loss], "x", color="#c62828", markersize=10, label="trained")
+        if law.unidentified:
+            axes.set_title(f"The law is not identified: {', '.join(law.unidentified)}", loc="left", fontsize=10)
         axes.set_xscale("log")
         axes.set_xlabel("floating-point operations of the training, 6 N D")
         axes.set_ylabel("held-out loss, nats per token")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from microgpt.experiments.power_law import Fit, bootstrap, fit, interval
+from microgpt.experiments.power_law import Fit, bootstrap, fit, interval, unidentified
 
 LAW = Fit(E=1.69, A=40.0, B=90.0, alpha=0.34, beta=0.28)
 N, D = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e3, 1e5, 5), np.geomspace(1e5, 1e7, 4)))
@@ -34,3 +34,16 @@ def test_the_optimum_spends_the_compute_and_no_neighbour_is_better() -> None:
     n, d = LAW.optimum(1e15)
     assert 6 * n * d == pytest.approx(1e15)
     assert all(LAW.loss(n, d) < LAW.loss(n * factor, d / factor) for factor in (0.9, 1.1))
+
+
+def test_constants_that_the_runs_do_not_determine_are_named() -> None:
+    """Exact losses determine all; constants that vary, or lie at the end of their range, are not known."""
+    losses = LAW.E + LAW.A / N**LAW.alpha + LAW.B / D**LAW.beta
+    near = LAW._replace(alpha=0.35, beta=0.27)
+    assert unidentified(N, D, losses, LAW, [LAW, near]) == []
+    assert unidentified(N, D, losses, LAW, [LAW, LAW._replace(alpha=1.0)]) == ["alpha"]
+    assert unidentified(N, D, losses, LAW, [LAW, LAW._replace(B=LAW.B * 3)]) == ["B"]
+    steep = LAW._replace(E=0.0, beta=0.05)
+    losses = steep.A / N**steep.alpha + steep.B / D**steep.beta
+    found = fit(N, D, losses)
+    assert set(unidentified(N, D, losses, found, [found])) >= {"E", "beta"}, "at the ends of their ranges"

@@ -37,7 +37,8 @@ def test_the_names_scenario_from_end_to_end(
     data.write_text("".join(f"{a}{b}{c}a\n" for a in "abcd" for b in "aeiou" for c in "lmn"))
     words = ["scaling", "names", "--data", str(data), "--engine", "manual", "--widths", "4,8,12", "--steps", "4,9"]
     assert main([*words, "--out", str(tmp_path / "law"), "--check", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    told = json.loads(printed.out)
     assert [(run["width"], run["steps"]) for run in told["runs"]] == [(w, s) for w in (4, 8, 12) for s in (4, 9)]
     largest = max(6 * run["parameters"] * run["tokens"] for run in told["runs"])
     predicted = told["prediction"]
@@ -46,13 +47,18 @@ def test_the_names_scenario_from_end_to_end(
     assert predicted["low"] <= predicted["high"]
     assert told["intervals"].keys() == told["law"].keys()
     assert [Path(picture).stat().st_size > 1000 for picture in told["pictures"]] == [True, True]
-    assert "trained" in (tmp_path / "law" / "scaling.svg").read_text()
+    picture = (tmp_path / "law" / "scaling.svg").read_text()
+    assert "trained" in picture
+    assert told["unidentified"], "nine steps"
+    assert f"do not determine {', '.join(told['unidentified'])}" in printed.err
+    assert "not identified" in picture
 
 
 def test_the_prediction_follows_the_law() -> None:
     """Of the widths beside it none has a lower loss for the same compute."""
     family = Family(scenario("names"), {}, [], [])
     assert (family.widths, family.steps) == ([8, 16, 32, 64], [500, 1000, 2000, 4000])
+    assert Family(scenario("shakespeare"), {}, [], []).widths == [16, 32, 64, 128]
     model = family.base.model.model_copy(update={"vocab_size": 27})
     law = Fit(E=1.0, A=30.0, B=60.0, alpha=0.4, beta=0.35)
     points = []
@@ -60,7 +66,7 @@ def test_the_prediction_follows_the_law() -> None:
         n = n_params(model.model_copy(update={"n_embd": width}))
         points += [Point(width, n, steps, steps * 100, law.loss(n, steps * 100)) for steps in family.steps]
     assert max(p.parameters for p in points) / min(p.parameters for p in points) > 10**1.5
-    predicted = family.prediction(Law(points, law, [law]), model)
+    predicted = family.prediction(Law(points, law, [law], []), model)
     flops = 6 * predicted.parameters * predicted.tokens
     assert flops == pytest.approx(10 * max(point.flops for point in points), rel=0.01)
     assert predicted.loss == predicted.low == law.loss(predicted.parameters, predicted.tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -117,6 +118,24 @@ def test_a_process_that_is_killed_ends_the_others(folder: Path, status: int) -> 
     assert status == 128 + 9
     newest = checkpoint.list_steps(folder / "killed-2" / "checkpoints")[-1]
     assert checkpoint.read(newest).tensors()
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="cannot wait for a process to stop")
+def test_a_stopped_first_process_is_told_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on and notices that the others have gone, instead of being killed a minute later."""
+    monkeypatch.setattr("microgpt.commands.launch.TERMINATE", 0.0)
+    monkeypatch.setattr("microgpt.commands.launch.KILL_LEADER", 20.0)
+    program = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: None)
+if os.environ["RANK"] == "0":
+    os.kill(os.getpid(), signal.SIGSTOP)
+    sys.exit(70)
+sys.exit(75)
+"""
+    launcher = Launcher(2, [sys.executable, "-S", "-c", program])
+    os.waitid(os.P_PID, launcher.processes[0].pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert launcher.run() == 70
 
 
 def test_an_engine_that_cannot_share_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from microgpt.model import Tensors
 
 POLL = 0.02  # seconds between two looks at what the others have said
 WATCH = 0.5  # seconds between two looks at the parent process
+LEAVE = 2.0  # seconds that the first process, which has the store, waits for the others before it ends
 
 # Newer names of the same two functions.
 _reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -61,7 +63,7 @@ class Group(processes.Processes):
         self.n_local = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
         self.seconds = processes.timeout()
         self.calls = 0
-        self._joined = False
+        self._joined = self._has_lost = False
         threading.Thread(target=self._watch_parent, args=[_parent()], daemon=True).start()
         with self._lost():
             self.store = self._find_store()
@@ -94,6 +96,14 @@ class Group(processes.Processes):
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             os._exit(128 + signal.SIGTERM)  # perhaps within the library, which keeps signals waiting
+
+    def leave(self) -> None:
+        """Tell the others that this process asks nothing more; the first one waits until all have said so."""
+        with suppress(RuntimeError):
+            self.store.add("left", 1)
+            until = time.monotonic() + (LEAVE if self.leads and not self._has_lost else 0.0)
+            while time.monotonic() < until and self.store.add("left", 0) < self.size:
+                time.sleep(POLL)
 
     def place(self, device: str) -> str:
         """The device of this process, where a run names its kind. Raises MachineError for more processes than GPUs."""
@@ -192,6 +202,7 @@ class Group(processes.Processes):
         try:
             yield
         except RuntimeError as error:
+            self._has_lost = True
             reason = re.sub(r"^\[.*?\] ?", "", str(error).splitlines()[0]).partition(". ")[0]  # its file and advice
             if "time" in reason.lower() and "out" in reason.lower():
                 what = f"did not answer for {self.seconds:g} s: it is stopped, or its machine is gone"
@@ -203,6 +214,16 @@ class Group(processes.Processes):
 
 def _parent() -> int:
     return int(os.environ.get(processes.LAUNCHER, os.getppid()))
+
+
+def end(status: int) -> None:
+    """End this process at once, if it has joined others: the interpreter's own end takes PyTorch a second of CPU."""
+    if group.cache_info().currsize:
+        group().leave()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
 
 
 def _leave() -> None:
