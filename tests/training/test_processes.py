@@ -138,6 +138,29 @@ sys.exit(75)
     assert launcher.run() == 70
 
 
+def test_the_first_process_leaves_last_and_waits_for_nobody_who_is_lost() -> None:
+    """It has the store that the others still ask, so one that ended at once would seem to be lost."""
+    pytest.importorskip("torch")
+    from microgpt.engines.pytorch.distributed import Group
+
+    class Store:
+        left = asked = 0
+
+        def add(self, _: str, number: int) -> int:
+            self.left += number
+            self.asked += 1
+            self.left += self.asked == 4  # the other one
+            return self.left
+
+    group = object.__new__(Group)
+    group.rank, group.size, group._has_lost, group.store = 0, 2, False, Store()
+    group.leave()
+    assert (group.store.left, group.store.asked) == (2, 4)
+    group._has_lost, group.store = True, Store()
+    group.leave()
+    assert (group.store.left, group.store.asked) == (1, 1)
+
+
 def test_an_engine_that_cannot_share_is_refused(tmp_path: Path) -> None:
     model = together.config(tmp_path).with_vocab(9).model
     with pytest.raises(UsageError, match="--engine manual: cannot train in several processes, only pytorch can"):
