@@ -6,6 +6,7 @@ import io
 import math
 import shutil
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 from microgpt import files, json_text
@@ -15,7 +16,10 @@ from microgpt.runs.history import History
 from microgpt.runs.listing import RunSummary, summary
 from microgpt.terminal import duration, output, output_json, output_table
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LETTERS = ascii_uppercase + ascii_lowercase  # of the runs of a chart
+MOST_COMPARED = 26  # runs side by side
+MOST_NAMED = 26  # runs in the legend of a picture
+COLOURS = 10  # runs that Matplotlib's own colours tell apart; more are coloured by their place
 HEIGHT, MARGIN = 12, 9  # lines of the chart, and columns of its scale
 POINTS = 200  # of a curve in a picture, each the mean of the steps beside it
 FORMATS = (".svg", ".png", ".pdf")
@@ -34,8 +38,8 @@ def compare(runs: list[Path], /, *, plot: Path | None = None, json: Switch = Fal
     json
         Print one JSON object.
     """
-    if not 1 < len(runs) <= len(LETTERS):
-        raise UsageError(f"compare: name 2 to {len(LETTERS)} runs, got {len(runs)}")
+    if not 1 < len(runs) <= MOST_COMPARED:
+        raise UsageError(f"compare: name 2 to {MOST_COMPARED} runs, got {len(runs)}")
     if plot and plot.suffix not in FORMATS:
         raise UsageError(f"--plot {plot}: expected a name that ends in {', '.join(FORMATS)}")
     found, histories = [require(path) for path in runs], [history(path) for path in runs]
@@ -201,10 +205,11 @@ def draw(rows: list[dict[str, Any]], histories: list[History], path: Path) -> No
 
     figure, axes = pyplot.subplots(figsize=(9, 5), facecolor="white")
     try:
-        for found, past in zip(rows, histories, strict=True):
+        for i, (found, past) in enumerate(zip(rows, histories, strict=True)):
             points = curve(past, POINTS)
-            name = found["path"].replace("$", r"\$")
-            (line,) = axes.plot([x for x, _ in points], [y for _, y in points], label=name, linewidth=1.4)
+            name = found["path"].replace("$", r"\$") if i < MOST_NAMED else "_"  # no entry of the legend
+            colour = None if len(rows) <= COLOURS else pyplot.get_cmap("viridis")(i / (len(rows) - 1))
+            (line,) = axes.plot([x for x, _ in points], [y for _, y in points], label=name, linewidth=1.4, color=colour)
             held = dots(past)
             axes.plot([x for x, _ in held], [y for _, y in held], "o", color=line.get_color(), markersize=4)
         axes.set_xlabel("tokens trained on")

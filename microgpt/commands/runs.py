@@ -16,6 +16,7 @@ from microgpt.commands import Switch
 from microgpt.commands.compare import (
     FORMATS,
     LETTERS,
+    MOST_NAMED,
     POINTS,
     chart,
     chart_columns,
@@ -36,6 +37,7 @@ from microgpt.terminal import amount, duration, output, output_json, output_tabl
 app = App(name="runs", help="List, compare, plot and remove many runs.")
 
 MOST_SETTINGS = 6  # that a line has room for
+MOST_DRAWN = 500  # runs in a picture
 FIGURES = ("step", "loss", "val_loss", "bits_per_byte", "parameters", "seconds", "updated")  # that can be sorted by
 # The files of a run; of a folder with others, nothing is removed.
 OURS = {"run.toml", "metrics.jsonl", "metrics.damaged", "samples.jsonl", "rejects.jsonl", "checkpoints", "latest"}
@@ -106,7 +108,7 @@ def plot(*runs: str, sort: str = "val_loss", out: Path | None = None, json: Swit
     Parameters
     ----------
     runs
-        Runs, folders of runs or of sweeps, and patterns (default: runs); a drawing shows the first 26.
+        Runs, folders of runs or of sweeps, and patterns (default: runs); a terminal shows the first 52, a picture 500.
     sort
         As of microgpt runs list.
     out
@@ -126,9 +128,13 @@ def plot(*runs: str, sort: str = "val_loss", out: Path | None = None, json: Swit
         ]
         output_json({"runs": points})
         return
-    if len(found) > len(LETTERS):
-        say(f"note    {len(found) - len(LETTERS)} more runs are not drawn; name fewer, or --sort them otherwise")
-    found = found[: len(LETTERS)]
+    most = MOST_DRAWN if out else len(LETTERS)
+    if left := len(found[most:]):
+        more = "" if out else f", or --out draws up to {MOST_DRAWN}"
+        say(f"note    {left} more runs are not drawn; name fewer, or --sort them otherwise{more}")
+    found = found[:most]
+    if out and len(found) > MOST_NAMED:
+        say(f"note    the legend names the first {MOST_NAMED} of {len(found)} runs")
     histories = [history(each.path) for each in found]
     if out:
         draw([compared(each, past) for each, past in zip(found, histories, strict=True)], histories, out)

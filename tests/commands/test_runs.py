@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -81,6 +82,27 @@ def test_compare_shows_what_differs(folder: Path, capsys: Output) -> None:
     assert main(["runs", "plot", "--out", str(folder / "x.svg")]) == 0
     assert (folder / "x.svg").read_text().count("<svg") == 1
     assert main(["runs", "plot", "--out", "x.gif"]) == 2
+
+
+def test_runs_beyond_those_of_a_drawing_are_counted(
+    folder: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("microgpt.commands.runs.LETTERS", "A")
+    assert main(["runs", "plot", "--sort", "path"]) == 0
+    printed = capsys.readouterr()
+    assert "2 more runs are not drawn; name fewer, or --sort them otherwise, or --out draws up to 500" in printed.err
+    assert [line for line in printed.out.splitlines() if line.startswith(("A ", "B "))] == [
+        "A runs/a-sweep/trials/0000"
+    ]
+    pytest.importorskip("matplotlib")
+    for module in ("compare", "runs"):
+        monkeypatch.setattr(f"microgpt.commands.{module}.MOST_NAMED", 2)
+    monkeypatch.setattr("microgpt.commands.compare.COLOURS", 2)
+    assert main(["runs", "plot", "--sort", "path", "--out", str(folder / "many.svg")]) == 0
+    assert "the legend names the first 2 of 3 runs" in capsys.readouterr().err
+    picture = re.sub(r"\s", "", (folder / "many.svg").read_text(encoding="utf-8"))
+    assert [name in picture for name in ("trials/0000", "runs/small", "runs/wide")] == [True, True, False]
+    assert "#440154" in picture, "the first colour of viridis"
 
 
 def test_many_settings_that_differ_have_a_line_each(

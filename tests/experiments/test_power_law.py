@@ -43,6 +43,10 @@ def test_constants_that_the_runs_do_not_determine_are_named() -> None:
     assert unidentified(N, D, losses, LAW, [LAW, near]) == []
     assert unidentified(N, D, losses, LAW, [LAW, LAW._replace(alpha=1.0)]) == ["alpha"]
     assert unidentified(N, D, losses, LAW, [LAW, LAW._replace(B=LAW.B * 3)]) == ["B"]
+    moved = LAW._replace(beta=1.0, B=LAW.B * float(np.exp(np.log(D).mean())) ** (1.0 - LAW.beta))
+    assert unidentified(N, D, losses, LAW, [LAW, moved]) == ["beta"], (
+        "its B is a thousand times larger, its term is not"
+    )
     steep = LAW._replace(E=0.0, beta=0.05)
     losses = steep.A / N**steep.alpha + steep.B / D**steep.beta
     found = fit(N, D, losses)

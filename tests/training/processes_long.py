@@ -182,6 +182,7 @@ def main() -> None:
     options = parser.parse_args()
     global slower
     slower = options.slower
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_texts(folder)
