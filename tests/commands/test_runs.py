@@ -95,13 +95,13 @@ def test_runs_beyond_those_of_a_drawing_are_counted(
         "A runs/a-sweep/trials/0000"
     ]
     pytest.importorskip("matplotlib")
-    for module in ("compare", "runs"):
-        monkeypatch.setattr(f"microgpt.commands.{module}.MOST_NAMED", 2)
+    for name in ("compare", "runs"):
+        monkeypatch.setattr(f"microgpt.commands.{name}.MOST_NAMED", 2)
     monkeypatch.setattr("microgpt.commands.compare.COLOURS", 2)
     assert main(["runs", "plot", "--sort", "path", "--out", str(folder / "many.svg")]) == 0
     assert "the legend names the first 2 of 3 runs" in capsys.readouterr().err
     picture = re.sub(r"\s", "", (folder / "many.svg").read_text(encoding="utf-8"))
-    assert [name in picture for name in ("trials/0000", "runs/small", "runs/wide")] == [True, True, False]
+    assert [path in picture for path in ("trials/0000", "runs/small", "runs/wide")] == [True, True, False]
     assert "#440154" in picture, "the first colour of viridis"
 
 
