@@ -8,7 +8,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -246,27 +246,33 @@ def test_answers_are_sent_at_once() -> None:
     assert asyncio.run(accepted())
 
 
+@contextlib.asynccontextmanager
+async def answering(idle: float) -> AsyncIterator[tuple[tuple[str, int], list[int]]]:
+    """The address of a server of this process that holds two connections, and the statuses that it refused with."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"Ok"})
+
+    config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None)
+    config.load()
+    config.timeout_keep_alive = idle  # type: ignore[assignment]
+    state, refused = ServerState(), list[int]()
+
+    def protocol() -> Protocol:
+        return Protocol(config=config, server_state=state, app_state={}, most_connections=2, refused=refused.append)
+
+    with bind("127.0.0.1", 0) as listener:
+        async with await asyncio.get_running_loop().create_server(protocol, sock=listener):
+            yield listener.getsockname(), refused
+
+
 def test_more_connections_than_it_holds_are_told_so() -> None:
     """At once, before they send anything; those that were there go on."""
 
     async def check() -> None:
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-            await send({"type": "http.response.body", "body": b"Ok"})
-
-        config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None)
-        config.load()
-        state, refused = ServerState(), list[int]()
-
-        def protocol() -> Protocol:
-            return Protocol(config=config, server_state=state, app_state={}, most_connections=2, refused=refused.append)
-
-        async with contextlib.AsyncExitStack() as stack:
-            listener = stack.enter_context(bind("127.0.0.1", 0))
-            server = await stack.enter_async_context(
-                await asyncio.get_running_loop().create_server(protocol, sock=listener)
-            )
-            first, second, third = [await asyncio.open_connection(*listener.getsockname()) for _ in range(3)]
+        async with answering(idle=60) as (address, refused):
+            first, second, third = [await asyncio.open_connection(*address) for _ in range(3)]
             told = await third[0].read()
             assert told.startswith(b"HTTP/1.1 503 ")
             assert b"retry-after: 1" in told
@@ -276,6 +282,18 @@ def test_more_connections_than_it_holds_are_told_so() -> None:
             assert refused == [503]
             for _, writer in (first, second, third):
                 writer.close()
-            server.close()
+
+    asyncio.run(asyncio.wait_for(check(), 120))
+
+
+def test_a_connection_without_a_request_is_closed() -> None:
+    """After an answer; as `idle_seconds` says."""
+
+    async def check() -> None:
+        async with answering(idle=0.05) as (address, _):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert (await reader.read()).endswith(b"Ok"), "to the end of the connection"
+            writer.close()
 
     asyncio.run(asyncio.wait_for(check(), 120))

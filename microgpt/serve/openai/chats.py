@@ -132,7 +132,7 @@ async def chat(call: Call) -> ChatCompletion | Events:
     requests = await _generations(model, body)
     logprobs = bool(body.logprobs)
     choices = [Choice(i, model.tokenizer, logprobs=logprobs) for i in range(len(requests))]
-    key, created = new_id("chatcmpl"), now()
+    key, created = new_id("chatcmpl-"), now()
     reply = await served.submit(requests, call.client, whole=not body.stream)
     if body.stream:
         blank = ChatChunk(id=key, created=created, model=served.name, choices=[], usage=None)

@@ -106,7 +106,7 @@ async def completions(call: Call) -> Completion | Events:
             requests.append(_generation(served, body, prompt, seed_of(seed, len(requests))))
             echo = prompt.text if body.echo else None
             choices.append(Choice(len(choices), served.model.tokenizer, logprobs=logprobs, echo=echo))
-    blank = Completion(id=new_id("cmpl"), created=now(), model=served.name, choices=[], usage=None)
+    blank = Completion(id=new_id("cmpl-"), created=now(), model=served.name, choices=[], usage=None)
     reply = await served.submit(requests, call.client, whole=not body.stream)
     if body.stream:
         return Events(ReplyStream(reply, _chunks(blank, choices, n, include_usage, logprobs)))

@@ -94,7 +94,7 @@ async def responses(call: Call) -> Response | Events:
     mask = constraint(shape, model, tokens, body.max_output_tokens)
     request = answering(model, tokens, body, body.first_seed(), max_tokens=body.max_output_tokens, mask=mask)
     blank = Response(
-        id=new_id("resp"),
+        id=new_id("resp_"),
         created_at=now(),
         status="in_progress",
         instructions=body.instructions,
@@ -106,7 +106,7 @@ async def responses(call: Call) -> Response | Events:
         top_p=request.sampling.top_p,
         usage=None,
     )
-    key = new_id("msg")
+    key = new_id("msg_")
     choices = [Choice(0, model.tokenizer, logprobs=False)]
     reply = await served.submit([request], call.client, whole=not body.stream)
     if body.stream:

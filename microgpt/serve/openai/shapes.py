@@ -40,8 +40,8 @@ def usage_of(ends: Iterable[Finished], n: int) -> Usage:
 
 
 def new_id(prefix: str) -> str:
-    """A name for an answer."""
-    return f"{prefix}-{secrets.token_hex(12)}"
+    """A name for an answer, with the prefix of OpenAI's."""
+    return f"{prefix}{secrets.token_hex(12)}"
 
 
 def now() -> int:

@@ -22,6 +22,8 @@ def respond(server: Server, **fields: Any) -> dict[str, Any]:
 def text(response: dict[str, Any]) -> str:
     (item,) = response["output"]
     (part,) = item["content"]
+    assert response["id"].startswith("resp_")
+    assert item["id"].startswith("msg_")
     assert (item["type"], item["role"], item["status"]) == ("message", "assistant", response["status"])
     assert (part["type"], part["annotations"]) == ("output_text", [])
     found: str = part["text"]
