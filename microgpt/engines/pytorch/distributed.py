@@ -98,10 +98,15 @@ class Group(processes.Processes):
             os._exit(128 + signal.SIGTERM)  # perhaps within the library, which keeps signals waiting
 
     def leave(self) -> None:
-        """Tell the others that this process asks nothing more; the first one waits until all have said so."""
+        """Tell the others that this process asks nothing more; the first one waits until all have said so.
+
+        Where one has been lost nobody is told: it may be a stopped first process, whose store does not answer.
+        """
+        if self._has_lost:
+            return
         with suppress(RuntimeError):
             self.store.add("left", 1)
-            until = time.monotonic() + (LEAVE if self.leads and not self._has_lost else 0.0)
+            until = time.monotonic() + (LEAVE if self.leads else 0.0)
             while time.monotonic() < until and self.store.add("left", 0) < self.size:
                 time.sleep(POLL)
 
