@@ -24,10 +24,10 @@ ROUND = 5_000  # cases, beside those of limits
 HERE = Path(__file__).parent
 
 # What a schema cannot say is refused with 400 or 422, for no other reason: accepted.py. 403: a training where there is
-# no folder of runs. 404: no model of that name.
+# no folder of runs. 404: no model of that name. 409: a training that is not in the state for it.
 CONFIG = """
 [checks.positive_data_acceptance]
-expected-statuses = ["2xx", 400, 403, 404, 422]
+expected-statuses = ["2xx", 400, 403, 404, 409, 422]
 [checks.negative_data_rejection]
 expected-statuses = [400, 403, 404, 405, 413, 415, 422]
 """
