@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup bench clean crash fuzz mutants test-clients test-schema test-cpus test-arm soak proof-gradients proof-round-trip proof-memory proof-sweep proof-processes
+.PHONY: demo test check setup bench clean crash fuzz mutants test-clients test-page test-schema test-cpus test-arm soak proof-gradients proof-round-trip proof-memory proof-sweep proof-processes
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -32,6 +32,9 @@ mutants: .venv/full  ## break the engines in some fifty ways; the suite must cat
 
 test-clients: .venv/full  ## LangChain's suite, lm-eval and the AI SDK against the service, in environments of their own
 	$(BIN)/python -m tests.serve.clients .venv/clients
+
+test-page: .venv/full  ## the page's tests at 360, 800 and 1400 pixels, light and dark
+	$(BIN)/python -m tests.serve.page.everywhere
 
 test-schema: .venv/full  ## 200,000 requests that schemathesis makes from /openapi.json, each answer held against it
 	$(BIN)/python -m tests.serve.clients.schema 200000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.serve.running import Server
 
 NAMES, TALK, BYTES = "names", "talk", "bytes"  # the runs of page_server
 WIDTHS = (360, 800, 1400)
+WIDTH, SCHEME = int(os.environ.get("PAGE_WIDTH", 1400)), os.environ.get("PAGE_SCHEME", "light")  # see everywhere.py
 Visit = Callable[..., Any]
 
 
@@ -27,8 +29,8 @@ def visit(browser: Any, page_server: Server) -> Iterator[Visit]:
     def go(
         path: str = "",
         *,
-        width: int = 1400,
-        dark: bool = False,
+        width: int = WIDTH,
+        dark: bool = SCHEME == "dark",
         url: str | None = None,
         expected: tuple[str, ...] = (),
         **options: Any,

@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 
+def setting(page: Any, label: str) -> Any:
+    """The field of a setting, which are folded up where a page has little room."""
+    page.locator("details.controls").wait_for()
+    if page.locator("details.controls:not([open])").count():
+        page.locator("details.controls > summary").click()
+    return page.locator(f'.controls input[aria-label^="{label}:"]')
+
+
 def generate(page: Any, prompt: str, **settings: str) -> str:
     """Generate from a prompt, and wait for the end."""
     for label, value in settings.items():
-        page.locator(f'.controls input[aria-label^="{label.replace("_", " ")}:"]').fill(value)
+        setting(page, label.replace("_", " ")).fill(value)
     page.get_by_label("Begin a text").fill(prompt)
     page.get_by_role("button", name="Generate", exact=True).click()
     return wait(page)
@@ -23,7 +31,12 @@ def ask(page: Any, message: str) -> str:
 
 def wait(page: Any) -> str:
     """The text that was generated, when it has ended."""
-    page.wait_for_function("""() => /seed \\d+: (?!being)/.test(document.querySelector('.status').textContent)""")
+    page.wait_for_function(
+        """() => {
+        const status = document.querySelector('.status');
+        return status.ariaBusy === 'false' && /seed \\d+: (?!being)/.test(status.textContent);
+    }"""
+    )
     return shown(page)
 
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tests.serve.page.conftest import BYTES, NAMES, TALK, Visit, axe, everywhere, fits
-from tests.serve.page.playing import ask, generate, shown, text_of, wait
+from tests.serve.page.playing import ask, generate, setting, shown, text_of, wait
 from tests.serve.running import Server
 
 
@@ -124,12 +124,12 @@ def test_stop_and_continue_give_the_text_of_one_go(visit: Visit, page_server: Se
         ):
             break
     page = visit(f"#/play/{TALK}")
-    page.locator('.controls input[aria-label^="Temperature"]').fill("2")
-    page.locator('.controls input[aria-label^="Seed"]').fill(str(seed))
-    page.locator('.controls input[aria-label^="Tokens"]').fill("5")
+    setting(page, "Temperature").fill("2")
+    setting(page, "Seed").fill(str(seed))
+    setting(page, "Tokens").fill("5")
     ask(page, "hi")
     assert page.locator(".text .drawn").count() == 5
-    page.locator('.controls input[aria-label^="Tokens"]').fill("")
+    setting(page, "Tokens").fill("")
     page.get_by_role("button", name="Continue").click()
     page.locator(".text .drawn").nth(7).wait_for()
     assert wait(page) == there["choices"][0]["message"]["content"]
@@ -137,7 +137,7 @@ def test_stop_and_continue_give_the_text_of_one_go(visit: Visit, page_server: Se
 
 def test_a_chat_is_edited_and_answered_again(visit: Visit) -> None:
     page = visit(f"#/play/{TALK}")
-    page.locator('.controls input[aria-label^="Temperature"]').fill("0")
+    setting(page, "Temperature").fill("0")
     assert ask(page, "hi") == "hello there"
     ask(page, "bye")
     turns = page.locator(".turn")
@@ -185,7 +185,7 @@ def test_a_chat_is_edited_and_answered_again(visit: Visit) -> None:
 def test_stop(visit: Visit, page_server: Server) -> None:
     """An answer on which one waits is told of; one that is stopped keeps its tokens, and its stream is closed."""
     page = visit(f"#/play/{BYTES}", expected=("ERR_ABORTED",))
-    page.locator('.controls input[aria-label^="Temperature"]').fill("2")
+    setting(page, "Temperature").fill("2")
     page.evaluate(
         """() => { // a stream that never ends: the service is not to be faster than the test
         const real = fetch;

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.serve.page.conftest import NAMES, TALK, Visit
-from tests.serve.page.playing import generate, shown, text_of, wait
+from tests.serve.page.playing import generate, setting, shown, text_of, wait
 from tests.serve.running import Server, serving
 
 
@@ -16,7 +16,7 @@ def test_mistakes_are_told_where_they_are_made(visit: Visit) -> None:
     assert page.get_by_label("Begin a text").get_attribute("aria-invalid") == "true"
     page.get_by_label("Begin a text").fill("me")
     page.wait_for_function("() => document.querySelector('[role=alert]').textContent === ''")
-    page.locator('.controls input[aria-label^="Top-k"]').fill("-3")
+    setting(page, "Top-k").fill("-3")
     page.get_by_role("button", name="Generate", exact=True).click()
     page.get_by_role("alert").filter(has_text="Top-k: ").wait_for()
     generate(page, "emmaemmaemmaemma", **{"Top-k": "0"})

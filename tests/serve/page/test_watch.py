@@ -148,7 +148,8 @@ def test_keys_read_and_zoom(visit: Visit, server: Server) -> None:
 
 def test_a_part_is_drawn_in_full_and_a_hundred_thousand_steps_without_lag(visit: Visit, server: Server) -> None:
     """Dragging asks for the part, where the one step that sticks out is found; a frame of the whole takes little."""
-    page = visit("#/watch/long", url=server.url)
+    # A hundredth of the chart, which no pointer takes on a phone.
+    page = visit("#/watch/long", url=server.url, width=1400)
     box = drawn(page).bounding_box()
     points = page.locator(".chart .line").first.get_attribute("d").count("L")
     assert 500 < points < 3100

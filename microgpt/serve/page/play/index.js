@@ -43,6 +43,7 @@ export async function show(main, context) {
   const tree = h('section', { class: 'card branches', hidden: true, 'aria-label': 'Branches' });
 
   const session = new Session(context.model, facts, settings.read, {
+    begun: () => status.setAttribute('aria-busy', 'true'),
     changed: render,
     token(part) {
       text.append(part);
@@ -127,6 +128,7 @@ export async function show(main, context) {
 
   function tell() {
     const answer = session.answer;
+    status.setAttribute('aria-busy', String(session.running !== null));
     fill(status, answer ? summary(answer, facts.block_size) : `${facts.parameters.toLocaleString('en')} parameters, a context of ${facts.block_size} tokens, ${facts.vocab_size.toLocaleString('en')} tokens in the vocabulary${facts.step === null ? '' : `, step ${facts.step.toLocaleString('en')}`}`);
   }
 

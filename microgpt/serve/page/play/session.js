@@ -20,6 +20,7 @@ import { Part, choose, finish, path, request, scored } from './tree.js';
 
 /**
  * @typedef {object} Listener
+ * @property {() => void} begun  An answer was asked for; to draw anything now would hold its first token up.
  * @property {() => void} changed  Another text is looked at, or the state of this one has changed.
  * @property {(part: Part) => void} token  A part has one more token.
  * @property {(part: Part) => void} ended
@@ -99,13 +100,14 @@ export class Session {
     answer.running = true;
     answer.end = null;
     answer.cut = -1;
+    this.listener.begun();
     let shown = false;
     const show = () => {
       shown = true;
       this.listener.changed();
     };
     if (begin) show(); // the tokens that it begins with
-    const waiting = setTimeout(() => shown || show(), PATIENCE); // to draw a frame before would hold the first token up
+    const waiting = setTimeout(() => shown || show(), PATIENCE);
     try {
       const settings = this.settings();
       const seed = answer.seed ?? settings.seed ?? Math.floor(Math.random() * 2 ** 32);

@@ -1,0 +1,28 @@
+"""All tests of the page at every width and in both schemes: `make test-page`. The suite has them at one.
+
+python -m tests.serve.page.everywhere [WORD ...]    # further words are pytest's
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from tests.serve.page.conftest import WIDTHS
+
+
+def main(words: list[str]) -> int:
+    """The exit status is the number of combinations in which a test failed."""
+    failed = 0
+    for width in WIDTHS:
+        for scheme in ("light", "dark"):
+            print(f"{width} pixels, {scheme}", flush=True)
+            command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "tests/serve/page", *words]
+            environment = os.environ | {"PAGE_WIDTH": str(width), "PAGE_SCHEME": scheme}
+            failed += subprocess.run(command, env=environment).returncode != 0
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
