@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from microgpt import json_text
@@ -73,6 +74,13 @@ def output_exactly(text: str) -> None:
     shown = printable(text) + "\n" * (not text.endswith("\n")) if sys.stdout.isatty() else text
     sys.stdout.buffer.write(shown.encode("utf-8", "surrogateescape"))
     sys.stdout.buffer.flush()
+
+
+def flush() -> None:
+    """Hand over what was printed, where anybody takes it still."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
 
 
 def output_json(value: Any) -> None:

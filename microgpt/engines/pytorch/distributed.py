@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from microgpt.engines import processes
 from microgpt.errors import MachineError
 from microgpt.json_text import dumps, loads
 from microgpt.model import Tensors
+from microgpt.terminal import flush
 
 POLL = 0.02  # seconds between two looks at what the others have said
 WATCH = 0.5  # seconds between two looks at the parent process
@@ -225,9 +225,7 @@ def end(status: int) -> None:
     """End this process at once, if it has joined others: the interpreter's own end takes PyTorch a second of CPU."""
     if group.cache_info().currsize:
         group().leave()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
+        flush()
         os._exit(status)
 
 
