@@ -39,6 +39,7 @@ COMPLETIONS = "/v1/completions"
 STREAM = {"prompt": "a", "temperature": 0, "stream": True}
 LONG = {"num_samples": 50, "temperature": 0}  # 50 texts of 4096 tokens, if nobody stops them
 BRIEF = {"temperature": 0, "max_tokens": 3}
+MANY = STREAM | {"n": 32, "logprobs": 20}
 PROMPT = "ab" * 1500
 GOOD = request(COMPLETIONS, {"prompt": "a", "temperature": 0, "max_tokens": 200})
 GOOD_TEXT = "ba" * 100
@@ -119,14 +120,14 @@ def leave(server: Server, n: int, per_second: float = 0) -> None:
             time.sleep(max(0.0, began + (i + 1) / per_second - time.monotonic()))
 
 
-def dawdle(server: Server, n: int, deadline: float, readers: int = 0) -> float:
-    """n clients that send their heads and bodies slowly, and some that do not read: all are cut.
+def dawdle(server: Server, n: int, deadline: float, readers: int = 0, asked: dict[str, object] | None = None) -> float:
+    """n clients that send their heads and bodies slowly, and some that do not read what they `asked`: all are cut.
 
     Returns the seconds until the last one that sends was.
     """
     whole = request(body=BRIEF)
     beginnings = [b"", b"POST ", whole[:60], whole[:-1], whole[:-10]]
-    lost = request(COMPLETIONS, STREAM | {"n": 32, "logprobs": 20})
+    lost = request(COMPLETIONS, asked or MANY)
     with contextlib.ExitStack() as stack, selectors.DefaultSelector() as waiting:
         for _ in range(readers):
             stack.enter_context(connect(server.port, lost, buffer=4096))
@@ -289,9 +290,15 @@ def main(minutes: float) -> int:
                     _report(
                         server,
                         "2,000 slow clients",
-                        lambda good: _in_parts(good, 4, lambda: dawdle(server, 500, deadline, readers=8)),
+                        lambda good: _in_parts(good, 4, lambda: dawdle(server, 500, deadline, readers=8, asked=STREAM)),
                     ),
                 ]
+            )
+            # Not slowness alone: until their buffers are full, 8 such clients have as much work done as any 8 others.
+            _report(
+                server,
+                "32 that ask for 32 texts each and read none",
+                lambda good: _in_parts(good, 4, lambda: dawdle(server, 8, deadline, readers=8)),
             )
             with nothing_stays(server):
                 refused = overload(server, run, queue)
