@@ -33,7 +33,7 @@ mutants: .venv/full  ## break the engines in some fifty ways; the suite must cat
 test-clients: .venv/full  ## LangChain's suite, lm-eval and the AI SDK against the service, in environments of their own
 	$(BIN)/python -m tests.serve.clients .venv/clients
 
-test-page: .venv/full  ## the page's tests at 360, 800 and 1400 pixels, light and dark
+test-page: .venv/full  ## the page's tests at 360, 800 and 1400 pixels, light and dark, and by keyboard alone
 	$(BIN)/python -m tests.serve.page.everywhere
 
 test-schema: .venv/full  ## 200,000 requests that schemathesis makes from /openapi.json, each answer held against it

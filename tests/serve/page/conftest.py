@@ -13,7 +13,25 @@ from tests.serve.running import Server
 NAMES, TALK, BYTES = "names", "talk", "bytes"  # the runs of page_server
 WIDTHS = (360, 800, 1400)
 WIDTH, SCHEME = int(os.environ.get("PAGE_WIDTH", 1400)), os.environ.get("PAGE_SCHEME", "light")  # see everywhere.py
+KEYS = "PAGE_KEYS" in os.environ  # whatever is clicked gets the focus and a key instead
 Visit = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def by_keyboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With KEYS the tests that click prove that the keyboard does."""
+    if not KEYS:
+        return
+    from playwright.sync_api import Locator
+
+    def press(self: Any, **_: Any) -> None:
+        self.wait_for()
+        self.evaluate("e => (e.closest('a, button, input, select, textarea, summary, [tabindex]') ?? e).focus()")
+        box = self.evaluate("e => e.matches('input[type=checkbox], input[type=radio]')")
+        self.page.keyboard.press("Space" if box else "Enter")
+
+    for name in ("click", "check", "uncheck"):
+        monkeypatch.setattr(Locator, name, press)
 
 
 @pytest.fixture

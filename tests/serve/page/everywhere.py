@@ -1,4 +1,4 @@
-"""All tests of the page at every width and in both schemes: `make test-page`. The suite has them at one.
+"""All tests of the page at every width, in both schemes, and by keyboard: `make test-page`. The suite has them at one.
 
 python -m tests.serve.page.everywhere [WORD ...]    # further words are pytest's
 """
@@ -15,12 +15,11 @@ from tests.serve.page.conftest import WIDTHS
 def main(words: list[str]) -> int:
     """The exit status is the number of combinations in which a test failed."""
     failed = 0
-    for width in WIDTHS:
-        for scheme in ("light", "dark"):
-            print(f"{width} pixels, {scheme}", flush=True)
-            command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "tests/serve/page", *words]
-            environment = os.environ | {"PAGE_WIDTH": str(width), "PAGE_SCHEME": scheme}
-            failed += subprocess.run(command, env=environment).returncode != 0
+    ways = [{"PAGE_WIDTH": str(width), "PAGE_SCHEME": scheme} for width in WIDTHS for scheme in ("light", "dark")]
+    for way in [*ways, {"PAGE_KEYS": "1"}]:
+        print(" ".join(f"{name}={value}" for name, value in way.items()), flush=True)
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "tests/serve/page", *words]
+        failed += subprocess.run(command, env=os.environ | way).returncode != 0
     return failed
 
 
