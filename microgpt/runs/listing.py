@@ -78,7 +78,10 @@ def is_folder_of_runs(path: Path) -> bool:
     try:
         if not path.is_dir() or is_run(path):
             return False
-        return bool(runs_in(path)) or all(entry.name[0] == "." or _is_empty(entry) for entry in path.iterdir())
+        if runs_in(path):
+            return True
+        # One that was about to begin may have begun meanwhile.
+        return all(entry.name[0] == "." or _is_empty(entry) or is_run(entry) for entry in path.iterdir())
     except OSError:
         return False
 

@@ -76,6 +76,16 @@ def test_lines_that_are_damaged_or_cut_short_are_left_out(evaluated: Path, tmp_p
     assert (found.step, found.seconds, found.tokens) == (61, None, 0)
 
 
+def test_a_run_that_begins_while_a_folder_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_yet(folder: Path) -> dict[str, Path]:
+        (folder / "new").mkdir()
+        (folder / "new" / "run.toml").write_text(Config().to_toml())
+        return {}
+
+    monkeypatch.setattr(listing, "runs_in", none_yet)
+    assert listing.is_folder_of_runs(tmp_path)
+
+
 def test_the_folder_of_runs(evaluated: Path, names_run: Path, tmp_path: Path) -> None:
     assert listing.is_folder_of_runs(tmp_path)  # there is nothing in it yet
     (tmp_path / "begun").mkdir()
