@@ -280,26 +280,16 @@ def main(minutes: float) -> int:
         with serving(endless, *limits, log=folder / "log", before=COUNTED) as server:
             leave(server, 200)  # to warm up
             wait(lambda: not numbers(server)["microgpt_active_streams"], 5)
-            ok = all(
-                [
-                    _report(
-                        server,
-                        "10,000 aborts",
-                        lambda good: _in_parts(good, 20, lambda: leave(server, 500, PER_SECOND)),
-                    ),
-                    _report(
-                        server,
-                        "2,000 slow clients",
-                        lambda good: _in_parts(good, 4, lambda: dawdle(server, 500, deadline, readers=8, asked=STREAM)),
-                    ),
-                ]
+            ok = _report(
+                server, "10,000 aborts", lambda good: _in_parts(good, 20, lambda: leave(server, 500, PER_SECOND))
             )
+
+            def slow(n: int, asked: dict[str, object]) -> Callable[[Good], None]:
+                return lambda good: _in_parts(good, 4, lambda: dawdle(server, n, deadline, readers=8, asked=asked))
+
+            ok &= _report(server, "2,000 slow clients", slow(500, STREAM))
             # Not slowness alone: until their buffers are full, 8 such clients have as much work done as any 8 others.
-            _report(
-                server,
-                "32 that ask for 32 texts each and read none",
-                lambda good: _in_parts(good, 4, lambda: dawdle(server, 8, deadline, readers=8)),
-            )
+            _report(server, "32 that ask for 32 texts each and read none", slow(8, MANY))
             with nothing_stays(server):
                 refused = overload(server, run, queue)
             slowest = np.percentile(refused.seconds, 99) * 1000
