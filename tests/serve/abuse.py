@@ -289,7 +289,7 @@ def main(minutes: float) -> int:
 
             ok &= _report(server, "2,000 slow clients", slow(500, STREAM))
             # Not slowness alone: until their buffers are full, 8 such clients have as much work done as any 8 others.
-            _report(server, "32 that ask for 32 texts each and read none", slow(8, MANY))
+            _report(server, "32 that ask for 32 texts each and read none", slow(16, MANY))
             with nothing_stays(server):
                 refused = overload(server, run, queue)
             slowest = np.percentile(refused.seconds, 99) * 1000
