@@ -34,7 +34,7 @@ test-clients: .venv/full  ## LangChain's suite, lm-eval and the AI SDK against t
 	$(BIN)/python -m tests.serve.clients .venv/clients
 
 test-page: .venv/full  ## the page's tests at 360, 800 and 1400 pixels, light and dark, and by keyboard alone
-	$(BIN)/python -m tests.serve.page.everywhere
+	$(BIN)/python -m tests.serve.page.long_form
 
 test-schema: .venv/full  ## 200,000 requests that schemathesis makes from /openapi.json, each answer held against it
 	$(BIN)/python -m tests.serve.clients.schema 200000

@@ -12,7 +12,7 @@ from tests.serve.running import Server
 
 NAMES, TALK, BYTES = "names", "talk", "bytes"  # the runs of page_server
 WIDTHS = (360, 800, 1400)
-WIDTH, SCHEME = int(os.environ.get("PAGE_WIDTH", 1400)), os.environ.get("PAGE_SCHEME", "light")  # see everywhere.py
+WIDTH, SCHEME = int(os.environ.get("PAGE_WIDTH", 1400)), os.environ.get("PAGE_SCHEME", "light")  # see long_form.py
 KEYS = "PAGE_KEYS" in os.environ  # whatever is clicked gets the focus and a key instead
 Visit = Callable[..., Any]
 

@@ -1,6 +1,6 @@
 """All tests of the page at every width, in both schemes, and by keyboard: `make test-page`. The suite has them at one.
 
-python -m tests.serve.page.everywhere [WORD ...]    # further words are pytest's
+python -m tests.serve.page.long_form [WORD ...]    # further words are pytest's
 """
 
 from __future__ import annotations
