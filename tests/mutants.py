@@ -133,7 +133,7 @@ MUTANTS = [
     Mutant(TENSOR, "positions restart after a cache", "first = cache.keys[0].shape[2] if cache else 0", "first = 0"),
     Mutant(TENSOR, "gradients of a refused step stay", "p.grad = 0.0\n", "p.grad = p.grad * 0.0\n"),
     Mutant(PYTORCH_MODEL, "the mask of a continued row", ".triu(1 + S - T)", ".triu(1)"),
-    Mutant(PYTORCH, "passes overwrite", "g += torch.autograd.grad", "g = torch.autograd.grad"),
+    Mutant(PYTORCH, "passes overwrite", "g[at].add_(each)", "g[at].copy_(each)"),
     Mutant(PYTORCH_MODEL, "GELU without its tanh", 'approximate="tanh"', 'approximate="none"'),
     Mutant(PYTORCH_MODEL, "no norm of queries and keys", "return rmsnorm(x) if model.qk_norm else x", "return x"),
     Mutant(PYTORCH_MODEL, "padded tokens are likely", "[..., : model.vocab]", ""),

@@ -101,8 +101,11 @@ FORMS = {
     "static": {"static": True},
     "padded": {"align": 64},
     "library": {"library": True},
-    "all": {"waits": False, "static": True, "align": 64, "library": True, "compiler": "eager"},  # traced, not compiled
-}
+    "copied": {"copied": True},
+    "all": {  # traced, not compiled
+        "waits": False, "static": True, "align": 64, "library": True, "compiler": "eager", "copied": True,
+    },
+}  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by the tracer itself
@@ -129,6 +132,25 @@ def test_every_form_for_a_gpu_gives_the_same_numbers(form: str) -> None:
     assert plain.keys() == other.keys()
     for name, value in plain.items():
         np.testing.assert_allclose(other[name], value, rtol=1e-12, atol=1e-15, err_msg=name)
+
+
+@pytest.mark.parametrize("options", [{"position": "learned", "tie_embeddings": True}, {"family": "modern"}])
+def test_weights_cast_once_per_step_are_those_cast_at_each_product(options: dict[str, object]) -> None:
+    """bfloat16: the same losses, and gradients of embeddings, of a tied head and of all matrices in float32."""
+    model = small(**options)
+    feed = pack([[1, 2, 3, 0, 4, 6, 2], [3, 1], [2, 2, 1, 4]] * 3, rows_per_step=3, micro_batch_size=2)
+    results = []
+    for copied in (False, True):
+        it = engine("torch")(model, Optim(beta1=0.0), dtype="bfloat16")
+        it.form = it.form._replace(copied=copied)  # type: ignore[attr-defined]
+        state, losses = it.train(it.load(weights(model)), feed, np.full(3, 0.1))
+        results.append((losses, it.dump(state)))
+    (losses, tensors), (theirs, their_tensors) = results
+    np.testing.assert_allclose(theirs, losses, rtol=0.01)  # some products' sums depend on their places in memory
+    assert np.ptp(losses) > 0.1  # weights of the step before would show
+    for name in (name for name in tensors if name.startswith("m.")):  # the last gradient
+        assert their_tensors[name].dtype == np.float32
+        assert np.abs(their_tensors[name] - tensors[name]).max() <= 0.02 * np.abs(tensors[name]).max(), name
 
 
 def test_dropout_masks_of_the_device_are_those_of_every_engine() -> None:

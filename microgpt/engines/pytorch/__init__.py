@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +37,15 @@ def devices() -> tuple[str, ...]:
     return tuple(name for name, is_there in there.items() if is_there)
 
 
+class Operands(NamedTuple):
+    """The weights as the forward pass takes them; what its gradient is taken of, and where in a flat one that lies."""
+
+    weights: Weights
+    head: Tensor  # the matrix that makes logits
+    leaves: list[Tensor]
+    places: list[slice]
+
+
 class State:
     """Weights and moments, each one flat tensor, and the shapes of the matrices in them.
 
@@ -47,6 +56,7 @@ class State:
         self.shapes = [(w.name, w.shape) for w in table(model)]
         padded = -(-model.vocab // align) * align
         self.sizes = [(padded if name in ("wte", "lm_head") else R) * C for name, (R, C) in self.shapes]
+        self.head = head_of(model)
         self.w, self.m, self.v = (torch.zeros(sum(self.sizes), dtype=like[0], device=like[1]) for _ in range(3))
 
     def views(self, flat: Tensor) -> Weights:
@@ -67,6 +77,19 @@ class State:
                 sizes.append(size)
         parts = zip(names, flat.split(sizes), strict=True)
         return {name: part.view(-1, columns) for (name, columns), part in parts}
+
+    def operands(self, copy: Tensor | None = None) -> Operands:
+        """`copy` has the weights in the type of matrix products; what no product takes, embeddings, stays as it is."""
+        flat = (self.w if copy is None else copy).detach().requires_grad_()
+        found = Operands(self.products(flat), self.products(flat)[self.head], [flat], [slice(None)])
+        for i, (name, (_, columns)) in enumerate(self.shapes):
+            if copy is not None and name in ("wte", "wpe"):
+                at = slice(sum(self.sizes[:i]), sum(self.sizes[: i + 1]))
+                leaf = self.w[at].detach().requires_grad_()
+                found.weights[name] = leaf.view(-1, columns)
+                found.leaves.append(leaf)
+                found.places.append(at)
+        return found
 
 
 class Engine(engines.Engine):
@@ -95,8 +118,9 @@ class Engine(engines.Engine):
         self.model, self.optim, self.device, self.dtype = model, optim, device, dtype
         here = max(1, torch.get_num_threads() // (processes.n_local if processes else 1))
         self.threads = threads or (here if n_params(model) >= WORTH_THREADS else 1)
-        self.form = form_of(kind)
+        self.form = form_of(kind, dtype)
         self.stored = torch.float64 if dtype == "float64" else torch.float32
+        self.computed = torch.bfloat16 if dtype == "bfloat16" else self.stored  # the type of matrix products
 
     def load(self, tensors: Tensors) -> State:
         state = State(self.model, (self.stored, self.device), self.form.align)
@@ -157,12 +181,13 @@ class Engine(engines.Engine):
         n, together = len(state.w), self.processes
         both = state.w.new_zeros(n + 1)  # the gradient, and the loss behind it
         g, loss = both[:n], both[n:]
-        flat = state.w.detach().requires_grad_()
+        w = self._operands(state)
         for rows in feed.micro_batches(i, self.rank, self.size):
-            at = shape or rows.inputs.shape
-            drops = dropout(self.model, feed.seed, step, rows.first_row, at, self.stored, self.device)
-            part = self._loss(state.products(flat), rows, shape, drops)
-            g += torch.autograd.grad(part, flat)[0]
+            size = shape or rows.inputs.shape
+            drops = dropout(self.model, feed.seed, step, rows.first_row, size, self.stored, self.device)
+            part = self._loss(w, rows, shape, drops)
+            for each, at in zip(torch.autograd.grad(part, w.leaves), w.places, strict=True):
+                g[at].add_(each)
             loss += part.detach()
         if together and together.shard:
             g = together.sum_own(g)
@@ -198,17 +223,21 @@ class Engine(engines.Engine):
         """The rows and positions of every micro-batch, where all have the same."""
         return shape_of(feed, self.model.block_size, self.size) if self.form.static else None
 
+    def _operands(self, state: State) -> Operands:
+        """The weights, or once for all that follows a copy of them in the type of matrix products."""
+        return state.operands(state.w.to(self.computed) if self.form.copied else None)
+
     def _loss(
-        self, w: Weights, rows: MicroBatch, shape: tuple[int, int] | None, drops: Sequence[Tensor] = ()
+        self, w: Operands, rows: MicroBatch, shape: tuple[int, int] | None, drops: Sequence[Tensor] = ()
     ) -> Tensor:
         inputs, targets, weights = rectangle(rows, shape, self.stored, self.device)
         call, library = self.functions, self.form.library
         with self._precision():
-            x = hidden(self.model, w, inputs, drops=drops, library=library, layer=call.layer)
-            return call.head_loss(self.model, x, w[head_of(self.model)], targets, weights)
+            x = hidden(self.model, w.weights, inputs, drops=drops, library=library, layer=call.layer)
+            return call.head_loss(self.model, x, w.head, targets, weights)
 
     def loss(self, state: State, feed: Feed) -> np.ndarray:
-        w, shape = state.products(state.w), self._shape(feed)
+        w, shape = self._operands(state), self._shape(feed)
         with self._threads(), torch.no_grad():
             losses = state.w.new_zeros(feed.n_steps)
             for i in range(feed.n_steps):

@@ -31,13 +31,15 @@ class Form(NamedTuple):
     align: int = 1  # the vocabulary is padded to a multiple of this
     library: bool = False  # attention by the library
     compiler: str | None = None  # the backend of torch.compile for layers, the head and the update
+    copied: bool = False  # weights are cast to the type of matrix products once per step, instead of at each product
 
 
-def form_of(kind: str) -> Form:
+def form_of(kind: str, dtype: str) -> Form:
     """The form for a kind of device."""
     if kind != "cuda":
         return Form()
-    return Form(False, True, 64, True, "inductor" if importlib.util.find_spec("triton") else None)
+    compiler = "inductor" if importlib.util.find_spec("triton") else None
+    return Form(False, True, 64, True, compiler, copied=dtype == "bfloat16")
 
 
 class Functions(NamedTuple):
