@@ -30,6 +30,7 @@ FAMILIES = (
     "startup",
     "memory",
     "estimates",
+    "products",
 )
 
 

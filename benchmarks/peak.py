@@ -87,15 +87,19 @@ def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
     return _kernels(max(128, cpu()["vector_bits"]))
 
 
-@lru_cache(maxsize=1)
-def measured() -> float:
-    """Float32 operations per second of one core, the best of 20 runs of about 2 ms."""
+def rate(rounds: int, runs: int = 1) -> float:
+    """Float32 operations per second of one core, the best of some runs of so many rounds of the loop."""
     from microgpt.engines.common.hardware import cpu
 
     flops, lanes = _compiled()[0], max(128, cpu()["vector_bits"]) // 32
-    n = 1_500_000
-    flops(1, 0.5)
-    return 2.0 * n * ACCUMULATORS * lanes / _best(lambda: flops(n, 0.5))
+    return 2.0 * rounds * ACCUMULATORS * lanes / _best(lambda: flops(rounds, 0.5), runs)
+
+
+@lru_cache(maxsize=1)
+def measured() -> float:
+    """Float32 operations per second of one core, the best of 20 runs of about 2 ms."""
+    rate(1)
+    return rate(1_500_000, 20)
 
 
 @lru_cache(maxsize=16)
