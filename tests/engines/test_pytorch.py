@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from microgpt.config import Optim
 from microgpt.engines.common.arrays import dropout_masks
 from microgpt.engines.ladder import choose, engine
 from microgpt.errors import MachineError, UsageError
-from microgpt.feed import pack
+from microgpt.feed import Feed, pack
 from tests.engines.ladder import CASES, moments, small, weights
 
 torch = pytest.importorskip("torch")
@@ -102,8 +104,10 @@ FORMS = {
     "padded": {"align": 64},
     "library": {"library": True},
     "copied": {"copied": True},
+    "prefetched": {"static": True, "prefetches": True},
     "all": {  # traced, not compiled
         "waits": False, "static": True, "align": 64, "library": True, "compiler": "eager", "copied": True,
+        "prefetches": True,
     },
 }  # fmt: skip
 
@@ -146,11 +150,36 @@ def test_weights_cast_once_per_step_are_those_cast_at_each_product(options: dict
         state, losses = it.train(it.load(weights(model)), feed, np.full(3, 0.1))
         results.append((losses, it.dump(state)))
     (losses, tensors), (theirs, their_tensors) = results
-    np.testing.assert_allclose(theirs, losses, rtol=0.01)  # some products' sums depend on their places in memory
+    np.testing.assert_allclose(
+        theirs, losses, rtol=0.01
+    )  # where a product's order of sums depends on its place in memory
     assert np.ptp(losses) > 0.1  # weights of the step before would show
     for name in (name for name in tensors if name.startswith("m.")):  # the last gradient
         assert their_tensors[name].dtype == np.float32
         assert np.abs(their_tensors[name] - tensors[name]).max() <= 0.02 * np.abs(tensors[name]).max(), name
+
+
+def test_the_thread_that_gathers_ends_with_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after an error of its own, which is raised as without it, and where a step ends the call early."""
+    model, feed = small(), pack([[1, 2, 3], [3, 1]] * 6, rows_per_step=2)
+    it = engine("torch")(model, Optim(), dtype="float64")
+    it.form = it.form._replace(static=True, prefetches=True)  # type: ignore[attr-defined]
+    gathering, pad = set(), Feed._pad
+
+    def failing(self: Feed, low: int, *rest: Any) -> Any:
+        gathering.add(threading.current_thread())
+        if low == 6:
+            raise ZeroDivisionError("of the fourth step")
+        return pad(self, low, *rest)
+
+    monkeypatch.setattr(Feed, "_pad", failing)
+    with pytest.raises(ZeroDivisionError, match="of the fourth step"):
+        it.train(it.load(weights(model)), feed, np.full(6, 0.01))
+    assert threading.current_thread() not in gathering
+    assert gathering.isdisjoint(threading.enumerate())
+    _, losses = it.train(it.load(weights(model)), feed.part(0, 3), np.array([1e200, 1e200, 1e200]))
+    assert len(losses) < 3
+    assert gathering.isdisjoint(threading.enumerate())
 
 
 def test_dropout_masks_of_the_device_are_those_of_every_engine() -> None:

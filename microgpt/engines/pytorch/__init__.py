@@ -6,9 +6,9 @@ mixed precision: matrix products in bfloat16, while weights, moments, norms and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,10 +18,11 @@ from torch import Tensor
 from microgpt import engines
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
-from microgpt.engines.pytorch.forms import Functions, dropout, form_of, functions, rectangle, shape_of
+from microgpt.engines.pytorch.batches import SLOTS, Rows, Slot, empty, gather, micro_batches, prefetch
+from microgpt.engines.pytorch.forms import Functions, dropout, form_of, functions, shape_of
 from microgpt.engines.pytorch.model import QKV, Cache, Weights, forward, head_of, hidden
 from microgpt.errors import MachineError, UsageError
-from microgpt.feed import Feed, MicroBatch
+from microgpt.feed import Feed
 from microgpt.model import Tensors, n_params, table
 
 if TYPE_CHECKING:
@@ -146,15 +147,14 @@ class Engine(engines.Engine):
         self, state: State, feed: Feed, lrs: np.ndarray, norms: np.ndarray | None = None
     ) -> tuple[State, np.ndarray]:
         found = state.w.new_zeros(2, len(lrs))  # losses and norms
-        shape = self._shape(feed)
         if not self.form.waits:
             steps = torch.arange(feed.first_step, feed.first_step + len(lrs), dtype=torch.float64, device=self.device)
             rates = torch.tensor(lrs, dtype=torch.float64, device=self.device)
         alive = torch.ones((), dtype=torch.bool, device=self.device)  # whether every step so far was finite
-        with self._threads():
+        with self._threads(), closing(self._micro_batches(feed, len(lrs))) as batches:
             for i, lr in enumerate(lrs.tolist()):
                 step = feed.first_step + i
-                found[0, i], found[1, i], g = self._gradient(state, feed, i, step, shape)
+                found[0, i], found[1, i], g = self._gradient(state, batches, feed.seed, step)
                 alive = alive & found[:, i].isfinite().all()
                 if not self.form.waits:
                     self._update(state, g, steps[i], rates[i], found[1, i], alive)
@@ -172,9 +172,9 @@ class Engine(engines.Engine):
         return state, losses[:count]
 
     def _gradient(
-        self, state: State, feed: Feed, i: int, step: int, shape: tuple[int, int] | None
+        self, state: State, batches: Iterator[Rows | None], seed: int, step: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of step i of the feed, the norm of its gradient, and that, flat, summed over all micro-batches.
+        """The loss of the next step, the norm of its gradient, and that, flat, summed over all micro-batches.
 
         With shards of the optimizer it is this process's part of the gradient.
         """
@@ -182,10 +182,10 @@ class Engine(engines.Engine):
         both = state.w.new_zeros(n + 1)  # the gradient, and the loss behind it
         g, loss = both[:n], both[n:]
         w = self._operands(state)
-        for rows in feed.micro_batches(i, self.rank, self.size):
-            size = shape or rows.inputs.shape
-            drops = dropout(self.model, feed.seed, step, rows.first_row, size, self.stored, self.device)
-            part = self._loss(w, rows, shape, drops)
+        for rows in iter(partial(next, batches), None):
+            shape = rows.inputs.shape
+            drops = dropout(self.model, seed, step, rows.first_row, shape, self.stored, self.device)
+            part = self._loss(w, rows.to(self.device), drops)
             for each, at in zip(torch.autograd.grad(part, w.leaves), w.places, strict=True):
                 g[at].add_(each)
             loss += part.detach()
@@ -219,30 +219,33 @@ class Engine(engines.Engine):
         """Those that may be compiled, for this engine's form."""
         return functions(self.form.compiler)
 
-    def _shape(self, feed: Feed) -> tuple[int, int] | None:
-        """The rows and positions of every micro-batch, where all have the same."""
-        return shape_of(feed, self.model.block_size, self.size) if self.form.static else None
+    def _micro_batches(self, feed: Feed, n_steps: int) -> Generator[Rows | None, None, None]:
+        """Those of this process, in memory of the host, with None behind each step's."""
+        shape = shape_of(feed, self.model.block_size, self.size) if self.form.static else None
+        items = micro_batches(feed, n_steps, self.rank, self.size)
+        if shape and self.form.prefetches:
+            yield from prefetch(items, [Slot(shape, self.stored, self.device) for _ in range(SLOTS)])
+        else:
+            for rows in items:
+                yield gather(rows, empty(shape or rows.inputs.shape, self.stored, self.device)) if rows else None
 
     def _operands(self, state: State) -> Operands:
         """The weights, or once for all that follows a copy of them in the type of matrix products."""
         return state.operands(state.w.to(self.computed) if self.form.copied else None)
 
-    def _loss(
-        self, w: Operands, rows: MicroBatch, shape: tuple[int, int] | None, drops: Sequence[Tensor] = ()
-    ) -> Tensor:
-        inputs, targets, weights = rectangle(rows, shape, self.stored, self.device)
+    def _loss(self, w: Operands, rows: Rows, drops: Sequence[Tensor] = ()) -> Tensor:
         call, library = self.functions, self.form.library
         with self._precision():
-            x = hidden(self.model, w.weights, inputs, drops=drops, library=library, layer=call.layer)
-            return call.head_loss(self.model, x, w.head, targets, weights)
+            x = hidden(self.model, w.weights, rows.inputs, drops=drops, library=library, layer=call.layer)
+            return call.head_loss(self.model, x, w.head, rows.targets, rows.weights)
 
     def loss(self, state: State, feed: Feed) -> np.ndarray:
-        w, shape = self._operands(state), self._shape(feed)
-        with self._threads(), torch.no_grad():
-            losses = state.w.new_zeros(feed.n_steps)
-            for i in range(feed.n_steps):
-                for rows in feed.micro_batches(i, self.rank, self.size):
-                    losses[i] += self._loss(w, rows, shape)
+        w, n = self._operands(state), feed.n_steps
+        with self._threads(), torch.no_grad(), closing(self._micro_batches(feed, n)) as batches:
+            losses = state.w.new_zeros(n)
+            for i in range(n):
+                for rows in iter(partial(next, batches), None):
+                    losses[i] += self._loss(w, rows.to(self.device))
             if self.processes:
                 self.processes.sum(losses)
             return losses.cpu().double().numpy()

@@ -20,7 +20,7 @@ from microgpt import optim as rules
 from microgpt.config import Model, Optim
 from microgpt.engines.common.dropout import key, mix, threshold
 from microgpt.engines.pytorch import model as parts
-from microgpt.feed import Feed, MicroBatch
+from microgpt.feed import Feed
 
 
 class Form(NamedTuple):
@@ -32,6 +32,7 @@ class Form(NamedTuple):
     library: bool = False  # attention by the library
     compiler: str | None = None  # the backend of torch.compile for layers, the head and the update
     copied: bool = False  # weights are cast to the type of matrix products once per step, instead of at each product
+    prefetches: bool = False  # a thread gathers the next micro-batch while the device computes; needs static shapes
 
 
 def form_of(kind: str, dtype: str) -> Form:
@@ -39,7 +40,7 @@ def form_of(kind: str, dtype: str) -> Form:
     if kind != "cuda":
         return Form()
     compiler = "inductor" if importlib.util.find_spec("triton") else None
-    return Form(False, True, 64, True, compiler, copied=dtype == "bfloat16")
+    return Form(False, True, 64, True, compiler, copied=dtype == "bfloat16", prefetches=True)
 
 
 class Functions(NamedTuple):
@@ -78,24 +79,6 @@ def shape_of(feed: Feed, block_size: int, n_processes: int) -> tuple[int, int]:
     most = int(np.diff(feed.steps).max(initial=1))
     share = -(-most // n_processes)
     return min(feed.micro_batch_size or share, share), block_size
-
-
-def rectangle(
-    rows: MicroBatch, shape: tuple[int, int] | None, dtype: torch.dtype, device: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, targets and weights (B, T) on the device, padded to `shape` by tokens 0 of weight 0."""
-    arrays = rows.inputs, rows.targets, rows.weights
-    if shape:
-        B, T = rows.inputs.shape
-        around = ((0, shape[0] - B), (0, shape[1] - T))
-        arrays = np.pad(arrays[0], around), np.pad(arrays[1], around), np.pad(arrays[2], around)
-    inputs, targets, weights = arrays
-    return _move(inputs, torch.int64, device), _move(targets, torch.int64, device), _move(weights, dtype, device)
-
-
-def _move(a: np.ndarray, dtype: torch.dtype, device: str) -> Tensor:
-    host = torch.tensor(a, dtype=dtype)
-    return host.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else host.to(device)
 
 
 def dropout(
