@@ -24,6 +24,7 @@ HEAD_SECONDS, BODY_SECONDS = LIMITS["head_seconds"].most, LIMITS["body_seconds"]
 WRITE_SECONDS = LIMITS["write_seconds"].most
 CONNECTION = "microgpt.connection"  # the key of a scope under which it has its protocol
 LEFT = "the client left"
+WRITE_BYTES = 1 << 14  # of an answer that wait for a client, beside what the system has of it, before it counts as slow
 LINE_BYTES = 4  # of a header beside its name and value: colon, space, end of line
 
 
@@ -52,6 +53,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(WRITE_BYTES)
         if len(self.connections) > self._most_connections:
             self._refuse(ApiError(503, "too many connections; try again later", headers={"retry-after": "1"}))
         else:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from microgpt.serve.generation import Event, Finished, Generation
 
-MOST_UNREAD = 256  # events that wait for their reader, after which the worker generates no more of them
+MOST_UNREAD = 64  # events that wait for their reader, after which the worker generates no more of them
 
 
 class Reply:

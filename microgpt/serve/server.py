@@ -33,7 +33,8 @@ from microgpt.serve.service import Service
 from microgpt.serve.trainings import Trainings
 
 TASK_SECONDS = 0.2  # in which the tasks of connections that were cut end
-SEND_BYTES = 1 << 18  # of an answer that the system keeps for a client which does not read; its own choice is MiBs
+SEND_BYTES = 1 << 18  # of an answer that the system keeps until a client has them; its own choice is MiBs
+UNSENT_BYTES = 1 << 14  # of these, what it takes before a client has room for them
 OTHER_FILES = 64  # open beside connections
 SWITCH_SECONDS = 0.0005  # how long a worker thread holds the interpreter while the event loop waits for it
 
@@ -103,6 +104,8 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # else a stream that nobody reads is generated until all are full
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         listener.bind((host, port))
     except OSError as error:
         listener.close()

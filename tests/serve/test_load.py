@@ -144,6 +144,16 @@ def test_100_slow_clients_are_cut(busy: Server) -> None:
         assert dawdling.result() > SECONDS / 2
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="the system takes what fills its buffers")
+def test_a_stream_that_nobody_reads_is_soon_held(busy: Server, dial: Dial) -> None:
+    """Little of it is generated, so that others wait a moment for its steps, and not for those of a whole context."""
+    before = numbers(busy)["microgpt_tokens_generated_total"]
+    dial(busy.port, request(COMPLETIONS, abuse.STREAM), buffer=4096)
+    assert wait(lambda: numbers(busy)["microgpt_active_streams"] == 1, 10)
+    assert wait(lambda: numbers(busy)["microgpt_active_streams"] == 0, 10)
+    assert numbers(busy)["microgpt_tokens_generated_total"] - before < 1000
+
+
 def test_a_soak_leaves_memory_and_descriptors_as_they_are(busy: Server) -> None:
     found = abuse.soak(busy, SOAK_SECONDS, RUN, WAIT, SECONDS)
     memory, files = abuse.flat(found, "process_resident_memory_bytes"), abuse.flat(found, "process_open_fds")
