@@ -99,8 +99,8 @@ def race(sides: Sequence[Side], options: Options, *, rtol: float = 2e-4, least: 
     """Time the sides in turn, round after round, so that a machine that slows down slows all of them.
 
     The first run of each is not timed: it compiles. Losses must agree with the first side's, or the race is off:
-    raises AssertionError. A peer that cannot run here is left out and named; one that is more than twice as slow as
-    the fastest peer drops out after the first round.
+    raises AssertionError. A peer that cannot run here, or not to finite losses, is left out and named; one that is
+    more than twice as slow as the fastest peer drops out after the first round.
     """
     running: list[tuple[Side, Timing]] = []
     for side in sides:
@@ -111,6 +111,9 @@ def race(sides: Sequence[Side], options: Options, *, rtol: float = 2e-4, least: 
                 raise
             why = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
             say(f"  {side.name}: cannot run here ({why.splitlines()[0][:160]})")
+            continue
+        if running and not np.isfinite(losses).all():
+            say(f"  {side.name}: its losses are not finite here, so it is left out")
             continue
         same_losses(side.name, losses, running[0][1].losses if running else losses, rtol)
         running.append((side, Timing(side.name, losses)))
