@@ -1,8 +1,9 @@
 """Tokenizing by processes: batches of documents go to them, and their tokens come back in the batches' order.
 
 Threads do not help: tokenizers hold the interpreter between their short calls. Documents are cut into batches before
-they are given out and taken back in order, so the tokens are the same for any number of processes. Messages are
-frames: eight bytes of length, then a line of JSON and what belongs to it.
+they are given out and taken back in order, so the tokens are the same for any number of processes. This process is
+one of them: it tokenizes a batch itself while the others have enough. Messages are frames: eight bytes of length, then
+a line of JSON and what belongs to it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from microgpt.tokenizers import Tokenizer
 from microgpt.tokenizers import read as read_tokenizer
 
 WORTH = 32 << 20  # bytes of text from which on processes pay for their start
-QUEUED = 2  # batches per process that wait, of about a megabyte each
+QUEUED = 2  # batches per other process under way, of about a megabyte each
+HELD = 8  # batches per other process that wait for their turn, tokenized or not
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from microgpt.data.token_processes import main; main()"
 
 
@@ -52,19 +54,20 @@ def tokenize_all(
 
 
 class Processes:
-    """Processes that tokenize. They end with this one, however it ends: their input does."""
+    """n processes that tokenize, this one among them. The others end with it, however it ends: their input does."""
 
     def __init__(self, n: int, tokenizer: Tokenizer, data: Data, source: str) -> None:
+        self.tokenizer, self.data, self.source = tokenizer, data, source
         self.task = files.to_json({"data": data.model_dump(exclude_none=True), "source": source}, None)
         self.task += tokenizer.to_json()
-        self.n = n
+        self.others = n - 1
         self.all: list[subprocess.Popen[bytes]] = []
         self.idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
 
     def __enter__(self) -> Processes:
-        self.threads = ThreadPoolExecutor(self.n)  # each waits for a process
+        self.threads = ThreadPoolExecutor(self.others)  # each waits for a process
         try:
-            for _ in range(self.n):
+            for _ in range(self.others):
                 self.all.append(self._start())
                 self.idle.put(self.all[-1])
         except BaseException:
@@ -87,12 +90,23 @@ class Processes:
         """Each batch with its tokens, in order; a few batches are held. Raises DataError, MachineError."""
         waiting: deque[tuple[list[str], Future[Tokens]]] = deque()
         for batch in batches:
-            waiting.append((batch, self.threads.submit(self._ask, batch)))
-            if len(waiting) > QUEUED * self.n:
+            given = sum(not answer.done() for _, answer in waiting)
+            enough = given >= QUEUED * self.others
+            waiting.append((batch, self._here(batch) if enough else self.threads.submit(self._ask, batch)))
+            while waiting and (waiting[0][1].done() or len(waiting) > HELD * self.others):
                 done, answer = waiting.popleft()
                 yield done, answer.result()
         for done, answer in waiting:
             yield done, answer.result()
+
+    def _here(self, batch: list[str]) -> Future[Tokens]:
+        """Tokenized by this process; an error waits for its turn, as it would from the others."""
+        answer = Future[Tokens]()
+        try:
+            answer.set_result(tokenize(batch, self.tokenizer, self.data, self.source))
+        except DataError as error:
+            answer.set_exception(error)
+        return answer
 
     def _start(self) -> subprocess.Popen[bytes]:
         try:
