@@ -22,7 +22,7 @@ def mix(x: Any) -> Any:
 
 def key(seed: int, step: int, row: Any, place: Any) -> Any:
     """The hash of where a mask belongs: optimizer step, row within it, place 0 for the embedding,
-    2 l + 1 and 2 l + 2 for the attention and the MLP of layer l. Row and place may be int64 tensors of one shape."""
+    2 l + 1 and 2 l + 2 for the attention and the MLP of layer l. All but the seed may be int64 tensors."""
     k = seed & U32
     for part in (seed >> 32, step, row, place):
         k = mix((k + (part & U32) + 0x9E3779B9) & U32)

@@ -6,7 +6,7 @@ mixed precision: matrix products in bfloat16, while weights, moments, norms and 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,8 +19,10 @@ from microgpt import engines
 from microgpt import optim as rules
 from microgpt.config import Model, Optim
 from microgpt.engines.pytorch.batches import SLOTS, Rows, Slot, empty, gather, micro_batches, prefetch
+from microgpt.engines.pytorch.capture import Replay
 from microgpt.engines.pytorch.forms import Functions, dropout, form_of, functions, shape_of
-from microgpt.engines.pytorch.model import QKV, Cache, Weights, forward, head_of, hidden
+from microgpt.engines.pytorch.model import QKV, Cache, Weights, forward, head_of, hidden, tables
+from microgpt.engines.pytorch.step import FixedStep, Step
 from microgpt.errors import MachineError, UsageError
 from microgpt.feed import Feed
 from microgpt.model import Tensors, n_params, table
@@ -111,6 +113,7 @@ class Engine(engines.Engine):
     ) -> None:
         device = processes.place(device) if processes else device
         self.processes, self.rank, self.size = processes, *((processes.rank, processes.size) if processes else (0, 1))
+        self.shard = processes if processes and processes.shard else None
         kind = device.partition(":")[0]
         if kind not in devices():
             raise MachineError(f"--device {device}: not on this machine; PyTorch finds {' and '.join(devices())} here")
@@ -122,21 +125,23 @@ class Engine(engines.Engine):
         self.form = form_of(kind, dtype)
         self.stored = torch.float64 if dtype == "float64" else torch.float32
         self.computed = torch.bfloat16 if dtype == "bfloat16" else self.stored  # the type of matrix products
+        self.fixed: Any = None  # a FixedStep, which is kept for as long as its state is the one that is trained
 
     def load(self, tensors: Tensors) -> State:
+        self.fixed = None
         state = State(self.model, (self.stored, self.device), self.form.align)
         for flat, prefix in ((state.w, ""), (state.m, "m."), (state.v, "v.")):
             for name, view in state.views(flat).items():
                 if prefix + name in tensors:
                     view.copy_(torch.tensor(tensors[prefix + name]))
-        if self.processes and self.processes.shard:
-            state.m, state.v = self.processes.own(state.m).clone(), self.processes.own(state.v).clone()
+        if self.shard:
+            state.m, state.v = self.shard.own(state.m).clone(), self.shard.own(state.v).clone()
         return state
 
     def dump(self, state: State) -> Tensors:
         m, v = state.m, state.v
-        if self.processes and self.processes.shard:
-            m, v = (self.processes.whole(part, len(state.w)) for part in (m, v))
+        if self.shard:
+            m, v = (self.shard.whole(part, len(state.w)) for part in (m, v))
         return {
             prefix + name: view.to("cpu", copy=True).numpy()
             for flat, prefix in ((state.w, ""), (m, "m."), (v, "v."))
@@ -147,21 +152,20 @@ class Engine(engines.Engine):
         self, state: State, feed: Feed, lrs: np.ndarray, norms: np.ndarray | None = None
     ) -> tuple[State, np.ndarray]:
         found = state.w.new_zeros(2, len(lrs))  # losses and norms
-        if not self.form.waits:
-            steps = torch.arange(feed.first_step, feed.first_step + len(lrs), dtype=torch.float64, device=self.device)
-            rates = torch.tensor(lrs, dtype=torch.float64, device=self.device)
-        alive = torch.ones((), dtype=torch.bool, device=self.device)  # whether every step so far was finite
+        step, add, update = self._step(state, feed)
         with self._threads(), closing(self._micro_batches(feed, len(lrs))) as batches:
             for i, lr in enumerate(lrs.tolist()):
-                step = feed.first_step + i
-                found[0, i], found[1, i], g = self._gradient(state, batches, feed.seed, step)
-                alive = alive & found[:, i].isfinite().all()
-                if not self.form.waits:
-                    self._update(state, g, steps[i], rates[i], found[1, i], alive)
-                elif alive:
-                    self._update(state, g, step, lr, found[1, i])
-                else:
+                step.begin(feed.first_step + i, lr, state.w)
+                for rows in iter(partial(next, batches), None):
+                    step.take(rows)
+                    add()
+                self._sum(state, step)
+                update()
+                found[:, i] = step.found
+                if self.form.waits and not step.alive:
                     break
+                w = self.shard.whole(step.own_w, len(state.w)) if self.shard else step.own_w
+                state.w = step.keep(state.w, w)
         losses, each = found.cpu().double().numpy()
         losses = np.array(
             [rules.checked_loss(loss, norm) for loss, norm in zip(losses.tolist(), each.tolist(), strict=True)]
@@ -171,48 +175,64 @@ class Engine(engines.Engine):
             norms[:count] = each[:count]
         return state, losses[:count]
 
-    def _gradient(
-        self, state: State, batches: Iterator[Rows | None], seed: int, step: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of the next step, the norm of its gradient, and that, flat, summed over all micro-batches.
+    def _step(self, state: State, feed: Feed) -> tuple[Step, Callable[[], None], Callable[[], None]]:
+        """The tensors of a state's steps, and their two parts: a micro-batch's gradient, and the update."""
+        kind = self.computed if self.form.copied else None
+        if self.form.waits:
+            step = Step(state.w, kind)
+            return step, partial(self._add, state, step, feed.seed), partial(self._update, state, step)
+        shape = shape_of(feed, self.model.block_size, self.size)
+        if not self.fixed or self.fixed[0] != (state, feed.seed, shape):
+            own = (state.w.new_zeros(len(state.m)), state.w.new_zeros(len(state.m))) if self.shard else None
+            fixed = FixedStep(state.w, kind, empty(shape, self.stored, "cpu"), own)
+            fixed.known = tables(self.model, 0, shape[1], state.w, self.form.library)
+            place = self.device if self.form.captured and self.device.startswith("cuda") else None
+            parts = partial(self._add, state, fixed, feed.seed), partial(self._update_fixed, state, fixed)
+            self.fixed = (state, feed.seed, shape), fixed, *(Replay(part, place) for part in parts)
+        _, fixed, add, update = self.fixed
+        fixed.alive.fill_(True)
+        return fixed, add, update
 
-        With shards of the optimizer it is this process's part of the gradient.
-        """
-        n, together = len(state.w), self.processes
-        both = state.w.new_zeros(n + 1)  # the gradient, and the loss behind it
-        g, loss = both[:n], both[n:]
-        w = self._operands(state)
-        for rows in iter(partial(next, batches), None):
-            shape = rows.inputs.shape
-            drops = dropout(self.model, seed, step, rows.first_row, shape, self.stored, self.device)
-            part = self._loss(w, rows.to(self.device), drops)
-            for each, at in zip(torch.autograd.grad(part, w.leaves), w.places, strict=True):
-                g[at].add_(each)
-            loss += part.detach()
-        if together and together.shard:
-            g = together.sum_own(g)
-            both = torch.cat([loss, torch.linalg.vector_norm(g).square().reshape(1)])
-            together.sum(both)
-            return both[0], both[1].sqrt(), g
-        if together:
-            together.sum(both)
-        return loss[0], torch.linalg.vector_norm(g), g
+    def _add(self, state: State, step: Step, seed: int) -> None:
+        """Add a micro-batch's gradient and its loss."""
+        rows, w = step.rows, state.operands(step.copy)
+        shape = rows.inputs.shape
+        drops = dropout(self.model, seed, step.number, rows.first_row, shape, self.stored, self.device)
+        loss = self._loss(w, rows, drops, step.known)
+        for each, at in zip(torch.autograd.grad(loss, w.leaves), w.places, strict=True):
+            step.g[at].add_(each)
+        step.loss += loss.detach()
 
-    def _update(self, state: State, g: Tensor, step: Any, lr: Any, norm: Tensor, alive: Tensor | None = None) -> None:
-        """One update of Adam; with shards of this process's part, and all gather the weights.
-
-        An engine that does not wait for its device computes the update in any case, and keeps it where `alive`.
-        """
-        together = self.processes
-        shard = together if together and together.shard else None
-        w = shard.own(state.w) if shard else state.w
-        if alive is None:
-            g = g * rules.clip_scale(float(norm), self.optim.clip_norm)
-            w, state.m, state.v = rules.adam(w, g, state.m, state.v, self.optim, step, lr)
+    def _sum(self, state: State, step: Step) -> None:
+        """Sum the gradient and the loss over all processes; with shards, this process's part of the gradient."""
+        if self.shard:
+            g = self.shard.sum_own(step.g)
+            both = torch.stack((step.loss, torch.linalg.vector_norm(g).square()))
+            self.shard.sum(both)
+            torch.stack((both[0], both[1].sqrt()), out=step.found)
+            step.own(g, self.shard.own(state.w))
         else:
-            now = w, g, state.m, state.v, norm, alive, step, lr
-            w, state.m, state.v = self.functions.update(self.optim, *now)
-        state.w = shard.whole(w, len(state.w)) if shard else w
+            if self.processes:
+                self.processes.sum(step.both)
+            step.own(step.g, state.w)
+
+    def _update(self, state: State, step: Step) -> None:
+        """Adam's update of this process's weights, if the loss and the gradient are finite."""
+        if not self.shard:
+            step.measure()
+        step.alive = bool(step.found.isfinite().all())
+        if step.alive:
+            g = step.own_g * rules.clip_scale(float(step.found[1]), self.optim.clip_norm)
+            now = step.own_w, g, state.m, state.v
+            step.own_w, state.m, state.v = rules.adam(*now, self.optim, step.number, step.rate)
+
+    def _update_fixed(self, state: State, step: Step) -> None:
+        """The same, computed in any case and kept where all was finite so far, all in place."""
+        if not self.shard:
+            step.measure()
+        step.alive.logical_and_(step.found.isfinite().all())
+        now = step.own_w, step.own_g, state.m, state.v, step.found[1], step.alive, step.number.double(), step.rate
+        self.functions.update(self.optim, *now)
 
     @cached_property
     def functions(self) -> Functions:
@@ -229,18 +249,14 @@ class Engine(engines.Engine):
             for rows in items:
                 yield gather(rows, empty(shape or rows.inputs.shape, self.stored, self.device)) if rows else None
 
-    def _operands(self, state: State) -> Operands:
-        """The weights, or once for all that follows a copy of them in the type of matrix products."""
-        return state.operands(state.w.to(self.computed) if self.form.copied else None)
-
-    def _loss(self, w: Operands, rows: Rows, drops: Sequence[Tensor] = ()) -> Tensor:
+    def _loss(self, w: Operands, rows: Rows, drops: Sequence[Tensor] = (), known: Any = None) -> Tensor:
         call, library = self.functions, self.form.library
         with self._precision():
-            x = hidden(self.model, w.weights, rows.inputs, drops=drops, library=library, layer=call.layer)
+            x = hidden(self.model, w.weights, rows.inputs, None, drops, known, library=library, layer=call.layer)
             return call.head_loss(self.model, x, w.head, rows.targets, rows.weights)
 
     def loss(self, state: State, feed: Feed) -> np.ndarray:
-        w, n = self._operands(state), feed.n_steps
+        w, n = state.operands(state.w.to(self.computed) if self.form.copied else None), feed.n_steps
         with self._threads(), torch.no_grad(), closing(self._micro_batches(feed, n)) as batches:
             losses = state.w.new_zeros(n)
             for i in range(n):

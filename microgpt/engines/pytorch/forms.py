@@ -26,13 +26,14 @@ from microgpt.feed import Feed
 class Form(NamedTuple):
     """The choices; each alone gives the same numbers up to rounding, on every device."""
 
-    waits: bool = True  # reads the loss of each step, for which the host must wait, instead of all at the end
+    waits: bool = True  # the host waits for the loss of each step; if not (needs `static`) it reads all at the end
     static: bool = False  # every micro-batch of a feed has the same rows, each of block_size positions
     align: int = 1  # the vocabulary is padded to a multiple of this
     library: bool = False  # attention by the library
     compiler: str | None = None  # the backend of torch.compile for layers, the head and the update
     copied: bool = False  # weights are cast to the type of matrix products once per step, instead of at each product
-    prefetches: bool = False  # a thread gathers the next micro-batch while the device computes; needs static shapes
+    prefetches: bool = False  # a thread gathers the next micro-batch while the device computes; needs `static`
+    captured: bool = False  # on a GPU a micro-batch is one CUDA graph, and so is the update; not if it `waits`
 
 
 def form_of(kind: str, dtype: str) -> Form:
@@ -40,7 +41,7 @@ def form_of(kind: str, dtype: str) -> Form:
     if kind != "cuda":
         return Form()
     compiler = "inductor" if importlib.util.find_spec("triton") else None
-    return Form(False, True, 64, True, compiler, copied=dtype == "bfloat16", prefetches=True)
+    return Form(False, True, 64, True, compiler, copied=dtype == "bfloat16", prefetches=True, captured=True)
 
 
 class Functions(NamedTuple):
@@ -48,7 +49,7 @@ class Functions(NamedTuple):
 
     layer: Callable[..., Tensor]
     head_loss: Callable[..., Tensor]
-    update: Callable[..., tuple[Tensor, ...]]
+    update: Callable[..., None]
 
 
 def functions(compiler: str | None) -> Functions:
@@ -66,12 +67,12 @@ def functions(compiler: str | None) -> Functions:
 
 def update(
     optim: Optim, w: Tensor, g: Tensor, m: Tensor, v: Tensor, norm: Tensor, alive: Tensor, step: Tensor, lr: Tensor
-) -> tuple[Tensor, ...]:
-    """Adam's (w, m, v) where `alive`, else those before. All but the first five are 0-d tensors on the device."""
+) -> None:
+    """Adam's update of w, m and v in place, where `alive`. All but the first five are 0-d tensors on the device."""
     if optim.clip_norm:
-        g = g * torch.where(norm > optim.clip_norm, optim.clip_norm / norm, 1.0)
-    after = rules.adam(w, g, m, v, optim, step, lr)
-    return tuple(torch.where(alive, new, old) for new, old in zip(after, (w, m, v), strict=True))
+        g = g * (optim.clip_norm / norm).clamp(max=1.0)
+    for new, old in zip(rules.adam(w, g, m, v, optim, step, lr), (w, m, v), strict=True):
+        old.copy_(torch.where(alive, new, old))
 
 
 def shape_of(feed: Feed, block_size: int, n_processes: int) -> tuple[int, int]:
@@ -82,19 +83,21 @@ def shape_of(feed: Feed, block_size: int, n_processes: int) -> tuple[int, int]:
 
 
 def dropout(
-    model: Model, seed: int, step: int, first_row: int, shape: tuple[int, int], dtype: torch.dtype, device: str
+    model: Model, seed: int, step: Any, first_row: Any, shape: tuple[int, int], dtype: torch.dtype, device: str
 ) -> list[Tensor]:
     """The factors (B, T, D) of dropout for each place, made on the device; an empty list for a model without.
 
-    They are those of engines.common.dropout: int64 keeps the lower 32 bits of its products as uint64 does.
+    They are those of engines.common.dropout: int64 keeps the lower 32 bits of its products as uint64 does. The step's
+    number and that of its first row may be 0-d int64 tensors.
     """
     if not model.dropout:
         return []
     (B, T), D = shape, model.n_embd
     rows = first_row + torch.arange(B, device=device).view(B, 1)
     places = torch.arange(2 * model.n_layer + 1, device=device).view(1, -1)
-    keys = key(int(seed), int(step), *torch.broadcast_tensors(rows, places))
+    step = step if isinstance(step, Tensor) else int(step)
+    keys = key(int(seed), step, *torch.broadcast_tensors(rows, places))
     index = torch.arange(T * D, device=device)
-    kept = torch.tensor(1.0 / (1.0 - model.dropout), dtype=dtype, device=device)
+    kept = torch.full((), 1.0 / (1.0 - model.dropout), dtype=dtype, device=device)
     least = threshold(model.dropout)
     return [((mix(index ^ of[:, None]) >= least) * kept).view(B, T, D) for of in keys.unbind(1)]

@@ -114,11 +114,11 @@ def head_forward(x: Tensor, model: Model, rope: Any) -> Tensor:
     return rmsnorm(x) if model.qk_norm else x
 
 
-def tables(model: Model, first: int, T: int, like: Tensor) -> Any:
-    """The RoPE tables of T positions from `first` on, or None for a model without RoPE."""
-    if model.position != "rope":
-        return None
-    return on_device(first, T, model.head_dim, model.rope_base, model.rope_pairs, (like.dtype, like.device))
+def tables(model: Model, first: int, T: int, like: Tensor, library: bool = False) -> tuple[Any, Tensor | None]:
+    """The RoPE tables of T positions from `first` on, and their mask; None for a model or an attention without."""
+    where = first, T, model.head_dim, model.rope_base, model.rope_pairs, (like.dtype, like.device)
+    rope = on_device(*where) if model.position == "rope" else None
+    return rope, None if library else causal_mask(T, first + T, like.device)
 
 
 def block(
@@ -149,15 +149,18 @@ def hidden(
     tokens: Tensor,
     cache: Cache | None = None,
     drops: Sequence[Tensor] = (),
+    known: tuple[Any, Tensor | None] | None = None,
     *,
     library: bool = False,
     layer: Callable[..., Tensor] = block,
 ) -> Tensor:
-    """The residual stream (B, T, D) behind the last layer. A cache continues one row; `library`: see `attention`."""
+    """The residual stream (B, T, D) behind the last layer. A cache continues one row; `library`: see `attention`.
+
+    `known`: the `tables` of these positions, which are kept here for the last few shapes alone.
+    """
     T = tokens.shape[1]
     first = cache.length if cache else 0
-    rope = tables(model, first, T, w["wte"])
-    mask = None if library and not cache else causal_mask(T, first + T, tokens.device)
+    rope, mask = known or tables(model, first, T, w["wte"], library and not cache)
     x = F.embedding(tokens, w["wte"])
     if model.position == "learned":
         x = x + w["wpe"][first : first + T]
