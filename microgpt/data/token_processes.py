@@ -31,6 +31,7 @@ from microgpt.tokenizers import read as read_tokenizer
 WORTH = 32 << 20  # bytes of text from which on processes pay for their start
 QUEUED = 2  # batches per other process under way, of about a megabyte each
 HELD = 8  # batches per other process that wait for their turn, tokenized or not
+PIPE_BYTES = 1 << 20  # at each end of a read or write this process's own tokenizing has to hand over the interpreter
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from microgpt.data.token_processes import main; main()"
 
 
@@ -114,6 +115,7 @@ class Processes:
                 [sys.executable, "-P", "-c", BOOT, json_text.dumps(sys.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                pipesize=PIPE_BYTES,
                 start_new_session=True,  # Ctrl-C is for the parent, which ends this one
             )
         except OSError as error:
