@@ -106,10 +106,10 @@ def test_commands_that_open_a_run_tell_once_what_one_waits_for(
     run, load = tmp_path / "run", cache.load
     assert main(["train", "names", "--data", str(text), "--steps", "2", "--engine", "fused", "--out", str(run)]) == 0
 
-    def slow(dtype: str) -> Any:
+    def slow(dtype: str, narrow: bool) -> Any:
         compiling.report("compile the kernels", None)
         compiling.report("train", None)
-        return load(dtype)
+        return load(dtype, narrow)
 
     capsys.readouterr()
     monkeypatch.setattr(cache, "load", slow)

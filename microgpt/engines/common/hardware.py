@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ def compile_target() -> tuple[str, str]:
     """Name and features of the CPU that code is compiled for, as LLVM writes them.
 
     That is this machine's, unless NUMBA_CPU_NAME and NUMBA_CPU_FEATURES name another; set both, for a name alone keeps
-    the features found here.
+    the features found here. MICROGPT_AVX512=0 leaves AVX-512 out.
     """
     import llvmlite.binding as llvm
 
@@ -25,6 +26,8 @@ def compile_target() -> tuple[str, str]:
     features = os.environ.get("NUMBA_CPU_FEATURES")
     if features is None:
         features = "" if name == "generic" else llvm.get_host_cpu_features().flatten()
+    if os.environ.get("MICROGPT_AVX512") == "0":
+        features = re.sub(r"\+(?=[^,]*512|avx10)", "-", features)
     return name, features
 
 

@@ -26,6 +26,7 @@ from microgpt.engines.fused.layout import LINE, Shape, batch_workspace_size, str
 from microgpt.engines.fused.plan import PAIR
 from microgpt.engines.fused.slots import Cache, Call, Slots
 from microgpt.engines.fused.state import PARTS, Place, State, arranged, at, empty
+from microgpt.engines.fused.widths import are_narrow
 from microgpt.errors import INFERENCE_ONLY, NOT_FINITE, NumericError, UsageError
 from microgpt.feed import Feed
 from microgpt.model import Tensors, table
@@ -52,10 +53,10 @@ def rotation(model: Model, width: int, dtype: str) -> tuple[Array, Array]:
     return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
 
 
-def kernels_of(model: Model, dtype: str) -> Kernels:
-    """The kernels that compute the model; raises MachineError."""
-    fits = dtype != "bfloat16" or model.n_embd % BF16_MULTIPLE == 0
-    return cache.load(dtype if fits else "float32")
+def kernels_of(model: Model, dtype: str, plan: Mapping[str, int] | None = None) -> Kernels:
+    """The kernels that compute the model by this machine's plan, or a recorded one; raises MachineError."""
+    kind = "float32" if dtype == "bfloat16" and model.n_embd % BF16_MULTIPLE else dtype
+    return cache.load(kind, dtype != "int8" and are_narrow(plan or tuning.measured(dtype, model)))
 
 
 class Workspaces:
@@ -97,7 +98,7 @@ class Engine(engines.Engine):
     ) -> None:
         self.model, self.optim = model, optim
         self.dtype = "float64" if dtype == "float64" else "float32"
-        self.kernels = kernels_of(model, dtype)
+        self.kernels = kernels_of(model, dtype, plan)
         self.bf16 = self.kernels.bf16_pairs
         self.stored = "int8" if dtype == "int8" else "bf16_pairs" if self.bf16 else "transposed"
         self.lanes = self.kernels.vector // np.dtype(self.dtype).itemsize

@@ -16,13 +16,17 @@ from microgpt.errors import UsageError
 
 PAIR = 2  # vectors per row of a full tile, and of a panel
 MAX_FIELD = 1 << 24
+COMPILED = ("vector", "rows", "vectors")  # the fields that are constants of compiled code
 
 
 class Plan(NamedTuple):
     """Sizes in numbers of the engine's float type unless noted. A field that is measured says so."""
 
-    rows: int  # of a tile: its sums, rows x vectors, fill the registers beside a row of W; a constant of compiled code
-    vectors: int  # per row of a tile, as many as a panel has: each number of A that is read serves all of them; as rows
+    vector: int  # bytes of one, the CPU's widest unless narrower ones are faster: measured; a constant of compiled code
+    rows: int  # of a tile: its sums, rows x vectors, fill the registers beside a row of W; as vector
+    vectors: (
+        int  # per row of a tile, as many as a panel has: each number of A that is read serves all of them; as vector
+    )
     near: int  # numbers that stay in the level 1 cache beside others: a part of a matrix that is transposed
     deep: int  # numbers that stay in the level 2 cache beside others: a row's queries, keys and values; a next operand
     positions: int  # per micro-batch: more of them share the reading of weights, fewer stay in the cache; measured
@@ -37,14 +41,14 @@ class Plan(NamedTuple):
     threads: int  # the cores that the process may use
 
     def with_fields(self, given: Mapping[str, int]) -> Plan:
-        """The same with some fields as recorded elsewhere; the tile stays this machine's. Raises UsageError."""
+        """The same with some fields as recorded elsewhere; those of compiled code stay its own. Raises UsageError."""
         for name, value in given.items():
             if name not in self._fields or not int(name not in ("prefetch", "max_deferred")) <= value <= MAX_FIELD:
                 raise UsageError(
                     f"run.toml: plan.{name} = {value}: expected one of {', '.join(self._fields)}, 1 to {MAX_FIELD}; "
                     f"remove the section plan to have this machine's"
                 )
-        return self._replace(**{name: int(value) for name, value in given.items() if name not in ("rows", "vectors")})
+        return self._replace(**{name: int(value) for name, value in given.items() if name not in COMPILED})
 
 
 def tile_rows(vector: int) -> int:
@@ -59,6 +63,7 @@ def reckoned(itemsize: int, vector: int) -> Plan:
     """The plan of this machine by its caches, for numbers of `itemsize` bytes in vectors of `vector` bytes."""
     sizes = cache_sizes()
     return Plan(
+        vector=vector,
         rows=tile_rows(vector),
         vectors=PAIR,
         near=sizes[1] * 2 // 3 // itemsize,

@@ -124,6 +124,29 @@ def test_another_file_under_this_name_is_not_used(cached: Path, compilations: li
     assert compilations == ["float32"]
 
 
+def test_code_for_narrower_vectors_is_compiled_by_another_process_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MICROGPT_CACHE_DIR", str(tmp_path))
+    writing, started = False, 0
+
+    def run(command: list[str], *, env: dict[str, str], **_: object) -> None:
+        nonlocal started
+        started += 1
+        assert command[-1] == "float32"
+        with monkeypatch.context() as patch:
+            patch.setenv("MICROGPT_AVX512", env["MICROGPT_AVX512"])
+            if writing:
+                cache.write(cache._folder() / f"float32-{cache._key('float32')}", cache._key("float32"), CODE)
+
+    monkeypatch.setattr(cache.subprocess, "run", run)
+    assert cache._narrow("float32") is None
+    writing = True
+    assert [cache._narrow("float32") for _ in range(2)] == [CODE, CODE]
+    assert started == 2
+    assert cache.read(cache._folder() / f"float32-{cache._key('float32')}", cache._key("float32")) is None
+
+
 def test_the_key_covers_the_cpu_the_versions_and_the_type(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [cache._key("float32"), cache._key("float64")]
     with monkeypatch.context() as patch:

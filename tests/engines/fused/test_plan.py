@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import pytest
 pytest.importorskip("numba")
 
 from microgpt.config import Config, Model, Optim
-from microgpt.engines.fused import tuning
+from microgpt.engines.fused import tuning, widths
+from microgpt.engines.fused.jit import cache
 from microgpt.engines.fused.plan import reckoned
 from microgpt.engines.ladder import engine
 from microgpt.errors import UsageError
@@ -69,15 +71,17 @@ def test_a_run_records_its_plan_and_repeats_it(tmp_path: Path, given_names: Path
 
 
 def test_measured_plans_are_kept_for_this_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.load("float32", False)  # from the usual folder
     monkeypatch.setenv("MICROGPT_CACHE_DIR", str(tmp_path))
     large, small = MODEL.model_copy(update={"n_embd": 256}), Model(vocab_size=27)
     asked: list[int] = []
 
-    def search(cls: object, dtype: str, model: Model, rows: int, end: float) -> dict[str, int]:
+    def search(cls: object, dtype: str, model: Model, rows: int, end: float, first: object) -> dict[str, int]:
         asked.append(model.n_embd)
         return {"positions": model.n_embd}
 
     monkeypatch.setattr(tuning, "_search", search)
+    monkeypatch.setattr(tuning, "narrower", lambda dtype: {})
     tuning.measure(engine("fused"), "float32", small)
     assert not asked  # it stays in the nearest caches
     for _ in range(2):
@@ -89,3 +93,59 @@ def test_measured_plans_are_kept_for_this_cpu(tmp_path: Path, monkeypatch: pytes
     )
     tuning.path().write_text("{}")
     assert tuning.kept("float32", large, 64) == reckoned(4, 64)
+
+
+def test_narrower_vectors_are_taken_where_they_gain_in_every_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(widths, "cpu", lambda: {"vector_bits": 512, "bfloat16": True})
+    for narrow, found in (((111, 112, 113), {"vector": 32}), ((111, 109, 113), {}), ((111, 112), {})):
+        monkeypatch.setattr(widths, "rates", lambda narrow=narrow: [(100.0, float(rate)) for rate in narrow])
+        assert widths.narrower("float32") == found
+    monkeypatch.setattr(widths, "rates", lambda: [(1.0, 2.0)] * widths.TURNS)
+    assert widths.narrower("float64") == {"vector": 32}
+    assert not widths.narrower("bfloat16")  # whose instruction only the wide ones have
+    monkeypatch.setattr(widths, "cpu", lambda: {"vector_bits": 256, "bfloat16": False})
+    assert not widths.narrower("float32")
+
+
+def test_the_loop_that_widths_are_measured_with_multiplies_and_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for lanes in (8, 16):
+        run, _owner = widths._loop(lanes)
+        assert run(1, 0.5) == 0.5 + sum((k + 1) / 2 for k in range(widths.SUMS))
+        assert run(60, 0.5) == widths.SUMS + 1
+    monkeypatch.setattr(widths, "ROUNDS", 100)
+    monkeypatch.setattr(widths, "LIMIT", 1e9)
+    assert [len(turn) for turn in widths.rates() if min(turn) > 0] == [2] * widths.TURNS
+
+
+def test_a_measured_width_is_kept_recorded_and_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a CPU that has both; what was recorded before widths were measured has the widest."""
+    kernels = cache.load("float32", False)  # from the usual folder
+    monkeypatch.setenv("MICROGPT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(widths, "cpu", lambda: {"vector_bits": 512, "bfloat16": False})
+    large, fused = MODEL.model_copy(update={"n_embd": 256}), engine("fused")
+
+    def both(dtype: str, narrow: bool) -> Any:
+        return kernels._replace(vector=32 if narrow else 64)
+
+    def width(plan: dict[str, int]) -> int:
+        e: Any = fused(large, Optim(), plan=plan)
+        assert e.sizes.vector == e.kernels.vector
+        return e.sizes.vector
+
+    monkeypatch.setattr(cache, "load", both)
+    before = fused.plan(large, "float32")
+    monkeypatch.setattr(tuning, "narrower", lambda dtype: {"vector": 32})
+    monkeypatch.setattr(tuning, "_search", lambda *asked: dict(asked[-1]))
+    tuning.measure(fused, "float32", large)
+    after = fused.plan(large, "float32")
+    assert (before["vector"], after["vector"]) == (64, 32)
+    assert (before["rows"], after["rows"]) == (reckoned(4, 64).rows, reckoned(4, 32).rows)
+    old = {name: value for name, value in before.items() if name != "vector"}
+    assert [width(plan) for plan in (before, old, after, {})] == [64, 64, 32, 32]
+    assert fused.plan(Model(vocab_size=27), "float32")["vector"] == 64  # too small to be measured
+    monkeypatch.setattr(widths, "cpu", lambda: {"vector_bits": 256, "bfloat16": False})
+    assert not widths.are_narrow(after)  # they are its widest
+    monkeypatch.undo()
+    monkeypatch.setenv("MICROGPT_CACHE_DIR", str(tmp_path))
+    tuning.path().write_text('{"origin": 1}')
+    assert fused.plan(large, "float32")["vector"] == kernels.vector

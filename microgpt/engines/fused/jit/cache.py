@@ -13,12 +13,14 @@ import json
 import os
 import platform
 import re
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from microgpt import files
+from microgpt import files, json_text
 from microgpt.engines.common import compiling
 from microgpt.engines.common.hardware import cpu, cpu_text
 from microgpt.engines.fused.jit.code import Code, Kernels
@@ -26,17 +28,25 @@ from microgpt.errors import MachineError
 
 UNUSED = 30 * 24 * 3600  # seconds after which a file that was not used is removed
 KEPT = 32  # files that are kept at most, the last ones that were used
+VARIABLES = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "MICROGPT_NUMBA", "MICROGPT_AVX512")  # that code depends on
+NARROW = "compile the kernels for the plan's narrower vectors, once: about ten seconds"
+BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from microgpt.engines.fused.jit.cache import load; load(sys.argv[2])"
+)
 OLD_FOLDER = re.compile("[0-9a-f]{16}")  # the names of the folders that earlier versions kept Numba's files in
 
 
 @cache
-def load(dtype: str) -> Kernels:
+def load(dtype: str, narrow: bool = False) -> Kernels:
     """The kernels of a float type, from disk or compiled. Those of bfloat16 are float32's where the CPU lacks it.
 
+    With `narrow` those without AVX-512, or the usual ones where such cannot be had; not for int8.
     Raises MachineError where Numba is told not to compile, or the system runs no code that is made while it runs.
     """
     try:
-        code = _code(dtype)  # Numba too asks whether code may be made, when it is imported
+        # Numba too asks whether code may be made, when it is imported
+        code = (narrow and _narrow(dtype)) or _code(dtype)
         if isinstance(code, Kernels):
             return code
         return code.load(load("float32")) if dtype == "int8" else code.load()
@@ -64,21 +74,46 @@ def _code(dtype: str) -> Code | Kernels:
     return code
 
 
+def _narrow(dtype: str) -> Code | None:
+    """The code without AVX-512, from its file, or compiled into it; None where that fails.
+
+    Another process compiles it, since the functions of this one may have been translated for wider vectors.
+    """
+    key = _key(dtype, MICROGPT_AVX512="0")
+    path = _folder() / f"{dtype}-{key}"
+    code = read(path, key)
+    if code is None and _codes_are_kept():
+        compiling.report(NARROW, None)
+        start, environment = time.perf_counter(), os.environ | {"MICROGPT_AVX512": "0"}
+        command = [sys.executable, "-P", "-c", BOOT, json_text.dumps(sys.path), dtype]
+        none = subprocess.DEVNULL
+        with suppress(OSError):
+            subprocess.run(command, env=environment, stdin=none, stdout=none, stderr=none, check=False)
+        compiling.report(NARROW, time.perf_counter() - start)
+        code = read(path, key)
+    return code
+
+
+def _codes_are_kept() -> bool:
+    """Whether this Numba's compiled code can be in a file."""
+    from microgpt.engines.fused.jit.functions import INTERNALS
+
+    return INTERNALS is not None
+
+
 def _folder() -> Path:
     return files.cache_folder("kernels")
 
 
-def _key(dtype: str) -> str:
-    """A hash of everything that compiled code depends on."""
+def _key(dtype: str, **environment: str) -> str:
+    """A hash of everything that compiled code depends on, with some variables of the environment set."""
     parts = [Path(file).read_bytes() for file in sources()]
     for module in ("numba", "llvmlite"):  # their versions, without importing them
         spec = importlib.util.find_spec(module)
         if spec and spec.origin:
             parts.append(Path(spec.origin).with_name("_version.py").read_bytes())
-    variables = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "MICROGPT_NUMBA")
-    parts += [
-        word.encode() for word in (dtype, platform.system(), cpu_text(), *(os.environ.get(v, "") for v in variables))
-    ]
+    variables = {name: os.environ.get(name, "") for name in VARIABLES} | environment
+    parts += [word.encode() for word in (dtype, platform.system(), cpu_text(), *variables.values())]
     return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:32]
 
 
