@@ -7,7 +7,7 @@ mixed precision: matrix products in bfloat16, while weights, moments, norms and 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +20,7 @@ from microgpt import optim as rules
 from microgpt.config import Model, Optim
 from microgpt.engines.pytorch.batches import SLOTS, Rows, Slot, empty, gather, micro_batches, prefetch
 from microgpt.engines.pytorch.capture import Replay
+from microgpt.engines.pytorch.determinism import deterministic_algorithms, fix_workspace
 from microgpt.engines.pytorch.forms import Functions, dropout, form_of, functions, shape_of
 from microgpt.engines.pytorch.model import QKV, Cache, Weights, forward, head_of, hidden, tables
 from microgpt.engines.pytorch.step import FixedStep, Step
@@ -99,6 +100,7 @@ class Engine(engines.Engine):
     """The pytorch rung: see microgpt.engines.Engine. Raises MachineError for a device that is not there.
 
     With `processes`, all of them train and evaluate together; each call of train, loss and dump is then one of all.
+    A CPU gives the same bits from the same numbers in any case, a GPU if `deterministic`: see determinism.py.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Engine(engines.Engine):
         device: str = "cpu",
         threads: int = 0,
         processes: Group | None = None,
+        deterministic: bool = True,
     ) -> None:
         device = processes.place(device) if processes else device
         self.processes, self.rank, self.size = processes, *((processes.rank, processes.size) if processes else (0, 1))
@@ -122,7 +125,9 @@ class Engine(engines.Engine):
         self.model, self.optim, self.device, self.dtype = model, optim, device, dtype
         here = max(1, torch.get_num_threads() // (processes.n_local if processes else 1))
         self.threads = threads or (here if n_params(model) >= WORTH_THREADS else 1)
-        self.form = form_of(kind, dtype)
+        self.form = form_of(kind, dtype, deterministic)
+        if self.form.deterministic:
+            fix_workspace()
         self.stored = torch.float64 if dtype == "float64" else torch.float32
         self.computed = torch.bfloat16 if dtype == "bfloat16" else self.stored  # the type of matrix products
         self.fixed: Any = None  # a FixedStep, which is kept for as long as its state is the one that is trained
@@ -153,7 +158,7 @@ class Engine(engines.Engine):
     ) -> tuple[State, np.ndarray]:
         found = state.w.new_zeros(2, len(lrs))  # losses and norms
         step, add, update = self._step(state, feed)
-        with self._threads(), closing(self._micro_batches(feed, len(lrs))) as batches:
+        with self._settings(), closing(self._micro_batches(feed, len(lrs))) as batches:
             for i, lr in enumerate(lrs.tolist()):
                 step.begin(feed.first_step + i, lr, state.w)
                 for rows in iter(partial(next, batches), None):
@@ -257,7 +262,7 @@ class Engine(engines.Engine):
 
     def loss(self, state: State, feed: Feed) -> np.ndarray:
         w, n = state.operands(state.w.to(self.computed) if self.form.copied else None), feed.n_steps
-        with self._threads(), torch.no_grad(), closing(self._micro_batches(feed, n)) as batches:
+        with self._settings(), torch.no_grad(), closing(self._micro_batches(feed, n)) as batches:
             losses = state.w.new_zeros(n)
             for i in range(n):
                 for rows in iter(partial(next, batches), None):
@@ -268,7 +273,7 @@ class Engine(engines.Engine):
 
     def logits(self, state: State, tokens: np.ndarray, cache: Cache | None = None) -> tuple[np.ndarray, Cache]:
         cache = cache or Cache(self.model)
-        with self._threads(), torch.no_grad(), self._precision():
+        with self._settings(), torch.no_grad(), self._precision():
             row = torch.tensor(np.asarray(tokens)[None], dtype=torch.int64, device=self.device)
             w = state.products(state.w)
             return forward(self.model, w, row, cache)[0].cpu().numpy(), cache
@@ -278,11 +283,12 @@ class Engine(engines.Engine):
         return torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.dtype == "bfloat16")
 
     @contextmanager
-    def _threads(self) -> Iterator[None]:
-        """This engine's number of threads; PyTorch's is the whole process's, so it is put back."""
+    def _settings(self) -> Iterator[None]:
+        """This engine's threads and algorithms; PyTorch's are the whole process's, so they are put back."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
-            yield
+            with deterministic_algorithms() if self.form.deterministic else nullcontext():
+                yield
         finally:
             torch.set_num_threads(before)

@@ -34,14 +34,16 @@ class Form(NamedTuple):
     copied: bool = False  # weights are cast to the type of matrix products once per step, instead of at each product
     prefetches: bool = False  # a thread gathers the next micro-batch while the device computes; needs `static`
     captured: bool = False  # on a GPU a micro-batch is one CUDA graph, and so is the update; not if it `waits`
+    deterministic: bool = False  # the library's deterministic algorithms alone
 
 
-def form_of(kind: str, dtype: str) -> Form:
+def form_of(kind: str, dtype: str, deterministic: bool) -> Form:
     """The form for a kind of device."""
     if kind != "cuda":
         return Form()
     compiler = "inductor" if importlib.util.find_spec("triton") else None
-    return Form(False, True, 64, True, compiler, copied=dtype == "bfloat16", prefetches=True, captured=True)
+    copied = dtype == "bfloat16"
+    return Form(False, True, 64, True, compiler, copied, prefetches=True, captured=True, deterministic=deterministic)
 
 
 class Functions(NamedTuple):
