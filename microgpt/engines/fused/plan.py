@@ -24,9 +24,7 @@ class Plan(NamedTuple):
 
     vector: int  # bytes of one, the CPU's widest unless narrower ones are faster: measured; a constant of compiled code
     rows: int  # of a tile: its sums, rows x vectors, fill the registers beside a row of W; as vector
-    vectors: (
-        int  # per row of a tile, as many as a panel has: each number of A that is read serves all of them; as vector
-    )
+    vectors: int  # per row of a tile, as many as a panel has: each number of A that is read serves all; as vector
     near: int  # numbers that stay in the level 1 cache beside others: a part of a matrix that is transposed
     deep: int  # numbers that stay in the level 2 cache beside others: a row's queries, keys and values; a next operand
     positions: int  # per micro-batch: more of them share the reading of weights, fewer stay in the cache; measured
