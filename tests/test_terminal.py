@@ -30,6 +30,7 @@ ALLOWED = {
     ("side_by_side.py", "_draw", "rich"): "bars of numbers, with names of the command's own, such as seed42",
     ("side_by_side.py", "show", "sys.stderr"): "whether it is a terminal",
     ("datasets.py", "_bar", "sys.stderr"): "whether it is a terminal",
+    ("capture.py", "_capture", "warnings.warn"): "of the library that refused a CUDA graph; nothing of a user's text",
     ("repl.py", "loop", "input"): "a fixed prompt",
 }
 

@@ -68,3 +68,4 @@ def test_a_text_is_trained_on_and_watched(empty: Server, visit: Visit, tmp_path:
     page.locator("main.watch").wait_for()
     page.get_by_role("heading", name="girls-boys").first.wait_for(timeout=60_000)
     expect(page.get_by_text("Train a model")).to_be_hidden()
+    page.unroute_all(behavior="ignoreErrors")
