@@ -115,11 +115,12 @@ class Processes:
                 [sys.executable, "-P", "-c", BOOT, json_text.dumps(sys.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                pipesize=PIPE_BYTES,
                 start_new_session=True,  # Ctrl-C is for the parent, which ends this one
             )
         except OSError as error:
             raise MachineError(f"a process that tokenizes cannot be started ({error.strerror})") from None
+        for pipe in (process.stdin, process.stdout):
+            _widen(pipe)
         with suppress(OSError):  # one that ended is found at its first answer
             _send(process.stdin, self.task)
         return process
@@ -154,6 +155,15 @@ def _packed(found: Tokens) -> bytes:
     counts = {"tokens": len(found.tokens), "documents": len(found.lengths), "left_out": found.left_out}
     arrays = (found.tokens.astype("<i4"), found.lengths.astype("<i8"), found.sizes.astype("<i8"))
     return b"".join([files.to_json(counts, None), *(part.tobytes() for part in arrays)])
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Have the system hold PIPE_BYTES in a pipe; where it may not, reading and writing take more turns."""
+    assert pipe
+    with suppress(ImportError, AttributeError, OSError):  # not Linux, or more than a user may have
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _send(pipe: IO[bytes] | None, data: bytes) -> None:

@@ -104,7 +104,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # else a stream that nobody reads is generated until all are full
+        with contextlib.suppress(AttributeError, OSError):  # else what nobody reads is generated until all are full
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         listener.bind((host, port))
     except OSError as error:

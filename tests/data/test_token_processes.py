@@ -15,7 +15,8 @@ from microgpt.errors import DataError, MachineError
 BATCHES = [["one two", "größer"], [], [""], ["a\nb", "", "one"], *([f"number {i}"] for i in range(20)), ["end"]]
 
 
-def test_processes_write_what_one_writes_and_their_errors_and_ends_are_named() -> None:
+def test_processes_write_what_one_writes_and_their_errors_and_ends_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_processes, "PIPE_BYTES", -1)  # as on a system that grants no wider pipes
     tokenizer = tokenizers.train("bpe-vidya", [text for batch in BATCHES for text in batch])
     data = Data(trailing_bos=False)
     alone = list(tokenize_all(BATCHES, tokenizer, data, "text", 1))

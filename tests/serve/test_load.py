@@ -14,7 +14,7 @@ from typing import cast
 import httpx2
 import pytest
 
-from microgpt.serve import protocol
+from microgpt.serve import protocol, scheduler
 from microgpt.serve.limits import LIMITS
 from tests.serve import abuse
 from tests.serve.abuse import BRIEF, COMPLETIONS, COUNTED, LONG, numbers, reset, wait
@@ -146,12 +146,16 @@ def test_100_slow_clients_are_cut(busy: Server) -> None:
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="the system takes what fills its buffers")
 def test_a_stream_that_nobody_reads_is_soon_held(busy: Server, dial: Dial) -> None:
-    """Little of it is generated, so that others wait a moment for its steps, and not for those of a whole context."""
+    """Little of it is generated, so that others wait a moment for its steps, and not for those of a whole context.
+
+    450 of 4096 tokens, and those that the worker may be ahead of the event loop; the system alone would take 2000.
+    """
     before = numbers(busy)["microgpt_tokens_generated_total"]
     dial(busy.port, request(COMPLETIONS, abuse.STREAM), buffer=4096)
     assert wait(lambda: numbers(busy)["microgpt_active_streams"] == 1, 10)
     assert wait(lambda: numbers(busy)["microgpt_active_streams"] == 0, 10)
-    assert numbers(busy)["microgpt_tokens_generated_total"] - before < 1000
+    undelivered = scheduler.MOST_UNTAKEN + scheduler.MOST_GATHERED
+    assert numbers(busy)["microgpt_tokens_generated_total"] - before < 900 + undelivered
 
 
 def test_a_soak_leaves_memory_and_descriptors_as_they_are(busy: Server) -> None:
