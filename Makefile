@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup bench clean crash fuzz mutants test-clients test-page test-schema test-cpus test-arm soak proof-gradients proof-round-trip proof-memory proof-sweep proof-processes
+.PHONY: demo test check setup bench clean crash fuzz mutants test-clients test-page test-schema test-cpus test-arm soak proof-gradients proof-round-trip proof-memory proof-sweep proof-processes proof-hosts
 
 demo: .venv/core  ## train the names model and print 20 names
 	$(BIN)/microgpt train names
@@ -63,6 +63,9 @@ proof-sweep: .venv/full  ## a sweep of 24 names trials, killed at random, agains
 
 proof-processes: .venv/full  ## 2 and 4 processes against one; signals, kills and stops of each: docs/scale.md
 	$(BIN)/python -m tests.training.processes_long
+
+proof-hosts: .venv/full  ## two hosts by torchrun against one process; one is killed, or cut off: needs root and iproute2
+	$(BIN)/python -m tests.training.hosts
 
 setup: .venv/full  ## .venv with all that tests and benchmarks need
 

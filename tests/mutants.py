@@ -46,7 +46,7 @@ class Mutant(NamedTuple):
                     "-k",
                     "fused or test_generate",
                 ]
-            own = [f"tests/engines/test_pytorch{part}.py" for part in ("", "_capture") if rung == "pytorch"]
+            own = [f"tests/engines/test_pytorch{part}.py" for part in ("", "_capture", "_lanes") if rung == "pytorch"]
             return ["tests/engines/test_ladder.py", *own, "-k", rung]
         return ["tests/test_optim.py", "tests/engines/common/test_dropout.py", "tests/engines/test_ladder.py"]
 
@@ -68,8 +68,8 @@ OWN_TESTS = {
     "serve/sequence.py": ["tests/serve/test_scheduler.py", "-k", "stop or seed"],
 }
 SCALAR, FUNCTIONAL, TENSOR, MANUAL = (f"engines/{rung}.py" for rung in ("scalar", "functional", "tensor", "manual"))
-PYTORCH, PYTORCH_MODEL, PYTORCH_FORMS, PYTORCH_STEP, PYTORCH_BATCHES = (
-    f"engines/pytorch/{part}.py" for part in ("__init__", "model", "forms", "step", "batches")
+PYTORCH, PYTORCH_MODEL, PYTORCH_FORMS, PYTORCH_STEP, PYTORCH_BATCHES, PYTORCH_LANES = (
+    f"engines/pytorch/{part}.py" for part in ("__init__", "model", "forms", "step", "batches", "lanes")
 )
 ARRAYS = "engines/common/arrays.py"
 FUSED_MODE, FUSED_COMPILER = "engines/fused/simd/float_mode.py", "engines/fused/jit/compiler.py"
@@ -142,6 +142,9 @@ MUTANTS = [
     Mutant(PYTORCH_FORMS, "a mask drops what it keeps", ">= least", "< least"),
     Mutant(PYTORCH_STEP, "a recorded step keeps its first row", "self.rows.first_row.fill_(rows.first_row)", "pass"),
     Mutant(PYTORCH_BATCHES, "padding keeps the micro-batch before", "array[:] = 0", "pass"),
+    Mutant(PYTORCH_LANES, "one seed for all lanes", "dropout(self.model, seed,", "dropout(self.model, self.seeds[0],"),
+    Mutant(PYTORCH_LANES, "a lane ends all", "isfinite().all(0)", "isfinite().all()"),
+    Mutant(PYTORCH_LANES, "masks of the first micro-batch", "self.first_row[number] = batch.first_row", "pass"),
     Mutant(PYTORCH, "the device's numbers are shared", 'view.to("cpu", copy=True)', 'view.to("cpu")'),
     Mutant(FUSED_SHORT, "earlier keys get the last query's gradient alone", "store(dk, s, fma(ds, qt, load(dk, s)))", "store(dk, s, ds * qt)"),
     Mutant(FUSED_ATTENTION, "gradients reach a later key", "store(ds, t * ld, first(before + t + 1, d, 0.0))", "store(ds, t * ld, first(before + t + 2, d, 0.0))"),

@@ -77,7 +77,9 @@ def refuse_with_seeds(seeds: int, given: Mapping[str, bool]) -> None:
 
 def train_seeds(config: Config, seeds: int, out: Path, flags: list[str], as_json: bool) -> None:
     """Train the models side by side, or go on with them, and print their losses with mean and spread."""
+    from microgpt.engines.ladder import lanes
     from microgpt.experiments.batch import Batch
+    from microgpt.experiments.lanes import LaneBatch
 
     first = config.run.seed
     require("--seed plus --seeds", first + seeds - 1, 0, MAX_SEED)
@@ -86,7 +88,9 @@ def train_seeds(config: Config, seeds: int, out: Path, flags: list[str], as_json
     configs = {f"seed{seed}": config.replace(run={"seed": seed}) for seed in range(first, first + seeds)}
     say(f"seeds   {first} to {first + seeds - 1}, {config.run.steps:,} steps each, in {out}")
     with RunsProgress() as progress:
-        runs = Batch(out, configs, say, progress.show, flags).run()
+        arguments = out, configs, say, progress.show, flags
+        on_gpu = lanes(config.run.engine, config.run.device)
+        runs = (LaneBatch(*arguments, on_gpu) if on_gpu else Batch(*arguments)).run()
     means, spreads = ({name: over(runs, name, of) for name in LOSSES} for of in (fmean, spread))
     if as_json:
         rows = [

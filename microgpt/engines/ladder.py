@@ -73,6 +73,8 @@ LADDER: dict[str, EngineInfo] = {
 # The names of the five systems that this project unites.
 ALIASES = {"python": "scalar", "numpy": "manual", "numpy_batched": "manual", "numba": "fused", "torch": "pytorch"}
 
+GPU = "cuda"  # a device on which several small models fit side by side
+
 WORTH_A_SEARCH = 60.0  # seconds of training ahead from which 5 seconds of measuring pay
 
 # The cost of updating all weights, in tokens trained: it moves 28 bytes per weight while the products do arithmetic.
@@ -169,6 +171,21 @@ def choose(
             continue
         return choice(rung, cls, "the fastest for this model here" + (f" ({'; '.join(reasons)})" if reasons else ""))
     raise UsageError(f"--engine auto: no engine can do this: {'; '.join(reasons)}")
+
+
+def lanes(name: str, device: str) -> type[Any] | None:
+    """The class that trains models of one shape as one on a GPU, or None where each is to be trained by itself.
+
+    A GPU is asked for by `device`, or by an engine whose default it is. Raises MachineError where a library is missing.
+    """
+    if name == "auto" and not device.startswith(GPU):
+        return None
+    for rung in (rung for rung, info in LADDER.items() if info.shares and ALIASES.get(name, name) in ("auto", rung)):
+        engine(rung)
+        if _defaults(rung, "auto", device)[1].startswith(GPU):
+            found: type[Any] = importlib.import_module(f"microgpt.engines.{rung}.lanes").Lanes
+            return found
+    return None
 
 
 def inspecting(model: Model, optim: Optim, dtype: str) -> Engine:

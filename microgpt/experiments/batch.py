@@ -21,7 +21,7 @@ from microgpt.model import n_params
 from microgpt.older import upgraded
 from microgpt.runs.folder import RunFolder
 from microgpt.runs.listing import FINISHED, RunSummary, is_run, summary
-from microgpt.signals import listen
+from microgpt.signals import StopRequest, listen
 
 PAUSE = 0.05  # seconds between two looks at the runs,
 SHOW = 0.5  # and between two reports of their progress
@@ -91,16 +91,8 @@ class Batch:
         """
         require_locks()
         self.settle()
-        waiting = [number for number in range(len(self.names)) if not self._is_finished(number)]
         with listen() as stop:
-            try:
-                while stop.number is None and (waiting or self.pool.running()):
-                    self._start(waiting)
-                    time.sleep(PAUSE)
-                    self._collect(waiting)
-                    self._show()
-            finally:  # an error too lets the runs save
-                self.pool.halt()
+            self.train_all([number for number in range(len(self.names)) if not self._is_finished(number)], stop)
         if stop.number is not None:
             raise Stopped("stopped; the runs are saved, and the same command goes on", stop.number or signal.SIGTERM)
         if self.failed:
@@ -108,6 +100,21 @@ class Batch:
             error.status = next(iter(self.failed.values()))[1]
             raise error
         return [summary(self.pool.place(number)) for number in range(len(self.names))]
+
+    def train_all(self, waiting: list[int], stop: StopRequest) -> None:
+        """Train the runs of these numbers until they are finished, or have saved what they have after a signal."""
+        try:
+            while stop.number is None and (waiting or self.pool.running()):
+                self._start(waiting)
+                time.sleep(PAUSE)
+                self._collect(waiting)
+                self.show_progress()
+        finally:  # an error too lets the runs save
+            self.pool.halt()
+
+    def at_work(self) -> list[int]:
+        """The numbers of the runs that are being trained."""
+        return [job.number for job in self.pool.running()]
 
     def _is_finished(self, number: int) -> bool:
         place = self.pool.place(number)
@@ -170,14 +177,15 @@ class Batch:
             return f"ended by {signal.Signals(-status).name}; the same command goes on"
         return self.pool.last_line(job.number).removeprefix("microgpt: ") or f"exit status {status}"
 
-    def _show(self) -> None:
+    def show_progress(self) -> None:
+        """Report the runs that are at work, if it is time to."""
         if (now := time.monotonic()) < self.shown + SHOW:
             return
         self.shown = now
         found = []
-        for job in self.pool.running():
+        for number in self.at_work():
             with suppress(MicrogptError, OSError):
-                found.append(summary(self.pool.place(job.number)))
+                found.append(summary(self.pool.place(number)))
         self.show([each for each in found if each.config])
 
 

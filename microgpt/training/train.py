@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from microgpt import files
 from microgpt.config import Config
+from microgpt.engines import Engine
 from microgpt.engines.common.compiling import watch_compiler
 from microgpt.engines.processes import join
 from microgpt.errors import UsageError
 from microgpt.runs.folder import RunFolder, new_folder
-from microgpt.signals import listen
+from microgpt.signals import StopRequest, listen
 from microgpt.training.follow import lead
 from microgpt.training.pace import Pace
 from microgpt.training.prepare import prepare
@@ -36,13 +38,16 @@ def train(
     callbacks: Callbacks | None = None,
     verify: bool = False,
     shard: bool = False,
+    stop: StopRequest | None = None,
+    beside: Callable[[Engine], Engine] | None = None,
 ) -> Trained:
     """Train from the beginning, or with `resume` from the newest checkpoint in `out`, to `steps` or `stop_at`.
 
     The run ends `max_time` seconds after the call, and its schedule with it, unless its steps end before. With `verify`
     a long text is hashed even if its files have kept their sizes and times; with `tune`, what is fast on this machine
     is measured before a long run, once. The first of several processes leads the others, which call
-    training.follow.follow; with `shard` each keeps a part of Adam's moments.
+    training.follow.follow; with `shard` each keeps a part of Adam's moments. One of several models that train side by
+    side in threads is given the `stop` that signals to the process set, and what makes its engine one of theirs.
     Raises UsageError, DataError, CheckpointError, MachineError; NumericError where a loss or gradient is not finite;
     Stopped after a signal, when the state is saved.
     """
@@ -82,10 +87,11 @@ def train(
         folder.require(run=resume)  # another trainer may have come and gone while the data was read
         if processes.size > 1:
             lead(processes, setup, folder.path, stop_at or steps, saved.state if saved else None, seconds is not None)
-        stop = stack.enter_context(listen())
+        stop = stop or stack.enter_context(listen())
         stack.enter_context(files.disk("be written", folder.path, "continue with --resume"))
         deadline = None if seconds is None else began + seconds
         trainer = Trainer(setup, folder, callbacks, stop, deadline, processes)
+        trainer.engine = beside(trainer.engine) if beside else trainer.engine
         if saved:
             trainer.restore(saved)
         else:

@@ -23,7 +23,7 @@ from microgpt.engines.pytorch.capture import Replay
 from microgpt.engines.pytorch.determinism import deterministic_algorithms, fix_workspace
 from microgpt.engines.pytorch.forms import Functions, dropout, form_of, functions, shape_of
 from microgpt.engines.pytorch.model import QKV, Cache, Weights, forward, head_of, hidden, tables
-from microgpt.engines.pytorch.step import FixedStep, Step
+from microgpt.engines.pytorch.step import FixedStep, Step, until_not_finite
 from microgpt.errors import MachineError, UsageError
 from microgpt.feed import Feed
 from microgpt.model import Tensors, n_params, table
@@ -171,14 +171,7 @@ class Engine(engines.Engine):
                     break
                 w = self.shard.whole(step.own_w, len(state.w)) if self.shard else step.own_w
                 state.w = step.keep(state.w, w)
-        losses, each = found.cpu().double().numpy()
-        losses = np.array(
-            [rules.checked_loss(loss, norm) for loss, norm in zip(losses.tolist(), each.tolist(), strict=True)]
-        )
-        count = int(np.append(~np.isfinite(losses), True).argmax()) + 1  # a step that is not finite is the last
-        if norms is not None:
-            norms[:count] = each[:count]
-        return state, losses[:count]
+        return state, until_not_finite(found.cpu().double().numpy(), norms)
 
     def _step(self, state: State, feed: Feed) -> tuple[Step, Callable[[], None], Callable[[], None]]:
         """The tensors of a state's steps, and their two parts: a micro-batch's gradient, and the update."""

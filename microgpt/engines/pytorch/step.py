@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from microgpt.engines.pytorch.batches import Rows
+from microgpt.optim import checked_loss
 
 
 class Step:
@@ -84,3 +86,15 @@ class FixedStep(Step):
 
     def keep(self, old: Tensor, new: Tensor) -> Tensor:
         return old.copy_(new)
+
+
+def until_not_finite(found: np.ndarray, norms: np.ndarray | None) -> np.ndarray:
+    """The losses of steps from the first on, of losses and norms (2, steps); a step that is not finite is the last.
+
+    Its loss is then not finite either. `norms` takes the norms.
+    """
+    losses = np.array([checked_loss(loss, norm) for loss, norm in found.T.tolist()])
+    count = int(np.append(~np.isfinite(losses), True).argmax()) + 1
+    if norms is not None:
+        norms[: len(losses[:count])] = found[1, :count]
+    return losses[:count]
