@@ -35,6 +35,7 @@ FACTORS = {
     "n_embd": (0.75, 1.5),
     "block_size": (0.5, 2),
     "rows": (0.5, 2),
+    "weight_decay": (0.3, 3),
 }
 ADDENDS = {"dropout": (-0.1, 0.1), "n_layer": (-2, 2)}
 FIELDS = (*FACTORS, *ADDENDS)
@@ -77,7 +78,7 @@ def neighbours(row: Recipe, fields: Sequence[str]) -> Iterator[Recipe]:
             continue  # characters
         new = [old * factor for factor in FACTORS[field]] if field in FACTORS else [old + n for n in ADDENDS[field]]
         for value in new:
-            value = round(value, 6) if field in ("learning_rate", "dropout") else round(value)
+            value = round(value, 6) if isinstance(old, float) else round(value)
             value = max(value, {"dropout": 0.0, "n_layer": 1, "vocabulary": 300}.get(field, value))
             if field == "n_embd":
                 value -= value % 8
@@ -152,9 +153,8 @@ def table(lines: list[dict[str, Any]]) -> str:
     out = ["| text | row | bits per byte | changed: bits per byte |", "|---|---|---|---|"]
     for cell, found in cells.items():
         base, best = found[0], min(line["bits_per_byte"] for line in found)
-        shape = "{n_layer} x {n_embd}, vocabulary {vocabulary}, rate {learning_rate:g}, dropout {dropout:g}".format(
-            **base["row"]
-        )
+        shape = "{n_layer} x {n_embd}, vocabulary {vocabulary}, rate {learning_rate:g}, ".format(**base["row"])
+        shape += "dropout {dropout:g}, decay {weight_decay:g}".format(**base["row"])
         changes = []
         for line in found[1:]:
             mark = "**" * (line["bits_per_byte"] == best)

@@ -50,7 +50,9 @@ def test_a_search_goes_on(
     capsys.readouterr()
     search.main([str(results), "--table"])
     said = capsys.readouterr().out.splitlines()
-    assert said[-1].startswith("| tales.txt, all, 0.0005 min | 2 x 64, vocabulary 320, rate 0.008, dropout 0.3 | ")
+    assert said[-1].startswith(
+        "| tales.txt, all, 0.0005 min | 2 x 64, vocabulary 320, rate 0.008, dropout 0.3, decay 0.1 | "
+    )
     assert said[-1].endswith("; dropout 0.2: **1.500** |")
 
     asked.clear()

@@ -136,8 +136,9 @@ class Stack:
 
     def __init__(self, engine: Engine, n: int) -> None:
         self.engine, self.model = engine, engine.model
-        self.like = State(self.model, (engine.stored, engine.device), engine.form.align)  # of the first lane's kind
-        self.w, self.m, self.v, self.g = (self.like.w.new_zeros(n, len(self.like.w)) for _ in range(4))
+        self.like = State(self.model, (engine.stored, "meta"), engine.form.align)  # shapes alone
+        shape: Any = {"size": (n, len(self.like.w)), "dtype": engine.stored, "device": engine.device}
+        self.w, self.m, self.v, self.g = (torch.zeros(**shape) for _ in range(4))
         self.loss = self.w.new_zeros(n)
         self.found = self.w.new_zeros(2, n)  # losses, and the norms of the gradients
         self.number = self.w.new_zeros(n, dtype=torch.int64)
@@ -239,7 +240,7 @@ class Stack:
         self.loss.add_(loss)
 
     def _finish(self) -> None:
-        """Adam's update of the lanes whose numbers were finite so far; nobody reads what becomes of one that has left."""
+        """Adam's update of the lanes whose numbers were finite so far. Nobody reads a lane that has left."""
         torch.stack((self.loss, torch.linalg.vector_norm(self.g, dim=1)), out=self.found)
         self.alive.logical_and_(self.found.isfinite().all(0))
         now = self.w, self.g, self.m, self.v, self.found[1], self.alive, self.number.double(), self.rate
