@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -73,6 +74,7 @@ def raise_on_signal() -> Iterator[None]:
 
 
 AGAIN = 0.01
+HANDED_ON = 2.0  # seconds that a launcher may take to hand on a signal
 NO_THREADS = (
     "cannot start a thread: the limit of processes is reached; raise it (ulimit -u), "
     "or set OPENBLAS_NUM_THREADS=1 and --threads 1"
@@ -89,23 +91,29 @@ def can_start_threads() -> bool:
 
 
 class StopRequest:
-    """`number` is the signal that asked the run to stop, or None."""
+    """`number` is the signal that asked the run to stop, or None; `since`: when it came, by time.monotonic."""
 
-    def __init__(self) -> None:
+    def __init__(self, several: bool) -> None:
         self.number: int | None = None
+        self.since = 0.0
+        self.same = HANDED_ON if several else 0.0  # seconds within which a second one is the first again
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Record the first signal; let the second one kill the process."""
-        if self.number is not None:
+        if self.number is None:
+            self.number, self.since = number, time.monotonic()
+        elif time.monotonic() - self.since >= self.same:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.number = number
 
 
 @contextmanager
-def listen() -> Iterator[StopRequest]:
-    """Within the block, signals are recorded instead of raised."""
-    stop = StopRequest()
+def listen(several: bool = False) -> Iterator[StopRequest]:
+    """Within the block, signals are recorded instead of raised.
+
+    One of `several` processes is told twice at once: by Slurm, or by the terminal, and by the launcher that was told.
+    """
+    stop = StopRequest(several)
     before = set_handlers(stop.handle)
     try:
         yield stop

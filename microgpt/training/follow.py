@@ -78,7 +78,7 @@ def follow() -> None:
     tokenizer = tokenizers.read(order["tokenizer"].encode(), "the first process's tokenizer")
     setup = prepare(config, tokenizer=tokenizer, processes=processes.size)
     require_same_text(processes, setup)
-    with listen() as stop:
+    with listen(several=True) as stop:
         deadline = math.inf if order["is_timed"] else None
         trainer = Follower(setup, Unwritten(Path(order["out"])), Callbacks(), stop, deadline, processes)
         if order["state"]:

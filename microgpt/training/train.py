@@ -87,7 +87,7 @@ def train(
         folder.require(run=resume)  # another trainer may have come and gone while the data was read
         if processes.size > 1:
             lead(processes, setup, folder.path, stop_at or steps, saved.state if saved else None, seconds is not None)
-        stop = stop or stack.enter_context(listen())
+        stop = stop or stack.enter_context(listen(processes.size > 1))
         stack.enter_context(files.disk("be written", folder.path, "continue with --resume"))
         deadline = None if seconds is None else began + seconds
         trainer = Trainer(setup, folder, callbacks, stop, deadline, processes)

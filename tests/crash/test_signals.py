@@ -19,7 +19,7 @@ from microgpt.cli import main
 from microgpt.feed import pack
 from microgpt.inference.evaluate import held_out_loss
 from microgpt.inference.language_model import LanguageModel
-from microgpt.signals import listen
+from microgpt.signals import HANDED_ON, listen
 from microgpt.training import prepare, trainer
 from tests.crash.conftest import Reference
 from tests.crash.runs import end_state, finish, kill_after, new, spawn, wait
@@ -171,6 +171,25 @@ def test_outside_the_main_thread_signals_are_left_alone(reference: Reference, tm
     thread.join()
     assert found == [before, 0]
     assert end_state(tmp_path / "run") == reference.end
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_second_signal_kills_unless_a_launcher_hands_the_first_one_on(
+    several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm tells every process of a step, and torchrun, told as well, tells its own again."""
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(number))
+    with listen(several) as stop:
+        handler = signal.getsignal(signal.SIGTERM)
+        assert callable(handler)
+        for _ in range(3):
+            handler(signal.SIGTERM, None)
+        assert (stop.number, len(killed)) == (signal.SIGTERM, 0 if several else 2)
+        stop.since -= HANDED_ON
+        handler(signal.SIGINT, None)
+        assert killed[-1] == signal.SIGINT
+        assert stop.number == signal.SIGTERM
 
 
 def test_an_evaluation_in_parts_is_the_same(halfway: Path) -> None:
