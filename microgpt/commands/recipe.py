@@ -59,7 +59,11 @@ def choose(
     layers = [size(dial) if dial else {}, read(config_file) if config_file else {}, flags]
     given = {name: keys for name, keys in merge(*layers).items() if isinstance(keys, Mapping)}
     seconds = seconds or most or DEFAULT
-    speeds = speed.measure(recipes.rows_for(facts, given), asked.run)
+    rows = recipes.rows_for(facts, given)
+    run = asked.run.model_copy(update={"dtype": speed.dtype(rows[-1], asked.run)})
+    if run.dtype != asked.run.dtype:
+        given = merge(given, {"run": {"dtype": run.dtype}})
+    speeds = speed.measure(rows, run)
     plan = recipes.choose(facts, seconds, speeds, given)
     for line in plan.lines:
         say(line)

@@ -181,12 +181,13 @@ def _lines(
     per_token = _bytes_per_token(chosen)
     words = f"{chosen['tokenizer']}{f' of {vocabulary:,}' if vocabulary else ''}"
     words += " from the training part" * (held > 0 and chosen.get("tokenizer_on") == "train")
+    kind = f" in {chosen['dtype']}" if "dtype" in chosen else ""
     shape = f"{chosen['n_layer']} x {chosen['n_embd']}, context {chosen['block_size']}, {chosen['batch_size']} rows"
     return [
         f"time    {duration(seconds)} (--time), {out}",
         f"text    {amount(facts.bytes)}, in {read}: {WHY[facts.kind]}{copies}",
         f"tokens  {words}, {size:,.0f} of about {per_token:.1f} bytes; {facts.alphabet:,} characters",
-        f"shape   {shape}: the table's choice for {speed * seconds / 1e6:,.1f} M tokens, {speed:,.0f}/s here",
+        f"shape   {shape}: the table's choice for {speed * seconds / 1e6:,.1f} M tokens, {speed:,.0f}/s here{kind}",
         f"rate    {chosen['learning_rate']:g}, dropout {chosen['dropout']:g}, decay {chosen['weight_decay']:g}: "
         f"the text is passed some {tokens / max(1.0, size):.2g} times",
     ]

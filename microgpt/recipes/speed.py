@@ -12,7 +12,7 @@ import numpy as np
 
 from microgpt.config import Model, Optim, Run
 from microgpt.engines.common.calibration import interpolate
-from microgpt.engines.ladder import Choice, choose
+from microgpt.engines.ladder import LADDER, Choice, choose
 from microgpt.feed import pack
 from microgpt.model import init_weights, n_params
 from microgpt.recipes.table import Recipe
@@ -20,6 +20,20 @@ from microgpt.recipes.table import Recipe
 SECONDS = 0.5  # of steps per shape
 SLOW = 2.0  # seconds per step, as estimated, of an engine that is not asked to take any
 LETTERS = 96  # tokens of a vocabulary of characters, about
+
+
+def dtype(row: Recipe, run: Run) -> str:
+    """The float type to train in: what `run` asks for, or bfloat16 where the engine it asks for is faster in it here.
+
+    A model is then as good after as many steps (weights, sums and the loss stay float32), and there are more of them.
+    Raises UsageError or MachineError where the engine cannot be used.
+    """
+    if run.dtype != "auto":
+        return run.dtype
+    model = _model(row)
+    usual = _choice(row, model, run)
+    can = LADDER[usual.name].halves and usual.cls.remark(model, "bfloat16") is None
+    return "bfloat16" if can else run.dtype
 
 
 def measure(rows: Sequence[Recipe], run: Run) -> dict[Recipe, float]:
@@ -41,10 +55,15 @@ def _model(row: Recipe) -> Model:
     return model.model_copy(update=sizes)
 
 
-def _seconds_per_token(row: Recipe, model: Model, run: Run) -> float:
+def _choice(row: Recipe, model: Model, run: Run) -> Choice:
+    """The engine that `run` asks for."""
     asked: dict[str, Any] = {"name": run.engine, "dtype": run.dtype, "device": run.device}
+    return choose(model, Optim(), tokens_per_step=row.rows * row.block_size, rows_per_step=row.rows, **asked)
+
+
+def _seconds_per_token(row: Recipe, model: Model, run: Run) -> float:
     tokens = row.rows * row.block_size
-    choice: Choice = choose(model, Optim(), tokens_per_step=tokens, rows_per_step=row.rows, **asked)
+    choice = _choice(row, model, run)
     if choice.seconds_per_step > SLOW:
         return choice.seconds_per_step / tokens
     engine = choice.build(model, Optim(clip_norm=1.0), threads=run.threads)

@@ -9,8 +9,9 @@ import pytest
 
 from microgpt.cli import main
 from microgpt.config import Run
+from microgpt.engines.common import hardware
 from microgpt.recipes import speed
-from microgpt.recipes.table import Recipe
+from microgpt.recipes.table import TEXT, Recipe
 from microgpt.runs import checkpoint
 from microgpt.runs.folder import RunFolder
 
@@ -93,3 +94,35 @@ def test_the_time_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (tmp_path / "tales.txt").write_text(PARTS)
     assert main(["train", str(tmp_path / "tales.txt"), "--time", "soon"]) == 2
     assert "--time 'soon': expected seconds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("run", "native", "chosen"),
+    [
+        ({}, True, "bfloat16"),
+        ({}, False, "auto"),
+        ({"engine": "manual"}, True, "auto"),
+        ({"dtype": "float64"}, True, "float64"),
+        ({"engine": "fused", "dtype": "float32"}, True, "float32"),
+    ],
+)
+def test_bfloat16_is_chosen_where_it_is_faster(
+    run: dict[str, str], native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr(hardware, "cpu", lambda: {"bfloat16": native})
+    assert speed.dtype(TEXT[-1], Run(**run)) == chosen  # type: ignore[arg-type]
+    assert speed.dtype(TEXT[-1]._replace(n_embd=40), Run(**run)) == chosen.replace("bfloat16", "auto")  # type: ignore[arg-type]
+
+
+def test_the_float_type_is_in_the_plan_and_a_flag_wins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "dtype", lambda row, run: "float64" if run.dtype == "auto" else run.dtype)
+    text = tmp_path / "tales.txt"
+    text.write_text(PARTS)
+    for flags, kind in ([], "float64"), (["--dtype", "float32"], "float32"):
+        out = tmp_path / kind
+        assert main(["train", str(text), "--out", str(out), "--time", "1s", *SMALL, *flags]) == 0
+        assert f"/s here in {kind}" in capsys.readouterr().err.splitlines()[3]
+        assert RunFolder(out).config().run.dtype == kind
