@@ -18,7 +18,7 @@ from microgpt.model import init_weights, n_params
 from microgpt.recipes.table import Recipe
 
 SECONDS = 0.5  # of steps per shape
-SLOW = 2.0  # seconds per step, as estimated, of an engine that is not asked to take any
+SLOW = 8.0  # seconds per step, as estimated, of an engine that is not asked to take any
 LETTERS = 96  # tokens of a vocabulary of characters, about
 
 

@@ -30,7 +30,7 @@ Points = list[tuple[float, float]]  # x and y, both positive, x ascending
 # a token takes in many rows, which an engine may divide among threads.
 Figures = list[tuple[int, Points, float]]
 
-VERSION = 2  # of the figures: to be raised when others are measured, or an engine becomes faster
+VERSION = 3  # of the figures: to be raised when others are measured, or an engine becomes faster
 MODELS = (  # the one between comes last, since without it two others are left to interpolate between
     Model(vocab_size=27, block_size=32),
     Model(vocab_size=580, n_layer=6, n_embd=128, n_head=8, block_size=128, position="rope", activation="gelu"),
@@ -80,10 +80,13 @@ def measure(cls: type[Engine], dtype: str, device: str) -> Figures:
 def _times(
     engine: Engine, model: Model, budget: _Budget, known: dict[tuple[int, int], float]
 ) -> dict[tuple[int, int], float]:
-    """The seconds per step by rows and tokens in each; the smaller where they are known."""
+    """The seconds per step by rows and tokens in each; the smaller where they are known.
+
+    Of two numbers of tokens at least: one of a few tokens, on a busy machine, would be multiplied for many.
+    """
     state, times, points = engine.load(sample_weights(model)), dict(known), Points()
     for tokens in TOKENS:
-        if points and not budget.has(interpolate(points, tokens) / 2):  # more tokens at once take less time each
+        if len(points) > 1 and not budget.has(interpolate(points, tokens) / 2):  # more tokens take less time each
             return times
         state, seconds = _fastest(engine, state, model, (1, tokens), budget)
         points.append((tokens, seconds))

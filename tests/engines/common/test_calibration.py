@@ -166,3 +166,10 @@ def test_measuring_gives_positive_figures_in_order() -> None:
         assert points
         assert all(seconds > 0 for _, seconds in points)
         assert [tokens for tokens, _ in points] == list(calibration.TOKENS[: len(points)])
+
+
+def test_a_busy_machine_has_two_numbers_of_tokens_for_each_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one alone, of four tokens, a step of 2,048 was reckoned to take 512 times as long."""
+    monkeypatch.setattr(calibration, "BUDGET", -1.0)
+    for n, points, _ in calibration.measure(ladder.engine("manual"), "float32", "cpu"):
+        assert len(points) == 2, n
