@@ -178,13 +178,14 @@ def choose(
 def lanes(name: str, device: str) -> type[Any] | None:
     """The class that trains models of one shape as one on a GPU, or None where each is to be trained by itself.
 
-    A GPU is asked for by `device`, or by an engine whose default it is. Raises MachineError where a library is missing.
+    A GPU that is there is asked for by `device`, or by an engine whose default it is. Raises MachineError where a
+    library is missing.
     """
     if name == "auto" and not device.startswith(GPU):
         return None
     for rung in (rung for rung, info in LADDER.items() if info.shares and ALIASES.get(name, name) in ("auto", rung)):
         engine(rung)
-        if _defaults(rung, "auto", device)[1].startswith(GPU):
+        if GPU in _devices(rung) and _defaults(rung, "auto", device)[1].startswith(GPU):
             found: type[Any] = importlib.import_module(f"microgpt.engines.{rung}.lanes").Lanes
             return found
     return None

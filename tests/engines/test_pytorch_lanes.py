@@ -131,7 +131,9 @@ def test_models_of_other_shapes_are_refused() -> None:
 
 
 def test_lanes_are_for_a_gpu_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytorch, "devices", lambda: ("cpu",))
     assert ladder.lanes("torch", "auto") is None
+    assert ladder.lanes("auto", "cuda") is None
     monkeypatch.setattr(pytorch, "devices", lambda: ("cuda", "cpu"))
     for name, device, there in [
         ("torch", "auto", True),
