@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from microgpt.engines.fused.plan import PAIR, Plan
 
-# Pointers: to numbers of the engine's float type, to those or pairs of bfloat16s, to those or int8s, to int32, int64,
-# float64, uint8.
+# Pointers: to numbers of the engine's float type, to those or pairs of bfloat16s, to those or pairs of int8s, to int32,
+# int64, float64, uint8.
 P = Any
 Operands = Any
 Stored = Any
@@ -27,7 +27,7 @@ Bytes = Any
 FOUR = 4  # slots of keys, and channels of values, that are adjacent in a batch, where each lane is a sequence
 QUERIES = 64  # rows of scores per block of the backward pass, a multiple of a vector
 LEFT = 8  # tiles per panel of the left operand, where it is copied into panels
-SCALE_ROWS = 4  # rows of int8s that the float32 scales of a panel's columns take
+SCALE_ROWS = 2  # rows of pairs of int8s that the float32 scales of a panel's columns take
 LINE = 16  # float64s from one thread's sums to the next, so that no two share a cache line
 
 

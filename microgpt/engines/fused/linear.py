@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from numba import types
+
 from microgpt.engines.fused.adam import Weights, part_of, prefetch_rows, update_rows
 from microgpt.engines.fused.jit.functions import inline, jit
-from microgpt.engines.fused.layout import LEFT, Matrix, P
+from microgpt.engines.fused.layout import LEFT, Matrix, P, Stored
 from microgpt.engines.fused.plan import PAIR, Plan
 from microgpt.engines.fused.simd.bfloat16 import (
+    as_pairs,
     depth,
     for_operands,
     input_back_bf16,
@@ -15,7 +18,7 @@ from microgpt.engines.fused.simd.bfloat16 import (
     transposed_rows,
     weights_back_bf16,
 )
-from microgpt.engines.fused.simd.int8 import begin
+from microgpt.engines.fused.simd.int8 import begin, quantise
 from microgpt.engines.fused.simd.intrinsics import noinline
 from microgpt.engines.fused.simd.matmul import (
     copy,
@@ -30,6 +33,24 @@ from microgpt.engines.fused.simd.tiles import ROWS
 from microgpt.engines.fused.simd.vectors import lanes, numbers
 
 
+def left(x: P, M: int, K: int, workspace: P, w: Stored) -> tuple[P, int, int]:
+    """Rows (M, K) of x as the left operand of a product with w: unchanged; their stride; numbers per row."""
+    return x, stride(K, lanes(x)), K
+
+
+def left_int8(x: P, M: int, K: int, workspace: P, w: Stored) -> tuple[P, int, int]:
+    """As pairs of int16s (M, K / 2), each row with its scale behind, in the workspace; see simd/int8.py."""
+    noinline()
+    W = lanes(x)
+    y, ldx, ldy = as_pairs(workspace), stride(K, W), stride(K // 2 + W, W)
+    for i in range(M):
+        quantise(x + i * ldx, y + i * ldy, K)
+    return y, ldy, K // 2
+
+
+for_operands(left, left_int8, types.int16)
+
+
 def linear(plan: Plan, x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, adding: bool, workspace: P) -> None:
     """y = x W^T, or added to y: (N, in), (out, in) -> (N, out), with W the matrix `a`; `then` is the next one read.
 
@@ -38,7 +59,9 @@ def linear(plan: Plan, x: P, k: Weights, a: Matrix, then: Matrix, y: P, N: int, 
     W, wide = lanes(y), PAIR * lanes(y)
     ldx, ldy = stride(a.fan_in, W), stride(a.fan_out, W)
     if k.transposed:
-        multiply(x, ldx, begin(k.wt, y, a.at), 0, y, ldy, N, a.fan_in, a.fan_out, adding)
+        w = begin(k.wt, y, a.at)
+        rows, ld, K = left(x, N, a.fan_in, workspace, w)
+        multiply(rows, ld, w, 0, y, ldy, N, K, a.fan_out, adding)
     else:
         part = part_of(plan.near, a.fan_in, wide)
         for o in range(0, a.fan_out, part):

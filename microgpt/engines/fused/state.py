@@ -70,16 +70,16 @@ def arranged(c: Shape, w: np.ndarray, W: int, how: str) -> np.ndarray:
 
 
 def in_int8(c: Shape, w: np.ndarray, W: int) -> np.ndarray:
-    """Every matrix (out, in) as int8s (in, out) with their scales; see simd/int8.py."""
-    wide, wt = PAIR * W, empty(c.n + c.n // W * SCALE_ROWS, np.int8)
+    """Every matrix (out, in) as pairs of int8s (in / 2, out) with their scales; see simd/int8.py."""
+    wide, wt = PAIR * W, empty(c.n // 2 + c.n // W * SCALE_ROWS, np.int16)
     for at, fan_out, fan_in in matrices(c):
         rows = np.concatenate([part for _, part in panels(w[at:], fan_out, fan_in, wide)], axis=1)
         whole, scale = quantised(rows)
-        begin = at + at // W * SCALE_ROWS
-        for i, place in panels(wt[begin:], fan_in + SCALE_ROWS, fan_out, wide):
+        begin, half, pairs = at // 2 + at // W * SCALE_ROWS, fan_in // 2, whole.view(np.int16)
+        for i, place in panels(wt[begin:], half + SCALE_ROWS, fan_out, wide):
             width = place.shape[1]
-            place[:fan_in] = whole[i : i + width].T
-            place[fan_in:] = scale[i : i + width].reshape(-1).view(np.int8).reshape(SCALE_ROWS, width)
+            place[:half] = pairs[i : i + width].T
+            place[half:] = scale[i : i + width].reshape(-1).view(np.int16).reshape(SCALE_ROWS, width)
     return wt
 
 

@@ -97,7 +97,7 @@ def kind_of(word: str, number: Any, bf16_pairs: bool, int8: bool) -> Any:
     """Numba's type for an annotation.
 
     P points to numbers of the kernels' float type; Operands too, unless products take pairs of bfloat16s; Stored too,
-    unless `int8`.
+    unless `int8`: then to pairs of them.
     """
     if word in RECORDS:
         record = RECORDS[word]
@@ -107,7 +107,7 @@ def kind_of(word: str, number: Any, bf16_pairs: bool, int8: bool) -> Any:
     if word == "Operands":
         return types.CPointer(types.uint32 if bf16_pairs else number)
     if word == "Stored":
-        return types.CPointer(types.int8 if int8 else number)
+        return types.CPointer(types.int16 if int8 else number)
     return types.CPointer(number if word == "P" else POINTERS[word])
 
 

@@ -40,17 +40,17 @@ from microgpt.engines.fused.simd.matmul import (
 from microgpt.engines.fused.simd.vectors import first, lanes, load, splat
 
 
-def for_operands(numbers: Function, pairs: Function) -> None:
-    """Let kernels that call `numbers` call `pairs` if the last argument points to pairs of bfloat16s.
+def for_operands(numbers: Function, pairs: Function, dtype: Any = types.uint32) -> None:
+    """Let kernels that call `numbers` call `pairs` if the last argument points to pairs: of bfloat16s, or as `dtype`.
 
     So only the functions that a dtype uses are compiled.
     """
 
     def choose_numbers(*given: Any) -> Function | None:
-        return numbers if given[-1].dtype != types.uint32 else None
+        return numbers if given[-1].dtype != dtype else None
 
     def choose_pairs(*given: Any) -> Function | None:
-        return pairs if given[-1].dtype == types.uint32 else None
+        return pairs if given[-1].dtype == dtype else None
 
     for choose, inlined in ((choose_numbers, True), (choose_pairs, False)):
         choose.__signature__ = inspect.signature(numbers)  # type: ignore[attr-defined]

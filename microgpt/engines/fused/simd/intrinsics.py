@@ -11,10 +11,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import models, register_model
 
-from microgpt.engines.common.hardware import cpu
+from microgpt.engines.common.hardware import compile_target, cpu
 from microgpt.engines.fused.jit.functions import builder
 
-I32, INT = ir.IntType(32), ir.IntType(64)
+I8, I16, I32, INT = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 
 
 BYTES = cpu()["vector_bits"] // 8  # per vector register
@@ -107,10 +107,33 @@ def multiply_add_pairs(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -
     return b.call(function, [z, b.bitcast(x, pairs), b.bitcast(y, pairs)])
 
 
+# By the bytes of a vector: the feature of an x86 CPU that has the products of int16s added in pairs, and their name.
+# LLVM makes one instruction of them and the addition that follows, where the CPU has it (VNNI).
+PAIR_PRODUCTS = {
+    64: ("avx512bw", "avx512.pmaddw.d.512"),
+    32: ("avx2", "avx2.pmadd.wd"),
+    16: ("sse2", "sse2.pmadd.wd"),
+}
+
+
+def multiply_add_integers(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+    """z plus, for each pair of int16s in x and of int8s in y, the sum of their products; exact, on any CPU."""
+    kind, halves = z.type, ir.VectorType(I16, 2 * z.type.count)
+    feature, name = PAIR_PRODUCTS[BYTES]
+    x, y = b.bitcast(x, halves), b.sext(y, halves)
+    if f"+{feature}" in compile_target()[1].split(","):
+        function = declare(b.module, ir.FunctionType(kind, [halves, halves]), f"llvm.x86.{name}")
+        return b.add(z, b.call(function, [x, y]))
+    half = ir.Constant(kind, [16] * kind.count)
+    x, y = b.bitcast(x, kind), b.bitcast(y, kind)
+    low = b.mul(*(b.ashr(b.shl(each, half), half) for each in (x, y)))
+    return b.add(z, b.add(low, b.mul(b.ashr(x, half), b.ashr(y, half))))
+
+
 def to_bfloat16(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """A vector of float32 as 16-bit integers, rounded to the nearest bfloat16."""
     count = x.type.count
-    return b.bitcast(b.fptrunc(x, ir.VectorType(_BFloat(), count)), ir.VectorType(ir.IntType(16), count))
+    return b.bitcast(b.fptrunc(x, ir.VectorType(_BFloat(), count)), ir.VectorType(I16, count))
 
 
 def to_bfloat16s(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
@@ -123,14 +146,8 @@ def to_bfloat16s(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
 def read(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, kind: ir.VectorType) -> ir.Value:
     """The vector at pointer[offset:], aligned or not."""
     value = b.load(b.bitcast(b.gep(pointer, [offset]), kind.as_pointer()))
-    value.align = 1 if kind.element == ir.IntType(8) else 4
+    value.align = 1 if kind.element == I8 else 4
     return value
-
-
-def read_int8(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, kind: ir.VectorType) -> ir.Value:
-    """int8s pointer[offset:] as a vector of floats."""
-    whole = read(b, pointer, offset, ir.VectorType(ir.IntType(8), kind.count))
-    return b.sitofp(b.sext(whole, ir.VectorType(I32, kind.count)), kind)
 
 
 def write(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value, offset: ir.Value) -> None:

@@ -11,14 +11,16 @@ from microgpt.engines.fused.jit.functions import builder
 from microgpt.engines.fused.plan import PAIR, tile_rows
 from microgpt.engines.fused.simd.intrinsics import (
     BYTES,
+    I8,
+    I16,
+    I32,
     INT,
     Vector,
-    everywhere,
     multiply_add,
+    multiply_add_integers,
     multiply_add_pairs,
     prefetch,
     read,
-    read_int8,
     shuffle,
     spread,
     write,
@@ -32,10 +34,11 @@ def _tile(
     b: ir.IRBuilder, kind: ir.VectorType, rows: int, vecs: int, places: Any, K: ir.Value, add: ir.Value, route: Any
 ) -> None:
     """One tile: rows x vecs accumulators in registers, a loop over k that broadcasts a and loads w."""
-    bf16_pairs = isinstance(places[0].type.pointee, ir.IntType)
-    sum_of = multiply_add_pairs if bf16_pairs else multiply_add
-    int8 = places[3].type.pointee == ir.IntType(8)
-    read_w = read_int8 if int8 else read
+    sums, stored, sum_of, int8 = kind, kind, multiply_add, places[3].type.pointee == I16
+    if int8:
+        sums, stored, sum_of = ir.VectorType(I32, kind.count), ir.VectorType(I8, 2 * kind.count), multiply_add_integers
+    elif isinstance(places[0].type.pointee, ir.IntType):
+        sum_of = multiply_add_pairs
     a, down, along, w, ldw, next_w, c, ldc, next_c = places
     cells = [(m, j) for m in range(rows) for j in range(vecs)]
     a_rows = [b.gep(a, [b.mul(down, INT(m))]) for m in range(rows)]
@@ -51,7 +54,7 @@ def _tile(
     b.branch(loop)
     b.position_at_end(loop)
     k = b.phi(INT)
-    acc = {cell: b.phi(kind) for cell in cells}
+    acc = {cell: b.phi(sums) for cell in cells}
     if route:
         at, step, left, run, skip = route
         spot, rest = b.phi(at.type), b.phi(INT)
@@ -65,25 +68,29 @@ def _tile(
             value.add_incoming(first, begin)
             value.add_incoming(later, loop)
     w_row, a_k = b.gep(w, [b.mul(k, ldw)]), b.mul(k, along)
-    ws = [read_w(b, w_row, w_at[j], kind) for j in range(vecs)]
+    ws = [read(b, w_row, w_at[j], stored) for j in range(vecs)]
     end = {}
     for m in range(rows):
         number = b.load(b.gep(a_rows[m], [a_k]))
-        value = spread(b, b.bitcast(number, kind.element) if bf16_pairs else number, kind)
+        value = spread(b, b.bitcast(number, sums.element), sums)
         for j in range(vecs):
             end[m, j] = sum_of(b, value, ws[j], acc[m, j])
     k_next = b.add(k, INT(1))
     k.add_incoming(INT(0), begin)
     k.add_incoming(k_next, loop)
     for cell in cells:
-        acc[cell].add_incoming(everywhere(kind, 0.0), begin)
+        acc[cell].add_incoming(ir.Constant(sums, None), begin)
         acc[cell].add_incoming(end[cell], loop)
     b.cbranch(b.icmp_signed("<", k_next, K), loop, done)
     b.position_at_end(done)
-    if int8:  # the scales follow the last row, four bytes each where a row has one
+    if int8:  # the columns' scales follow the last row, four bytes each where a row has two
         behind = b.gep(w, [b.mul(K, ldw)])
-        scales = [read(b, behind, b.add(w_at[j], INT(3 * (j % PAIR) * kind.count)), kind) for j in range(vecs)]
-        end = {(m, j): b.fmul(end[m, j], scales[j]) for m, j in cells}
+        scales = [read(b, behind, b.add(w_at[j], INT(j % PAIR * kind.count)), kind) for j in range(vecs)]
+        for m in range(rows):
+            place = b.bitcast(b.gep(a_rows[m], [b.mul(K, along)]), kind.element.as_pointer())
+            scale = spread(b, b.load(place), kind)
+            for j in range(vecs):
+                end[m, j] = b.fmul(b.fmul(b.sitofp(end[m, j], kind), scales[j]), scale)
     with b.if_else(add) as (adding, setting):
         with adding:
             for m, j in cells:
@@ -103,7 +110,7 @@ def tile(
     `down` and `along` are the steps from one number of A to the next in its row's and column's number, so that A may
     lie either way; ld*: from one row to the next; next_*: from one pair of vectors in a row to the next. `rows`, if
     fewer than ROWS, may be known only at run time; vecs is literal. A and W may be pairs of bfloat16s: bfloat16.py.
-    W may be int8s in panels, each followed by the float32 scales of its columns: int8.py.
+    W may be pairs of int8s in panels, and A of int16s, both with their scales: int8.py.
 
     With a `route` (at, step, left, run, skip), not None, each of the K iterations prefetches a cache line of something
     else: first that of at[0], then the one `step` numbers further on; but after `left` iterations, and from then on

@@ -190,7 +190,7 @@ def first(b: ir.IRBuilder, n: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
 # Across lanes
 
 
-def _fold(b: ir.IRBuilder, x: ir.Value, combine: Callable[..., ir.Value]) -> ir.Value:
+def fold(b: ir.IRBuilder, x: ir.Value, combine: Callable[..., ir.Value]) -> ir.Value:
     """All lanes into one, halving: the order of a balanced tree."""
     count = x.type.count
     while count > 1:
@@ -202,13 +202,13 @@ def _fold(b: ir.IRBuilder, x: ir.Value, combine: Callable[..., ir.Value]) -> ir.
 @operation(scalar=True)
 def total(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """The sum of the lanes."""
-    return _fold(b, x, ir.IRBuilder.fadd)
+    return fold(b, x, ir.IRBuilder.fadd)
 
 
 @operation(scalar=True)
 def largest(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """The largest of the lanes."""
-    return _fold(b, x, lambda b, u, v: b.select(b.fcmp_ordered("<", u, v), v, u))
+    return fold(b, x, lambda b, u, v: b.select(b.fcmp_ordered("<", u, v), v, u))
 
 
 @operation(scalar=True)
