@@ -100,7 +100,7 @@ def store_integers(typing: Any, p: Any, i: Any, x: Any) -> Any:
 def quantise(x: P, y: P, n: int) -> None:
     """Pairs y (n / 2) of int16s = x (n) / scale, rounded, and behind them the scale; n whole vectors.
 
-    The largest is so large that a sum of n products with int8s fits into an int32.
+    The largest magnitude becomes the largest int16 with which a sum of n products with int8s fits into an int32.
     """
     noinline()
     high = splat(x, TINY)
