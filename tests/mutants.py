@@ -71,7 +71,7 @@ SCALAR, FUNCTIONAL, TENSOR, MANUAL = (f"engines/{rung}.py" for rung in ("scalar"
 PYTORCH, PYTORCH_MODEL, PYTORCH_FORMS, PYTORCH_STEP, PYTORCH_BATCHES, PYTORCH_LANES = (
     f"engines/pytorch/{part}.py" for part in ("__init__", "model", "forms", "step", "batches", "lanes")
 )
-ARRAYS = "engines/common/arrays.py"
+ARRAYS, FUSED_TRAIN = "engines/common/arrays.py", "engines/fused/train.py"
 FUSED_MODE, FUSED_COMPILER = "engines/fused/simd/float_mode.py", "engines/fused/jit/compiler.py"
 INT8, FUSED_INT8, FUSED_TILES, FUSED_INTRINSICS, FUSED_STATE = (
     f"engines/{part}.py"
@@ -142,6 +142,7 @@ MUTANTS = [
     Mutant(PYTORCH_FORMS, "a mask drops what it keeps", ">= least", "< least"),
     Mutant(PYTORCH_STEP, "a recorded step keeps its first row", "self.rows.first_row.fill_(rows.first_row)", "pass"),
     Mutant(PYTORCH_BATCHES, "padding keeps the micro-batch before", "array[:] = 0", "pass"),
+    Mutant(FUSED_TRAIN, "pieces of a sum are no whole vectors", "plan.near // W * W", "plan.near"),
     Mutant(PYTORCH_LANES, "one seed for all lanes", "dropout(self.model, seed,", "dropout(self.model, self.seeds[0],"),
     Mutant(PYTORCH_LANES, "a lane ends all", "isfinite().all(0)", "isfinite().all()"),
     Mutant(PYTORCH_LANES, "masks of the first micro-batch", "self.first_row[number] = batch.first_row", "pass"),

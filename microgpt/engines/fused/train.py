@@ -129,8 +129,9 @@ def train(
             if n_threads == 1 and not deferred:
                 norm = squares(dws, c.n)
             if n_threads > 1:
-                for low in range(begin, end, max(1, plan.near)):  # added up, and squared while they are in the cache
-                    high = min(end, low + plan.near)
+                piece = max(W, plan.near // W * W)  # whole vectors, or two pieces would both add those between them
+                for low in range(begin, end, piece):  # added up, and squared while they are in the cache
+                    high = min(end, low + piece)
                     for other in range(1, n_threads):
                         add(dws + (other * c.n + low), dws + low, high - low)
                     norm += squares(dws + low, high - low)

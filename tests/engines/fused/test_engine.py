@@ -48,6 +48,23 @@ def test_micro_batches_use_the_weights_that_the_first_one_transposed(dtype: str,
         np.testing.assert_allclose(losses, found[0], rtol=1e-9 if dtype == "float64" else 2e-4)
 
 
+@pytest.mark.parametrize("near", [1, 37, 5461, 8192])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_two_threads_add_each_gradient_once(dtype: str, near: int) -> None:
+    """In pieces of the level 1 cache, of which some sizes, two thirds of 32 KB among them, are no whole vectors."""
+    model = Model(vocab_size=13, block_size=20, n_layer=2, n_head=2, n_embd=64, position="rope")
+    rows = [[Random(i).randrange(13) for _ in range(n)] for i, n in enumerate((3, 21, 2, 17, 18, 9))]
+    feed, found = pack(rows, rows_per_step=6), []
+    for threads in (1, 2):
+        e = engine("fused")(model, Optim(beta1=0.0), dtype=dtype, threads=threads, plan={"near": near})
+        norms = np.zeros(1)
+        state, _ = e.train(e.load(init_weights(model, Random(1))), feed, np.full(1, 0.01), norms)
+        gradients = [value for name, value in e.dump(state).items() if name.startswith("m.")]
+        found.append((norms, *gradients))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(two, one, rtol=0, atol=(1e-12 if dtype == "float64" else 1e-5) * np.abs(one).max())
+
+
 def trains_as_the_manual_pass(model: Model, lengths: tuple[int, ...], dtype: str) -> None:
     """Two rows per step of so many tokens each, the last alone if they are odd; the gradient clipped by its norm."""
     rng = Random(0)
