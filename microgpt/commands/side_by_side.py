@@ -90,7 +90,7 @@ def train_seeds(config: Config, seeds: int, out: Path, flags: list[str], as_json
     with RunsProgress() as progress:
         arguments = out, configs, say, progress.show, flags
         on_gpu = lanes(config.run.engine, config.run.device)
-        runs = (LaneBatch(*arguments, on_gpu) if on_gpu else Batch(*arguments)).run()
+        runs = (LaneBatch(on_gpu, *arguments) if on_gpu else Batch(*arguments)).run()
     means, spreads = ({name: over(runs, name, of) for name in LOSSES} for of in (fmean, spread))
     if as_json:
         rows = [

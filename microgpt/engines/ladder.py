@@ -31,7 +31,7 @@ class EngineInfo(NamedTuple):
     kept: int = 0  # numbers per position, layer and width that it keeps of a whole micro-batch; 0: it divides those
     infers: tuple[str, ...] = ()  # further types of weights, in which it computes texts but does not train
     shares: bool = False  # whether several processes can train one model with it
-    halves: bool = False  # whether bfloat16 is its fastest type wherever its `remark` has nothing against it
+    prefers_bfloat16: bool = False  # whether bfloat16 is its fastest type wherever its `remark` has nothing against it
 
 
 # Two norms, queries, keys, values, their mix, and the inner layer of four widths before and after its activation. The
@@ -58,7 +58,7 @@ LADDER: dict[str, EngineInfo] = {
         1.8e11,
         planned=True,
         infers=("int8",),
-        halves=True,
+        prefers_bfloat16=True,
     ),
     "pytorch": EngineInfo(
         "autograd from a library",

@@ -6,16 +6,15 @@ of sums: it may be begun here and go on alone, or the other way round.
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from microgpt.config import Config
 from microgpt.errors import MicrogptError, Stopped
-from microgpt.experiments.batch import PAUSE, Batch, Show
+from microgpt.experiments.batch import PAUSE, Batch
 from microgpt.runs.folder import RunFolder
 from microgpt.signals import StopRequest
 from microgpt.training.resume import resumed
@@ -23,19 +22,11 @@ from microgpt.training.train import train
 
 
 class LaneBatch(Batch):
-    """A Batch whose runs are trained in the lanes that `lanes(n)` makes: see engines.pytorch.lanes."""
+    """A Batch, of the same further arguments, whose runs are trained in the lanes that `lanes(n)` makes."""
 
-    def __init__(
-        self,
-        folder: Path,
-        configs: Mapping[str, Config],
-        say: Callable[[str], None],
-        show: Show,
-        flags: Sequence[str],
-        lanes: Callable[[int], Any],
-    ) -> None:
-        super().__init__(folder, configs, say, show, flags)
-        self.lanes, self.flags = lanes, flags
+    def __init__(self, lanes: Callable[[int], Any], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.lanes = lanes
         self.training: set[int] = set()
 
     def at_work(self) -> list[int]:
@@ -45,16 +36,20 @@ class LaneBatch(Batch):
         lanes = self.lanes(len(waiting))
         with ThreadPoolExecutor(max(1, len(waiting))) as threads:
             jobs = [threads.submit(self._train, number, lane, lanes, stop) for lane, number in enumerate(waiting)]
-            while not all(job.done() for job in jobs):
-                time.sleep(PAUSE)
-                self.show_progress()
+            try:
+                while not all(job.done() for job in jobs):
+                    time.sleep(PAUSE)
+                    self.show_progress()
+            except BaseException:  # lets the runs save
+                stop.number = stop.number or signal.SIGTERM
+                raise
         for job in jobs:
             job.result()
 
     def _train(self, number: int, lane: int, lanes: Any, stop: StopRequest) -> None:
         name, out = self.names[number], self.pool.place(number)
         is_begun = RunFolder(out).config_file.exists()
-        options: dict[str, Any] = {"verify": "--verify" in self.flags, "tune": "--no-tune" not in self.flags}
+        options: dict[str, Any] = {"verify": "--verify" in self.pool.flags, "tune": "--no-tune" not in self.pool.flags}
         self.training.add(number)
         self.say(f"{name}: {'resumed' if is_begun else 'started'}")
         try:

@@ -32,7 +32,7 @@ def dtype(row: Recipe, run: Run) -> str:
         return run.dtype
     model = _model(row)
     usual = _choice(row, model, run)
-    can = LADDER[usual.name].halves and usual.cls.remark(model, "bfloat16") is None
+    can = LADDER[usual.name].prefers_bfloat16 and usual.cls.remark(model, "bfloat16") is None
     return "bfloat16" if can else run.dtype
 
 
