@@ -68,15 +68,18 @@ def sentences(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield "", f"{name}: {state}"
     label = "speed"
     for engine, steps in _fastest(facts["engines"]).items():
-        yield label, f"{engine}: {steps}"
+        yield label, f"{engine}, {steps}"
         label = ""
-    yield label, "microgpt doctor --json has all that was measured, and the file that keeps it"
+    yield label, "(parameters and time per step; doctor --json has all of it, and the file that keeps it)"
     label = "auto"
     for size, choice in facts["auto"].items():
         yield label, f"{size}: {choice}"
         label = ""
-    for what, fields in facts["plan"].items():
-        yield "plan", f"{what}: {', '.join(f'{name} {value:,}' for name, value in fields.items())}"
+    label, known = "plan", dict[str, int]()
+    for what, fields in facts["plan"].items():  # the first whole, of the others what differs from it
+        differs = {name: value for name, value in fields.items() if known.get(name) != value}
+        yield label, f"{what}: {', '.join(f'{name} {value:,}' for name, value in differs.items()) or 'the same'}"
+        label, known = "", known or fields
     label = "data"
     for folder, exists in facts["data_folders"].items():
         yield label, folder if exists else f"{folder} (not there)"
@@ -85,18 +88,19 @@ def sentences(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _fastest(engines: Iterable[str]) -> dict[str, str]:
-    """A sentence per engine: its times per step of the most tokens that were measured, in its fastest dtype."""
+    """A line per engine: its times per step of the most tokens that were measured, in its fastest dtype; of models of
+    many sizes the smallest, the largest, and one between."""
     said: dict[str, tuple[float, str]] = {}
     for name, figures in calibration.read().items():
         engine = name.split()[0]
         for tokens in sorted(calibration.TOKENS, reverse=True):
             measured = [(n, seconds) for n, points, _ in figures for at, seconds in points if at == tokens]
             if measured:
-                times = ", ".join(f"{_short(seconds)} with {_thousands(n)}" for n, seconds in measured)
-                text = f"a step of {tokens:,} tokens takes {times} parameters in {name.split()[1]}"
+                shown = sorted({measured[0], measured[len(measured) // 2], measured[-1]})
+                times = ", ".join(f"{_thousands(n)} {_short(seconds)}" for n, seconds in shown)
                 fastest = measured[0][1] / tokens
                 if engine not in said or fastest < said[engine][0]:
-                    said[engine] = fastest, text
+                    said[engine] = fastest, f"{tokens} tokens a step, {name.split()[1]}: {times}"
                 break
     return {engine: said[engine][1] for engine in engines if engine in said}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from microgpt.cli import main
-from microgpt.engines.common import compiling
+from microgpt.engines.common import calibration, compiling
 from microgpt.engines.ladder import LADDER
 from microgpt.errors import MachineError
 from microgpt.training.bench import lines_of_code
@@ -51,7 +51,11 @@ def test_lines_are_counted_without_comments_and_docstrings() -> None:
     )
 
 
-def test_the_doctor_tells_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_doctor_tells_what_is_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [(12 * 10**power, [(128.0, 1e-8 * 10**power)], 1.0) for power in range(2, 8)]
+    many = {f"{name} {dtype}": sizes for name, rung in LADDER.items() for dtype in rung.dtypes}
+    monkeypatch.setattr(calibration, "read", lambda: many)
+    monkeypatch.setenv("MICROGPT_DATA_DIR", f"{Path(__file__).parent}")
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["cpu"]["vector_bits"] in (128, 256, 512)
@@ -60,7 +64,8 @@ def test_the_doctor_tells_what_is_there(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
     assert "auto" in said
-    assert " with 4 K" in said
+    assert "scalar, 128 tokens a step, float64: 1 K 1.0 µs, 1.2 M 1.0 ms, 120.0 M 100 ms" in said
+    assert said.count("min_deferred") == 1  # of the second plan what differs from the first
     assert f"engines   {', '.join(name for name in LADDER if found['engines'][name] == 'ready')} are ready" in said
     assert "{" not in said
     assert "': " not in said
