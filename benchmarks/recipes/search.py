@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.recipes.texts import SEARCHED, text
-from microgpt.config import Config, Data, merge
+from microgpt.config import Config, Data, Run, merge
 from microgpt.recipes import choose
 from microgpt.recipes.facts import Facts, measure
+from microgpt.recipes.speed import dtype
 from microgpt.recipes.table import Recipe
 from microgpt.training.train import train
 
@@ -87,14 +88,14 @@ def neighbours(row: Recipe, fields: Sequence[str]) -> Iterator[Recipe]:
 
 
 def identity(line: dict[str, Any]) -> tuple[Any, ...]:
-    """What makes two trainings the same: the text, the steps, and the fields of the row that decide them."""
+    """What makes two trainings the same: the text, the steps, the type, and the fields of the row that decide them."""
     row = {key: value for key, value in line["row"].items() if key not in ("bytes", "tokens")}
-    return line["text"], line["kilobytes"], line["steps"], *row.values()
+    return line["text"], line["kilobytes"], line["steps"], line.get("dtype", "auto"), *row.values()
 
 
 def planned(cell: Cell, row: Recipe, facts: Facts) -> choose.Plan:
-    """The plan of a row for the text of a cell, with the steps that the time allows."""
-    plan = choose.choose(facts, 60 * cell.minutes, {row: speed(row)}, {})
+    """The plan of a row for the text of a cell, with the steps that the time allows; in the type that a user gets."""
+    plan = choose.choose(facts, 60 * cell.minutes, {row: speed(row)}, {"run": {"dtype": dtype(row, Run())}})
     return plan._replace(steps=max(1, round(plan.steps)))
 
 
@@ -127,7 +128,8 @@ def trained(results: Path, cell: Cell, row: Recipe, facts: Facts, threads: int) 
     Of a short text the steps that learn it by heart end a training before the time does: that of another time is it.
     """
     plan = planned(cell, row, facts)
-    line = {**cell._asdict(), "row": row._asdict(), "steps": plan.steps, "threads": threads}
+    settings = {"steps": plan.steps, "dtype": plan.layer["run"]["dtype"], "threads": threads}
+    line = {**cell._asdict(), "row": row._asdict(), **settings}
     same = [other for other in read(results) if identity(other) == identity(line)]
     if there := [other for other in same if other["minutes"] == cell.minutes]:
         return there[0]
