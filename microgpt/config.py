@@ -207,6 +207,7 @@ class Run(Section):
     dtype: Literal["auto", "float64", "float32", "bfloat16"] = key("auto", "floating-point type")
     device: str = key("auto", "auto, cpu, cuda or mps")
     threads: Threads = key(0, "threads of the engine; 0 chooses automatically")
+    deterministic: bool = key(True, "on a GPU too the same bits each time, at some cost")
     checkpoint_every: Count = key(0, "steps between checkpoints; 0 saves at the end alone")
     keep: Positive = key(3, "newest checkpoints to keep")
     eval_every: Count = key(0, "steps between evaluations on held-out text; 0 disables")

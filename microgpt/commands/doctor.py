@@ -100,7 +100,7 @@ def _fastest(engines: Iterable[str]) -> dict[str, str]:
                 times = ", ".join(f"{_thousands(n)} {_short(seconds)}" for n, seconds in shown)
                 fastest = measured[0][1] / tokens
                 if engine not in said or fastest < said[engine][0]:
-                    said[engine] = fastest, f"{tokens} tokens a step, {name.split()[1]}: {times}"
+                    said[engine] = fastest, f"{tokens} tokens per step, {name.split()[1]}: {times}"
                 break
     return {engine: said[engine][1] for engine in engines if engine in said}
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -80,6 +81,7 @@ def train_seeds(config: Config, seeds: int, out: Path, flags: list[str], as_json
     from microgpt.engines.ladder import lanes
     from microgpt.experiments.batch import Batch
     from microgpt.experiments.lanes import LaneBatch
+    from microgpt.experiments.threads import ThreadBatch, fits
 
     first = config.run.seed
     require("--seed plus --seeds", first + seeds - 1, 0, MAX_SEED)
@@ -89,8 +91,9 @@ def train_seeds(config: Config, seeds: int, out: Path, flags: list[str], as_json
     say(f"seeds   {first} to {first + seeds - 1}, {config.run.steps:,} steps each, in {out}")
     with RunsProgress() as progress:
         arguments = out, configs, say, progress.show, flags
-        on_gpu = lanes(config.run.engine, config.run.device)
-        runs = (LaneBatch(on_gpu, *arguments) if on_gpu else Batch(*arguments)).run()
+        as_one = None if config.run.deterministic else lanes(config.run.engine, config.run.device)
+        kind = partial(LaneBatch, as_one) if as_one else ThreadBatch if fits(config) else Batch
+        runs = kind(*arguments).run()
     means, spreads = ({name: over(runs, name, of) for name in LOSSES} for of in (fmean, spread))
     if as_json:
         rows = [

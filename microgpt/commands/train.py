@@ -94,8 +94,8 @@ def train(
         Do not measure which sizes suit this CPU (5 s, once, before a run of a minute or more).
     seeds
         Train this many models side by side that differ in --seed alone, as runs in the folder --out (default:
-        runs/NAME-seeds); each is bit-equal to its own run, on a GPU up to rounding. The same command goes on after any
-        end.
+        runs/NAME-seeds); each is bit-equal to its own run (--no-deterministic: a GPU trains them as one, equal up to
+        rounding). The same command goes on after any end.
     watch
         Open the page that shows the training while it runs (it needs the extra serve).
     processes

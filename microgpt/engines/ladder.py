@@ -31,6 +31,7 @@ class EngineInfo(NamedTuple):
     kept: int = 0  # numbers per position, layer and width that it keeps of a whole micro-batch; 0: it divides those
     infers: tuple[str, ...] = ()  # further types of weights, in which it computes texts but does not train
     shares: bool = False  # whether several processes can train one model with it
+    unlocked: bool = False  # whether it trains outside Python's lock, so that threads can train several models at once
     prefers_bfloat16: bool = False  # whether bfloat16 is its fastest type wherever its `remark` has nothing against it
 
 
@@ -58,6 +59,7 @@ LADDER: dict[str, EngineInfo] = {
         1.8e11,
         planned=True,
         infers=("int8",),
+        unlocked=True,
         prefers_bfloat16=True,
     ),
     "pytorch": EngineInfo(
@@ -102,14 +104,18 @@ class Choice(NamedTuple):
         tuned: Finetune | None = None,
         processes: Processes = ALONE,
         plan: Mapping[str, int] | None = None,
+        deterministic: bool = True,
     ) -> Engine:
         """The engine for this model, inside one that trains adapters where `tuned` asks for them; `plan` as recorded.
 
-        Of several processes each builds its own; they then train together.
+        Of several processes each builds its own; they then train together. Without `deterministic`, a GPU may use
+        algorithms that give other bits each time.
         """
         options: dict[str, Any] = {"dtype": self.dtype, "device": self.device, "threads": threads}
         if processes.size > 1:
             options["processes"] = processes
+        if not deterministic and GPU in LADDER[self.name].devices:
+            options["deterministic"] = False
         if plan and LADDER[self.name].planned:
             options["plan"] = plan
         if tuned is None or not tuned.lora_rank:
@@ -176,7 +182,7 @@ def choose(
 
 
 def lanes(name: str, device: str) -> type[Any] | None:
-    """The class that trains models of one shape as one on a GPU, or None where each is to be trained by itself.
+    """The class that trains models of one shape as one on a GPU; None where none is asked for.
 
     A GPU that is there is asked for by `device`, or by an engine whose default it is. Raises MachineError where a
     library is missing.

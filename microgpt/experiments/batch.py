@@ -25,7 +25,8 @@ from microgpt.signals import StopRequest, listen
 
 PAUSE = 0.05  # seconds between two looks at the runs,
 SHOW = 0.5  # and between two reports of their progress
-SMALL = 100_000  # parameters below which a model keeps one core busy, whatever its engine
+SMALL = 100_000  # parameters below which a model keeps one core busy, whatever its engine;
+SMALL_ON_GPU = 1_000_000  # below which it leaves room beside it on a GPU
 Show = Callable[[list[RunSummary]], None]
 
 
@@ -92,7 +93,7 @@ class Batch:
         require_locks()
         self.settle()
         with listen() as stop:
-            self.train_all([number for number in range(len(self.names)) if not self._is_finished(number)], stop)
+            self.train_all([number for number in range(len(self.names)) if not self.is_finished(number)], stop)
         if stop.number is not None:
             raise Stopped("stopped; the runs are saved, and the same command goes on", stop.number or signal.SIGTERM)
         if self.failed:
@@ -116,7 +117,8 @@ class Batch:
         """The numbers of the runs that are being trained."""
         return [job.number for job in self.pool.running()]
 
-    def _is_finished(self, number: int) -> bool:
+    def is_finished(self, number: int) -> bool:
+        """Whether a run is trained to its end."""
         place = self.pool.place(number)
         return is_run(place) and summary(place).state == FINISHED
 
@@ -129,7 +131,7 @@ class Batch:
                 if number not in self.awaited:
                     self.say(f"{self.names[number]}: still at work, of an earlier command; it is awaited")
                     self.awaited.add(number)
-            elif number in self.awaited and self._is_finished(number):
+            elif number in self.awaited and self.is_finished(number):
                 waiting.remove(number)
             else:
                 resumed = RunFolder(self.pool.place(number)).config_file.exists()
@@ -193,5 +195,5 @@ def threads_of(config: Config) -> int:
     """The cores that a run with these recorded settings keeps busy; all of them where its engine does not tell."""
     if config.run.threads:
         return config.run.threads
-    is_large = n_params(config.model) >= config.plan.get("threaded", SMALL)
-    return config.plan.get("threads", len(cores())) if is_large or config.run.device != "cpu" else 1
+    small = config.plan.get("threaded", SMALL) if config.run.device == "cpu" else SMALL_ON_GPU
+    return 1 if n_params(config.model) < small else config.plan.get("threads", len(cores()))

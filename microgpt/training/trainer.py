@@ -54,11 +54,12 @@ class Trainer:
     ) -> None:
         self.setup, self.folder, self.callbacks, self.stop, self.deadline = setup, folder, callbacks, stop, deadline
         self.processes, config = processes, setup.config
-        options: dict[str, Any] = {"threads": config.run.threads, "tuned": config.finetune, "processes": processes}
-        self.engine = setup.choice.build(config.model, config.optim, plan=config.plan, **options)
+        options: dict[str, Any] = {"tuned": config.finetune, "plan": config.plan, "processes": processes}
+        options |= config.run.model_dump(include={"threads", "deterministic"})
+        self.engine = setup.choice.build(config.model, config.optim, **options)
         self.seconds_to_save = 0.5 + 24 * n_params(config.model) / 1e8  # until it is measured
         self.state: Any = None
-        self.step = self.target = 0
+        self.step = self.target = self.evaluated = 0  # reached, to be reached, and evaluated last
         self.saved: int | None = None
         self.tokens, self.seconds = 0, 0.0
         self.loss: float | None = None
@@ -66,7 +67,6 @@ class Trainer:
         self.val_loss: float | None = None
         self.bits_per_byte: float | None = None  # of the held-out text, with val_loss
         self.best: dict[str, Any] | None = None
-        self.evaluated = 0  # the step of the last evaluation
         self.seconds_per_step = max(setup.choice.seconds_per_step, BLOCK_SECONDS / 16)  # until it is measured
         self.seconds_to_evaluate = 0.0  # until it is measured
         self.pace = Pace(config.schedule_from, config.run.steps, config.pace)

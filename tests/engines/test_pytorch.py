@@ -21,7 +21,7 @@ from tests.engines.ladder import CASES, moments, small, weights
 torch = pytest.importorskip("torch")
 from microgpt.engines import pytorch  # noqa: E402
 from microgpt.engines.pytorch.determinism import fix_workspace  # noqa: E402
-from microgpt.engines.pytorch.forms import dropout  # noqa: E402
+from microgpt.engines.pytorch.forms import Form, dropout  # noqa: E402
 
 
 def test_torch_is_an_alias() -> None:
@@ -89,6 +89,21 @@ def test_algorithms_are_put_back(before: bool, monkeypatch: pytest.MonkeyPatch) 
         assert settings() == (before, before, True)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_gpu_is_deterministic_unless_it_is_told_not_to_be(asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `run.deterministic` and the ladder, which tells no engine that has no GPU."""
+    told: list[bool] = []
+
+    def form_of(kind: str, dtype: str, deterministic: bool) -> Form:
+        told.append(deterministic)
+        return Form()
+
+    monkeypatch.setattr(pytorch, "form_of", form_of)
+    for name in ("torch", "manual"):
+        choose(small(), Optim(), name=name).build(small(), Optim(), deterministic=asked)
+    assert told == [asked]
 
 
 def test_bfloat16_keeps_weights_and_moments_in_float32() -> None:

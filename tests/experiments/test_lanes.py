@@ -12,6 +12,9 @@ import pytest
 
 from microgpt.cli import main
 from microgpt.engines import ladder
+from microgpt.errors import Stopped
+from microgpt.experiments.batch import Batch
+from microgpt.experiments.lanes import LaneBatch
 from microgpt.runs import checkpoint
 from microgpt.training.trainer import Trainer
 from tests.crash.runs import metrics, new, write_data
@@ -27,7 +30,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Trains three seeds as if this machine had a GPU."""
     monkeypatch.setattr(ladder, "lanes", lambda name, device: Lanes)
     words = new(write_data(tmp_path), tmp_path / "all", engine="pytorch", device="cpu", dropout=0.1)
-    return [*words, "--seed", "5", "--seeds", "3", "--no-tune"]
+    return [*words, "--seed", "5", "--seeds", "3", "--no-tune", "--no-deterministic"]
 
 
 def require_own_runs(folder: Path, command: list[str]) -> None:
@@ -57,6 +60,21 @@ def test_runs_side_by_side_are_their_own_runs(
     capsys.readouterr()
     assert main(command) == 0
     assert "started" not in capsys.readouterr().err
+
+
+def test_bits_that_are_to_be_equal_are_computed_by_a_process_per_run(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless --no-deterministic says that they need not be."""
+    begun: list[type] = []
+
+    def run(self: Batch) -> None:
+        begun.append(type(self))
+        raise Stopped("before the first run", signal.SIGTERM)
+
+    monkeypatch.setattr(Batch, "run", run)
+    assert [main(words) for words in (command, command[:-1])] == [143, 143]
+    assert begun == [LaneBatch, Batch]
 
 
 def test_a_signal_saves_every_run_and_the_same_command_goes_on(

@@ -64,7 +64,7 @@ def test_the_doctor_tells_what_is_there(capsys: pytest.CaptureFixture[str], monk
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
     assert "auto" in said
-    assert "scalar, 128 tokens a step, float64: 1 K 1.0 µs, 1.2 M 1.0 ms, 120.0 M 100 ms" in said
+    assert "scalar, 128 tokens per step, float64: 1 K 1.0 µs, 1.2 M 1.0 ms, 120.0 M 100 ms" in said
     assert said.count("min_deferred") == 1  # of the second plan what differs from the first
     assert f"engines   {', '.join(name for name in LADDER if found['engines'][name] == 'ready')} are ready" in said
     assert "{" not in said
