@@ -40,40 +40,51 @@ def checked_loss(loss: float, norm: float) -> float:
     return loss if math.isfinite(norm) or not math.isfinite(loss) else math.nan
 
 
-def learning_rate(optim: Optim, step: int, steps: int, progress: float | None = None) -> float:
-    """The learning rate of optimizer step `step` (from 0) of `steps`.
+def scheduled(optim: Optim, step: np.ndarray, steps: int, progress: np.ndarray | None = None) -> np.ndarray:
+    """The learning rates of optimizer steps by their numbers (from 0) of `steps`, float64.
 
     Warmup rises from 0 at step 0; then the schedule falls from `learning_rate` at the end of the warmup to
     `min_learning_rate` at `steps`. `progress` is how far it has fallen, 0 to 1, where steps do not decide it.
     """
     high, low, warmup = optim.learning_rate, optim.min_learning_rate, optim.warmup_steps
-    if step < warmup:
-        return high * step / warmup
-    if optim.schedule == "constant":
-        return high
     if progress is None:
         progress = (step - warmup) / max(1, steps - warmup)
-    if optim.schedule == "linear":
-        return low + (high - low) * (1 - progress)
-    return low + (high - low) * (0.5 * (1 + math.cos(math.pi * progress)))
+    if optim.schedule == "constant":
+        rates = np.full(len(step), high)
+    elif optim.schedule == "linear":
+        rates = low + (high - low) * (1 - progress)
+    else:  # the cosine of `math`, since NumPy's has other bits on another CPU
+        rates = low + (high - low) * (0.5 * (1 + np.array([math.cos(math.pi * each) for each in progress.tolist()])))
+    return np.where(step < warmup, high * step / max(1, warmup), rates)
 
 
 def learning_rates(optim: Optim, first: int, count: int, steps: int) -> np.ndarray:
     """The learning rates of `count` steps from `first` on, float64 (count,)."""
-    return np.array([learning_rate(optim, step, steps) for step in range(first, first + count)])
+    return scheduled(optim, np.arange(first, first + count), steps)
 
 
 def rate_of_run(config: Config, step: int) -> float:
-    """The learning rate of step `step` (from 0) of a run, by the schedule of the phase that it lies in."""
-    optim, begun, steps, pace = config.optim, config.schedule_from, config.run.steps, config.pace
+    """The learning rate of step `step` (from 0) of a run."""
+    return float(rates_of_run(config, step, 1)[0])
+
+
+def rates_of_run(config: Config, first: int, count: int) -> np.ndarray:
+    """The learning rates of `count` steps from `first` on of a run, float64: each by the schedule of its phase."""
+    step = np.arange(first, first + count)
+    rates = _of_phase(config.optim, config.schedule_from, config.run.steps, config.pace, step)
     for phase in reversed(config.phases):
-        if step < phase.end_step:
-            optim, begun, steps, pace = phase.optim, phase.schedule_from, phase.steps, phase.pace
-    past = max(0, step - begun)  # 0: a run.toml without the phases before
-    if not pace or past < optim.warmup_steps:
-        return learning_rate(optim, past, steps - begun)
-    warm = progress_at(pace, begun + optim.warmup_steps) if optim.warmup_steps else 0.0
-    return learning_rate(optim, past, steps - begun, (progress_at(pace, step) - warm) / (1 - warm))
+        earlier = _of_phase(phase.optim, phase.schedule_from, phase.steps, phase.pace, step)
+        rates = np.where(step < phase.end_step, earlier, rates)
+    return rates
+
+
+def _of_phase(optim: Optim, begun: int, steps: int, pace: Sequence[tuple[int, float]], step: np.ndarray) -> np.ndarray:
+    progress = None
+    if pace:
+        warm = progress_at(pace, begun + optim.warmup_steps) if optim.warmup_steps else 0.0
+        progress = (np.array([progress_at(pace, each) for each in step.tolist()]) - warm) / ((1 - warm) or 1.0)
+    past = np.maximum(0, step - begun)  # 0: a run.toml without the phases before
+    return scheduled(optim, past, steps - begun, progress)
 
 
 def progress_at(pace: Sequence[tuple[int, float]], step: float) -> float:

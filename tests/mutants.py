@@ -52,7 +52,9 @@ class Mutant(NamedTuple):
 
 
 INT8_TESTS = ["tests/engines/fused/test_int8.py"]
+THREADS = "experiments/threads.py"
 OWN_TESTS = {
+    THREADS: ["tests/experiments/test_threads.py"],
     "engines/common/int8.py": INT8_TESTS,
     "engines/fused/simd/int8.py": INT8_TESTS,
     "engines/fused/simd/tiles.py": INT8_TESTS,
@@ -85,6 +87,9 @@ FUSED_ACTIVATIONS, FUSED_ATTENTION, FUSED_SHORT, FUSED_LINEAR, FUSED_PASSES, FUS
     for part in ("activations", "attention", "attention_short", "linear", "passes", "train", "adam", "generate_batch")
 )  # fmt: skip
 MUTANTS = [
+    Mutant(THREADS, "a run begins behind a signal", "if stop.number is not None or self.is_finished(number):", "if self.is_finished(number):"),
+    Mutant(THREADS, "a run at work is not awaited", "while self.pool.is_at_work(number) and", "while False and"),
+    Mutant(THREADS, "engines that hold the lock train in threads", "return LADDER[choice.name].unlocked and", "return"),
     Mutant(MANUAL, "no gradient into earlier keys", "ds.swapaxes(-1, -2) @ q,", "(ds * np.eye(*ds.shape[-2:], dtype=ds.dtype)).swapaxes(-1, -2) @ q,"),
     Mutant(MANUAL, "no gradient into earlier values", "p.swapaxes(-1, -2) @ dy", "(p * np.eye(*p.shape[-2:], dtype=p.dtype)).swapaxes(-1, -2) @ dy"),
     Mutant(MANUAL, "ReLU2's gradient lacks its factor", "dy * (2 * np.maximum(x, 0))", "dy * (2 * (x > 0))"),

@@ -1,4 +1,4 @@
-"""Several runs in threads of this process: experiments.batch without the start of a process for each.
+"""Several short runs in threads of this process: experiments.batch without the start of a process for each.
 
 For engines that compute outside Python's global interpreter lock, and models that keep one core busy. Each run has the
 folder, settings, steps and bits of a run by itself: it may be begun here and go on alone, or the other way round.
@@ -22,11 +22,12 @@ from microgpt.signals import StopRequest
 from microgpt.training.resume import resumed
 from microgpt.training.train import train
 
-LETTERS = 256  # tokens of a vocabulary that is not known yet
+LETTERS = 64  # tokens of a vocabulary that is not known yet
+MOST_SECONDS = 4.0  # seconds of training, as estimated, below which the start of a process costs more than the lock does
 
 
 def fits(config: Config) -> bool:
-    """Whether runs like this are best trained in threads: small ones, of an engine that several threads can use."""
+    """Whether runs like this are best trained in threads: short ones, of an engine that several threads can use."""
     model, run = config.model, config.run
     model = model if model.vocab_size else model.model_copy(update={"vocab_size": LETTERS})
     tokens = float(run.batch_size * model.block_size)
@@ -35,7 +36,9 @@ def fits(config: Config) -> bool:
         choice = choose(model, config.optim, **asked)
     except MicrogptError:
         return False  # the runs will say why
-    return LADDER[choice.name].unlocked and (run.threads == 1 or (not run.threads and n_params(model) < SMALL))
+    is_short = not run.epochs and run.steps * choice.seconds_per_step < MOST_SECONDS
+    keeps_one = run.threads == 1 or (not run.threads and n_params(model) < SMALL)
+    return LADDER[choice.name].unlocked and is_short and keeps_one
 
 
 class ThreadBatch(Batch):

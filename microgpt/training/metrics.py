@@ -13,12 +13,16 @@ def step_lines(
     feed: Feed, losses: np.ndarray, lrs: np.ndarray, norms: np.ndarray, tokens: int, seconds: tuple[float, float]
 ) -> str:
     """A line per step of a block. `tokens` were trained before it; `seconds` are those at its beginning and end."""
-    counts = np.add.reduceat(feed.scored, feed.offsets[feed.steps[:-1]], dtype=np.int64).cumsum()
+    counts = tokens + np.add.reduceat(feed.scored, feed.offsets[feed.steps[:-1]], dtype=np.int64).cumsum()
     begun, end = seconds
-    return "".join(
-        f'{{"step": {feed.first_step + i + 1}, "loss": {loss!r}, "lr": {lr!r}, "grad_norm": {norm:.6g}, '
-        f'"tokens": {tokens + int(counts[i])}, "seconds": {begun + (end - begun) * (i + 1) / len(losses):.6f}}}\n'
-        for i, (loss, lr, norm) in enumerate(zip(losses.tolist(), lrs.tolist(), norms.tolist(), strict=False))
+    number = np.arange(1, len(losses) + 1)
+    columns = feed.first_step + number, losses, lrs, norms, counts, begun + (end - begun) * number / len(losses)
+    return "".join(  # of a list, and of whole columns: it is a third of the time of a run of tiny steps
+        [
+            f'{{"step": {step}, "loss": {loss!r}, "lr": {lr!r}, "grad_norm": {norm:.6g}, '
+            f'"tokens": {count}, "seconds": {at:.6f}}}\n'
+            for step, loss, lr, norm, count, at in zip(*(column.tolist() for column in columns), strict=False)
+        ]
     )
 
 

@@ -25,7 +25,7 @@ from microgpt.feed import Feed
 from microgpt.inference.evaluate import held_out_loss
 from microgpt.inference.language_model import LanguageModel
 from microgpt.model import Tensors, init_weights, n_params
-from microgpt.optim import rate_of_run
+from microgpt.optim import rates_of_run
 from microgpt.runs import checkpoint, sample_log
 from microgpt.runs.folder import RunFolder, folder_beside, moved
 from microgpt.signals import StopRequest
@@ -243,8 +243,8 @@ class Trainer:
         count = max(1, min(end - self.step, int(BLOCK_SECONDS / self.seconds_per_step)))
         count = self.processes.agree(count)
         feed = self.setup.feed(self.step, count)
-        rates = [rate_of_run(config, step) for step in range(self.step, self.step + count)]
-        lrs = np.array(rates if self.deadline is None else self.processes.decide(*rates))
+        lrs = rates_of_run(config, self.step, count)
+        lrs = lrs if self.deadline is None else np.array(self.processes.decide(*lrs.tolist()))
         norms = np.zeros(count)
         start = time.perf_counter()
         self.state, losses = self.engine.train(self.state, feed, lrs, norms)

@@ -54,6 +54,7 @@ def require_own_runs(folder: Path, command: list[str]) -> None:
         ({"engine": "pytorch", "device": "cuda"}, False),
         ({"engine": "no such"}, False),
         ({"threads": 2}, False),
+        ({"steps": 10_000_000}, False),  # the lock would cost more than the start of a process
     ],
 )
 def test_small_models_of_an_engine_that_computes_outside_the_lock(keys: dict[str, Any], expected: bool) -> None:
@@ -62,8 +63,8 @@ def test_small_models_of_an_engine_that_computes_outside_the_lock(keys: dict[str
 
 def test_a_large_model_takes_all_cores_alone_unless_it_is_held_to_one() -> None:
     large = {"model": {"vocab_size": 99, "n_embd": 64, "n_layer": 4, "block_size": 64}}
-    assert not fits(Config.from_dict({**large, "run": {"engine": "fused"}}, "test"))
-    assert fits(Config.from_dict({**large, "run": {"engine": "fused", "threads": 1}}, "test"))
+    assert not fits(Config.from_dict({**large, "run": {"engine": "fused", "steps": 10}}, "test"))
+    assert fits(Config.from_dict({**large, "run": {"engine": "fused", "steps": 10, "threads": 1}}, "test"))
 
 
 def test_a_signal_saves_every_run_and_the_same_command_goes_on(
@@ -105,7 +106,7 @@ def slowly(block: Any) -> Any:
 
 
 def test_a_killed_command_loses_nothing_and_leaves_nobody_behind(tmp_path: Path, command: list[str]) -> None:
-    command[command.index("--steps") + 1] = "1000000"
+    command[command.index("--steps") + 1] = "20000"  # short by its steps; saving every five of them takes longer
     process = subprocess.Popen([sys.executable, "-m", "microgpt", *command], stderr=-3, stdout=-3)
     try:
         last = tmp_path / "all" / "seed5" / "checkpoints"
