@@ -2,6 +2,7 @@
 
 python -m benchmarks.recipes.search trials.jsonl --budget 120 --threads 1
 python -m benchmarks.recipes.search trials.jsonl --texts alice.txt --kilobytes 50 --minutes 0.5 --fields dropout
+python -m benchmarks.recipes.search trials.jsonl --minutes 2 --vary dropout=0.2 vocabulary=2048,dropout=0.2
 python -m benchmarks.recipes.search trials.jsonl --table
 
 Cells are the texts of benchmarks/recipes/texts.py, their lengths and times, the shortest first. In each the table's row
@@ -64,9 +65,8 @@ def row_of(facts: Facts, minutes: float) -> Recipe:
     return choose.nearest({row: speed(row) for row in choose.rows_for(facts, {})}, 60 * minutes)
 
 
-def varied(row: Recipe, field: str, value: float) -> Recipe:
-    """The row with one field changed; with a width that its heads do not divide, the heads as well."""
-    fields: dict[str, Any] = {field: value}
+def varied(row: Recipe, **fields: Any) -> Recipe:
+    """The row with fields changed; with a width that its heads do not divide, the heads as well."""
     changed = row._replace(**fields)
     return changed._replace(n_head=choose.heads(changed.n_embd)) if changed.n_embd % (2 * row.n_head) else changed
 
@@ -84,7 +84,7 @@ def neighbours(row: Recipe, fields: Sequence[str]) -> Iterator[Recipe]:
             if field == "n_embd":
                 value -= value % 8
             if value != old:
-                yield varied(row, field, value)
+                yield varied(row, **{field: value})
 
 
 def identity(line: dict[str, Any]) -> tuple[Any, ...]:
@@ -134,7 +134,7 @@ def trained(results: Path, cell: Cell, row: Recipe, facts: Facts, threads: int) 
     if there := [other for other in same if other["minutes"] == cell.minutes]:
         return there[0]
     line = {**same[0], "minutes": cell.minutes} if same else {**line, **trial(cell, plan, threads)}
-    cut_off = results.exists() and not results.read_bytes().endswith(b"\n")
+    cut_off = results.exists() and results.read_bytes()[-1:] not in (b"", b"\n")
     with results.open("a") as file:
         file.write("\n" * cut_off + json.dumps(line) + "\n")
     print(json.dumps(line), flush=True)
@@ -173,7 +173,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--kilobytes", nargs="+", type=int, help="of each text, 0 for all (default: those of texts.py)")
     parser.add_argument("--minutes", nargs="+", type=float, default=MINUTES)
     parser.add_argument("--fields", nargs="*", default=FIELDS, choices=FIELDS, help="to change (default: all)")
-    parser.add_argument("--vary", nargs="+", metavar="FIELD VALUE", help="values of one field in place of neighbours")
+    parser.add_argument("--vary", nargs="+", metavar="FIELD=VALUE,…", help="these changes in place of neighbours")
     parser.add_argument("--budget", type=float, default=float("inf"), help="minutes after which no training begins")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="print what the file holds as Markdown")
@@ -192,7 +192,8 @@ def main(words: list[str] | None = None) -> None:
             facts = measure(Data(path=str(text(cell.text, cell.kilobytes, Path(folder)))))
         row = row_of(facts, cell.minutes)
         if args.vary:
-            others = [varied(row, args.vary[0], json.loads(value)) for value in args.vary[1:]]
+            pairs = [[part.split("=") for part in change.split(",")] for change in args.vary]
+            others = [varied(row, **{field: json.loads(value) for field, value in change}) for change in pairs]
         else:
             others = list(neighbours(row, args.fields))
         for each in [row, *others]:

@@ -23,7 +23,9 @@ from microgpt.training.resume import resumed
 from microgpt.training.train import train
 
 LETTERS = 64  # tokens of a vocabulary that is not known yet
-MOST_SECONDS = 4.0  # seconds of training, as estimated, below which the start of a process costs more than the lock does
+MOST_SECONDS = (
+    4.0  # seconds of training, as estimated, below which the start of a process costs more than the lock does
+)
 
 
 def fits(config: Config) -> bool:

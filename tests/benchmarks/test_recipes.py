@@ -30,7 +30,7 @@ def test_a_search_goes_on(
 ) -> None:
     results = tmp_path / "trials.jsonl"
     words = [str(results), "--texts", tales, "--minutes", "0.0005"]
-    search.main([*words, "--vary", "dropout", "0.1"])
+    search.main([*words, "--vary", "dropout=0.1"])
     first, changed = search.read(results)
     assert (first["row"]["dropout"], changed["row"]["dropout"]) == (TEXT[0].dropout, 0.1)
     assert first["row"] | {"dropout": 0.1} == changed["row"]
@@ -43,7 +43,7 @@ def test_a_search_goes_on(
         return {"bits_per_byte": 1.5}
 
     monkeypatch.setattr(search, "trial", trial)
-    search.main([*words, "--vary", "dropout", "0.1", "0.2"])
+    search.main([*words, "--vary", "dropout=0.1", "dropout=0.2"])
     assert asked == [0.2]
     search.main([*words, "--budget", "0"])
     assert len(search.read(results)) == 3
@@ -56,7 +56,7 @@ def test_a_search_goes_on(
 
     asked.clear()
     for minutes in ("10", "60"):
-        search.main([str(results), "--texts", tales, "--minutes", minutes, "--vary", "dropout"])
+        search.main([str(results), "--texts", tales, "--minutes", minutes, "--fields"])
     assert len(asked) == 1, "in either time the text is passed as often as it may"
     assert len(search.read(results)) == 5
 
