@@ -22,6 +22,7 @@ from typing import IO, NamedTuple, cast
 
 from microgpt import files
 from microgpt.data.datasets import cache_folder
+from microgpt.data.gutenberg import without_marks
 from microgpt.data.known_files import remember, remembered, stamp
 from microgpt.errors import DataError, MachineError, install
 
@@ -31,10 +32,6 @@ TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl")
 PARQUET = ".parquet"
 COMPRESSED = (".gz", ".zst")
 BAD = re.compile("[\0\udc80-\udcff]")  # NUL, and bytes that are not UTF-8 after surrogateescape
-GUTENBERG_BEGIN = re.compile(r"^\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.M | re.I)
-GUTENBERG_END = re.compile(
-    r"^\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG EBOOK|^End of (?:the )?Project Gutenberg", re.M
-)
 
 
 class Source(NamedTuple):
@@ -166,7 +163,7 @@ def pieces(source: Source, tally: Counter[str], *, skip_bad: bool = False, guten
     they are (a byte 0xNN as the character U+DCNN), for the caller to drop the document.
     """
     found = _checked(source, tally, skip_bad)
-    return _without_gutenberg(found, tally) if gutenberg else found
+    return iter([without_marks("".join(found), tally)]) if gutenberg else found
 
 
 def _checked(source: Source, tally: Counter[str], skip_bad: bool) -> Iterator[str]:
@@ -244,14 +241,3 @@ def _refuse_zeros(path: Path) -> None:
         end = file.read(PIECE)
     if len(end) == PIECE and not any(end):
         raise DataError(f"{path}: damaged gzip data (it ends in zeros); download the file again")
-
-
-def _without_gutenberg(found: Iterator[str], tally: Counter[str]) -> Iterator[str]:
-    """A book between its marks; a text without marks stays whole and is counted. Holds one book in memory."""
-    text = "".join(found)
-    begin = GUTENBERG_BEGIN.search(text)
-    end = GUTENBERG_END.search(text, begin.end() if begin else 0)
-    marks = bool(begin) + bool(end)
-    tally["Project Gutenberg headers and footers removed"] += marks
-    tally["files without Project Gutenberg's marks"] += not marks
-    yield text[begin.end() if begin else 0 : end.start() if end else None]

@@ -11,7 +11,8 @@ from typing import Literal
 from microgpt.config import Data
 from microgpt.data.conversations import is_chat
 from microgpt.data.documents import paragraphs
-from microgpt.data.sources import COMPRESSED, GUTENBERG_BEGIN, PIECE, Source, find_sources, pieces
+from microgpt.data.gutenberg import BEGIN
+from microgpt.data.sources import COMPRESSED, PIECE, Source, find_sources, pieces
 
 Kind = Literal["chat", "jsonl", "short lines", "paragraphs", "lines", "chunks"]
 
@@ -59,7 +60,7 @@ def measure(data: Data) -> Facts:
         line=lengths[len(lengths) * 95 // 100],
         alphabet=len(set(text)),
         repeated=_repeated(lines),
-        gutenberg=any(map(GUTENBERG_BEGIN.search, parts)),
+        gutenberg=any(map(BEGIN.search, parts)),
     )
 
 

@@ -100,6 +100,30 @@ def test_gutenberg_marks(tmp_path: Path) -> None:
     assert found.notes == [f"{bare}: files without Project Gutenberg's marks: 1"]
 
 
+def test_books_beside_other_text(tmp_path: Path) -> None:
+    """Of several books in a file, with poems before, between and behind them, all stays but the headers and footers."""
+    license = "small print\n subscribe to our email newsletter to hear about new eBooks.\n"
+    book = (
+        "Project Gutenberg’s {0}, by Lewis Carroll\n\nThis eBook is under the Project Gutenberg License\n\n"
+        "*** START OF THIS PROJECT GUTENBERG EBOOK {0} ***\n\nOnce upon {0}\n\nEnd of Project Gutenberg’s {0}\n\n"
+        f"*** END OF THIS PROJECT GUTENBERG EBOOK {{0}} ***\n\n*** START: FULL LICENSE ***\n\n{license}\n"
+    )
+    a, b, c = map(book.format, "ABC")
+    cut_off = b.partition("*** START: FULL")[0]  # its license is not there
+    for number, (content, expected) in enumerate(
+        [
+            (a + b, "A B"),
+            (f"one\n\n{a}two\n\n{b}\n\nthree", "one A two B three"),
+            (cut_off + c, "B C"),
+            (f"{a}\n\n{cut_off}lost with the license", "A B"),
+            (a.replace("Project Gutenberg’s A", "\ufeffThe Project Gutenberg EBook of A", 1) + "two", "A two"),
+        ]
+    ):
+        path = write(tmp_path / f"{number}.txt", content)
+        found = texts(path, format="paragraphs", strip_gutenberg=True)
+        assert " ".join(text.removeprefix("Once upon ") for text in found) == expected
+
+
 def test_jsonl_takes_the_text_field(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"text": "one\\ntwo", "id": 1}\n{"text": "three"}\n')
     assert texts(path) == ["one\ntwo", "three"]
