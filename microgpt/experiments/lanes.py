@@ -6,6 +6,7 @@ Numbers are those of each run alone, up to the order of sums.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -27,8 +28,8 @@ class LaneBatch(ThreadBatch):
     def at_once(self, waiting: int) -> int:
         return max(1, waiting)  # each step is one of all
 
-    def may_start(self, number: int) -> bool:
-        return True
+    def makes_way(self, number: int, job: Future[None]) -> bool:
+        return True  # none takes a step before all have begun
 
     def options(self, lane: int) -> dict[str, Any]:
         return super().options(lane) | {"beside": partial(self.lanes.lane, lane)}

@@ -23,9 +23,7 @@ from microgpt.training.resume import resumed
 from microgpt.training.train import train
 
 LETTERS = 64  # tokens of a vocabulary that is not known yet
-MOST_SECONDS = (
-    4.0  # seconds of training, as estimated, below which the start of a process costs more than the lock does
-)
+MOST_SECONDS = 4.0  # of training, as estimated; in longer runs the lock costs more than the start of a process
 
 
 def fits(config: Config) -> bool:
@@ -59,10 +57,8 @@ class ThreadBatch(Batch):
             try:
                 for lane, number in enumerate(waiting):
                     jobs.append(threads.submit(self._train, number, lane, stop))
-                    while not self.may_start(number) and not jobs[-1].done():
-                        self._look(jobs)
-                    if self.names[number] in self.failed and not self.begun(number):
-                        break  # the others could not begin either
+                    if not self.makes_way(number, jobs[-1]):
+                        break
                 while not all(job.done() for job in jobs):
                     self._look(jobs)
             except BaseException:  # lets the runs save
@@ -75,8 +71,10 @@ class ThreadBatch(Batch):
         """How many of the runs that are waiting are trained at a time, 1 at least."""
         return max(1, min(waiting, len(cores())))
 
-    def may_start(self, number: int) -> bool:
-        """Whether another run may start beside this one: it has measured and compiled what the others then find."""
+    def makes_way(self, number: int, job: Future[None]) -> bool:
+        """Wait until a run has measured and compiled what others then find. False if they could not begin either."""
+        while not self.begun(number) and not job.done():
+            self._look([job])
         return self.begun(number)
 
     def begun(self, number: int) -> bool:
