@@ -100,11 +100,13 @@ def planned(cell: Cell, row: Recipe, facts: Facts) -> choose.Plan:
 
 
 def trial(cell: Cell, plan: choose.Plan, threads: int) -> dict[str, Any]:
-    """Train a plan on the text of a cell: the figures."""
+    """Train a plan on the text of a cell: the figures. As in a run with a clock, the last evaluation is at the end."""
     began = time.process_time()
+    every = round(plan.steps / max(1, round(plan.steps / plan.layer["run"].get("eval_every", plan.steps))))
     with tempfile.TemporaryDirectory() as folder:
         path = text(cell.text, cell.kilobytes, Path(folder))
-        run = {"samples": 0, "threads": threads, "steps": plan.steps}
+        steps = every * max(1, round(plan.steps / every))
+        run = {"samples": 0, "threads": threads, "steps": steps, "eval_every": every, "checkpoint_every": every}
         layer = merge({"name": "trial", "data": {"path": str(path)}}, plan.layer, {"run": run})
         result = train(Config.from_dict(layer), Path(folder) / "run")
         lines = [json.loads(line) for line in (result.path / "metrics.jsonl").read_text().splitlines()]
