@@ -94,8 +94,12 @@ def identity(line: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def planned(cell: Cell, row: Recipe, facts: Facts) -> choose.Plan:
-    """The plan of a row for the text of a cell, with the steps that the time allows; in the type that a user gets."""
-    plan = choose.choose(facts, 60 * cell.minutes, {row: speed(row)}, {"run": {"dtype": dtype(row, Run())}})
+    """The plan of a row for the text of a cell, with the steps that the time allows; in the type that a user gets, and
+    with what the cell's own row holds out, so that all are measured on the same text."""
+    own = row_of(facts, cell.minutes)
+    held_out = choose.choose(facts, 60 * cell.minutes, {own: speed(own)}, {}).layer["data"].get("val_fraction", 0.0)
+    given = {"run": {"dtype": dtype(row, Run())}, "data": {"val_fraction": held_out}}
+    plan = choose.choose(facts, 60 * cell.minutes, {row: speed(row)}, given)
     return plan._replace(steps=max(1, round(plan.steps)))
 
 
