@@ -50,7 +50,9 @@ def test_a_search_goes_on(
     capsys.readouterr()
     search.main([str(results), "--table"])
     said = capsys.readouterr().out.splitlines()
-    row = "2 x 64, vocabulary 320, rate 0.008, dropout 0.3, decay 0.8"
+    own = TEXT[0]
+    row = f"{own.n_layer} x {own.n_embd}, vocabulary {own.vocabulary}, rate {own.learning_rate:g}, "
+    row += f"dropout {own.dropout:g}, decay {own.weight_decay:g}"
     assert said[-1].startswith(f"| tales.txt, all, 0.0005 min | {row} | ")
     assert said[-1].endswith("; dropout 0.2: **1.500** |")
 
