@@ -192,7 +192,7 @@ MUTANTS = [
     Mutant(FUSED_TILES, "int8: one row's later panels have the scales of the first", "b.add(w_at[j], INT(j % PAIR * kind.count))", "b.add(w_at[j % PAIR], INT(j % PAIR * kind.count))"),
     Mutant(FUSED_INTRINSICS, "int8: the sign is lost", "b.sext(y, halves)", "b.zext(y, halves)"),
     Mutant("optim.py", "a schedule off by one", "progress = (step - warmup)", "progress = (step + 1 - warmup)"),
-    Mutant("optim.py", "no floor", "return low + (high - low) * (1 - progress)", "return high * (1 - progress)"),
+    Mutant("optim.py", "no floor", "rates = low + (high - low) * (1 - progress)", "rates = high * (1 - progress)"),
     Mutant("optim.py", "no bias correction", "m_hat = m / (1 - optim.beta1 ** (step + 1))", "m_hat = m"),
     Mutant("optim.py", "bias correction off by one", "v_hat = v / (1 - optim.beta2 ** (step + 1))", "v_hat = v / (1 - optim.beta2 ** (step + 2))"),
     Mutant("optim.py", "decay goes through the moments", "m = optim.beta1 * m", "g = g + optim.weight_decay * p\n    m = optim.beta1 * m"),

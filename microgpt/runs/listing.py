@@ -87,8 +87,11 @@ def is_folder_of_runs(path: Path) -> bool:
 
 
 def _is_empty(path: Path) -> bool:
-    """Whether a path is a folder that holds nothing, or the lock of a trainer that begins there."""
-    return path.is_dir() and all(entry.name[0] == "." for entry in path.iterdir())
+    """Whether a path is a folder that holds nothing, or what a trainer that begins there makes before run.toml."""
+    checkpoints = RunFolder(path).checkpoints
+    return path.is_dir() and all(
+        entry.name[0] == "." or (entry == checkpoints and not any(entry.iterdir())) for entry in path.iterdir()
+    )
 
 
 def _is_text(name: str) -> bool:
