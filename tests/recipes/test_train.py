@@ -55,7 +55,7 @@ def weights(out: Path) -> bytes:
 def test_a_text_in_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text, out = tmp_path / "tales.txt", tmp_path / "run"
     text.write_text(PARTS)
-    assert main(["train", str(text), "--out", str(out), "--time", "2s", *SMALL]) == 0
+    assert main(["train", str(text), "--out", str(out), "--time", "2s", "--patience", "0", *SMALL]) == 0
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "time    2 s (--time), a tenth of the text held out (--val-fraction)"
     assert " from the training part, " in said[2]
