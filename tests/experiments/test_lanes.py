@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from microgpt.experiments.lanes import LaneBatch
 from microgpt.runs import checkpoint
 from microgpt.training.trainer import Trainer
 from tests.crash.runs import metrics, new, write_data
+from tests.experiments.test_threads import diverge_in_seed_6
 
 pytest.importorskip("torch")
 from microgpt.engines.pytorch.lanes import Lanes
@@ -99,14 +99,7 @@ def test_a_signal_saves_every_run_and_the_same_command_goes_on(
 def test_a_run_that_fails_is_told_by_its_name_and_the_others_end(
     tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    block = Trainer.train_block
-
-    def fail(self: Any, target: int) -> None:
-        if self.step >= 20 and self.setup.config.run.seed == 6:
-            self._diverged(float("nan"))
-        block(self, target)
-
-    monkeypatch.setattr(Trainer, "train_block", fail)
+    diverge_in_seed_6(monkeypatch)
     assert main(command) == 6
     said = capsys.readouterr().err
     assert "seed6: failed: step 21" in said

@@ -94,6 +94,18 @@ def test_a_signal_saves_every_run_and_the_same_command_goes_on(
     require_own_runs(tmp_path, command)
 
 
+def diverge_in_seed_6(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the run of seed 6 diverge behind step 20."""
+    block = Trainer.train_block
+
+    def fail(self: Any, target: int) -> None:
+        if self.step >= 20 and self.setup.config.run.seed == 6:
+            self._diverged(float("nan"))
+        block(self, target)
+
+    monkeypatch.setattr(Trainer, "train_block", fail)
+
+
 def slowly(block: Any) -> Any:
     """Training that takes a while, so that the other runs are still at it when one of them is told to end."""
 
@@ -125,14 +137,7 @@ def test_a_killed_command_loses_nothing_and_leaves_nobody_behind(tmp_path: Path,
 def test_a_run_that_fails_is_told_by_its_name_and_the_others_end(
     tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    block = Trainer.train_block
-
-    def fail(self: Any, target: int) -> None:
-        if self.step >= 20 and self.setup.config.run.seed == 6:
-            self._diverged(float("nan"))
-        block(self, target)
-
-    monkeypatch.setattr(Trainer, "train_block", fail)
+    diverge_in_seed_6(monkeypatch)
     assert main(command) == 6
     said = capsys.readouterr().err
     assert "microgpt: seed6: step 21" in said
