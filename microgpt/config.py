@@ -210,7 +210,7 @@ class Run(Section):
     deterministic: bool = key(True, "on a GPU too the same bits each time, at some cost")
     checkpoint_every: Count = key(0, "steps between checkpoints; 0 saves at the end alone")
     keep: Positive = key(3, "newest checkpoints to keep")
-    eval_every: Count = key(0, "steps between evaluations on held-out text; 0 disables")
+    eval_every: Count = key(0, "steps between evaluations on held-out text, and one after the last step; 0 disables")
     patience: Count = key(0, "evaluations without a new best loss before training stops; 0 disables")
     sample_every: Count = key(0, "steps between samples; 0 disables")
     samples: Samples | None = key(None, "samples at the end of training (default: 20, or 3 exchanges of a chat model)")

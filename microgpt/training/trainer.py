@@ -131,7 +131,8 @@ class Trainer:
         self.target = target
         if self.deadline is not None:
             self.pace.start(self.step, self.deadline - self._seconds_to_end())
-        self.evaluate_if_due()  # a signal may have cut it short
+        if self.step < target:
+            self.evaluate_if_due()  # a signal may have cut it short
         while self.step < self.target and not self.is_stale():
             self.train_block(self.target)
             self.evaluate_if_due()
@@ -207,8 +208,7 @@ class Trainer:
         run = config.run.model_copy(update={"steps": self.step})
         config = config.model_copy(update={"run": run, "max_seconds": 0.0})
         self.setup, self.target = replace(self.setup, config=config), self.step
-        if config.run.eval_every and self.evaluated != self.step:
-            self.evaluate()
+        self.evaluate_if_due()
         self.save()
         self.require_place()
         self.folder.write(config)
@@ -280,18 +280,18 @@ class Trainer:
         raise divergence(self.setup, self.step, self.engine.dump(self.state), loss)
 
     def evaluate_if_due(self) -> None:
-        """Evaluate, unless this step was evaluated; an evaluation that a signal cut short is due after --resume."""
-        if self._is_due(self.setup.config.run.eval_every) and self.evaluated != self.step:
+        """Evaluate every `eval_every` steps and after the last; one that a signal cut short is due after --resume."""
+        run = self.setup.config.run
+        at_the_end = bool(run.eval_every) and self.step == run.steps
+        if (at_the_end or self._is_due(run.eval_every)) and self.evaluated != self.step:
             self.evaluate()
 
     def evaluate(self) -> None:
         """Append the held-out loss to the metrics; save where it is the best so far."""
-        text, block, began = self.setup.validation, self.setup.config.model.block_size, time.monotonic()
-        at_the_end = self.step == self.target  # nothing would repeat an evaluation that a signal cut short
-        pause = (lambda: None) if at_the_end else self.pause
-        self.val_loss, targets = held_out_loss(
-            self.engine, self.state, text.held_out(block), pause, self.processes.agree
-        )
+        text, began = self.setup.validation, time.monotonic()
+        rows = text.held_out(self.setup.config.model.block_size)
+        pause = self.pause if self.step < self.target else (lambda: None)  # at the end nothing would repeat it
+        self.val_loss, targets = held_out_loss(self.engine, self.state, rows, pause, self.processes.agree)
         self.bits_per_byte = text.held_out_size.bits_per_byte(self.val_loss * targets)
         self.evaluated, self.seconds_to_evaluate = self.step, time.monotonic() - began
         found = {"step": self.step, "val_loss": self.val_loss, "bits_per_byte": self.bits_per_byte}

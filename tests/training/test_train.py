@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,20 @@ def test_epochs_are_passes_over_the_rows(tmp_path: Path, epochs: float, steps: i
     with pytest.raises(UsageError, match=f"--stop-at: must lie between 1 and --steps \\({steps}\\), got 40"):
         train(config, tmp_path / "short", stop_at=40)
     assert not (tmp_path / "short").exists()
+
+
+def test_the_last_step_is_evaluated(tmp_path: Path) -> None:
+    """Once, whether or not eval_every divides the steps; where a run was stopped is not its end."""
+    out = tmp_path / "run"
+    train(small(tmp_path, eval_every=8), out, stop_at=10)
+    assert _evaluated(out) == [8]
+    assert train(resumed(out, {}), out, resume=True).val_loss is not None
+    train(resumed(out, {}), out, resume=True)  # there is nothing left to do
+    assert _evaluated(out) == [8, 16, 20]
+    train(small(tmp_path, eval_every=100), tmp_path / "short")
+    assert _evaluated(tmp_path / "short") == [20]
+
+
+def _evaluated(run: Path) -> list[int]:
+    lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+    return [line["step"] for line in lines if "val_loss" in line]
