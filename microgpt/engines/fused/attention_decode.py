@@ -27,6 +27,8 @@ from microgpt.engines.fused.simd.vectors import (
     total,
 )
 
+FEW = 4  # rows for which transposing into whole vectors costs more than it saves
+
 
 @jit
 def attention_one(
@@ -87,11 +89,27 @@ def turns(c: Shape, cache: Cache, x: P, cos: P, sin: P, ldr: int, n: int, ld: in
             x[i * ld + row], x[(half + i) * ld + row] = cos[at], sin[at]
 
 
+@jit
+def rotate_row(c: Shape, x: P, turns: P, ld: int) -> None:
+    """rotate of the queries and keys x (2 D) of one row; turns (size, ld): see there."""
+    noinline()
+    pairs = c.size // 2
+    for head in range(2 * c.H):
+        y = x + (head * c.size + (c.Dp - c.D if head >= c.H else 0))
+        for i in range(pairs):
+            a, b = (i, i + pairs) if c.half else (2 * i, 2 * i + 1)
+            ya, yb, cos, sin = y[a], y[b], turns[i * ld], turns[(pairs + i) * ld]
+            y[a], y[b] = ya * cos - yb * sin, ya * sin + yb * cos
+
+
 @inline
 def attend_each(c: Shape, qkv: P, heads: P, ld: int, cache: Cache, rq: P, mix: P, turns: P, p: P, n: int) -> None:
     """All heads of n rows of one token: qkv (n, Qs) -> mix (n, Ds); ld is n in whole vectors."""
     D, W = c.Dp, lanes(qkv)
-    if c.rope or c.qk_norm:
+    if c.rope and not c.qk_norm and n <= FEW:
+        for row in range(n):
+            rotate_row(c, qkv + row * c.Qs, turns + row, ld)
+    elif c.rope or c.qk_norm:
         transpose(qkv, c.Qs, heads, ld, n, 2 * D)  # queries and keys
         for head in range(2 * c.H):
             x = heads + (head * c.size + (D - c.D if head >= c.H else 0)) * ld
