@@ -36,7 +36,7 @@ REPLACED = {
     "streams": "generate_batch",
     "EXTREME": "MAX_TEMPERATURE",
     "AHEAD": "DRAWS_PER_CALL",
-    "SHORT": "MIN_CALL_SECONDS",
+    "SHORT": "CALL_SECONDS",
     "heat": "temperature",
     "hand_back": "from_numpy",
     "twister_of": "to_numpy",

@@ -63,8 +63,9 @@ def _fast_path(engine: Engine, sampling: Sampling) -> Any:
     return engine.generate if usual and sampling == Sampling(temperature) else None
 
 
-DRAWS_PER_CALL = 1 << 16  # maximum of random numbers per call of the fast path
-MIN_CALL_SECONDS = 0.1  # after a shorter call, the next one generates four times as many sequences
+DRAWS_PER_CALL = 1 << 18  # maximum of random numbers per call of the fast path
+CALL_SECONDS = 0.1  # which a call should take
+GROWTH = 32  # of the number of sequences, from one call to the next: a short call tells little
 
 
 def generate_many(
@@ -98,8 +99,8 @@ def generate_many(
         from_numpy(rng, generator, spare)
         written, places = found.tolist(), ends.tolist()
         n, each = n - len(places) + 1, used / (len(places) - 1)
-        if time.perf_counter() - began < MIN_CALL_SECONDS:
-            count = min(4 * count, max(1, DRAWS_PER_CALL // most))
+        growth = min(GROWTH, CALL_SECONDS / (time.perf_counter() - began))
+        count = max(1, min(int(count * growth), DRAWS_PER_CALL // most))
         yield from (written[a:b] for a, b in itertools.pairwise(places))
 
 

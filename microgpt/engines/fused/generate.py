@@ -40,6 +40,7 @@ from microgpt.engines.fused.simd.vectors import (
     lanes,
     largest,
     load,
+    load_as,
     maximum,
     splat,
     store,
@@ -57,7 +58,8 @@ def draw(logits: P, V: int, temperature: float, uniform: float, e: P) -> Any:
     """A token as microgpt.inference.sampling draws it, and its distance from a boundary as a share of the mass.
 
     For logits beyond TYPICAL_LOGIT, whose errors are larger, the distance is reduced in proportion. In float64; e is a
-    workspace for V numbers in whole vectors. The token is -1 where the largest logit is not finite.
+    workspace for V numbers in whole vectors, and so many of the logits are read. The token is -1 where the largest
+    logit is not finite.
     """
     noinline()
     if temperature == 0:
@@ -67,13 +69,9 @@ def draw(logits: P, V: int, temperature: float, uniform: float, e: P) -> Any:
                 best = j
         return best if abs(logits[best]) < math.inf else -1, 1.0
     W = lanes(e)
-    for j in range(V):
-        e[j] = logits[j]
-    for j in range(V, (V + W - 1) // W * W):
-        e[j] = -math.inf
     high, size = splat(e, -math.inf), splat(e, TYPICAL_LOGIT)
     for j in range(0, V, W):
-        z = load(e, j)
+        z = first(V - j, load_as(e, logits, j), -math.inf)
         size = maximum(size, first(V - j, maximum(z, z * -1.0), 0.0))
         z = z / temperature
         store(e, j, z)

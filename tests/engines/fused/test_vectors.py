@@ -73,3 +73,18 @@ def test_across_lanes(dtype: str) -> None:
     for k in range(W.bit_length()):
         want = np.repeat(x.reshape(-1, 2**k).sum(axis=1), 2**k)
         np.testing.assert_allclose(y[k], want, rtol=20 * EPS[dtype], atol=20 * EPS[dtype])
+
+
+@numba.njit
+def _widen(x: Any, y: Any) -> None:
+    p, q = pointer(x), pointer(y)
+    for i in range(0, len(y), v.lanes(q)):
+        v.store(q, i, v.load_as(q, p, i))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_numbers_are_read_as_wider_ones(dtype: str) -> None:
+    x = random(5 * lanes_of(dtype), dtype=dtype)
+    y = np.zeros(len(x))
+    _widen(x, y)
+    np.testing.assert_array_equal(y, x.astype(np.float64))

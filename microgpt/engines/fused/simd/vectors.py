@@ -99,6 +99,18 @@ def load(typing: Any, p: Any, i: Any) -> Any:
 
 
 @builder
+def load_as(typing: Any, like: Any, p: Any, i: Any) -> Any:
+    """p[i:] as a vector of the dtype that `like` points to, which is no narrower."""
+
+    def emit(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = sig.return_type.ir
+        x = read(b, args[1], args[2], ir.VectorType(args[1].type.pointee, wide.count))
+        return x if x.type == wide else b.fpext(x, wide)
+
+    return Vector(like.dtype)(like, p, types.intp), emit
+
+
+@builder
 def store(typing: Any, p: Any, i: Any, x: Any) -> Any:
     """p[i:] = x."""
     if not isinstance(x, Vector) or x.dtype != p.dtype:
