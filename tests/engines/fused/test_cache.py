@@ -128,6 +128,7 @@ def test_code_for_narrower_vectors_is_compiled_by_another_process_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MICROGPT_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("MICROGPT_AVX512", raising=False)
     writing, started = False, 0
 
     def run(command: list[str], *, env: dict[str, str], **_: object) -> None:
