@@ -100,6 +100,14 @@ def test_the_last_step_is_evaluated(tmp_path: Path) -> None:
     assert _evaluated(tmp_path / "short") == [20]
 
 
+def test_a_run_that_ended_before_its_last_step_was_evaluated_stays_so(tmp_path: Path) -> None:
+    """Those of earlier versions: to resume one adds nothing, however often."""
+    out = tmp_path / "run"
+    train(small(tmp_path).replace(data={"val_fraction": 0.2}), out)
+    train(resumed(out, {"run": {"eval_every": 8}}), out, resume=True)
+    assert _evaluated(out) == []
+
+
 def _evaluated(run: Path) -> list[int]:
     lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
     return [line["step"] for line in lines if "val_loss" in line]

@@ -1,7 +1,7 @@
 """Attention of one new token in each of several sequences, as in decoding. Legend: layout.py.
 
-A sequence is a lane in norm and rotation; its scores and mix are computed alone, with its keys in the lanes, so that
-they do not depend on the others.
+A sequence is a lane in norm and rotation, where there are more than a few; its scores and mix are computed alone,
+with its keys in the lanes. So it has the same bits whatever the others are.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from microgpt.engines.fused.simd.vectors import (
     total,
 )
 
-FEW = 4  # rows for which transposing into whole vectors costs more than it saves
+FEW_ROWS = 4  # rows for which transposing into whole vectors costs more than it saves
 
 
 @jit
@@ -91,7 +91,7 @@ def turns(c: Shape, cache: Cache, x: P, cos: P, sin: P, ldr: int, n: int, ld: in
 
 @jit
 def rotate_row(c: Shape, x: P, turns: P, ld: int) -> None:
-    """rotate of the queries and keys x (2 D) of one row; turns (size, ld): see there."""
+    """`rotate` of all heads of the queries and keys x (2 D) of one row, which is column 0 of turns (size, ld)."""
     noinline()
     pairs = c.size // 2
     for head in range(2 * c.H):
@@ -106,7 +106,7 @@ def rotate_row(c: Shape, x: P, turns: P, ld: int) -> None:
 def attend_each(c: Shape, qkv: P, heads: P, ld: int, cache: Cache, rq: P, mix: P, turns: P, p: P, n: int) -> None:
     """All heads of n rows of one token: qkv (n, Qs) -> mix (n, Ds); ld is n in whole vectors."""
     D, W = c.Dp, lanes(qkv)
-    if c.rope and not c.qk_norm and n <= FEW:
+    if c.rope and not c.qk_norm and n <= FEW_ROWS:
         for row in range(n):
             rotate_row(c, qkv + row * c.Qs, turns + row, ld)
     elif c.rope or c.qk_norm:
