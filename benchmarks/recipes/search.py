@@ -154,12 +154,12 @@ def difference(row: dict[str, Any], base: dict[str, Any]) -> str:
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """The trainings as rows of Markdown: each cell's first, that of the table, and what changes give."""
+    """The trainings as rows of Markdown, by time: each cell's first, that of the table, and what changes give."""
     cells: dict[Cell, list[dict[str, Any]]] = {}
     for line in lines:
         cells.setdefault(Cell(line["text"], line["kilobytes"], line["minutes"]), []).append(line)
     out = ["| text | row | bits per byte | changed: bits per byte |", "|---|---|---|---|"]
-    for cell, found in cells.items():
+    for cell, found in sorted(cells.items(), key=lambda item: item[0].minutes):
         base, best = found[0], min(line["bits_per_byte"] for line in found)
         shape = "{n_layer} x {n_embd}, vocabulary {vocabulary}, rate {learning_rate:g}, ".format(**base["row"])
         shape += "dropout {dropout:g}, decay {weight_decay:g}".format(**base["row"])

@@ -2,7 +2,7 @@
 
 A name is that of a file in a folder of MICROGPT_DATA_DIR, or of text that every machine has: `pydocs` (Python's
 documentation), `pages` (this project's), `stdlib` and `numpy` (source). `alice.txt+enneads.txt` is a mixture of the
-beginnings of both.
+beginnings of both. `chat_end.jsonl` is the end of chat_oasst1.jsonl, of which short cells see the beginning alone.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ SEARCHED = {  # kilobytes that the search takes of each; 0: all
     "alice.txt": (10, 50, 0),
     "tinyshakespeare.txt": (10, 50, 150, 0),
     "enneads.txt": (10, 50, 150, 0),
-    PROSE: (150, 1000),
+    "pydocs": (10, 50, 150, 0),
+    PROSE: (10, 50, 150, 1000),
     f"{PROSE}+stdlib": (10_000,),
     "chat_small.jsonl": (0,),
     "chat_oasst1.jsonl": (300, 0),
     "names.txt": (0,),
 }
-UNSEEN = {"pydocs": (10, 50, 150, 0), "pages": (50, 0), "numpy": (50, 150, 1000)}
+UNSEEN = {"pages": (50, 0), "numpy": (50, 150, 1000, 0), "chat_end.jsonl": (60, 300)}
 
 
 def text(name: str, kilobytes: int, folder: Path) -> Path:
@@ -51,6 +52,8 @@ def text(name: str, kilobytes: int, folder: Path) -> Path:
 def _whole(name: str) -> bytes:
     if name == "pydocs":
         return pydocs().encode()
+    if name == "chat_end.jsonl":
+        return _whole("chat_oasst1.jsonl")[-600_000:].partition(b"\n")[2]
     if name == "pages":
         return _joined([*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"])
     if name in ("stdlib", "numpy"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from benchmarks.recipes.texts import text
 from microgpt.recipes.choose import Plan
 from microgpt.recipes.table import TEXT, Recipe
 
+RECIPES = Path(search.__file__).parent
 TALE = [f"tale{n}" for n in range(40)]
 TALES = "".join(
     f"the {a} of the {b}\nwent out, and a {b} came to the {a}\n\n" for a in "king fox".split() for b in TALE
@@ -82,3 +84,21 @@ def test_a_mixture_is_cut_to_a_length(tales: str, tmp_path: Path) -> None:
     assert found.count(b"once upon a time") == 20
     assert 900 < len(found) <= 1002
     assert text("tales.txt", 0, tmp_path) == tmp_path / "tales.txt"
+
+
+def test_the_end_of_a_text_is_not_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MICROGPT_DATA_DIR", str(tmp_path))
+    chats = [json.dumps([{"role": "user", "content": f"{i} " * 500}]) for i in range(1000)]
+    (tmp_path / "chat_oasst1.jsonl").write_text("\n".join(chats) + "\n")
+    found = text("chat_end.jsonl", 60, tmp_path)
+    assert (found.name, found.stat().st_size <= 60_000) == ("chat_end.jsonl", True)
+    first = found.read_text().splitlines()[0]
+    assert first in chats[500:], "whole conversations, of the last 600 kB"
+
+
+def test_the_table_of_trainings_is_that_of_their_file() -> None:
+    """And so are their numbers, which the page states."""
+    lines, page = search.read(RECIPES / "trials.jsonl"), (RECIPES / "MEASURED.md").read_text()
+    assert search.table(lines) in page
+    cells = {(line["text"], line["kilobytes"], line["minutes"]) for line in lines}
+    assert f"{len(cells)} cells, {len({search.identity(line) for line in lines})} trainings" in page
