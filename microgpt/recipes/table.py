@@ -1,7 +1,7 @@
 """The table of choices: for texts of some lengths, and some numbers of tokens, the shape and the training.
 
-`benchmarks/recipes/MEASURED.md` says which rows are measured, and which are estimates between others. `tokens` is the
-length of the training that a row is made for; a machine that trains fewer in the time takes another row.
+`benchmarks/recipes/MEASURED.md` says what measured each row. `tokens` is the length of the training that a row is made
+for; a machine that trains fewer in the time takes another row.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.recipes import held_out, search
-from benchmarks.recipes.texts import text
+from benchmarks.recipes.texts import SEARCHED, text
 from microgpt.recipes.choose import Plan
 from microgpt.recipes.table import TEXT, Recipe
 
@@ -102,3 +102,5 @@ def test_the_table_of_trainings_is_that_of_their_file() -> None:
     assert search.table(lines) in page
     cells = {(line["text"], line["kilobytes"], line["minutes"]) for line in lines}
     assert f"{len(cells)} cells, {len({search.identity(line) for line in lines})} trainings" in page
+    asked = {(name, size, minutes) for name in SEARCHED for size in SEARCHED[name] for minutes in search.MINUTES}
+    assert not asked - cells, "every text, length and time has a training"
